@@ -1,0 +1,65 @@
+"""Federated class-incremental learning, simulated: a YAML in, numbers, curves and tables out.
+
+    import fcil
+    runs = fcil.run("experiments/quickstart.yaml")
+    runs[0].accuracy            # a pandas frame: trained_task, tested_task, correct, examples, accuracy
+    fcil.load("results")        # one frame of every run below a folder
+
+What a strategy of one's own needs is here too: `Strategy`, `Client`, `Server`, `Batch`, `Terms`, `Update`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fcil.experiment import run
+    from fcil.roles import Client, Server
+    from fcil.store import load
+    from fcil.strategy import Strategy, weighted_mean
+    from fcil.synthesis import Synthesizer
+    from fcil.types import Batch, Count, Fraction, Index, NonNegative, Output, Positive, State, Task, Terms, Update
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "fcil.experiment": ["run"],
+    "fcil.store": ["load"],
+    "fcil.roles": ["Client", "Server"],
+    "fcil.strategy": ["Strategy", "weighted_mean"],
+    "fcil.synthesis": ["Synthesizer"],
+    "fcil.types": [
+        *["Batch", "Count", "Fraction", "Index", "NonNegative", "Output", "Positive", "State", "Task", "Terms"],
+        "Update",
+    ],
+}
+
+__all__ = [
+    "Batch",
+    "Client",
+    "Count",
+    "Fraction",
+    "Index",
+    "NonNegative",
+    "Output",
+    "Positive",
+    "Server",
+    "State",
+    "Strategy",
+    "Synthesizer",
+    "Task",
+    "Terms",
+    "Update",
+    "load",
+    "run",
+    "weighted_mean",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a part when it is first asked for: `fcil --help` need not wait for torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'fcil' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m fcil` is the command `fcil`."""
+
+from fcil.cli import main
+
+main()

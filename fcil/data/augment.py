@@ -1,0 +1,113 @@
+"""Random crops, flips and brightness on whole batches, and the normalisation.
+
+Every sample of a batch gets its own draw. The arithmetic is that of PIL, pixel for pixel, on uint8
+images; on floats in [0, 1] the same operations are differentiable, so a generator can be trained
+through them. Nothing assumes images: a series (B, channels, length) is cropped along its length.
+
+Source of the default settings: utils/data.py of github.com/tmtuan1307/lander @ 44d7acc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training samples before they are normalised.
+
+    Differs: a batch draws from the generator it is given, where torchvision draws sample by sample
+    from the global stream; the distributions are the same.
+    """
+
+    padding: int = 0
+    """Zeros added on every side before a crop of the original size is taken at a random place, in pixels."""
+    flip: bool = False
+    """Whether half of the samples, drawn at random, are mirrored left to right."""
+    brightness: float = 0.0
+    """Samples are multiplied by a factor drawn uniformly from [1 - brightness, 1 + brightness]."""
+    synthetic_brightness: float = 0.0
+    """The same for synthetic samples; the reference brightens them for ImageNet only."""
+
+    @property
+    def synthetic(self) -> Augment:
+        """What is done to synthetic samples: the same crops and flips, another brightness."""
+        return replace(self, brightness=self.synthetic_brightness)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1].
+
+        The generator may live on the CPU or on the device of `x`.
+        """
+        device = generator.device
+        if self.padding or self.flip:
+            spots = torch.randint(0, 2 * self.padding + 1, (x.ndim - 2, len(x)), generator=generator, device=device)
+            mirror = torch.rand(len(x), generator=generator, device=device) < (0.5 if self.flip else 0.0)
+            x = crop(x, self.padding, spots, mirror)
+        if self.brightness:
+            low = max(0.0, 1 - self.brightness)
+            span = 1 + self.brightness - low
+            x = brighten(x, low + span * torch.rand(len(x), generator=generator, device=device))
+        return x
+
+
+def crop(x: Tensor, padding: int, spots: Tensor, mirror: Tensor) -> Tensor:
+    """Pad `x` (B, channels, *size) with zeros, crop it back to its size at `spots`, mirror some.
+
+    Args:
+        spots: where each crop begins in the padded sample, (axes, B), in [0, 2 * padding].
+        mirror: which samples have their last axis reversed, (B,) bool.
+    """
+    size = x.shape[2:]
+    spots, mirror = spots.to(x.device), mirror.to(x.device)
+    index = spots.new_zeros(len(x), 1)
+    for axis, length in enumerate(size):
+        along = torch.arange(length, device=x.device).expand(len(x), length)
+        if axis == len(size) - 1:
+            along = torch.where(mirror[:, None], length - 1 - along, along)
+        along = along + spots[axis][:, None]
+        index = (index[:, :, None] * (length + 2 * padding) + along[:, None, :]).flatten(1)  # (B, pixels so far)
+    padded = F.pad(x, (padding, padding) * len(size)).flatten(2)
+    return padded.gather(2, index[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
+
+
+def brighten(x: Tensor, factor: Tensor) -> Tensor:
+    """Multiply every sample by its factor (B,); uint8 levels are cut off, not rounded, as PIL does."""
+    scale = factor.to(x.device, torch.float32 if x.dtype == torch.uint8 else x.dtype).view(-1, *[1] * (x.ndim - 1))
+    if x.dtype == torch.uint8:
+        return (x * scale).clamp_(max=255).to(torch.uint8)
+    return (x * scale).clamp(0, 1)
+
+
+def normalise(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """(x - mean) / std for every channel of `x` (B, channels, ...).
+
+    uint8 levels are divided by 255 first; floats are taken as they are. `mean` and `std` (channels,)
+    may be tensors that require a gradient.
+    """
+    if isinstance(mean, Tensor) or isinstance(std, Tensor):
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        values = x / 255 if x.dtype == torch.uint8 else x
+        centre, spread = (torch.as_tensor(v).to(values).view(shape) for v in (mean, std))
+        return (values - centre) / spread
+    if x.dtype == torch.uint8:
+        scale, shift = _affine(tuple(mean), tuple(std), 255.0, x.ndim, x.device, torch.get_default_dtype())
+        return x.to(scale.dtype).mul_(scale).sub_(shift)
+    scale, shift = _affine(tuple(mean), tuple(std), 1.0, x.ndim, x.device, x.dtype)
+    return x * scale - shift
+
+
+@lru_cache(maxsize=64)
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], top: float, ndim: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift on the device, kept because a copy to a GPU for every batch is a wait."""
+    with torch.inference_mode(False):  # a tensor made under inference mode could not be used in training later
+        centre, spread = (torch.tensor(v, dtype=torch.float64).view(-1, *[1] * (ndim - 2)) for v in (mean, std))
+        return (1 / (top * spread)).to(device, dtype), (centre / spread).to(device, dtype)

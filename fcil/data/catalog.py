@@ -1,0 +1,145 @@
+"""What is known about every data set before any of its files is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fcil.data.augment import Augment
+
+_JITTER = 63 / 255
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One line of `fcil list datasets`."""
+
+    name: str
+    description: str
+    num_classes: int | None
+    """Of the official data; a subset may have fewer. None where the files say."""
+    shape: tuple[int, ...] | None
+    """(channels, height, width), or None where the files say."""
+    downloads: bool
+    """Whether a missing data set is fetched."""
+    resizable: bool = False
+    """Whether `resize` applies."""
+    mean: tuple[float, ...] | None = None
+    """Of every channel, levels in [0, 1]; None where it is computed from the training images."""
+    std: tuple[float, ...] | None = None
+    augment: Augment | None = None
+    """None where it depends on the size of the images."""
+    files: str = ""
+    """What a user puts into the root when the data cannot be fetched."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the number of classes is known without the files."""
+        return self.num_classes is not None and not self.resizable
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_AUGMENT = Augment(4, True, _JITTER, synthetic_brightness=_JITTER)
+_IMAGENET_FILES = "a folder or zip with train/<class>/* and val/<class>/*"
+_IDX_FILES = "the four idx files ({train,t10k}-{images-idx3,labels-idx1}-ubyte.gz)"
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            name="digits",
+            description="handwritten digits of 8x8 pixels, part of the package: 1,438 training and 359 test images",
+            num_classes=10,
+            shape=(1, 8, 8),
+            downloads=False,
+            augment=Augment(1),
+        ),
+        DatasetInfo(
+            name="mnist",
+            description="handwritten digits, 60,000 training and 10,000 test images",
+            num_classes=10,
+            shape=(1, 28, 28),
+            downloads=True,
+            mean=(0.1307,),
+            std=(0.3081,),
+            augment=Augment(2),
+            files=f"{_IDX_FILES} under MNIST/raw",
+        ),
+        DatasetInfo(
+            name="fashion_mnist",
+            description="articles of clothing, 60,000 training and 10,000 test images",
+            num_classes=10,
+            shape=(1, 28, 28),
+            downloads=True,
+            mean=(0.2860,),
+            std=(0.3530,),
+            augment=Augment(2, True),
+            files=f"{_IDX_FILES} under FashionMNIST/raw",
+        ),
+        DatasetInfo(
+            name="cifar10",
+            description="small colour photographs, 50,000 training and 10,000 test images",
+            num_classes=10,
+            shape=(3, 32, 32),
+            downloads=True,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            augment=Augment(4, True, _JITTER),
+            files="cifar-10-python.tar.gz",
+        ),
+        DatasetInfo(
+            name="cifar100",
+            description="small colour photographs, 50,000 training and 10,000 test images",
+            num_classes=100,
+            shape=(3, 32, 32),
+            downloads=True,
+            mean=(0.5071, 0.4867, 0.4408),
+            std=(0.2675, 0.2565, 0.2761),
+            augment=Augment(4, True, _JITTER),
+            files="cifar-100-python.tar.gz",
+        ),
+        DatasetInfo(
+            name="tiny_imagenet",
+            description="200 ImageNet classes at 64x64 pixels, 100,000 training images; the 10,000 val images test",
+            num_classes=200,
+            shape=(3, 64, 64),
+            downloads=False,
+            resizable=True,
+            mean=(0.4802, 0.4481, 0.3975),
+            std=(0.2302, 0.2265, 0.2262),
+            augment=Augment(4, True),
+            files="the official tiny-imagenet-200.zip or the folder tiny-imagenet-200",
+        ),
+        DatasetInfo(
+            name="image_folder",
+            description="your images: a folder or zip with train/<class>/* and test/<class>/* (or val), held in memory",
+            num_classes=None,
+            shape=None,
+            downloads=False,
+            resizable=True,
+        ),
+        DatasetInfo(
+            name="imagenet",
+            description="ILSVRC 2012, 1.28 million training images, decoded while training; the val images test",
+            num_classes=1000,
+            shape=(3, 224, 224),
+            downloads=False,
+            resizable=True,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            augment=_IMAGENET_AUGMENT,
+            files=_IMAGENET_FILES,
+        ),
+        DatasetInfo(
+            name="imagenet100",
+            description="100 ImageNet classes of your choice, decoded while training; the val images test",
+            num_classes=100,
+            shape=(3, 224, 224),
+            downloads=False,
+            resizable=True,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            augment=_IMAGENET_AUGMENT,
+            files=_IMAGENET_FILES,
+        ),
+    )
+}

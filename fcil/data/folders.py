@@ -1,0 +1,16 @@
+"""Where data and caches lie when nobody says otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """What can be made again: `$FCIL_CACHE`, or `~/.cache/fcil`."""
+    return Path(os.environ.get("FCIL_CACHE") or Path.home() / ".cache" / "fcil").expanduser()
+
+
+def data_folder() -> Path:
+    """Downloaded and hand-placed data sets: `$FCIL_DATA`, or `~/.cache/fcil/data`."""
+    return Path(os.environ.get("FCIL_DATA") or Path.home() / ".cache" / "fcil" / "data").expanduser()

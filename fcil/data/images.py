@@ -1,0 +1,163 @@
+"""The samples of one split: in memory, or decoded when they are needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcil.data.archives import Archive
+from fcil.data.decode import THREADS, decode, fit, to_array
+
+READ_AHEAD = 2
+"""Batches that are decoded while the net works on an earlier one."""
+
+
+class Images(ABC):
+    """Samples with their original class numbers."""
+
+    y: Tensor
+    """Original class numbers, (N,) int64, on the CPU."""
+    shape: tuple[int, ...]
+    """Of one sample: (channels, height, width), or (channels, length)."""
+    device: torch.device
+    """Where `take` puts what it returns, and where its indices had best lie."""
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The samples at `indices` (n,), as stored: (n, *shape), uint8 for images.
+
+        Training images that are larger than `shape` are cut where the generator says, and in the
+        middle without one.
+        """
+        return next(self.stream([indices], generator))
+
+    @abstractmethod
+    def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """`take` for one batch of indices after the other, with later ones prepared in the background."""
+
+    def subset(self, rows: Tensor, *, train: bool = True) -> Images:
+        """A view of the samples at `rows` (n,); with `train=False` they are cut as test images are."""
+        return _Subset(self, rows)
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same samples on a device, where they are kept in memory."""
+        return self
+
+
+class MemoryImages(Images):
+    """Samples as one tensor, which may be mapped from a file.
+
+    Args:
+        x: (N, channels, ...), uint8 for images, float for series.
+        y: original class numbers, (N,).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        if len(x) != len(y):
+            raise ValueError(f"{len(x)} samples have {len(y)} labels")
+        self.x = x
+        self.y = y.to("cpu", torch.int64)
+        self.shape = tuple(x.shape[1:])
+        self.device = x.device
+
+    def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        for indices in batches:
+            yield self.x.index_select(0, indices.to(self.device))
+
+    def to(self, device: torch.device | str) -> Images:
+        return self if torch.device(device) == self.device else MemoryImages(self.x.to(device), self.y)
+
+
+class _Subset(Images):
+    def __init__(self, whole: Images, rows: Tensor) -> None:
+        self.whole = whole
+        self.y = whole.y[rows.cpu()]
+        self.shape = whole.shape
+        self.device = whole.device
+        self.rows = rows.to(self.device)
+
+    def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        return self.whole.stream((self.rows[indices.to(self.device)] for indices in batches), generator)
+
+    def to(self, device: torch.device | str) -> Images:
+        whole = self.whole.to(device)
+        return self if whole is self.whole else _Subset(whole, self.rows)
+
+
+class LazyImages(Images):
+    """Colour images that stay files until a batch needs them, for sets that do not fit into memory.
+
+    Training images have their short side brought to `side`, and are cut to a square at a place along
+    the long side that is drawn anew each time. Test images have it brought to 256/224 of `side`, and
+    are cut in the middle.
+
+    Differs: the reference pads the resized image before it cuts, so the zeros of its padding show only
+    at the image's own border; here the square is cut first and `Augment` pads the square.
+    """
+
+    def __init__(self, archive: Archive, names: Sequence[str], y: Tensor, *, side: int, train: bool) -> None:
+        self.archive, self.names, self.side, self.train = archive, names, side, train
+        self.y = y.to("cpu", torch.int64)
+        self.shape = (3, side, side)
+        self.device = torch.device("cpu")
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(THREADS, thread_name_prefix="fcil-decode")
+
+    def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """As `Images.stream`.
+
+        One number is drawn from the generator at the start, and names the stream of all positions, so
+        that what the generator gives afterwards does not depend on how far the reading is ahead.
+        """
+        places: torch.Generator | None = None
+        if self.train and generator is not None:
+            start = torch.randint(2**62, (), generator=generator, device=generator.device)
+            places = torch.Generator().manual_seed(int(start))
+        waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        try:
+            for indices in batches:
+                waiting.append(self._begin(indices, places))
+                if len(waiting) > READ_AHEAD:
+                    yield _finish(*waiting[0])
+                    waiting.popleft()
+            while waiting:
+                yield _finish(*waiting[0])
+                waiting.popleft()
+        finally:
+            for _, jobs in waiting:
+                for job in jobs:
+                    job.cancel()
+
+    def _begin(self, indices: Tensor, places: torch.Generator | None) -> tuple[Tensor, list[Future[None]]]:
+        rows = indices.tolist()
+        positions = [0.5] * len(rows) if places is None else torch.rand(len(rows), generator=places).tolist()
+        x = np.empty((len(rows), *self.shape), dtype=np.uint8)
+
+        def load(slot: int) -> None:
+            name = self.names[rows[slot]]
+            image = decode(self.archive.read(name), f"{self.archive}: {name}")
+            short = self.side if self.train else round(self.side * 256 / 224)
+            x[slot] = to_array(fit(image, short, self.side, positions[slot]), 3)
+
+        return torch.from_numpy(x), [self._pool.submit(load, slot) for slot in range(len(rows))]
+
+    def subset(self, rows: Tensor, *, train: bool = True) -> Images:
+        kept = [self.names[row] for row in rows.tolist()]
+        return LazyImages(self.archive, kept, self.y[rows], side=self.side, train=self.train and train)
+
+
+def _finish(x: Tensor, jobs: list[Future[None]]) -> Tensor:
+    for job in jobs:
+        job.result()
+    return x

@@ -1,0 +1,131 @@
+"""Who holds which samples of a task.
+
+Four rules, all of which use every sample exactly once and leave no client empty-handed:
+
+- `iid`: a random permutation, cut into equal parts.
+- `dirichlet: beta`: of every class, client j receives the share p_j, p ~ Dirichlet(beta, ..., beta).
+  Capped (the default), a client that already holds 1/n of the task takes no part in further classes.
+- `classes: k`: every client holds k of the task's classes; a class is shared equally by its holders.
+- `shards: k`: the samples sorted by class are cut into k n slices, of which every client receives k.
+
+Sources: `partition_data` of github.com/tmtuan1307/lander @ 44d7acc (iid, dirichlet); McMahan et al.,
+AISTATS 2017, arXiv:1602.05629, section 3 (shards).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcil.data.settings import PartitionSettings
+from fcil.errors import ConfigError
+
+Indices: TypeAlias = NDArray[np.int64]
+Random: TypeAlias = np.random.Generator | np.random.RandomState
+
+MAX_DRAWS = 1000
+"""Dirichlet draws before samples are moved to the clients that would hold none."""
+
+
+def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: Random) -> list[Indices]:
+    """Positions in `labels` (N,) that each client holds: disjoint, none empty, together all of them.
+
+    A `np.random.RandomState` is consumed exactly as the reference consumes it. From a `Generator` two
+    streams are taken, one for the proportions and one for the shuffling, so that equal generators give
+    equal proportions to tasks of different size.
+
+    Differs: the reference repeats the Dirichlet draw until no client is empty, which never ends with
+    many clients and few samples. After `MAX_DRAWS` draws the last one is kept and every empty client
+    receives one sample of the client that holds most.
+
+    Raises:
+        ConfigError: there are fewer samples than clients, or `classes: k` cannot be met.
+    """
+    labels = np.asarray(labels)
+    if clients > len(labels):
+        raise ConfigError(f"more clients than samples: {clients} clients cannot share {len(labels)} samples")
+    choose, shuffle = rng.spawn(2) if isinstance(rng, np.random.Generator) else (rng, rng)
+    value = settings.value or 0
+    if settings.kind == "iid":
+        parts = np.array_split(shuffle.permutation(len(labels)), clients)
+    elif settings.kind == "dirichlet":
+        parts = _dirichlet(labels, clients, value, settings.capped, choose, shuffle)
+    elif settings.kind == "classes":
+        parts = _classes(labels, clients, int(value), choose, shuffle)
+    else:
+        parts = _shards(labels, clients, int(value), choose, shuffle)
+    return _fill_empty([np.asarray(part, dtype=np.int64) for part in parts])
+
+
+def _dirichlet(
+    labels: Indices, clients: int, beta: float, capped: bool, choose: Random, shuffle: Random
+) -> list[Indices]:
+    share = len(labels) / clients
+    for _ in range(MAX_DRAWS):
+        held = np.zeros(clients, dtype=np.int64)
+        cuts: list[tuple[Indices, Indices]] = []
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
+            shuffle.shuffle(members)
+            shares = _proportions(choose, beta, clients, held < share if capped else np.ones(clients, dtype=bool))
+            ends = (np.cumsum(shares) * len(members)).astype(np.int64)[:-1]
+            held += np.diff(ends, prepend=0, append=len(members))
+            cuts.append((members, ends))
+        if held.min() > 0:
+            break
+    pieces = [np.split(members, ends) for members, ends in cuts]
+    parts = [np.concatenate([piece[client] for piece in pieces]) for client in range(clients)]
+    for part in parts:
+        shuffle.shuffle(part)
+    return parts
+
+
+def _proportions(choose: Random, beta: float, clients: int, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """One Dirichlet draw, without those who take no part; at least one does."""
+    shares = choose.dirichlet(np.full(clients, beta)) * taking_part
+    total = shares.sum()
+    if not total > 0:  # a tiny beta can leave all mass with clients that take no part, or none at all
+        shares, total = taking_part.astype(np.float64), float(taking_part.sum())
+    return np.asarray(shares / total, dtype=np.float64)
+
+
+def _classes(labels: Indices, clients: int, each: int, choose: Random, shuffle: Random) -> list[Indices]:
+    present = np.unique(labels)
+    if each > len(present):
+        raise ConfigError(f"partition gives every client {each} classes, but a task has only {len(present)}")
+    if each * clients < len(present):
+        raise ConfigError(
+            f"partition gives {clients} clients {each} classes each, too few for the {len(present)} classes of a task;"
+            f" give each client at least {-(-len(present) // clients)}"
+        )
+    holders: list[list[int]] = [[] for _ in present]
+    for client in choose.permutation(clients):
+        # The classes with fewest holders, ties at random, so that every class finds one.
+        ranked = sorted(choose.permutation(len(present)), key=lambda c: len(holders[c]))
+        for index in ranked[:each]:
+            holders[index].append(int(client))
+    parts: list[list[Indices]] = [[] for _ in range(clients)]
+    for label, group in zip(present, holders, strict=True):
+        members = shuffle.permutation(np.flatnonzero(labels == label))
+        for client, piece in zip(sorted(group), np.array_split(members, len(group)), strict=True):
+            parts[client].append(piece)
+    return [np.concatenate(pieces) for pieces in parts]
+
+
+def _shards(labels: Indices, clients: int, each: int, choose: Random, shuffle: Random) -> list[Indices]:
+    mixed = shuffle.permutation(len(labels))
+    slices = np.array_split(mixed[np.argsort(labels[mixed], kind="stable")], clients * each)
+    dealt = choose.permutation(len(slices)).reshape(clients, each)
+    return [np.concatenate([slices[index] for index in hand]) for hand in dealt]
+
+
+def _fill_empty(parts: list[Indices]) -> list[Indices]:
+    """Give every empty client one sample of whoever holds most at that moment."""
+    sizes = np.array([len(part) for part in parts])
+    for client in np.flatnonzero(sizes == 0):
+        donor = int(np.argmax(sizes))
+        parts[client], parts[donor] = parts[donor][-1:], parts[donor][:-1]
+        sizes[client], sizes[donor] = 1, sizes[donor] - 1
+    return parts

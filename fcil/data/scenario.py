@@ -1,0 +1,236 @@
+"""A data set cut into tasks and shared out among clients: who sees what, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fcil.data.augment import Augment, normalise
+from fcil.data.datasets import Dataset
+from fcil.data.images import Images
+from fcil.data.partition import partition
+from fcil.data.settings import DataSettings
+from fcil.data.tasks import legacy_generator
+from fcil.errors import ConfigError
+from fcil.rng import numpy_generator
+from fcil.types import Batch, Task
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some samples of a split, with labels that count classes in order of appearance."""
+
+    images: Images
+    indices: Tensor
+    """Which of the images, (N,) int64."""
+    labels: Tensor
+    """New labels, (N,) int64: the class with label i was the i-th to appear."""
+    tasks: Tensor
+    """The task that brought the class of each sample, (N,) int64, counted from 1."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None
+    device: torch.device
+    """Where batches are put."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def x(self, positions: Tensor) -> Tensor:
+        """The samples at `positions` (n,) of this shard, normalised and unchanged, on its device."""
+        stored = self.images.take(self.indices[positions.to(self.indices.device)])
+        return normalise(stored.to(self.device), self.mean, self.std)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        *,
+        augment: bool = True,
+        shuffle: bool = True,
+        drop_single: bool = True,
+    ) -> Iterator[Batch]:
+        """One pass over the shard; the last batch may be short.
+
+        Differs: a last batch of one sample joins the batch before it (unless `drop_single=False`, or
+        `batch_size` is 1), because BatchNorm in training mode learns nonsense from one sample, or fails.
+        A shard of one sample is still one batch of one.
+
+        Args:
+            generator: for the order and the augmentation; needed by either, unused without both.
+
+        Raises:
+            ValueError: a generator is needed and missing.
+        """
+        change = self.augment if augment else None
+        if generator is None and (shuffle or change is not None):
+            raise ValueError("batches that are shuffled or augmented need a generator")
+        place = self.indices.device
+        if shuffle and generator is not None:
+            order = torch.randperm(len(self), generator=generator, device=generator.device).to(place)
+        else:
+            order = torch.arange(len(self), device=place)
+        parts = [order[start:stop] for start, stop in _bounds(len(self), batch_size, drop_single)]
+        wanted = (self.indices[part] for part in parts)
+        stream = self.images.stream(wanted, generator if change is not None else None)
+        for part, stored in zip(parts, stream, strict=True):
+            x = stored.to(self.device)
+            if change is not None and generator is not None:
+                x = change(x, generator)
+            yield Batch(normalise(x, self.mean, self.std), self.labels[part].to(self.device))
+
+
+def _bounds(count: int, batch_size: int, drop_single: bool) -> list[tuple[int, int]]:
+    starts = list(range(0, count, batch_size))
+    if drop_single and batch_size > 1 and count % batch_size == 1 and len(starts) > 1:
+        starts.pop()
+    return list(pairwise([*starts, count]))
+
+
+class PartitionRow(NamedTuple):
+    """One line of the partition table."""
+
+    task: int
+    client: int
+    images: int
+    classes: int
+    counts: dict[str, int]
+    """Images of each class of the task, by class name in order of appearance."""
+
+
+class Scenario:
+    """The tasks of a run, the samples of every client in every task, and the test samples.
+
+    The partition of a task depends on the seed and on that task alone: adding clients or rounds
+    elsewhere does not move it. Tasks count from 1, clients from 0.
+
+    Args:
+        device: where batches are put, and where samples that are kept in memory are moved.
+
+    Raises:
+        ConfigError: the tasks or the partition ask for more classes or samples than there are.
+    """
+
+    def __init__(
+        self, dataset: Dataset, settings: DataSettings, clients: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.dataset = dataset.to(device)
+        self.settings = settings
+        self.clients = clients
+        self.seed = seed
+        self.device = torch.device(device)
+        self.split = settings.split(dataset.num_classes, seed)
+        self.order = self.split.order
+        self._new_label = np.full(dataset.num_classes, -1, dtype=np.int64)
+        self._new_label[list(self.order)] = np.arange(len(self.order))
+        self._task_of_label = np.repeat(np.arange(1, len(self.split) + 1), self.split.sizes)
+        self.tasks = self._make_tasks()
+        self._held = [self._share_out(task) for task in self.tasks]
+        self._tested = [self._members(dataset.test, task) for task in self.tasks]
+
+    def _make_tasks(self) -> tuple[Task, ...]:
+        names = tuple(self.dataset.class_names[c] for c in self.order)
+        ends = accumulate(self.split.sizes)
+        return tuple(
+            Task(number, len(self.split), end - size, size, names[:end])
+            for number, (size, end) in enumerate(zip(self.split.sizes, ends, strict=True), start=1)
+        )
+
+    def _members(self, images: Images, task: Task) -> Indices:
+        """The samples of a task, class after class as the reference lists them."""
+        original = images.y.numpy()
+        return np.concatenate([np.flatnonzero(original == c) for c in self.split.classes[task.number - 1]])
+
+    def _share_out(self, task: Task) -> list[Indices]:
+        members = self._members(self.dataset.train, task)
+        labels = self._new_label[self.dataset.train.y.numpy()[members]]
+        settings = self.settings.partition
+        rng: np.random.Generator | np.random.RandomState
+        if settings.draw == "reference":
+            rng = legacy_generator(self.seed)
+        elif settings.draw == "once":
+            rng = numpy_generator(self.seed, "partition")
+        else:
+            rng = numpy_generator(self.seed, "partition", task.number)
+        try:
+            return [members[part] for part in partition(labels, self.clients, settings, rng)]
+        except ConfigError as error:
+            raise ConfigError(f"task {task.number}: {error}") from None
+
+    def shard(self, task: int, client: int, seen: bool = False) -> Shard:
+        """What a client holds of a task; with `seen`, of all tasks up to it (for the joint upper bound)."""
+        assert 1 <= task <= len(self.tasks), task
+        assert 0 <= client < self.clients, client
+        first = 1 if seen else task
+        held = [self._held[number - 1][client] for number in range(first, task + 1)]
+        augment = self.dataset.augment if self.settings.augment else None
+        return self._make_shard(self.dataset.train, np.concatenate(held), augment)
+
+    def test(self, task: int) -> Shard:
+        """The test samples of the classes of one task."""
+        assert 1 <= task <= len(self.tasks), task
+        return self._make_shard(self.dataset.test, self._tested[task - 1], None)
+
+    def test_seen(self, task: int) -> Shard:
+        """The test samples of all classes seen up to a task; `tasks` tells them apart."""
+        return self._make_shard(self.dataset.test, np.concatenate(self._tested[:task]), None)
+
+    def _make_shard(self, images: Images, indices: Indices, augment: Augment | None) -> Shard:
+        labels = self._new_label[images.y.numpy()[indices]]
+
+        def tensor(values: Indices) -> Tensor:
+            return torch.from_numpy(values).to(images.device)
+
+        return Shard(
+            images=images,
+            indices=tensor(indices),
+            labels=tensor(labels),
+            tasks=tensor(self._task_of_label[labels]),
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            augment=augment,
+            device=self.device,
+        )
+
+    @property
+    def counts(self) -> Indices:
+        """Training samples by task, client and class in order of appearance: (tasks, clients, classes)."""
+        original = self.dataset.train.y.numpy()
+        return np.array(
+            [
+                [np.bincount(self._new_label[original[held]], minlength=len(self.order)) for held in clients]
+                for clients in self._held
+            ]
+        )
+
+    def table(self) -> list[PartitionRow]:
+        """The partition, a line for every task and client."""
+        rows = []
+        for task, by_client in zip(self.tasks, self.counts, strict=True):
+            names = task.names[task.num_old :]
+            for client, counts in enumerate(by_client[:, task.num_old : task.num_seen]):
+                named = dict(zip(names, counts.tolist(), strict=True))
+                rows.append(PartitionRow(task.number, client, int(counts.sum()), int((counts > 0).sum()), named))
+        return rows
+
+    def partition_record(self) -> dict[str, Any]:
+        """Everything needed to tell, or to repeat, who held what; plain numbers and strings."""
+        return {
+            "dataset": self.dataset.name,
+            "seed": self.seed,
+            "clients": self.clients,
+            "order": list(self.order),
+            "class_names": [self.dataset.class_names[c] for c in self.order],
+            "tasks": [list(classes) for classes in self.split.classes],
+            "counts": self.counts.tolist(),
+            "indices": [[held.tolist() for held in clients] for clients in self._held],
+        }

@@ -1,0 +1,172 @@
+"""The `data:` section of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from fcil.config import Where, parse_fields
+from fcil.data.catalog import DATASETS
+from fcil.data.tasks import TaskSplit
+from fcil.errors import ConfigError, nearest
+from fcil.types import Count, Index
+
+Kind = Literal["iid", "dirichlet", "classes", "shards"]
+Draw = Literal["task", "once", "reference"]
+_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionSettings:
+    """How the samples of a task are shared out among the clients.
+
+    In YAML: `iid`, `{dirichlet: 0.5}`, `{classes: 2}` or `{shards: 2}`, the mappings with `capped` and
+    `draw` beside it if wanted.
+    """
+
+    kind: Kind = "iid"
+    """`iid` at random, `dirichlet` by class shares drawn from Dirichlet(beta), `classes` with a fixed number
+    of classes for each client, `shards` with a fixed number of slices of the samples sorted by class."""
+    value: float | int | None = None
+    """beta of `dirichlet`, or the number of classes or shards of each client; nothing for `iid`."""
+    capped: bool = True
+    """Whether a client that holds its even share of the task is left out of further classes (`dirichlet`
+    only), as in LANDER's code; false is the plain Dirichlet draw."""
+    draw: Draw = "task"
+    """`task` draws anew for every task, `once` gives every task the same proportions, `reference` re-seeds
+    NumPy's legacy generator with the run's seed for every task, as LANDER's code does."""
+
+    def __post_init__(self) -> None:
+        number = _number(self.value)
+        if self.kind == "iid":
+            if self.value is not None:
+                raise ValueError(f"iid takes no value, got {self.value!r}")
+        elif self.kind == "dirichlet":
+            if number is None or number <= 0:
+                raise ValueError(f"dirichlet is {self.value!r}; it must be a number above 0 (for even shares say iid)")
+        elif number is None or number < 1 or number != int(number):
+            raise ValueError(f"{self.kind} is {self.value!r}; it must be a whole number, at least 1")
+        if self.kind != "dirichlet" and not self.capped:
+            raise ValueError(f"capped applies to dirichlet, not to {self.kind}")
+
+    @classmethod
+    def from_yaml(cls, raw: Any, where: Where) -> PartitionSettings:
+        """Read the short forms."""
+        kinds = list(get_args(Kind))
+        if isinstance(raw, str):
+            if raw not in kinds:
+                raise where.unknown("partition", raw, kinds)
+            raw = {raw: None}
+        if not isinstance(raw, Mapping):
+            raise where.error(f"{raw!r} is not allowed; {_WISH}")
+        allowed = [*kinds, "capped", "draw"]
+        for key in raw:
+            if key not in allowed:
+                raise where.at(key).error(f"unknown key (allowed: {', '.join(allowed)}).{nearest(key, allowed)}")
+        named = [key for key in raw if key in kinds]
+        if len(named) != 1:
+            raise where.error(f"{dict(raw)!r} is not allowed; {_WISH}")
+        value = raw[named[0]]
+        if value is not None and _number(value) is None:
+            raise where.at(named[0]).error(f"{value!r} is not allowed; it must be a number")
+        options = {key: raw[key] for key in ("capped", "draw") if key in raw}
+        return parse_fields(cls, {"kind": named[0], "value": value, **options}, where)
+
+    def to_yaml(self) -> Any:
+        """The shortest form that `from_yaml` reads back."""
+        options: dict[str, Any] = {} if self.capped else {"capped": False}
+        if self.draw != "task":
+            options["draw"] = self.draw
+        if self.kind == "iid" and not options:
+            return "iid"
+        return {self.kind: self.value, **options}
+
+
+def _number(value: object) -> float | None:
+    """`value` if it is a finite number."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return float(value) if usable else None  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which data set, which tasks, which client holds what."""
+
+    dataset: str
+    """A name from `fcil list datasets`."""
+    root: str | None = None
+    """Folder or zip that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""
+    tasks: Count | tuple[tuple[Index, ...], ...] | None = None
+    """Number of tasks of equal size (the last one takes the remainder), or the class numbers of every task."""
+    base: Count | None = None
+    """Number of classes of the first task, together with `increment` and instead of `tasks`."""
+    increment: Count | None = None
+    """Number of classes of every later task, together with `base` and instead of `tasks`."""
+    order: Literal["natural", "seed"] | Index | tuple[Index, ...] = "natural"
+    """Order in which classes appear: `natural`, a number for NumPy's legacy permutation of that seed (1993 is
+    the field's), `seed` for the permutation of the run's seed, or all class numbers as a list."""
+    partition: PartitionSettings = PartitionSettings()
+    """How the samples of a task are shared out among the clients."""
+    resize: Count | None = None
+    """Side in pixels that images decoded from files are brought to: short side to this, centre cropped."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of the training images held out, equally from all classes, and used instead of the test
+    images, so that hyper-parameters can be chosen without looking at the test set."""
+    augment: bool = True
+    """Whether training images are cropped, flipped and brightened at random."""
+
+    def __post_init__(self) -> None:
+        info = DATASETS.get(self.dataset)
+        if info is None:
+            known = f"(have: {', '.join(DATASETS)}).{nearest(self.dataset, DATASETS)}"
+            raise ValueError(f'dataset: unknown data set "{self.dataset}" {known}')
+        if self.dataset == "image_folder" and self.root is None:
+            raise ValueError("root is missing; image_folder needs the folder or zip that holds the images")
+        if self.resize is not None and not info.resizable:
+            able = ", ".join(i.name for i in DATASETS.values() if i.resizable)
+            raise ValueError(f"resize applies to {able}; {self.dataset} has images of a fixed size")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation is {self.validation}; it must be at least 0 and below 1")
+        self._check_tasks()
+        try:  # what the data set's name alone can tell
+            if info.fixed and info.num_classes is not None:
+                self.split(info.num_classes, seed=0)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    def _check_tasks(self) -> None:
+        if self.tasks is not None and (self.base is not None or self.increment is not None):
+            raise ValueError("tasks excludes base and increment; give one or the other")
+        if self.tasks is None and (self.base is None or self.increment is None):
+            lone = "base" if self.increment is None else "increment"
+            alone = self.base is not None or self.increment is not None
+            raise ValueError(f"{lone} alone is not enough; " * alone + "give tasks, or base and increment")
+        if not isinstance(self.tasks, tuple):
+            return
+        if not self.tasks or not all(self.tasks):
+            raise ValueError("tasks is a list with an empty task; every task needs a class")
+        if self.order != "natural":
+            raise ValueError("order has no effect beside a list of tasks; leave it out")
+        listed = [c for task in self.tasks for c in task]
+        twice = sorted({c for c in listed if listed.count(c) > 1})
+        if twice:
+            raise ValueError(f"tasks has class {twice[0]} twice")
+
+    def split(self, num_classes: int, seed: int) -> TaskSplit:
+        """The classes of every task, for a data set of `num_classes` classes and the run's seed.
+
+        Raises:
+            ConfigError: there are fewer classes than the settings ask for.
+        """
+        return TaskSplit.make(
+            num_classes,
+            tasks=self.tasks,
+            base=self.base,
+            increment=self.increment,
+            order=self.order,
+            seed=seed,
+        )

@@ -1,0 +1,174 @@
+"""How each data set is read. Functions that need a large package import it when they are called."""
+
+from __future__ import annotations
+
+import io
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fcil.data.archives import Archive, Layout, Members, image_folder, imagenet_folder, tiny_imagenet
+from fcil.data.catalog import DatasetInfo
+from fcil.data.decode import Pixels, Progress, cached, channel_statistics
+from fcil.data.folders import data_folder
+from fcil.data.images import Images, LazyImages, MemoryImages
+from fcil.errors import DataError
+from fcil.rng import numpy_generator
+
+_DOWNLOAD_PATIENCE = 30.0
+"""Seconds without an answer after which a download has failed."""
+_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+
+class Splits(NamedTuple):
+    """A data set as it lies on disk."""
+
+    train: Images
+    test: Images
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def read(info: DatasetInfo, root: str | None, resize: int | None, progress: Progress | None) -> Splits:
+    """Open a data set.
+
+    Raises:
+        DataError: its files are missing or damaged.
+    """
+    if info.name == "digits":
+        return _digits()
+    if info.name in _TORCHVISION:
+        return _torchvision(info, Path(root).expanduser() if root else data_folder())
+    if info.name == "image_folder":
+        return _decoded(info, Archive(Path(root or "")), image_folder, resize, progress)
+    if info.name == "tiny_imagenet":
+        return _decoded(info, _find(info, root, "tiny-imagenet-200"), tiny_imagenet, resize, progress)
+    return _lazy(info, _find(info, root, info.name), resize)
+
+
+def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
+    """Indices (kept, held out) of labels `y` (N,), `fraction` of every class held out; both sorted.
+
+    At least one sample of every class is held out and at least one is kept. The draw depends on
+    `purpose` and on nothing else, so that every run holds out the same samples.
+
+    Raises:
+        DataError: a class has a single sample.
+    """
+    labels = y.numpy()
+    held: list[NDArray[np.int64]] = []
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise DataError(f"class {label} has a single training image; none can be held out")
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.append(numpy_generator(purpose, label).permutation(members)[:count])
+    out = np.zeros(len(labels), dtype=bool)
+    out[np.concatenate(held)] = True
+    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
+
+
+def _digits() -> Splits:
+    """The test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, CC BY 4.0).
+
+    1,797 images of 8x8 pixels with levels 0 to 16, as scikit-learn ships them. They have no split of
+    their own: a fifth of every class tests.
+    """
+    stored = load_file(Path(__file__).with_name("digits.safetensors"))
+    x = ((stored["x"].to(torch.int32) * 255 + 8) // 16).to(torch.uint8)[:, None]
+    y = stored["y"].long()
+    train, test = hold_out(y, 0.2, "digits")
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    mean, std = channel_statistics(x[train].numpy())
+    return Splits(MemoryImages(x[train], y[train]), MemoryImages(x[test], y[test]), names, mean, std)
+
+
+def _torchvision(info: DatasetInfo, root: Path) -> Splits:
+    with _quiet():
+        loader = getattr(import_module("torchvision.datasets"), _TORCHVISION[info.name])
+        try:
+            try:
+                train, test = (loader(str(root), train=part, download=False) for part in (True, False))
+            except RuntimeError:  # not there, or not whole
+                root.mkdir(parents=True, exist_ok=True)
+                with FileLock(root / f".{info.name}.lock"):
+                    train, test = (loader(str(root), train=part, download=True) for part in (True, False))
+        except Exception as error:
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"{info.name}: not found in {root}, and the download failed ({said});"
+                f" put {info.files} there, or set data.root or FCIL_DATA to where it is"
+            ) from None
+    names = tuple(str(name).split(" - ")[-1] for name in train.classes)  # MNIST has "0 - zero"
+    return Splits(_from_torchvision(train), _from_torchvision(test), names, *_published(info))
+
+
+def _from_torchvision(part: Any) -> MemoryImages:
+    x = torch.as_tensor(part.data)  # (N, height, width) or (N, height, width, 3)
+    x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return MemoryImages(x.contiguous(), torch.as_tensor(part.targets))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torchvision's messages, bars and warnings to itself, and let no download hang for ever."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_PATIENCE)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
+    """The folder or zip itself, or `name` or `name`.zip inside it."""
+    given = Path(root).expanduser() if root else data_folder()
+    candidates = [given / name, given / f"{name}.zip"]
+    if root:
+        candidates.append(given)
+    for path in candidates:
+        if path.exists():
+            return Archive(path)
+    raise DataError(f"{info.name}: nothing at {given}; put {info.files} there, or set data.root to where it is")
+
+
+def _decoded(
+    info: DatasetInfo, archive: Archive, layout: Layout, resize: int | None, progress: Progress | None
+) -> Splits:
+    found = cached(archive, layout, resize, progress)
+    mean, std = info.mean or found.mean, info.std or found.std
+    return Splits(_mapped(*found.train), _mapped(*found.test), found.class_names, mean, std)
+
+
+def _mapped(x: Pixels, y: NDArray[np.int64]) -> MemoryImages:
+    return MemoryImages(torch.from_numpy(x), torch.from_numpy(y))
+
+
+def _lazy(info: DatasetInfo, archive: Archive, resize: int | None) -> Splits:
+    listing = imagenet_folder(archive)
+    side = resize or 224
+
+    def images(members: Members, train: bool) -> LazyImages:
+        return LazyImages(archive, members.names, torch.from_numpy(members.labels), side=side, train=train)
+
+    return Splits(images(listing.train, True), images(listing.test, False), listing.class_names, *_published(info))
+
+
+def _published(info: DatasetInfo) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    assert info.mean is not None, "the catalog lacks the mean of a data set that is not measured"
+    assert info.std is not None
+    return info.mean, info.std

@@ -1,0 +1,130 @@
+"""Which classes arrive in which order, and how they are grouped into tasks.
+
+Source: `DataManager` of github.com/tmtuan1307/lander @ 44d7acc, itself the rule of PyCIL: the order is
+a permutation drawn by NumPy's legacy generator right after it was seeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcil.errors import ConfigError
+
+Order = Literal["natural", "seed"] | int | tuple[int, ...]
+"""`natural`, `seed` (the run's), the number of a permutation, or the class numbers themselves."""
+
+LEGACY_SEEDS = 2**32
+"""NumPy's legacy generator takes seeds below this."""
+
+
+def class_order(num_classes: int, order: Order, seed: int) -> NDArray[np.int64]:
+    """The original class numbers in order of appearance, (num_classes,).
+
+    Raises:
+        ConfigError: a list names a class twice, leaves one out or has one that does not exist; or a
+            seed does not suit the legacy generator.
+    """
+    if order == "natural":
+        return np.arange(num_classes, dtype=np.int64)
+    if isinstance(order, str | int):
+        return legacy_generator(seed if isinstance(order, str) else order).permutation(num_classes).astype(np.int64)
+    _check_classes("order", order, num_classes)
+    missing = sorted(set(range(num_classes)) - set(order))
+    if missing:
+        raise ConfigError(
+            f"order leaves out {len(missing)} of {num_classes} classes (the first is {missing[0]});"
+            " to use a subset of the classes, list the tasks themselves"
+        )
+    return np.array(order, dtype=np.int64)
+
+
+def legacy_generator(seed: int) -> np.random.RandomState:
+    """NumPy's generator of old, for what must equal the reference code."""
+    if not 0 <= seed < LEGACY_SEEDS:
+        raise ConfigError(f"seed {seed} cannot number a permutation; it must be from 0 to {LEGACY_SEEDS - 1}")
+    return np.random.RandomState(seed)
+
+
+def task_sizes(
+    num_classes: int, *, tasks: int | None = None, base: int | None = None, increment: int | None = None
+) -> tuple[int, ...]:
+    """How many classes each task brings.
+
+    `tasks` equal tasks of floor(num_classes / tasks) classes; the last one also takes the remainder.
+    Or `base` classes first, then `increment` at a time; a remainder is a last, smaller task.
+
+    Differs: with `tasks` the reference makes a remainder an additional task, so that it can run more
+    tasks than it was asked for; here there are as many as were asked for.
+
+    Raises:
+        ConfigError: more tasks, or more classes in the first task, than there are classes.
+    """
+    if tasks is not None:
+        if tasks > num_classes:
+            raise ConfigError(f"tasks is {tasks}, but there are only {num_classes} classes")
+        each = num_classes // tasks
+        return (each,) * (tasks - 1) + (num_classes - each * (tasks - 1),)
+    if base is None or increment is None:
+        raise ConfigError("give tasks, or base and increment")
+    if base > num_classes:
+        raise ConfigError(f"base is {base}, but there are only {num_classes} classes")
+    later, rest = divmod(num_classes - base, increment)
+    return (base,) + (increment,) * later + ((rest,) if rest else ())
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """The original class numbers of every task, tasks and classes in order of appearance."""
+
+    classes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def make(
+        cls,
+        num_classes: int,
+        *,
+        tasks: int | Sequence[Sequence[int]] | None = None,
+        base: int | None = None,
+        increment: int | None = None,
+        order: Order = "natural",
+        seed: int = 0,
+    ) -> TaskSplit:
+        """Cut the class order into tasks. Tasks given as lists may leave classes out.
+
+        Raises:
+            ConfigError: the values contradict each other or the number of classes.
+        """
+        if tasks is not None and not isinstance(tasks, int):
+            _check_classes("tasks", [c for task in tasks for c in task], num_classes)
+            return cls(tuple(tuple(int(c) for c in task) for task in tasks))
+        appearing = class_order(num_classes, order, seed)
+        ends = np.cumsum(task_sizes(num_classes, tasks=tasks, base=base, increment=increment))
+        return cls(tuple(tuple(part.tolist()) for part in np.split(appearing, ends[:-1])))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of new classes of every task."""
+        return tuple(len(task) for task in self.classes)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The original class numbers in order of appearance: the class with new label i is `order[i]`."""
+        return tuple(c for task in self.classes for c in task)
+
+
+def _check_classes(key: str, listed: Sequence[int], num_classes: int) -> None:
+    seen: set[int] = set()
+    for number in listed:
+        if not 0 <= number < num_classes:
+            raise ConfigError(f"{key} has class {number}, but the classes are 0 to {num_classes - 1}")
+        if number in seen:
+            raise ConfigError(f"{key} has class {number} twice")
+        seen.add(number)

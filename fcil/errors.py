@@ -1,0 +1,52 @@
+"""What can go wrong in a way a user can act on.
+
+Everything below `UserError` is the user's input: the command line prints its one line and exits
+with code 2. Any other exception is ours and keeps its traceback.
+
+    FCILError
+    ├── UserError            the input is wrong (exit code 2)
+    │   ├── ConfigError      a key or value of an experiment file or an override
+    │   ├── DataError        a data set or class-name file that is missing or malformed
+    │   └── StoreError       a results folder that cannot be read or written
+    ├── TrainingError        training produced something unusable, e.g. a loss that is not finite
+    └── Interrupted          stopped on request; the run can be resumed (exit code 130)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FCILError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UserError(FCILError):
+    """The user's input is wrong; the message is one line that says how to mend it."""
+
+
+class ConfigError(UserError):
+    """A key or value of an experiment file."""
+
+
+class DataError(UserError):
+    """A data set, image folder or class-name file that is missing or malformed."""
+
+
+class StoreError(UserError):
+    """A results folder that cannot be read or written."""
+
+
+class TrainingError(FCILError):
+    """Training produced something unusable: where, and which term."""
+
+
+class Interrupted(FCILError):
+    """Stopped on request; what was finished is saved."""
+
+
+def nearest(word: object, known: Iterable[object]) -> str:
+    """` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
+    guess = get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
+    return f' Did you mean "{guess[0]}"?' if guess else ""

@@ -1,0 +1,256 @@
+"""From a YAML file to runs: overrides, the matrix, the seeds, and one run after another.
+
+    runs = run("experiments/quickstart.yaml", "federation.rounds=5", out="results")
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fcil.anchors import AnchorSettings
+from fcil.config import Where, choice, load_yaml, parse_fields, parse_yaml
+from fcil.data import DataSettings, Scenario, load_dataset
+from fcil.errors import ConfigError, StoreError
+from fcil.federation.engine import Engine, anchors_of
+from fcil.federation.observer import Observers
+from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.settings import FederationSettings, Resources
+from fcil.nets import NetSettings
+from fcil.optimizer import OptimizerSettings
+from fcil.plots import draw_comparison, draw_run
+from fcil.plugins import StrategySpec, strategy_class
+from fcil.progress import (
+    accuracy_table,
+    choose_progress,
+    comparison_table,
+    loading_bar,
+    metrics_table,
+    partition_table,
+    settings_tree,
+)
+from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
+from fcil.types import Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The keys of an experiment file, `matrix` aside."""
+
+    name: str
+    """Names the folder of the results."""
+    seeds: tuple[Index, ...] = (0,)
+    """A run for each."""
+    data: DataSettings
+    """What is learnt, task by task and client by client."""
+    federation: FederationSettings = FederationSettings()
+    """Who trains, and for how long."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """How clients train."""
+    net: NetSettings = NetSettings()
+    """What is trained."""
+    anchors: AnchorSettings = AnchorSettings()
+    """Where label-text embeddings come from."""
+    strategy: StrategySpec
+    """The method."""
+    resources: Resources = Resources()
+    """What the run may use."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} is not allowed; expected at least one, and none twice")
+        if not self.name.strip() or Path(self.name).name != self.name:
+            raise ValueError(f'name: "{self.name}" is not allowed; it names a folder')
+
+    def plans(self) -> list[Plan]:
+        parts = {k: getattr(self, k) for k in Plan.__dataclass_fields__ if k != "seed"}
+        return [Plan(seed=seed, **parts) for seed in self.seeds]
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
+    """The experiments of a file: one, or the product of its `matrix`.
+
+    Args:
+        overrides: `key.path=value`, each value read as YAML.
+    Raises:
+        ConfigError: names the file, the key path, the value and what is allowed.
+    """
+    path = Path(source)
+    raw, where = load_yaml(path), Where(str(path))
+    if not isinstance(raw, Mapping):
+        raise where.error("is not an experiment; expected keys such as name, data, strategy")
+    values: dict[str, Any] = {"name": path.stem, **copy.deepcopy(dict(raw))}
+    for text in overrides:
+        key, given, value = text.partition("=")
+        if not given or not key:
+            raise ConfigError(f'override "{text}" is not allowed; expected key.path=value')
+        place(values, key, parse_yaml(value, f'override "{key}"'), Where(f'override "{key}"'))
+    return [parse_fields(Experiment, cell, where) for cell in expand(values, where)]
+
+
+def place(values: dict[str, Any], path: str, value: Any, where: Where) -> None:
+    """Set a value at a key path such as `data.tasks`.
+
+    `strategy.radius` reaches into the options of whichever strategy is named.
+    """
+    *parents, last = path.split(".")
+    spot: Any = values
+    for depth, key in enumerate(parents):
+        if not isinstance(spot, dict):
+            raise where.error(f'"{".".join(parents[:depth])}" is {spot!r} and has no key "{key}"')
+        spot = spot.setdefault(key, {})
+        if isinstance(spot, str) and key in ("strategy", "synthesizer"):
+            spot = _at(values, parents[:depth])[key] = {spot: {}}
+        rest = [*parents, last][depth + 1]
+        if key in ("strategy", "synthesizer") and isinstance(spot, dict) and len(spot) == 1 and rest not in spot:
+            (name,) = spot
+            spot[name] = spot[name] or {}
+            spot = spot[name]
+    if not isinstance(spot, dict):
+        raise where.error(f'"{".".join(parents)}" is {spot!r} and has no key "{last}"')
+    spot[last] = value
+
+
+def _at(values: dict[str, Any], path: Sequence[str]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def expand(values: dict[str, Any], where: Where) -> Iterator[dict[str, Any]]:
+    """The cells of `matrix`: every combination of its lists, each set at its key path."""
+    values = dict(values)
+    matrix = values.pop("matrix", None)
+    if matrix is None:
+        yield values
+        return
+    if not isinstance(matrix, Mapping) or not all(isinstance(v, list) and v for v in matrix.values()):
+        raise where.at("matrix").error(f"{matrix!r} is not allowed; expected key paths, each with a list of values")
+    for combination in itertools.product(*matrix.values()):
+        cell = copy.deepcopy(values)
+        for key, value in zip(matrix, combination, strict=True):
+            place(cell, str(key), copy.deepcopy(value), where.at("matrix").at(key))
+        yield cell
+
+
+# Running ------------------------------------------------------------------------------------------
+
+
+def run(
+    source: str | Path,
+    *overrides: str,
+    out: str | Path = "results",
+    smoke: bool = False,
+    console: Console | None = None,
+) -> list[Run]:
+    """Play every run of an experiment file that is not finished yet.
+
+    Returns:
+        All its runs, those finished before included.
+    Raises:
+        UserError: something in the file, the data or the output folder is wrong; nothing was written.
+    """
+    plans = [plan for experiment in read(source, overrides) for plan in experiment.plans()]
+    if smoke:
+        plans = [plan.smoke() for plan in plans]
+    return play(plans, Path(out), console or Console())
+
+
+def play(plans: Sequence[Plan], out: Path, console: Console) -> list[Run]:
+    """Play plans whose runs are not finished, and draw figures of each and of all."""
+    check_writable(out)
+    unfinished = []
+    for plan in plans:
+        if RunFolder(out / plan.folder).finished:
+            console.print(f"{out / plan.folder} is finished; nothing to do")
+        else:
+            unfinished.append(plan)
+    rehearse(unfinished, console)
+    for _, group in itertools.groupby(unfinished, key=_engine_key):
+        alike = list(group)
+        with Engine(alike[0].federation, alike[0].resources) as engine:
+            for plan in alike:
+                play_one(engine, plan, out / plan.folder, console)
+    runs = [load_run(out / plan.folder) for plan in plans]
+    if len(runs) > 1 and unfinished:
+        conclude(runs, out / plans[0].name, console)
+    return runs
+
+
+def _engine_key(plan: Plan) -> tuple[Any, ...]:
+    return plan.federation.backend, plan.federation.clients_per_round, plan.resources
+
+
+def rehearse(plans: Sequence[Plan], console: Console) -> None:
+    """Load data, share it out and find the anchors, before a run starts or a file is written."""
+    seen = set()
+    with loading_bar(console) as progress:
+        for plan in plans:
+            plan.resources.torch_device()
+            key = (plan.data, plan.federation.clients, plan.seed, plan.anchors, plan.strategy.strategy.needs)
+            if key not in seen:
+                seen.add(key)
+                load_dataset(plan.data, progress=progress)
+                scenario_of(plan)
+                anchors_of(plan)
+
+
+def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
+    """One run, from its beginning or its last checkpoint to its figures."""
+    folder, scenario = RunFolder(path), scenario_of(plan)
+    introduce(plan, scenario, path, console)
+    device, resources = plan.resources.torch_device(), plan.resources
+    folder.write_config(plan.to_yaml())
+    folder.write_strategy(plan.strategy.source)
+    folder.write_partition(scenario.partition_record())
+    folder.write_env(devices=[str(device)], threads=resources.threads)
+    with choose_progress(console) as progress:
+        engine.run(plan, path, Observers(RunRecorder(folder, scenario.tasks[-1].names), progress))
+    draw_run(path)
+    run = load_run(path)
+    console.print(accuracy_table(run.rows), metrics_table(run.summary))
+    console.print(f"[bold]{path}[/bold]: accuracy.csv, rounds.jsonl, summary.json, figures/")
+
+
+def introduce(plan: Plan, scenario: Scenario, path: Path, console: Console) -> None:
+    """What is about to be run: the settings, and who holds how much of what."""
+    console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, scenario.tasks[-1].names))
+
+
+def conclude(runs: Sequence[Run], folder: Path, console: Console) -> None:
+    """The strategies of an experiment beside each other, as a table and as curves."""
+    console.print(comparison_table(runs))
+    for path in draw_comparison(runs, folder / "figures"):
+        console.print(f"[bold]{path}[/bold]")
+
+
+def resume(path: str | Path, console: Console | None = None) -> Run:
+    """Go on with the run in a folder, with the strategy's text as it was when the run began.
+
+    Raises:
+        StoreError: the folder holds no run, or one whose settings were changed.
+    """
+    folder = Path(path)
+    where = Where(str(folder / "config.yaml"))
+    values = dict(load_yaml(folder / "config.yaml"))
+    seed, strategy = values.pop("seed"), values.pop("strategy")
+    (name, options), source = choice(strategy, where, "strategy"), (folder / "strategy.py")
+    own = source if name.endswith(".py") else None
+    text = source.read_text(encoding="utf-8")
+    kind = strategy_class(Path(name).stem if own is None else name, own, text, where)
+    spec = StrategySpec(Path(name).stem, kind.parse(options, where), text, name if own else None)
+    placeholder = parse_fields(Experiment, {**values, "strategy": "finetune"}, where)
+    (plan,) = replace(placeholder, strategy=spec, seeds=(seed,)).plans()
+    out = folder.parents[2] if len(folder.resolve().parents) > 2 else folder
+    if out / plan.folder != folder:
+        raise StoreError(f"{folder}: its settings give variant {plan.variant}; config.yaml or strategy.py was changed")
+    return play([plan], out, console or Console())[0]

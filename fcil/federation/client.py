@@ -1,0 +1,136 @@
+"""The ClientApp: trains one client for one round.
+
+A process that plays clients keeps one resident net, the data, and what the server shares, each
+loaded once and used by every client it plays. What a client itself remembers lives in the
+Flower context and goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
+from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.nets import Net, build_net, frozen
+from fcil.roles import Client
+from fcil.types import State, Tensors, Update
+
+app = ClientApp()
+AFTER_TASK = "train.after_task"
+
+
+@dataclass
+class Site:
+    """What a process keeps between messages of a run."""
+
+    plan: Plan
+    device: torch.device
+    net: Net | None = None
+    shared: dict[str, tuple[str, Any]] = field(default_factory=dict)  # name -> content hash, value
+    frozen_nets: dict[str, tuple[str, Net]] = field(default_factory=dict)
+
+    def resident_net(self, weights: Tensors, text_width: int | None) -> Net:
+        """The one net of this process, holding these weights."""
+        if self.net is None:
+            self.net = self._new_net(weights, text_width)
+        self.net.load(weights)
+        return self.net
+
+    def _new_net(self, weights: Tensors, text_width: int | None) -> Net:
+        shape = scenario_of(self.plan).dataset.shape
+        classes = len(weights["classifier.bias"])
+        return build_net(
+            self.plan.net, shape=shape, num_classes=classes, text_width=text_width, key=("resident",)
+        ).to(self.device)
+
+    def receive(self, content: RecordDict, hashes: dict[str, str]) -> State:
+        """What the server shares, decoded once for each new content."""
+        for name, content_hash in hashes.items():
+            if self.shared.get(name, ("", None))[0] != content_hash:
+                arrays = cast(ArrayRecord, content[f"shared/{name}"])
+                values = cast(ConfigRecord, content[f"values/{name}"])
+                self.shared[name] = (content_hash, from_records(arrays, values, self.device)[name])
+        return {name: self.shared[name][1] for name in hashes}
+
+    def frozen_net(self, name: str) -> Net:
+        """The net whose weights are shared under this name, kept until they change."""
+        content_hash, weights = self.shared[name]
+        if self.frozen_nets.get(name, ("", None))[0] != content_hash:
+            head = weights.get("text_head.weight")
+            net = self._new_net(weights, None if head is None else len(head))
+            net.load(weights)
+            self.frozen_nets[name] = (content_hash, frozen(net))
+        return self.frozen_nets[name][1]
+
+
+@lru_cache(maxsize=2)
+def site(plan: str) -> Site:
+    """The site of a plan in this process."""
+    resolved = from_json(plan)
+    torch.set_num_threads(resolved.resources.threads)
+    return Site(resolved, resolved.resources.torch_device())
+
+
+def _client(message: Message, context: Context) -> tuple[Site, Client]:
+    here = site(str(context.run_config["plan"]))
+    job = json.loads(str(cast(ConfigRecord, message.content["config"])["job"]))
+    plan, index = here.plan, int(context.node_config["partition-id"])
+    scenario = scenario_of(plan)
+    weights = to_tensors(cast(ArrayRecord, message.content["weights"]))
+    shard = scenario.shard(job["task"], index, seen=plan.strategy.strategy.data == "seen")
+    return here, Client(
+        index=index,
+        task=scenario.tasks[job["task"] - 1],
+        round=job["round"],
+        net=here.resident_net(weights, job["text_width"]),
+        shard=shard,
+        shared=here.receive(message.content, job["shared"]),
+        memory=_memory(context, here.device),
+        seed=plan.seed,
+        lr=job["lr"],
+        local_epochs=plan.federation.local_epochs,
+        batch_size=plan.federation.batch_size,
+        optimizer=plan.optimizer,
+        device=here.device,
+        frozen_net=here.frozen_net,
+        max_batches=plan.federation.max_batches,
+    )
+
+
+def _memory(context: Context, device: torch.device) -> State:
+    if "memory" not in context.state:
+        return {}
+    arrays, values = context.state["memory"], context.state["memory.values"]
+    return from_records(cast(ArrayRecord, arrays), cast(ConfigRecord, values), device)
+
+
+def _reply(message: Message, context: Context, client: Client, update: Update | None) -> Message:
+    if client.memory:
+        context.state["memory"], context.state["memory.values"] = to_records(client.memory)
+    content = RecordDict()
+    if update is not None:
+        content["weights"] = to_arrays(update.weights)
+        content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
+        content["config"] = ConfigRecord({"num_examples": update.num_examples})
+    return Message(content, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One round of local training."""
+    here, client = _client(message, context)
+    return _reply(message, context, client, here.plan.strategy.strategy.local_train(client))
+
+
+@app.train("after_task")
+def after_task(message: Message, context: Context) -> Message:
+    """What the strategy asks of each client when a task ends."""
+    here, client = _client(message, context)
+    return _reply(message, context, client, here.plan.strategy.strategy.after_local_task(client))

@@ -1,0 +1,73 @@
+"""Every touch of what flwr 1.41 does not document. If a new flwr breaks something, it breaks here."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode, SType
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+CRASHED = ErrorCode.CLIENT_APP_CRASHED
+
+
+class RefArray(Array):
+    """A flwr `Array` that holds its ndarray and serialises only if somebody asks for bytes.
+
+    Within a process it moves by reference; pickled by Ray it becomes one out-of-band buffer, so
+    workers read it from shared memory without a copy. Flower's own engines see ordinary bytes.
+    """
+
+    def __init__(self, ndarray: NDArray[Any]) -> None:
+        self.__dict__.update(
+            _nd=ndarray, _blob=None, dtype=str(ndarray.dtype), shape=tuple(ndarray.shape), stype=SType.NUMPY
+        )
+
+    @property
+    def data(self) -> bytes:
+        if self.__dict__["_blob"] is None:
+            buffer = io.BytesIO()
+            np.save(buffer, self.__dict__["_nd"], allow_pickle=False)
+            self.__dict__["_blob"] = buffer.getvalue()
+        return self.__dict__["_blob"]  # type: ignore[no-any-return]
+
+    @data.setter
+    def data(self, value: bytes) -> None:
+        self.__dict__.update(_blob=value, _nd=np.load(io.BytesIO(value), allow_pickle=False))
+
+    def numpy(self) -> NDArray[Any]:
+        return self.__dict__["_nd"]  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (RefArray, (self.__dict__["_nd"],))
+
+
+def new_run(run_id: int) -> Run:
+    """A run that no SuperLink knows, and this process as its task: `Message` asks for both."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
+    return Run.create_empty(run_id=run_id)
+
+
+def new_context(run_id: int, node_id: int, node_config: dict[str, Any], run_config: dict[str, Any]) -> Context:
+    return Context(
+        run_id=run_id, node_id=node_id, node_config=node_config, state=RecordDict(), run_config=dict(run_config)
+    )
+
+
+def give_id(message: Message) -> str:
+    """Number a message, as Flower's grids do when they send it."""
+    number = uuid.uuid4().hex
+    message.metadata.__dict__["_message_id"] = number
+    return number
+
+
+def error_reply(message: Message, code: int, reason: str) -> Message:
+    reply = Message(Error(code=code, reason=reason), reply_to=message)
+    give_id(reply)
+    return reply

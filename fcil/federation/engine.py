@@ -1,0 +1,134 @@
+"""Runs plans: sets up the grid and the workers once, and plays one plan after another on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcil.anchors import load_anchors
+from fcil.errors import ConfigError
+from fcil.federation.checkpoint import Checkpoints
+from fcil.federation.client import app as client_app
+from fcil.federation.client import site
+from fcil.federation.compat import new_context
+from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
+from fcil.federation.grids import InProcessGrid, LocalGrid, RayGrid, WorkerPool
+from fcil.federation.observer import Observer
+from fcil.federation.plan import Plan, forget_scenarios, scenario_of
+from fcil.federation.server import Loop, server_app
+from fcil.federation.settings import FederationSettings, Resources
+
+
+@dataclass
+class Engine:
+    """A context that holds Ray and its workers, if the backend wants them, for several runs."""
+
+    federation: FederationSettings
+    resources: Resources
+    _pool: WorkerPool | None = None
+    _executor: Executor = field(default_factory=LocalExecutor)
+    _owns_ray: bool = False
+
+    def __enter__(self) -> Engine:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(self.resources.threads)
+        if self.federation.backend == "ray":
+            self._start_ray()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        torch.set_num_threads(self._threads)
+        site.cache_clear()
+        forget_scenarios()
+        if self._owns_ray:
+            import ray
+
+            ray.shutdown()
+
+    def _start_ray(self) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            self._owns_ray = True
+            # "local" and not None: a cluster that happens to run on this machine is not joined unasked.
+            try:
+                ray.init(
+                    address=self.resources.ray_address or "local",
+                    include_dashboard=None if self.resources.ray_address else False,
+                    configure_logging=True,
+                    logging_level="ERROR",
+                    log_to_driver=False,
+                )
+            except ConnectionError as error:
+                raise ConfigError(
+                    f"resources.ray_address: no Ray cluster at {self.resources.ray_address} ({error})"
+                ) from None
+        resources = self.resources
+        self._pool = WorkerPool(self._num_workers(), self._options(resources.client_gpus, cpus=1.0))
+        # No CPU of its own: client workers hold them all, and they rest while the server synthesises.
+        self._executor = RayExecutor(resources.synthesis_workers, self._options(resources.synthesis_gpus, cpus=0.0))
+
+    def _num_workers(self) -> int:
+        import ray
+
+        total = ray.cluster_resources()
+        slots = total.get("CPU", 1.0)
+        if self._on_gpu():
+            # Synthesis gets its share aside, or it would wait for clients that never leave.
+            free = total.get("GPU", 0.0) - self.resources.synthesis_gpus * self.resources.synthesis_workers
+            slots = min(slots, free / self.resources.client_gpus) if self.resources.client_gpus else slots
+            if slots < 1:
+                raise ConfigError(
+                    f"resources: {total.get('GPU', 0.0):g} GPUs do not hold synthesis_workers x synthesis_gpus = "
+                    f"{self.resources.synthesis_workers} x {self.resources.synthesis_gpus:g} and one client of "
+                    f"{self.resources.client_gpus:g}; lower one of them"
+                )
+        return max(1, min(int(slots + 1e-9), self.federation.clients_per_round, self.resources.workers or 10**6))
+
+    def _on_gpu(self) -> bool:
+        return self.resources.torch_device().type == "cuda"
+
+    def _options(self, gpus: float, cpus: float) -> dict[str, Any]:
+        return {"num_cpus": cpus, "num_gpus": gpus if self._on_gpu() else 0.0}
+
+    # A run ------------------------------------------------------------------------------------
+
+    def run(self, plan: Plan, folder: Path, observer: Observer) -> None:
+        """Play a plan to its end, from the last checkpoint in its folder if there is one."""
+        scenario = scenario_of(plan)
+        grid = self._grid(plan)
+        checkpoints = Checkpoints(folder / "checkpoints", plan.variant)
+        anchors = anchors_of(plan)
+        app = server_app(
+            lambda g: Loop(
+                grid=g,
+                plan=plan,
+                scenario=scenario,
+                anchors=anchors,
+                executor=self._executor,
+                observer=observer,
+                checkpoints=checkpoints,
+                device=self.resources.torch_device(),
+            )
+        )
+        app(grid=grid, context=new_context(grid.run.run_id, 0, {}, {}))
+
+    def _grid(self, plan: Plan) -> LocalGrid:
+        config, clients = {"plan": plan.to_json()}, plan.federation.clients
+        if self._pool is not None:
+            return RayGrid(self._pool, clients, config)
+        return InProcessGrid(client_app, clients, config)
+
+
+def anchors_of(plan: Plan) -> Tensor | None:
+    """Label-text embeddings (classes, D) in order of appearance, if the strategy needs them."""
+    if "anchors" not in plan.strategy.strategy.needs:
+        return None
+    return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
+
+

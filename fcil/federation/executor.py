@@ -1,0 +1,165 @@
+"""Server-side synthesis as jobs: chains of a synthesizer, run here or on Ray workers.
+
+A job is values; a worker rebuilds nets from them. An executor asks its workers for one episode at a
+time, so that progress can be shown and several chains advance together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fcil.config import Where, dump, parse
+from fcil.data import Augment
+from fcil.nets import NetSettings, build_net, frozen
+from fcil.synthesis import Bound, Inversion, Synthesizer
+from fcil.types import Tensors
+
+Tick = Callable[[dict[str, float]], None]
+"""Called after each episode of any chain with the mean of each loss term."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One chain of a synthesis, as values. Tensors are NumPy arrays, which Ray shares without a copy."""
+
+    synthesizer: dict[str, Any]
+    chain: int
+    net: dict[str, Any]
+    arrays: dict[str, dict[str, Any]]  # weights of the teacher; anchors, mean and std under "extra"
+    num_classes: int
+    text_width: int | None
+    labels: tuple[int, ...]
+    shape: tuple[int, ...]
+    bound: dict[str, Any] | None
+    augment: dict[str, Any]
+    key: tuple[int | str, ...]
+    precision: str
+    device: str
+    threads: int
+
+    @classmethod
+    def of(cls, synthesizer: Synthesizer, chain: int, net: NetSettings, problem: Inversion, threads: int) -> Job:
+        extra = {"mean": problem.mean, "std": problem.std}
+        if problem.anchors is not None:
+            extra["anchors"] = problem.anchors
+        head = problem.teacher.text_head
+        return cls(
+            synthesizer=dump(synthesizer),
+            chain=chain,
+            net=dump(net),
+            arrays={"weights": _to_numpy(problem.teacher.weights()), "extra": _to_numpy(extra)},
+            num_classes=problem.num_classes,
+            text_width=None if head is None else head.out_features,
+            labels=problem.labels,
+            shape=problem.shape,
+            bound=dump(problem.bound) if problem.bound is not None else None,
+            augment=dump(problem.augment),
+            key=problem.key,
+            precision=problem.precision,
+            device=problem.device.type,
+            threads=threads,
+        )
+
+    def problem(self) -> Inversion:
+        """The inversion on this worker's device."""
+        device = torch.device(self.device)
+        tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
+        teacher = build_net(
+            parse(NetSettings, self.net, Where("job")),
+            shape=self.shape,  # type: ignore[arg-type]
+            num_classes=self.num_classes,
+            text_width=self.text_width,
+            key=("teacher",),
+        ).to(device)
+        teacher.load(tensors["weights"])
+        return Inversion(
+            teacher=frozen(teacher),
+            labels=self.labels,
+            shape=self.shape,
+            anchors=tensors["extra"].get("anchors"),
+            bound=None if self.bound is None else parse(Bound, self.bound, Where("job")),
+            mean=tensors["extra"]["mean"],
+            std=tensors["extra"]["std"],
+            augment=parse(Augment, self.augment, Where("job")),
+            key=self.key,
+            precision=self.precision,  # type: ignore[arg-type]
+        )
+
+
+def _to_numpy(tensors: Tensors) -> dict[str, Any]:
+    return {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+
+
+class ChainWorker:
+    """Runs one chain at a time, an episode at each call."""
+
+    def start(self, job: Job) -> None:
+        torch.set_num_threads(job.threads)
+        self._problem = job.problem()
+        self._synthesizer = parse(Synthesizer, job.synthesizer, Where("job"))
+        self._state = self._synthesizer.start(self._problem, job.chain)
+        self._number = 0
+
+    def step(self) -> dict[str, float]:
+        self._number += 1
+        return self._synthesizer.episode(self._problem, self._state, self._number)
+
+    def result(self) -> dict[str, Any]:
+        return _to_numpy(self._synthesizer.pool(self._problem, self._state))
+
+
+class Executor(Protocol):
+    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
+        """The pool of each job, in order, on the CPU."""
+        ...
+
+
+class LocalExecutor:
+    """One chain after the other in this process."""
+
+    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
+        pools = []
+        for job in jobs:
+            worker = ChainWorker()
+            worker.start(job)
+            for _ in range(episodes):
+                tick(worker.step())
+            pools.append(_to_torch(worker.result()))
+        return pools
+
+
+class RayExecutor:
+    """Up to `workers` chains at once, each on a Ray actor; the actors outlive a synthesis and a run."""
+
+    def __init__(self, workers: int, options: dict[str, Any]) -> None:
+        import ray
+
+        self._idle = [ray.remote(ChainWorker).options(**options).remote() for _ in range(workers)]
+
+    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
+        import ray
+
+        waiting, pools = list(enumerate(jobs)), {}
+        active: dict[Any, tuple[int, Any, int]] = {}  # reference -> number of the job, its actor, episodes begun
+        while waiting or active:
+            while waiting and self._idle:
+                (number, job), actor = waiting.pop(0), self._idle.pop(0)
+                actor.start.remote(job)
+                active[actor.step.remote()] = (number, actor, 1)
+            (done,), _ = ray.wait(list(active), num_returns=1)
+            number, actor, begun = active.pop(done)
+            tick(ray.get(done))
+            if begun < episodes:
+                active[actor.step.remote()] = (number, actor, begun + 1)
+            else:
+                pools[number] = _to_torch(ray.get(actor.result.remote()))
+                self._idle.append(actor)
+        return [pools[number] for number in range(len(jobs))]
+
+
+def _to_torch(arrays: dict[str, Any]) -> Tensors:
+    return {name: torch.tensor(a) for name, a in arrays.items()}

@@ -1,0 +1,69 @@
+"""What a running federation tells whoever watches: the run folder, the progress view, a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fcil.types import Task, Tensors
+
+
+class AccuracyRow(NamedTuple):
+    """One cell of the accuracy matrix; tasks count from 1, accuracy is in [0, 1]."""
+
+    trained_task: int
+    tested_task: int
+    correct: int
+    examples: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples if self.examples else 0.0
+
+
+class Observer:
+    """Hears of everything, in order, in the server's process. Every method does nothing here."""
+
+    def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
+        """`clients` take part in each of `rounds` rounds per task; `finished_rounds` came from a checkpoint."""
+
+    def task_started(self, task: Task) -> None: ...
+
+    def round_started(self, task: int, round: int, clients: Sequence[int]) -> None: ...
+
+    def client_done(self, task: int, round: int, client: int, metrics: dict[str, float]) -> None:
+        """A client's reply arrived; `metrics` holds its mean loss terms."""
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        """The line of `rounds.jsonl`: task, round, terms, accuracy, bytes, seconds, clients, failures."""
+
+    def synthesis_progress(self, task: int, done: int, total: int, terms: dict[str, float]) -> None:
+        """`done` of `total` synthesis episodes of this task are finished."""
+
+    def synthesis_done(self, task: int, samples: Tensors) -> None:
+        """The pool of a task: `x` uint8 (N, channels, H, W) or float, `y` int64 (N,)."""
+
+    def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
+        """Accuracy on the test images of every task seen so far, under one head over all classes seen."""
+
+    def note(self, text: str) -> None:
+        """A line for the log."""
+
+    def run_done(self, seconds: float) -> None: ...
+
+
+class Observers(Observer):
+    """Passes everything on to several observers, in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or name == "observers":
+            return object.__getattribute__(self, name)
+
+        def tell(*args: Any, **kwargs: Any) -> None:
+            for observer in self.observers:
+                getattr(observer, name)(*args, **kwargs)
+
+        return tell

@@ -1,0 +1,323 @@
+"""The ServerApp: task by task, round by round, aggregate and evaluate.
+
+The loop owns what Flower leaves open: which client is which, who is drawn, in which order updates
+are summed, what is sent again and what is not, and where a run stands.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+
+from fcil.data import Scenario
+from fcil.errors import TrainingError
+from fcil.federation.checkpoint import Checkpoints, Position
+from fcil.federation.client import AFTER_TASK
+from fcil.federation.codec import digest, flatten, num_bytes, to_arrays, to_records, to_tensors
+from fcil.federation.evaluate import evaluate
+from fcil.federation.executor import Executor, Job
+from fcil.federation.observer import Observer
+from fcil.federation.plan import Plan
+from fcil.nets import build_net, frozen
+from fcil.optimizer import learning_rate
+from fcil.rng import generator
+from fcil.roles import Server
+from fcil.strategy import Strategy
+from fcil.synthesis import Bound, Inversion, Synthesizer
+from fcil.synthesis.base import merge
+from fcil.types import Tensors, Update
+
+
+def server_app(loop: Callable[[Grid], Loop]) -> ServerApp:
+    """A ServerApp whose main runs the loop on the grid it is given."""
+    app = ServerApp()
+
+    @app.main()  # type: ignore[untyped-decorator]
+    def main(grid: Grid, context: Context) -> None:
+        loop(grid).run()
+
+    return app
+
+
+@dataclass
+class Loop:
+    """A run on a grid: everything it needs, and where it stands."""
+
+    grid: Grid
+    plan: Plan
+    scenario: Scenario
+    anchors: Tensor | None
+    executor: Executor
+    observer: Observer
+    checkpoints: Checkpoints
+    device: torch.device
+    phases: dict[str, float] = field(default_factory=dict)
+    _sent: dict[int, dict[str, str]] = field(default_factory=dict)  # client -> name -> content hash it was sent
+    _hashes: dict[str, tuple[list[tuple[Tensor, int]], str]] = field(default_factory=dict)
+    _records: dict[str, tuple[str, ArrayRecord, ConfigRecord]] = field(default_factory=dict)
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.plan.strategy.strategy
+
+    # Tasks ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """From the beginning or the last checkpoint to the end."""
+        began, federation = time.monotonic(), self.plan.federation
+        server, position = self._resume_or_start()
+        tasks = self.scenario.tasks[: federation.stop_after]
+        self.observer.run_started(
+            tasks=len(tasks),
+            rounds=federation.rounds,
+            clients=federation.clients_per_round,
+            finished_rounds=(position.task - 1) * federation.rounds + position.round,
+        )
+        elapsed = position.seconds
+        for task in tasks[position.task - 1 :]:
+            if position.round == 0:
+                self._begin(server, task.number)
+            self.observer.task_started(task)
+            for number in range(position.round + 1, federation.rounds + 1):
+                server.round = number
+                self._play(server)
+                if federation.checkpoint_every and number % federation.checkpoint_every == 0:
+                    spent = elapsed + time.monotonic() - began
+                    self._save(server, Position(task.number, number, spent, self.phases))
+            self._end(server)
+            position = Position(task.number + 1, 0, elapsed + time.monotonic() - began, self.phases)
+            self._save(server, position)
+        self.observer.run_done(elapsed + time.monotonic() - began, self.phases)
+
+    def _resume_or_start(self) -> tuple[Server, Position]:
+        plan = self.plan
+        width = None if self.anchors is None else self.anchors.shape[1]
+        first = self.scenario.tasks[0]
+        net = build_net(
+            plan.net,
+            shape=self.scenario.dataset.shape,
+            num_classes=first.num_seen,
+            text_width=width,
+            key=(plan.seed, "net"),
+        ).to(self.device)
+        anchors = None if self.anchors is None else self.anchors.to(self.device)
+        server = Server(net, first, 0, plan.seed, plan.federation.clients, anchors, self._synthesize)
+        position = self.checkpoints.restore(server, self.grid, self.scenario.tasks)
+        self.phases = dict(position.phases)
+        return server, position
+
+    def _begin(self, server: Server, task: int) -> None:
+        """Grow the head for the new classes and let the strategy prepare."""
+        server.task, server.round = self.scenario.tasks[task - 1], 0
+        server.memo = {}
+        if server.task.num_seen > server.net.num_classes:
+            server.net.grow(server.task.num_seen, generator(server.seed, "head", task))
+        self.strategy.before_task(server)
+
+    def _end(self, server: Server) -> None:
+        """Collect what clients have to say, let the strategy conclude, and measure."""
+        updates: list[Update] = []
+        if type(self.strategy).after_local_task is not Strategy.after_local_task:
+            everyone = range(self.plan.federation.clients)
+            updates = [u for _, u in self._ask(server, everyone, AFTER_TASK, lr=0.0, record={})]
+        self.strategy.after_task(server, updates)
+        with self._phase("evaluate"):
+            rows = evaluate(server, self.strategy, self.scenario)
+        self.observer.task_done(server.task, rows)
+
+    # Rounds -----------------------------------------------------------------------------------
+
+    def _play(self, server: Server) -> None:
+        """One round."""
+        plan, task, number = self.plan, server.task.number, server.round
+        lr = learning_rate(plan.optimizer, number, plan.federation.rounds)
+        chosen = list(self.strategy.sample(server, plan.federation.clients_per_round))
+        self.observer.round_started(task, number, chosen)
+        record: dict[str, Any] = {"task": task, "round": number, "lr": lr, "clients": chosen, "failures": []}
+        before = dict(self.phases)
+        answers = self._ask(server, chosen, MessageType.TRAIN, lr=lr, record=record)
+        with self._phase("aggregate", without="clients"):
+            self.strategy.aggregate(server, (update for _, update in answers))
+            for _ in answers:  # a strategy that stopped early still lets every client finish
+                pass
+        every = plan.federation.evaluate_every
+        if every and number % every == 0:
+            with self._phase("evaluate"):
+                rows = evaluate(server, self.strategy, self.scenario)
+            record["accuracy"] = sum(r.correct for r in rows) / sum(r.examples for r in rows)
+        record["seconds"] = {k: round(v - before.get(k, 0.0), 4) for k, v in self.phases.items()}
+        self.observer.round_done(record)
+
+    def _ask(
+        self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
+    ) -> Iterator[tuple[int, Update]]:
+        """Send a job to each client and yield their updates in order of client number.
+
+        `record` gets the bytes sent and received and the mean of each loss term.
+
+        Raises:
+            TrainingError: a client failed, or did not answer in time.
+        """
+        with self._phase("send"):
+            messages = self._messages(server, clients, kind, lr, record)
+        waiting = {number: client for number, client in zip(self.grid.push_messages(messages), clients, strict=True)}
+        ready: dict[int, Update | None] = {}
+        terms: dict[str, float] = {}
+        order = iter(sorted(clients))
+        turn = next(order, None)
+        deadline = time.monotonic() + self.plan.federation.timeout
+        while turn is not None:
+            if turn in ready:
+                update = ready.pop(turn)
+                if update is not None:
+                    _count(update, terms, record)
+                    yield turn, update
+                turn = next(order, None)
+                continue
+            if time.monotonic() > deadline:
+                late = sorted(waiting.values())
+                raise TrainingError(f"clients {late} did not answer within {self.plan.federation.timeout:g} seconds")
+            with self._phase("clients"):
+                replies = list(self.grid.pull_messages(list(waiting)))
+            for reply in replies:
+                client = waiting.pop(reply.metadata.reply_to_message_id)
+                ready[client] = self._read(server, client, reply)
+        record["terms"] = {k: v / len(clients) for k, v in terms.items()}
+
+    def _messages(
+        self, server: Server, clients: Sequence[int], kind: str, lr: float, record: dict[str, Any]
+    ) -> list[Message]:
+        weights = server.net.weights()
+        hashes = self._share(server)
+        head = server.net.text_head
+        job = {
+            "task": server.task.number,
+            "round": server.round,
+            "lr": lr,
+            "text_width": None if head is None else head.out_features,
+            "shared": hashes,
+        }
+        content = {"weights": to_arrays(weights), "config": ConfigRecord({"job": json.dumps(job)})}
+        down = 0
+        for name, (_, arrays, values) in self._records.items():
+            content[f"shared/{name}"], content[f"values/{name}"] = arrays, values
+        for client in clients:
+            known = self._sent.setdefault(client, {})
+            fresh = [name for name in hashes if known.get(name) != hashes[name]]
+            down += num_bytes(weights) + sum(num_bytes(to_tensors(self._records[name][1])) for name in fresh)
+            known.update({name: hashes[name] for name in fresh})
+        record["bytes_down"], record["bytes_up"] = down, 0
+        return [
+            Message(RecordDict(content), client + 1, kind, group_id=f"{server.task.number}/{server.round}")
+            for client in clients
+        ]
+
+    def _share(self, server: Server) -> dict[str, str]:
+        """Content hashes of what is shared; records are made anew only where the content changed."""
+        hashes = {}
+        for name, value in server.shared.items():
+            tensors, scalars = flatten({name: value})
+            versions = [(t, t._version) for t in tensors.values()]
+            known, content = self._hashes.get(name, ([], ""))
+            same = len(known) == len(versions) and all(
+                a is b and i == j for (a, i), (b, j) in zip(known, versions, strict=True)
+            )
+            if not same or scalars:
+                content = digest(tensors, scalars)
+            self._hashes[name] = (versions, content)
+            if self._records.get(name, ("",))[0] != content:
+                self._records[name] = (content, *to_records({name: value}))
+            hashes[name] = content
+        self._records = {name: self._records[name] for name in hashes}
+        return hashes
+
+    def _read(self, server: Server, client: int, reply: Message) -> Update | None:
+        if reply.has_error():
+            reason = (reply.error.reason or "no reason given").strip().splitlines()
+            self.observer.note("\n".join(reason))
+            raise TrainingError(f"client {client}, task {server.task.number}, round {server.round}: {reason[0]}")
+        if "weights" not in reply.content:
+            return None
+        weights = to_tensors(cast(ArrayRecord, reply.content["weights"]), self.device)
+        metrics = {k: float(v) for k, v in cast(MetricRecord, reply.content["metrics"]).items()}  # type: ignore[arg-type]
+        examples = int(cast(int, cast(ConfigRecord, reply.content["config"])["num_examples"]))
+        self.observer.client_done(server.task.number, server.round, client, metrics)
+        return Update(weights, examples, metrics)
+
+    # Synthesis --------------------------------------------------------------------------------
+
+    def _synthesize(
+        self, server: Server, synthesizer: Synthesizer, labels: Sequence[int], bound: Bound | None
+    ) -> Tensors:
+        """Run the chains of a synthesizer on the executor; the pool comes back on the server's device."""
+        dataset, task = self.scenario.dataset, server.task.number
+        problem = synthesizer.checked(
+            Inversion(
+                teacher=frozen(server.net),
+                labels=tuple(labels),
+                shape=dataset.shape,
+                anchors=None if server.anchors is None else server.anchors[: server.task.num_seen],
+                bound=bound,
+                mean=torch.tensor(dataset.mean, device=self.device),
+                std=torch.tensor(dataset.std, device=self.device),
+                augment=dataset.augment.synthetic,
+                key=(server.seed, "synthesis", task),
+                precision=self.plan.optimizer.precision,
+            )
+        )
+        threads = self.plan.resources.threads
+        jobs = [Job.of(synthesizer, chain, self.plan.net, problem, threads) for chain in range(synthesizer.chains)]
+        done, total = 0, synthesizer.chains * synthesizer.episodes
+
+        def tick(terms: dict[str, float]) -> None:
+            nonlocal done
+            done += 1
+            self.observer.synthesis_progress(task, done, total, terms)
+
+        with self._phase("synthesis"):
+            pools = self.executor.run(jobs, synthesizer.episodes, tick)
+        pool = merge(pools, synthesizer.samples)
+        self.observer.synthesis_done(task, pool)
+        return {name: t.to(self.device) for name, t in pool.items()}
+
+    # Bookkeeping ------------------------------------------------------------------------------
+
+    def _save(self, server: Server, position: Position) -> None:
+        with self._phase("checkpoint"):
+            self.checkpoints.save(server, self.grid, position)
+
+    def _phase(self, name: str, without: str | None = None) -> Phase:
+        return Phase(self.phases, name, without)
+
+
+@dataclass
+class Phase:
+    """Adds the seconds of a block to a phase, less what another phase took meanwhile."""
+
+    phases: dict[str, float]
+    name: str
+    without: str | None
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        self._other = self.phases.get(self.without or "", 0.0)
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.monotonic() - self._began
+        spent -= self.phases.get(self.without or "", 0.0) - self._other
+        self.phases[self.name] = self.phases.get(self.name, 0.0) + spent
+
+
+def _count(update: Update, terms: dict[str, float], record: dict[str, Any]) -> None:
+    record["bytes_up"] += num_bytes(update.weights)
+    for name, value in update.metrics.items():
+        if name.startswith("terms/"):
+            terms[name.removeprefix("terms/")] = terms.get(name.removeprefix("terms/"), 0.0) + value

@@ -1,0 +1,83 @@
+"""The `federation:` and `resources:` parts of an experiment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from fcil.errors import ConfigError
+from fcil.types import Count, Fraction, Index, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationSettings:
+    """Who trains how long, and where the clients run."""
+
+    clients: Count = 5
+    """Clients of the federation."""
+    fraction: Fraction = 1.0
+    """Share of the clients that takes part in a round, drawn anew each round; at least one does."""
+    rounds: Count = 10
+    """Communication rounds per task."""
+    local_epochs: Count = 2
+    """Passes over its data that a client makes in a round."""
+    batch_size: Count = 64
+    """Real images per step on a client."""
+    backend: Literal["ray", "inprocess"] = "ray"
+    """Where clients run: on Ray workers, or one after the other in this process. The result is the same."""
+    evaluate_every: Index = 1
+    """Rounds between evaluations of the global net; 0 evaluates at the end of a task alone."""
+    checkpoint_every: Index = 10
+    """Rounds between checkpoints within a task; 0 saves at the end of a task alone."""
+    timeout: Positive = 3600.0
+    """Seconds to wait for the clients of a round."""
+    stop_after: Count | None = None
+    """End the run after this task, of however many; null: after the last."""
+    max_batches: Count | None = None
+    """End each local epoch after so many batches, for trying things out; null: never."""
+
+    @property
+    def clients_per_round(self) -> int:
+        return max(1, round(self.fraction * self.clients))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a run may use. Nothing here changes the result on a CPU."""
+
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:k`."""
+    threads: Count = 1
+    """Torch threads of each process. More threads round differently, so results compare at equal counts."""
+    workers: Count | None = None
+    """Clients trained at once on Ray; null: as many as CPUs or GPU shares allow."""
+    client_gpus: Annotated[float, Field(ge=0)] = 0.2
+    """Share of a GPU that Ray sets aside for each client being trained."""
+    synthesis_workers: Count = 1
+    """Synthesis chains run at once; a synthesizer has one chain unless `chains` says more."""
+    synthesis_gpus: Annotated[float, Field(ge=0)] = 0.3
+    """Share of a GPU that Ray sets aside for each synthesis worker."""
+    ray_address: str | None = None
+    """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f'device: "{self.device}" is not allowed; expected auto, cpu, cuda or cuda:k')
+
+    def torch_device(self) -> torch.device:
+        """The device in this process.
+
+        Raises:
+            ConfigError: a GPU is asked for that is not there.
+        """
+        available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device == "auto":
+            return torch.device("cuda:0" if available else "cpu")
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= available:
+            raise ConfigError(f"resources.device: {self.device} is not there; this machine shows {available} GPUs")
+        return device

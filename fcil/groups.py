@@ -1,0 +1,89 @@
+"""Which runs belong together: the seeds of one setting, and the settings that share a split of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fcil.store.read import Run
+
+IGNORED = ("seed", "seeds", "matrix", "resources", "strategy", "data", "federation.backend", "federation.timeout")
+"""Settings that tell no two groups of a split apart: they change no result, or are in the label already."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    """The strategy, with what tells it from others of its name in the same split."""
+    strategy: str
+    variant: str
+    split: str
+    runs: tuple[Run, ...]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Groups in the order in which their first runs come."""
+    members: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        members.setdefault((run.name, run.strategy, run.variant), []).append(run)
+    firsts = {key: group[0] for key, group in members.items()}
+    groups = []
+    for (name, strategy, variant), group in members.items():
+        split = split_label(group[0].config)
+        rivals = [r for r in firsts.values() if r.strategy == strategy and split_label(r.config) == split]
+        label = f"{strategy}{_difference(group[0], rivals)}"
+        groups.append(Group(label, strategy, variant, split, tuple(group)))
+    return groups
+
+
+def split_label(config: Mapping[str, Any]) -> str:
+    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`."""
+    data = config.get("data")
+    if not isinstance(data, Mapping):
+        return "unknown data"
+    words = [str(data.get("dataset", "unknown data"))]
+    if data.get("base") is not None:
+        words.append(f"base {data['base']} + {data.get('increment')}")
+    elif data.get("tasks") is not None:
+        words.append(f"{data['tasks']} tasks")
+    partition = data.get("partition")
+    if isinstance(partition, Mapping):
+        words += [f"{key} {_short(value)}" for key, value in partition.items()]
+    elif partition is not None:
+        words.append(str(partition))
+    return ", ".join(words)
+
+
+def _difference(run: Run, rivals: Sequence[Run]) -> str:
+    """` (radius 0.01)`: what sets a run apart from others of the same strategy and split, or nothing."""
+    if len(rivals) == 1:
+        return ""
+    flats = [_flat(r.config) for r in rivals]
+    mine = _flat(run.config)
+    keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k != "name"]
+    words = [f"{key.split('.')[-1]} {_short(mine[key])}" for key in keys[:3]]
+    twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
+    if twins > 1:
+        named = len({r.name for r in rivals}) == len(rivals)
+        words.append(run.name if named else run.variant)
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Key paths and their values, without those that tell nothing apart."""
+    if path in IGNORED[:4] or path in IGNORED[6:]:
+        return {}
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for key, inner in value.items():
+            flat |= _flat(inner, f"{path}.{key}" if path else str(key))
+        return flat
+    return {path: value}
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 20 else text[:19] + "…"

@@ -1,0 +1,154 @@
+"""The losses that methods share. Each is a pure function of tensors and returns a scalar.
+
+Temperatures are traps: `soft_cross_entropy` has no factor T^2 (client distillation), while
+`kl_divergence` has it (training a student on the server).
+
+BatchNorm matching compares a batch's statistics with those a net remembers. Statistics are named
+tensors, called like the buffers they are compared with (`stem.bn.running_mean`); so averages of
+them can be kept, sent and saved like any other state.
+
+Shapes: B batch, C classes, D width of a label-text embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fcil.types import Tensors
+
+Statistics: TypeAlias = Tensors
+"""Mean and biased variance of every BatchNorm layer's input, (channels,) each, with gradients."""
+Averages: TypeAlias = Tensors
+"""Running averages of statistics over synthesis rounds; constants."""
+
+
+def bounding(embedding: Tensor, anchors: Tensor, radius: float, hinge: Literal["sample", "batch"]) -> Tensor:
+    """LANDER's bounding loss: free within `radius` r of the anchor.
+
+        sample   1/B sum_i max(0, |g_i - e_i|^2 / D - r)       the paper's
+        batch    max(0, 1/B sum_i |g_i - e_i|^2 / D - r)       the reference code's (@ 44d7acc)
+
+    r is in units of the mean over the D dimensions. `batch` gives no sample a gradient once the
+    batch is inside on average. embedding g (B, D); anchors e (B, D), one a sample, constant.
+    """
+    distance = (embedding - anchors.detach()).square().mean(dim=1)  # (B,)
+    if hinge == "batch":
+        return F.relu(distance.mean() - radius)
+    return F.relu(distance - radius).mean()
+
+
+def cross_entropy_with(logits: Tensor, target: Tensor) -> Tensor:
+    """-1/B sum_i sum_k p_ik log softmax(z_i)_k for target distributions p (B, C), logits z (B, C)."""
+    return F.cross_entropy(logits, target)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """-1/B sum_i sum_k softmax(t_i / T)_k log softmax(s_i / T)_k, without a factor T^2.
+
+    The distillation of LwF, TARGET and LANDER on clients (LANDER @ 44d7acc, `_KD_loss`): it holds
+    the teacher's entropy, so it is not zero when both agree. Logits s, t (B, C).
+    """
+    return cross_entropy_with(student / temperature, F.softmax(teacher / temperature, dim=1))
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 / B sum_i KL(softmax(t_i / T) || softmax(s_i / T)), logits s, t (B, C).
+
+    Hinton et al., arXiv:1503.02531; the student of NAYER and LANDER takes T = 20. In single
+    precision about four digits are left at that temperature.
+    """
+    return temperature**2 * _kl_by_sample(student / temperature, teacher / temperature).mean()
+
+
+def masked_adversarial(student: Tensor, teacher: Tensor) -> Tensor:
+    """-1/B sum_i [argmax s_i = argmax t_i] KL(softmax(t_i) || softmax(s_i)), logits s, t (B, C).
+
+    Asks a generator for samples on which both nets see the same class and yet differ (NAYER, LANDER
+    @ 44d7acc). Divides by B, not by the number that agree; the gradient runs through both nets.
+    """
+    agree = student.argmax(dim=1) == teacher.argmax(dim=1)
+    return -(_kl_by_sample(student, teacher) * agree).mean()
+
+
+def new_class_cross_entropy(logits: Tensor, labels: Tensor, num_old: int) -> Tensor:
+    """Cross-entropy with the softmax over the new classes alone: CE(z[:, K:], y - K).
+
+    Old logits get no gradient, so new data does not push old classes down (LANDER, section on later
+    tasks). logits z (B, C); labels y (B,), all from K = `num_old` on.
+    """
+    return F.cross_entropy(logits[:, num_old:], labels - num_old)
+
+
+def _kl_by_sample(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax t || softmax s) of every sample (B,), differentiable in both."""
+    p, q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
+    return F.kl_div(q, p, log_target=True, reduction="none").sum(dim=1)
+
+
+# BatchNorm matching --------------------------------------------------------------------------
+
+
+@contextmanager
+def record_statistics(net: nn.Module) -> Iterator[Statistics]:
+    """Statistics of every BatchNorm layer's input in the latest forward of `net` within the block.
+
+        with record_statistics(teacher) as stats:
+            out = teacher(images)
+        loss = statistics_distance(teacher, stats)
+
+    Taken over batch and positions in one pass each; outside the block a forward costs no more than
+    usual. Layers without running statistics are left out.
+    """
+    stats: Statistics = {}
+    with ExitStack() as hooks:
+        hooks.callback(net.register_forward_pre_hook(lambda *_: stats.clear()).remove)
+        for name, layer in net.named_modules():
+            if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+                prefix = f"{name}." if name else ""
+                hooks.callback(layer.register_forward_pre_hook(partial(_record, stats, prefix)).remove)
+        yield stats
+
+
+def _record(stats: Statistics, prefix: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    x: Tensor = inputs[0]  # (B, channels) or (B, channels, ...)
+    if x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()  # a mean with eight bits would be noise beside the distances that are minimised
+    var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+    stats[f"{prefix}running_mean"], stats[f"{prefix}running_var"] = mean, var
+
+
+def statistics_distance(
+    net: nn.Module, stats: Statistics, averages: Averages | None = None, momentum: float = 0.0
+) -> Tensor:
+    """sum over BatchNorm layers of |M - m| + |V - v|, Euclidean norms over the channels.
+
+    m, v are the statistics of a batch, M, V the running ones of `net`. Where `averages` E are given,
+    (1-a) m + a E[m] stands for m (a = `momentum`): only the average over synthesis rounds has to
+    match, and the gradient shrinks by 1 - a. DeepInversion (CVPR 2020) in the form of NAYER and
+    LANDER @ 44d7acc, `DeepInversionHook`.
+
+    Raises:
+        ValueError: no statistics: the net has no BatchNorm, or was not run while recording.
+    """
+    if not stats:
+        raise ValueError("no BatchNorm statistics: the net has no such layer, or was not run while recording")
+    if averages is not None and momentum:
+        stats = {name: (1 - momentum) * value + momentum * averages[name] for name, value in stats.items()}
+    remembered = dict(net.named_buffers())
+    return torch.stack([torch.linalg.vector_norm(remembered[name] - stats[name]) for name in stats]).sum()
+
+
+def update_averages(averages: Averages | None, stats: Statistics, momentum: float) -> Averages:
+    """E <- a E + (1-a) m, once at the end of a synthesis round; the first round gives E = m."""
+    now = {name: value.detach().clone() for name, value in stats.items()}
+    if averages is None:
+        return now
+    return {name: momentum * averages[name] + (1 - momentum) * value for name, value in now.items()}

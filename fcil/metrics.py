@@ -1,0 +1,215 @@
+"""From an accuracy matrix to every number of a class-incremental paper. Pure NumPy.
+
+A[t, j] is the accuracy on the test examples of task j after training task t, under one head over
+all classes seen, as a fraction; it is NaN above the diagonal. In formulas tasks count from 1 to T,
+n_j is the number of test examples of task j.
+
+"Forgetting" has no single meaning: `FORGETTING` holds six by name; `chaudhry` is meant where no
+name is given. A number that is undefined for one task is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fcil.errors import nearest
+
+Matrix = npt.NDArray[np.float64]
+Row = tuple[int, int, int, int]
+"""trained_task, tested_task, correct, examples; tasks count from 1."""
+
+
+def accuracy_matrix(rows: Iterable[Sequence[int]]) -> tuple[Matrix, npt.NDArray[np.int64]]:
+    """The matrix A (T, T) and the examples n (T,) of the first T tasks, from rows in any order.
+
+    Raises:
+        ValueError: a cell is missing, given twice, above the diagonal or impossible.
+    """
+    cells: dict[tuple[int, int], tuple[int, int]] = {}
+    for trained, tested, correct, examples in (tuple(row)[:4] for row in rows):
+        if (trained, tested) in cells:
+            raise ValueError(f"accuracy on task {tested} after task {trained} is given twice")
+        if not (1 <= tested <= trained and 0 <= correct <= examples and examples >= 1):
+            raise ValueError(f"impossible accuracy row: task {tested} after task {trained}, {correct} of {examples}")
+        cells[trained, tested] = correct, examples
+    tasks = max((trained for trained, _ in cells), default=0)
+    if tasks == 0:
+        raise ValueError("no accuracy rows")
+    matrix = np.full((tasks, tasks), np.nan)
+    counts = np.zeros(tasks, dtype=np.int64)
+    for t in range(tasks):
+        for j in range(t + 1):
+            if (t + 1, j + 1) not in cells:
+                raise ValueError(f"accuracy on task {j + 1} after task {t + 1} is missing")
+            correct, examples = cells[t + 1, j + 1]
+            if counts[j] not in (0, examples):
+                raise ValueError(f"task {j + 1} has {counts[j]} test examples and later {examples}")
+            matrix[t, j], counts[j] = correct / examples, examples
+    return matrix, counts
+
+
+# Accuracy ------------------------------------------------------------------------------------
+
+
+def accuracy_after_each_task(matrix: Matrix, examples: npt.ArrayLike) -> Matrix:
+    """a_t = sum_{j<=t} n_j A[t,j] / sum_{j<=t} n_j: over all classes seen, weighted by examples (T,)."""
+    weights = np.asarray(examples, dtype=np.float64)
+    return np.array([np.average(matrix[t, : t + 1], weights=weights[: t + 1]) for t in range(len(matrix))])
+
+
+def final_accuracy(matrix: Matrix, examples: npt.ArrayLike) -> float:
+    """a_T: over all classes after the last task. The "accuracy" of TARGET, LANDER and FedCBDR."""
+    return float(accuracy_after_each_task(matrix, examples)[-1])
+
+
+def average_incremental_accuracy(matrix: Matrix, examples: npt.ArrayLike) -> float:
+    """1/T sum_t a_t (iCaRL)."""
+    return float(accuracy_after_each_task(matrix, examples).mean())
+
+
+def group_accuracy(
+    predictions: npt.ArrayLike, labels: npt.ArrayLike, sizes: Sequence[int]
+) -> dict[str, float | list[float | None] | None]:
+    """Accuracy over all examples, by task, and over old and new classes, from predictions (N,).
+
+    `sizes` are the numbers of classes of the tasks seen, in order; the last task's are the new ones.
+    A group without examples has None.
+    """
+    # Differs: LANDER's `accuracy` drops a last block of one class and calls an empty group 0; ours
+    # has a number for every task and None for no example. It also rounds percents to two digits.
+    hits, labels = np.asarray(predictions) == np.asarray(labels), np.asarray(labels)
+    ends = np.cumsum(sizes)
+    starts = ends - np.asarray(sizes)
+
+    def share(inside: npt.NDArray[np.bool_]) -> float | None:
+        return float(hits[inside].mean()) if inside.any() else None
+
+    return {
+        "total": share(labels >= 0),
+        "tasks": [share((labels >= a) & (labels < b)) for a, b in zip(starts, ends, strict=True)],
+        "old": share(labels < starts[-1]),
+        "new": share(labels >= starts[-1]),
+    }
+
+
+# Forgetting, transfer, stability -------------------------------------------------------------
+
+
+def per_task_forgetting(matrix: Matrix) -> Matrix:
+    """max_{j<=l<T} A[l,j] - A[T,j] of every task j < T: (T-1,)."""
+    return np.array([matrix[j:-1, j].max() - matrix[-1, j] for j in range(len(matrix) - 1)])
+
+
+def _chaudhry(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T} ( max_{j<=l<T} A[l,j] - A[T,j] ); negative where old tasks improve.
+
+    Chaudhry et al., ECCV 2018; PyCIL, FACIL.
+    """
+    return _mean(per_task_forgetting(matrix))
+
+
+def _chaudhry_including_last(matrix: Matrix) -> float | None:
+    """As `chaudhry` with l up to T, so never negative; Mammoth."""
+    return _mean(np.maximum(per_task_forgetting(matrix), 0))
+
+
+def _first(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T} ( A[j,j] - A[T,j] ), the negative of backward transfer; Avalanche."""
+    return _mean(_lost_since_learnt(matrix)[:-1])
+
+
+def _first_over_t(matrix: Matrix) -> float | None:
+    """1/T sum_{j<=T} ( A[j,j] - A[T,j] ), (T-1)/T of `first`; MFCL, fed-mammoth."""
+    return _mean(_lost_since_learnt(matrix))
+
+
+def _lander(matrix: Matrix) -> float | None:
+    """1/T sum_i ( max_j A[i,j] - A[T,i] ): the best *task* right after task i; LANDER's script @ 44d7acc.
+
+    The maximum runs along the other axis than Chaudhry's. It equals `first_over_T` where the newest
+    task is always the best one.
+    """
+    return _mean(np.nanmax(matrix, axis=1) - matrix[-1])
+
+
+def _libcontinual(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T-1} ( A[j,j] - A[T,j] ), which skips task T-1; LibContinual."""
+    tasks = len(matrix)
+    return float(_lost_since_learnt(matrix)[: tasks - 2].sum()) / (tasks - 1) if tasks > 1 else None
+
+
+FORGETTING: dict[str, Callable[[Matrix], float | None]] = {
+    "chaudhry": _chaudhry,
+    "chaudhry_including_last": _chaudhry_including_last,
+    "first": _first,
+    "first_over_T": _first_over_t,
+    "lander": _lander,
+    "libcontinual": _libcontinual,
+}
+
+
+def forgetting(matrix: Matrix, name: str = "chaudhry") -> float | None:
+    """The forgetting of this name, or None where one task does not define it.
+
+    Raises:
+        ValueError: there is no forgetting of this name.
+    """
+    if name not in FORGETTING:
+        raise ValueError(f'unknown forgetting "{name}" (have: {", ".join(FORGETTING)}).{nearest(name, FORGETTING)}')
+    return FORGETTING[name](matrix)
+
+
+def forgetting_after_each_task(matrix: Matrix) -> Matrix:
+    """`chaudhry` of the first t tasks, for t = 1 .. T: (T,), NaN at t = 1."""
+    values = [_chaudhry(matrix[:t, :t]) for t in range(1, len(matrix) + 1)]
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def bwt(matrix: Matrix) -> float | None:
+    """Backward transfer 1/(T-1) sum_{j<T} ( A[T,j] - A[j,j] ); Lopez-Paz and Ranzato, NeurIPS 2017."""
+    return _mean(-_lost_since_learnt(matrix)[:-1])
+
+
+def plasticity(matrix: Matrix) -> float:
+    """1/T sum_j A[j,j]: how well a task is learnt when it comes."""
+    return float(np.diag(matrix).mean())
+
+
+def stability(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T} A[T,j]: what is left of the earlier tasks."""
+    return _mean(matrix[-1, :-1])
+
+
+def summary(rows: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """Every number of a run by name, ready for JSON: fractions, and null where one task defines none.
+
+    `old_accuracy` and `new_accuracy` are those after the last task, on the classes before it and on
+    its own.
+    """
+    matrix, examples = accuracy_matrix(rows)
+    return {
+        "tasks": len(matrix),
+        "final_accuracy": final_accuracy(matrix, examples),
+        "average_incremental_accuracy": average_incremental_accuracy(matrix, examples),
+        "accuracy_after_each_task": accuracy_after_each_task(matrix, examples).tolist(),
+        "old_accuracy": float(np.average(matrix[-1, :-1], weights=examples[:-1])) if len(matrix) > 1 else None,
+        "new_accuracy": float(matrix[-1, -1]),
+        "forgetting": {name: forgetting(matrix, name) for name in FORGETTING},
+        "bwt": bwt(matrix),
+        "plasticity": plasticity(matrix),
+        "stability": stability(matrix),
+    }
+
+
+def _lost_since_learnt(matrix: Matrix) -> Matrix:
+    """A[j,j] - A[T,j] of every task (T,); zero for the last."""
+    lost: Matrix = np.diag(matrix) - matrix[-1]
+    return lost
+
+
+def _mean(values: Matrix) -> float | None:
+    return float(values.mean()) if len(values) else None

@@ -1,0 +1,135 @@
+"""Generators of images for data-free synthesis.
+
+`NoisyGenerator` is the generator of NAYER (Tran et al., CVPR 2024, arXiv:2310.00258; code
+@ c6bedcd) and of LANDER (code @ 44d7acc, `methods/generator.py`: NLGenerator, NLGenerator_IN).
+
+Shapes: B batch, C classes, D width of a label-text embedding, n latent width, w base width,
+(c, H, W) an image, s x s the first map: H/4 x W/4, or H/16 x W/16 in the deep stack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fcil.nets.resnet import Shape
+
+
+class NoisyLayers(nn.ModuleList):
+    """Parallel linear layers D -> n; layer i serves rows i*k .. i*k + k - 1 of the batch.
+
+    They are the only source of chance: `redraw` makes them new for every generated batch, then
+    they are trained with the rest (NAYER: "noisy layer").
+    """
+
+    def __init__(self, batch_size: int, rows: int, inputs: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, outputs) for _ in range(math.ceil(batch_size / rows)))
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, n)."""
+        parts = torch.split(x, self.rows)
+        if len(parts) > len(self):
+            raise ValueError(f"a batch of {len(x)} labels; this generator was built for {len(self) * self.rows}")
+        return torch.cat([layer(part) for layer, part in zip(self, parts, strict=False)])
+
+    @torch.no_grad()
+    def redraw(self, generator: torch.Generator) -> None:
+        """Weights from N(0, 1), not from Kaiming's distribution; biases zero."""
+        for layer in self:
+            weight = cast(nn.Linear, layer).weight
+            # Drawn in single precision where the stream lives: equal on every device.
+            weight.copy_(torch.randn(weight.shape, generator=generator, device=generator.device))
+            cast(nn.Linear, layer).bias.zero_()
+
+
+class NoisyGenerator(nn.Sequential):
+    """The anchors of the wanted classes, made noisy and unfolded into images in [0, 1].
+
+        x = sigmoid(convs(linear(noisy(BN(e_y)))))
+
+    The plain stack doubles the first map twice (LANDER: CIFAR, Tiny-ImageNet), the deep one four
+    times (ImageNet); `deep=None` takes the deep one from 128 pixels on. BatchNorm of the anchors
+    runs over the batch. Weights start from torch's global stream: build inside `fcil.rng.seeded`.
+
+    Args:
+        anchors: (C, D), constant; neither trained nor part of the state.
+        shape: c, H, W of the images.
+        batch_size: the largest batch of labels; with `rows_per_layer` it sets how many noisy layers there are.
+        latent: n.
+        width: w, channels before the last convolution; the first maps have 2 w.
+        rows_per_layer: k, rows of the batch that share a noisy layer; 10 in LANDER, the number of classes in NAYER.
+
+    Raises:
+        ValueError: a side is no multiple of 4 (of 16 in the deep stack).
+    """
+
+    noisy: NoisyLayers
+    anchors: Tensor
+
+    def __init__(
+        self,
+        anchors: Tensor,
+        shape: Shape,
+        batch_size: int,
+        latent: int = 256,
+        width: int = 64,
+        rows_per_layer: int = 10,
+        deep: bool | None = None,
+    ) -> None:
+        channels, *sides = shape
+        deep = max(sides) >= 128 if deep is None else deep
+        factor = 16 if deep else 4
+        if any(side < 1 or side % factor for side in sides):
+            kind = "the deep generator" if deep else "the generator"
+            raise ValueError(f"{kind} makes images whose sides are multiples of {factor}, not {sides[0]} x {sides[1]}")
+        first = (2 * width, sides[0] // factor, sides[1] // factor)
+        super().__init__(
+            OrderedDict(
+                bn_label=nn.BatchNorm1d(anchors.shape[1]),
+                noisy=NoisyLayers(batch_size, rows_per_layer, anchors.shape[1], latent),
+                l1=nn.Linear(latent, math.prod(first)),
+                unfold=nn.Unflatten(1, first),
+                **OrderedDict(_deep_convs(channels, width) if deep else _convs(channels, width)),
+                squash=nn.Sigmoid(),
+            )
+        )
+        self.register_buffer("anchors", anchors.detach().clone(), persistent=False)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Labels (B,) -> images (B, c, H, W)."""
+        return cast(Tensor, super().forward(self.anchors[labels]))  # type: ignore[no-untyped-call]
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """New noisy layers, the rest unchanged: call it before each generated batch."""
+        self.noisy.redraw(generator)
+
+
+def _convs(channels: int, w: int) -> Iterator[tuple[str, nn.Module]]:
+    yield "bn0", nn.BatchNorm2d(2 * w)
+    yield from _step(1, 2 * w, 2 * w)
+    yield from _step(2, 2 * w, w)
+    yield "conv3", nn.Conv2d(w, channels, 3, padding=1)
+
+
+def _deep_convs(channels: int, w: int) -> Iterator[tuple[str, nn.Module]]:
+    yield from _step(0, 2 * w, 2 * w, grow=False)
+    yield from _step(1, 2 * w, 2 * w)
+    yield from _step(2, 2 * w, w)
+    yield from _step(3, w, w)
+    yield from _step(4, w, w)
+    yield "conv5", nn.Conv2d(w, channels, 3, padding=1)
+
+
+def _step(number: int, inputs: int, outputs: int, *, grow: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """Twice the side, convolution, BatchNorm, leaky ReLU."""
+    if grow:
+        yield f"up{number}", nn.Upsample(scale_factor=2)
+    yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    yield f"bn{number}", nn.BatchNorm2d(outputs)
+    yield f"act{number}", nn.LeakyReLU(0.2)

@@ -1,0 +1,167 @@
+"""A backbone, a classifier that grows with the classes, and a label-text head beside it.
+
+The head is LANDER's (CVPR 2024; code @ 44d7acc, `convs` and `utils/inc_net.py`): a second linear
+layer on the same features, g = W f + c. The classifier reads f, never g.
+
+Shapes: B batch, C classes seen so far, F feature width, D width of a label-text embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fcil import rng
+from fcil.errors import nearest
+from fcil.nets.resnet import BACKBONES, Backbone, Shape, Stem
+from fcil.types import Count, Output, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings:
+    """Which net is trained."""
+
+    name: str = "resnet18"
+    """The backbone; `fcil list nets` names them all."""
+    stem: Stem = "auto"
+    """First layers: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32 pixels."""
+    width: Count | None = None
+    """Channels of the first stage, doubled from stage to stage; null takes the backbone's own."""
+
+    def __post_init__(self) -> None:
+        if self.name not in BACKBONES:
+            known = ", ".join(BACKBONES)
+            raise ValueError(f'unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
+
+
+class Net(nn.Module):
+    """A backbone with its classifier and, if `text_width` is given, its label-text head.
+
+    Starts from torch's global stream, like every module; `build_net` names the stream.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, text_width: int | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # The classifier comes last: the other weights do not depend on how many classes there are.
+        self.text_head = None if text_width is None else nn.Linear(backbone.width, text_width)
+        self.classifier = nn.Linear(backbone.width, num_classes)
+        nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
+        nn.init.zeros_(self.classifier.bias)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of rows of the classifier."""
+        return self.classifier.out_features
+
+    def forward(self, x: Tensor) -> Output:
+        features = self.backbone(x)  # (B, F)
+        embedding = None if self.text_head is None else self.text_head(features)  # (B, D)
+        own = self.classifier.weight.dtype  # under autocast the layers answer in bf16; losses want more
+        logits = self.classifier(features).to(own)
+        return Output(logits, features.to(own), None if embedding is None else embedding.to(own))
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        """Give the classifier `num_classes` rows: old rows as they are, new ones as at the start.
+
+        New weights are uniform within sqrt(3 / F) (Kaiming, gain 1), new biases zero. The
+        classifier's parameters are replaced, so an optimizer built before does not see them.
+
+        Raises:
+            ValueError: the classifier has more rows already.
+        """
+        extra, linear = num_classes - self.num_classes, self.classifier
+        if extra < 0:
+            raise ValueError(f"a classifier of {self.num_classes} classes cannot grow to {num_classes}")
+        bound = math.sqrt(3 / linear.in_features)
+        rows = torch.empty(extra, linear.in_features, device=generator.device)
+        rows.uniform_(-bound, bound, generator=generator)
+        self._replace_classifier(
+            torch.cat([linear.weight.detach(), rows.to(linear.weight)]),
+            torch.cat([linear.bias.detach(), linear.bias.new_zeros(extra)]),
+        )
+
+    def weights(self) -> Tensors:
+        """A copy of every parameter and buffer, by name, on the net's own device."""
+        return {name: value.detach().clone() for name, value in self.state_dict().items()}
+
+    def load(self, weights: Tensors) -> None:
+        """Copy weights in; the classifier takes the number of rows they have.
+
+        A counter that arrives as a real number, say as a mean over clients, is truncated.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape; then nothing is loaded.
+        """
+        problem = _misfit(self.state_dict(), weights)
+        if problem:
+            raise ValueError(f"the weights do not fit the net: {problem}")
+        num_classes, linear = len(weights["classifier.bias"]), self.classifier
+        if num_classes != self.num_classes:
+            self._replace_classifier(
+                linear.weight.new_empty(num_classes, linear.in_features), linear.bias.new_empty(num_classes)
+            )
+        own = self.state_dict()
+        alike = [name for name in own if own[name].dtype == weights[name].dtype]
+        with torch.no_grad():
+            torch._foreach_copy_([own[name] for name in alike], [weights[name] for name in alike])
+            for name in own.keys() - alike:
+                own[name].copy_(weights[name])
+
+    def _replace_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        old = self.classifier
+        old.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+        old.bias = nn.Parameter(bias, requires_grad=old.bias.requires_grad)
+        old.out_features = len(bias)
+
+
+def build_net(
+    settings: NetSettings,
+    *,
+    shape: Shape,
+    num_classes: int,
+    text_width: int | None,
+    key: tuple[rng.Key, ...],
+) -> Net:
+    """A fresh net for images of `shape`; its weights are drawn from the stream named `key`.
+
+    Trunk and text head are the same for every number of classes. `text_width` D asks for a
+    label-text head.
+    """
+    with rng.seeded(*key):
+        backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width)
+        return Net(backbone, num_classes, text_width)
+
+
+def frozen(net: Net) -> Net:
+    """A copy of the net in eval mode whose weights want no gradient; gradients still reach its input."""
+    still = copy.deepcopy(net).eval().requires_grad_(False)
+    still.zero_grad(set_to_none=True)
+    return still
+
+
+def _misfit(own: Tensors, weights: Tensors) -> str:
+    """What keeps `weights` from being loaded, or an empty string."""
+    wrong = []
+    if missing := own.keys() - weights.keys():
+        wrong.append(f"missing {_some(missing)}")
+    if unexpected := weights.keys() - own.keys():
+        wrong.append(f"unexpected {_some(unexpected)}")
+    rows = weights["classifier.bias"].shape if "classifier.bias" in weights else own["classifier.bias"].shape
+    for name in (name for name in own if name in weights):
+        expected = own[name].shape
+        if name in ("classifier.weight", "classifier.bias") and len(rows) == 1 and rows[0] > 0:
+            expected = rows + expected[1:]
+        if weights[name].shape != expected:
+            wrong.append(f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(expected)}")
+    return "; ".join(wrong[:4])
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -1,0 +1,79 @@
+"""The clients' optimizer and its learning rate from round to round.
+
+As in LANDER (@ 44d7acc, `main.py`, `methods/lander.py`): the rate is constant within a round, falls
+over the rounds of a task and starts again at the next; every client begins every round with a new
+optimizer, so momentum is not carried over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from fcil.types import Count, Fraction, NonNegative, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How clients descend. The defaults are LANDER's for CIFAR-100."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The rule of the update."""
+    lr: Positive = 0.04
+    """Learning rate in the first round of every task."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the last step's direction that is kept (`sgd`), or the first beta (`adam`, `adamw`)."""
+    weight_decay: NonNegative = 5e-4
+    """Pull towards zero on every trained parameter, biases and BatchNorm included."""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """How the learning rate falls over the rounds of a task."""
+    min_lr: NonNegative = 1e-3
+    """Where `cosine` would end, one round after the last."""
+    milestones: tuple[Count | Fraction, ...] = (0.5, 0.75)
+    """When `step` falls: a fraction of the task's rounds (0.5), or a whole number of rounds passed (50)."""
+    gamma: Fraction = 0.1
+    """Factor of the learning rate at each milestone of `step`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the nets in training and synthesis; weights, losses and statistics stay in fp32."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass; weights and their updates stay in fp32."""
+
+    def __post_init__(self) -> None:
+        if self.schedule == "cosine" and self.min_lr > self.lr:
+            raise ValueError(f"the cosine would rise: min_lr {self.min_lr:g} is above lr {self.lr:g}; lower min_lr")
+
+
+def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float:
+    """The rate in round 1 .. `rounds` of a task; with t = round - 1 rounds passed:
+
+    constant   lr
+    cosine     min_lr + (lr - min_lr) (1 + cos(pi t / rounds)) / 2
+    step       lr gamma^(number of milestones at or before t)
+    """
+    passed = round - 1
+    if settings.schedule == "cosine":
+        span = settings.lr - settings.min_lr
+        return settings.min_lr + 0.5 * span * (1 + math.cos(math.pi * passed / rounds))
+    if settings.schedule == "step":
+        # 0.1 * 30 is a hair above 3: a milestone must not slip a round for that.
+        starts = [m if isinstance(m, int) else m * rounds - 1e-9 for m in settings.milestones]
+        return settings.lr * settings.gamma ** sum(start <= passed for start in starts)
+    return settings.lr
+
+
+def build_optimizer(
+    settings: OptimizerSettings, parameters: Iterable[torch.nn.Parameter], lr: float
+) -> torch.optim.Optimizer:
+    """A new optimizer without any memory, for one client and one round, at the rate of that round."""
+    trained = [p for p in parameters if p.requires_grad]
+    decay = settings.weight_decay
+    # Fused: one kernel for a parameter, and equal to the bit for any number of threads.
+    if settings.name == "sgd":
+        return torch.optim.SGD(trained, lr, settings.momentum, weight_decay=decay, fused=True)
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(trained, lr, betas=(settings.momentum, 0.999), weight_decay=decay, fused=True)

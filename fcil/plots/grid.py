@@ -1,0 +1,99 @@
+"""A picture of synthetic samples: a row for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from fcil.plots.style import CYCLE, DPI, look
+
+ROWS, COLUMNS = 10, 8
+NAME, HEAD, TILE, GAP = 0.86, 0.27, 64, 4
+"""Inches for the class names and the title; dots for a sample and the space around it."""
+Array = npt.NDArray[Any]
+
+
+def synthetic_grid(x: Array, y: Array, class_names: Sequence[str]) -> Figure:
+    """Up to 8 samples of up to 10 classes, spread evenly over the classes there are.
+
+    Args:
+        x: images (N, channels, H, W), uint8 or float, or series (N, channels, length). Float images
+            outside [0, 1] are stretched between the least and the greatest value shown.
+        y: labels (N,).
+        class_names: of all classes; a label without a name is shown as a number.
+    """
+    present = np.unique(y)
+    labels = present[np.linspace(0, len(present) - 1, min(ROWS, len(present))).round().astype(int)]
+    picks = [np.flatnonzero(y == label)[:COLUMNS] for label in labels]
+    rows, step = max(len(labels), 1), _tile(x) + GAP
+    width, height = NAME + COLUMNS * step / DPI, HEAD + rows * step / DPI
+    with look():
+        figure = Figure(figsize=(width, height))
+        more = f" of {len(labels)} out of {len(present)} classes" if len(present) > len(labels) else ""
+        text = f"Synthetic samples{more} ({len(y):,} in the pool)" if len(y) else "No synthetic samples"
+        figure.text(0.06 / width, 1 - HEAD / 2 / height, text, fontsize=7.5, fontweight="bold", va="center")
+        for row, label in enumerate(labels):
+            name = class_names[label] if 0 <= label < len(class_names) else str(label)
+            middle = 1 - (HEAD + (row + 0.5) * step / DPI) / height
+            figure.text((NAME - 0.06) / width, middle, _short(name), fontsize=6.5, ha="right", va="center")
+        if len(y) and x.ndim == 4:
+            axes = figure.add_axes((NAME / width, 0, 1 - NAME / width, 1 - HEAD / height))
+            axes.set_axis_off()
+            axes.imshow(_mosaic(x, picks), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
+        elif len(y):
+            _draw_series(figure, [x[pick] for pick in picks], step / DPI)
+    return figure
+
+
+def _tile(x: Array) -> int:
+    """Dots along a sample: a whole multiple of its pixels where that is near 64, so that pixels stay square."""
+    pixels = x.shape[-1] if x.ndim == 4 else TILE
+    return pixels * max(round(TILE / pixels), 1) if pixels < 1.5 * TILE else TILE
+
+
+def _mosaic(x: Array, picks: Sequence[Array]) -> Array:
+    """The picked images beside and below each other on white, each dot of the figure one value."""
+    images = to_images(x[np.concatenate(picks)])
+    factor = max(_tile(x) // images.shape[2], 1)
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    gap = GAP * max(images.shape[2] // _tile(x), 1)
+    (high, wide), rest = images.shape[1:3], images.shape[3:]
+    canvas = np.ones((len(picks) * (high + gap), COLUMNS * (wide + gap), *rest), dtype=np.float32)
+    rows = iter(images)
+    for i, pick in enumerate(picks):
+        for j in range(len(pick)):
+            top, left = i * (high + gap), j * (wide + gap)
+            canvas[top : top + high, left : left + wide] = next(rows)
+    return canvas
+
+
+def _draw_series(figure: Figure, rows: Sequence[Array], step: float) -> None:
+    width, height = figure.get_size_inches()
+    for row, samples in enumerate(rows):
+        for column, sample in enumerate(samples):
+            left, bottom = NAME + column * step, height - HEAD - (row + 1) * step
+            axes = figure.add_axes((left / width, bottom / height, 0.92 * step / width, 0.92 * step / height))
+            axes.set_axis_off()
+            for channel, values in enumerate(sample[: len(CYCLE)]):
+                axes.plot(np.nan_to_num(values.astype(np.float64)), color=CYCLE[channel], linewidth=0.6)
+
+
+def to_images(x: Array) -> Array:
+    """(N, channels, H, W) as (N, H, W, 3) or, with fewer channels, (N, H, W): float32 in [0, 1]."""
+    if x.dtype == np.uint8:
+        values = x.astype(np.float32) / 255
+    else:
+        values = np.nan_to_num(x.astype(np.float32), posinf=0.0, neginf=0.0)
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+        if low < 0 or high > 1:
+            values = (values - low) / max(high - low, 1e-12)
+    values = values.transpose(0, 2, 3, 1)
+    return values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 15 else name[:14] + "…"

@@ -1,0 +1,247 @@
+"""The figures of one run, drawn from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fcil import metrics
+from fcil.errors import StoreError
+from fcil.groups import split_label
+from fcil.plots.style import (
+    COLUMN,
+    CYCLE,
+    FAINT,
+    INK,
+    MARKERS,
+    PAGE,
+    label_ends,
+    look,
+    new_figure,
+    percent_axis,
+    save,
+    task_axis,
+    title,
+)
+from fcil.store.read import Run, load_run
+
+Array = npt.NDArray[np.float64]
+
+
+def draw_run(folder: Path | str) -> list[Path]:
+    """Draw what a run folder holds so far into its `figures/`: accuracy, forgetting, matrix, rounds, partition.
+
+    A figure that says nothing (the forgetting of one task) is left out.
+
+    Returns:
+        The files written, a PNG and a PDF for each figure.
+    Raises:
+        StoreError: it is no run folder, a file in it is damaged, or there is nothing to draw.
+    """
+    run = load_run(folder)
+    drawers: dict[str, tuple[bool, Callable[[Run], Figure]]] = {
+        "accuracy": (bool(run.rows), accuracy_figure),
+        "forgetting": (len(run.rows) > 1, forgetting_figure),
+        "matrix": (bool(run.rows), matrix_figure),
+        "rounds": (any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds), rounds_figure),
+        "partition": (run.folder.partition.is_file(), partition_figure),
+    }
+    paths = []
+    for name, (worthwhile, draw) in drawers.items():
+        if worthwhile:
+            paths += save(draw(run), run.folder.figures / name)
+    if not paths:
+        raise StoreError(f"{folder}: nothing to draw yet")
+    return paths
+
+
+def _heading(run: Run) -> str:
+    return f"{run.strategy} on {split_label(run.config)}, seed {run.seed} (n = 1)"
+
+
+def accuracy_figure(run: Run) -> Figure:
+    """After each task: over all classes seen, over the task just learnt, over those before it."""
+    matrix, examples = metrics.accuracy_matrix(run.rows)
+    tasks = np.arange(1, len(matrix) + 1)
+    old = [np.average(matrix[t, :t], weights=examples[:t]) if t else np.nan for t in range(len(matrix))]
+    lines = [
+        ("all seen", metrics.accuracy_after_each_task(matrix, examples), CYCLE[0], MARKERS[0]),
+        ("newest", np.diag(matrix), CYCLE[2], MARKERS[2]),
+        ("earlier", np.array(old), CYCLE[1], MARKERS[1]),
+    ]
+    with look():
+        figure = new_figure(2.2)
+        axes = figure.subplots()
+        for name, values, colour, marker in lines if len(matrix) > 1 else lines[:1]:
+            main = name == "all seen"
+            axes.plot(tasks, 100 * values, color=colour, marker=marker, zorder=3 if main else 2,
+                      linewidth=1.8 if main else 1.0, clip_on=False)  # fmt: skip
+        percent_axis(axes, "accuracy (%)")
+        task_axis(axes, len(matrix))
+        title(axes, _heading(run))
+        ends = [(tasks[-1], 100 * v[-1], name, c) for name, v, c, _ in lines if len(matrix) > 1]
+        label_ends(axes, ends)
+    return figure
+
+
+def forgetting_figure(run: Run) -> Figure:
+    """How far each task has fallen from its best, and the mean of the falls (Chaudhry's forgetting)."""
+    matrix, _ = metrics.accuracy_matrix(run.rows)
+    count = len(matrix)
+    mean = 100 * metrics.forgetting_after_each_task(matrix)
+    shades = colormaps["viridis"](np.linspace(0.0, 0.85, max(count - 1, 1)))
+    ends: list[tuple[float, float, str, Any]] = [(count, mean[-1], "mean", INK)]
+    with look():
+        figure = new_figure(2.2)
+        axes = figure.subplots()
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        for j in range(count - 1):
+            falls = [0.0] + [100 * metrics.per_task_forgetting(matrix[: t + 1, : t + 1])[j] for t in range(j + 1, count)]
+            axes.plot(range(j + 1, count + 1), falls, color=shades[j], linewidth=0.9, marker=".", markersize=3)
+            if count <= 11:
+                ends.append((count, falls[-1], f"task {j + 1}", shades[j]))
+        axes.plot(range(1, count + 1), mean, color=INK, linewidth=2.0, marker="o", zorder=4)
+        percent_axis(axes, "drop from best accuracy (points)")
+        task_axis(axes, count)
+        title(axes, f"Forgetting: {_heading(run)}")
+        label_ends(axes, ends)
+    return figure
+
+
+def matrix_figure(run: Run) -> Figure:
+    """The accuracy matrix as a heat map, with its numbers in percent."""
+    matrix, _ = metrics.accuracy_matrix(run.rows)
+    count = len(matrix)
+    width = COLUMN if count <= 10 else PAGE
+    size = min(7.0, 72 * (width - 1.0) / count / 2.6)
+    with look():
+        figure = new_figure(0.82 * width, width)
+        axes = figure.subplots()
+        picture = axes.imshow(100 * matrix, cmap="cividis", vmin=0, vmax=max(100 * float(np.nanmax(matrix)), 1.0))
+        for t in range(count):
+            for j in range(t + 1):
+                value = 100 * matrix[t, j]
+                ink = "white" if value < 0.55 * picture.norm.vmax else "black"
+                axes.text(j, t, f"{value:.0f}" if count > 6 else f"{value:.1f}", ha="center", va="center", color=ink,
+                          fontsize=size)  # fmt: skip
+        ticks = range(0, count, max(1, round(count / 12)))
+        axes.set_xticks(ticks, [str(t + 1) for t in ticks])
+        axes.set_yticks(ticks, [str(t + 1) for t in ticks])
+        axes.set_xlabel("task tested")
+        axes.set_ylabel("tasks learnt")
+        _bare(axes)
+        bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.03)
+        bar.set_label("accuracy (%)")
+        bar.outline.set_visible(False)
+        title(axes, _heading(run), width * 0.9)
+    return figure
+
+
+def _bare(axes: Axes) -> None:
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def rounds_figure(run: Run) -> Figure:
+    """Accuracy and the terms of the loss, round after round, with the beginnings of the tasks."""
+    records = run.rounds
+    x = np.arange(1, len(records) + 1)
+    accuracy = np.array([_number(r.get("accuracy")) for r in records])
+    names = list(dict.fromkeys(name for r in records for name in r.get("terms") or {}))
+    starts = [1, *(i + 1 for i, (a, b) in enumerate(pairwise(records), start=1) if a["task"] != b["task"])]
+    tested, trained = bool(np.isfinite(accuracy).any()), bool(names)
+    with look():
+        figure = new_figure(0.9 + 1.15 * (tested + trained))
+        panels = list(np.atleast_1d(figure.subplots(tested + trained, 1, sharex=True)))
+        title(panels[0], _heading(run))
+        if tested:
+            axes = panels[0]
+            seen = np.isfinite(accuracy)
+            axes.plot(x[seen], 100 * accuracy[seen], color=CYCLE[0], marker="." if seen.sum() <= 60 else None)
+            percent_axis(axes, "accuracy,\nall seen (%)")
+        if trained:
+            _draw_terms(panels[-1], records, names)
+        for axes in panels:
+            axes.grid(False, axis="x")
+            axes.set_xlim(0.5, len(records) + 0.5)
+            for start in starts[1:]:
+                axes.axvline(start - 0.5, color="#AAAAAA", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+        _name_tasks(panels[0], starts, records)
+        panels[-1].set_xlabel("round")
+    return figure
+
+
+def _name_tasks(axes: Axes, starts: list[int], records: list[dict[str, Any]]) -> None:
+    long = len(starts) <= 6
+    for start, end in pairwise([*starts, len(records) + 1]):
+        text = f"task {records[start - 1]['task']}" if long else str(records[start - 1]["task"])
+        axes.annotate(text, ((start + end - 1) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 1),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=5.5, color="#777777")  # fmt: skip
+
+
+def _draw_terms(axes: Axes, records: list[dict[str, Any]], names: list[str]) -> None:
+    x = np.arange(1, len(records) + 1)
+    tasks = np.array([r["task"] for r in records])
+    terms = {n: np.array([_number((r.get("terms") or {}).get(n)) for r in records]) for n in names}
+    ends = []
+    for i, (name, values) in enumerate(terms.items()):
+        colour, style = CYCLE[i % len(CYCLE)], "-" if i < len(CYCLE) else "--"
+        for task in np.unique(tasks):
+            part = (tasks == task) & np.isfinite(values)
+            axes.plot(x[part], values[part], color=colour, linestyle=style, linewidth=1.1,
+                      marker="." if part.sum() == 1 else None)  # fmt: skip
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known):
+            ends.append((len(records) + 0.5, values[known[-1]], name, colour))
+    values = np.concatenate([v[np.isfinite(v)] for v in terms.values()])
+    wide = len(values) > 0 and values.min() > 0 and values.max() > 100 * values.min()
+    axes.set_yscale("log" if wide else "linear")
+    if not wide:
+        axes.set_ylim(bottom=min(0.0, float(values.min())) if len(values) else 0.0)
+    axes.set_ylabel("loss terms\n(log scale)" if wide else "loss terms")
+    label_ends(axes, ends)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
+def partition_figure(run: Run) -> Figure:
+    """Training examples of each class on each client; classes in the order they are learnt."""
+    counts, names = run.partition()
+    clients, classes = counts.shape[1:]
+    width = COLUMN if classes <= 100 else PAGE
+    with look():
+        figure = new_figure(min(1.15 + 0.16 * clients, 4.5) + (0.5 if classes <= 20 else 0.0), width)
+        axes = figure.subplots()
+        table = counts.sum(axis=0)
+        picture = axes.imshow(np.where(table, table, np.nan), cmap="viridis_r", aspect="auto", vmin=0,
+                              interpolation="nearest")  # fmt: skip
+        owner = (counts.sum(axis=1) > 0).argmax(axis=0)  # the task of each class
+        for c in np.flatnonzero(np.diff(owner)):
+            axes.axvline(c + 0.5, color="#888888", linewidth=0.6)
+        _bare(axes)
+        if classes <= 20:
+            axes.set_xticks(range(classes), names, rotation=60, ha="right", rotation_mode="anchor")
+        else:
+            axes.set_xlabel("class, in order of appearance")
+        step = max(1, round(clients / 15))
+        axes.set_yticks(range(0, clients, step), [str(c) for c in range(0, clients, step)])
+        axes.set_ylabel("client")
+        for c, total in list(enumerate(table.sum(axis=1)))[::step]:
+            axes.annotate(f"{total:,}", (1.0, c), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                          textcoords="offset points", va="center", fontsize=5.5, color="#555555")  # fmt: skip
+        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02)
+        bar.set_label("training examples")
+        bar.outline.set_visible(False)
+        title(axes, f"{split_label(run.config)}, seed {run.seed}: examples by class", width)
+    return figure

@@ -1,0 +1,47 @@
+"""Random streams named by what they are for, never by when they are drawn.
+
+Every stream is derived from a key such as `(seed, "batches", task, round, client)`. Two streams
+with different keys are independent, and a stream does not depend on how many workers there are,
+in which order clients run, or what was drawn before: this is what makes a run equal on every
+backend and equal after a resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+Key = int | str
+"""One part of a stream's name."""
+
+
+def derive(*key: Key) -> int:
+    """A 63-bit number that depends on every part of the key and on nothing else."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*key: Key, device: torch.device | str = "cpu") -> torch.Generator:
+    """The torch stream of this name."""
+    return torch.Generator(device=device).manual_seed(derive(*key))
+
+
+def numpy_generator(*key: Key) -> np.random.Generator:
+    """The NumPy stream of this name (Philox, a counter-based generator)."""
+    return np.random.Generator(np.random.Philox(derive(*key)))
+
+
+@contextmanager
+def seeded(*key: Key) -> Iterator[None]:
+    """Run a block that draws from torch's global stream, and leave that stream as it was.
+
+    Only for module constructors, which accept no generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(derive(*key))
+        yield

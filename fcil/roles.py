@@ -1,0 +1,154 @@
+"""What a strategy is handed: a client for one round, or the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fcil.data import Augment, Shard
+from fcil.errors import TrainingError
+from fcil.nets import Net
+from fcil.optimizer import OptimizerSettings, build_optimizer
+from fcil.rng import generator
+from fcil.synthesis import Bound, Synthesizer
+from fcil.synthesis.pool import endless_rows, view
+from fcil.types import Batch, State, Task, Tensors, Terms, Update
+
+
+@dataclass
+class Client:
+    """One client in one round. Everything here is on `device`."""
+
+    index: int
+    task: Task
+    round: int
+    net: Net
+    shard: Shard
+    shared: State
+    memory: State
+    seed: int
+    lr: float
+    local_epochs: int
+    batch_size: int
+    optimizer: OptimizerSettings
+    device: torch.device
+    frozen_net: Callable[[str], Net]
+    max_batches: int | None = None
+    _streams: dict[str, Iterator[Tensor]] = field(default_factory=dict)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """This client's stream for this round and purpose."""
+        return generator(self.seed, purpose, self.task.number, self.round, self.index)
+
+    def frozen(self, name: str) -> Net:
+        """The net whose weights are `shared[name]`, in eval mode and without gradients."""
+        return self.frozen_net(name)
+
+    def draw(self, name: str, count: int) -> Tensor:
+        """The next `count` images (count, channels, H, W) of a shared pool, augmented and normalised.
+
+        The pool is passed through endlessly, reshuffled each time, in an order that is this
+        client's own in this round.
+        """
+        if name not in self._streams:
+            self._streams[name] = self._endless(name, count)
+        return next(self._streams[name])
+
+    def _endless(self, name: str, count: int) -> Iterator[Tensor]:
+        pool = cast(Tensors, self.shared[name])
+        rng, augment = self.generator(f"draw {name}"), (self.shard.augment or Augment()).synthetic
+        for rows in endless_rows(len(pool["x"]), count, rng, self.device):
+            yield view(pool, rows, augment, rng, self.shard.mean, self.shard.std)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """This client's training batches of one local epoch, shuffled and augmented."""
+        rng = self.generator(f"batches {epoch}")
+        for number, batch in enumerate(self.shard.batches(self.batch_size, rng)):
+            if self.max_batches is not None and number >= self.max_batches:
+                return
+            yield batch
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 arithmetic where `optimizer.precision` asks for it; weights stay in fp32."""
+        if self.optimizer.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def train(self, loss: Callable[[Client, Batch], Terms], trained: Sequence[str]) -> Update:
+        """`local_epochs` passes of SGD on the sum of the terms of `loss`.
+
+        Returns:
+            The trained tensors, the number of examples, and as metrics the mean of each term over
+            the steps (`terms/<name>`) and the sum of the loss over the first local epoch.
+        Raises:
+            TrainingError: a term was not finite; names term, client, task and round.
+        """
+        keep = set(trained)
+        parameters = [p for name, p in self.net.named_parameters() if name in keep]
+        optimizer = build_optimizer(self.optimizer, parameters, self.lr)
+        self.net.train()
+        sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
+        first, steps = torch.zeros((), device=self.device), 0
+        for epoch in range(self.local_epochs):
+            for batch in self.batches(epoch):
+                with self.autocast():
+                    terms = loss(self, batch)
+                total = torch.stack(list(terms.values())).sum()
+                optimizer.zero_grad(set_to_none=True)
+                total.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                steps += 1
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, 0) + term.detach()
+                if epoch == 0:
+                    first += total.detach()
+        metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
+        self._check_finite(metrics)
+        metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}
+        weights = {name: t for name, t in self.net.weights().items() if name in keep}
+        return Update(weights, len(self.shard), metrics)
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        for name, number in metrics.items():
+            if not abs(number) < float("inf"):
+                raise TrainingError(
+                    f'loss term "{name.removeprefix("terms/")}" became {number} on client {self.index} in task '
+                    f"{self.task.number}, round {self.round}; a smaller optimizer.lr often helps"
+                )
+
+
+@dataclass
+class Server:
+    """The server's side of a run."""
+
+    net: Net
+    task: Task
+    round: int
+    seed: int
+    num_clients: int
+    anchors: Tensor | None  # (classes of all tasks, D) in order of appearance, or None
+    run_synthesis: Callable[[Server, Synthesizer, Sequence[int], Bound | None], Tensors]
+    shared: State = field(default_factory=dict)
+    memo: State = field(default_factory=dict)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The server's stream for this task, round and purpose."""
+        return generator(self.seed, purpose, self.task.number, self.round, "server")
+
+    def synthesize(self, synthesizer: Synthesizer, labels: Sequence[int], bound: Bound | None = None) -> Tensors:
+        """Invert the current global net into labelled samples, on the server's workers.
+
+        Args:
+            synthesizer: the method.
+            labels: the classes to make samples of.
+            bound: a bounding loss to add to the generator's terms, for nets with a label-text head.
+        Returns:
+            A pool: `x` (N, channels, H, W), `y` (N,), and `mean` and `std` (channels,) where the
+            samples are to be normalised by other statistics than the real data's.
+        """
+        return self.run_synthesis(self, synthesizer, labels, bound)

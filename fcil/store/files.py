@@ -1,0 +1,148 @@
+"""Text in and out of a run folder: whole files or nothing on the way in, bounded and checked on the way out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fcil.errors import StoreError
+from fcil.federation.observer import AccuracyRow
+
+SIZE_LIMIT = 256 * 2**20
+"""Bytes; a larger text file in a run folder was not written by us."""
+COLUMNS = ("trained_task", "tested_task", "correct", "examples", "accuracy")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full disk or a read-only folder into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON; a number that is not finite becomes null, because JSON has no word for it."""
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """One line of `rounds.jsonl`."""
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The same tree with `None` for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_text(path: Path) -> str:
+    """A text file of a run folder.
+
+    Raises:
+        StoreError: missing, too large, unreadable or not UTF-8.
+    """
+    try:
+        size = path.stat().st_size
+        if size > SIZE_LIMIT:
+            raise StoreError(f"{path}: {size / 2**20:.0f} MiB is more than the {SIZE_LIMIT // 2**20} MiB allowed")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def parse_json_object(text: str, source: str) -> dict[str, Any]:
+    """A JSON object; anything else is a `StoreError` that names `source`."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or "nested too deeply or a number too long"
+        raise StoreError(f"{source}: not valid JSON ({reason})") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{source}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return parse_json_object(read_text(path), str(path))
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """The records of `rounds.jsonl`, in order.
+
+    A last line without its line feed is what a killed process leaves; it is no record yet and is
+    left out. Any other damage is an error.
+    """
+    complete, _, _ = read_text(path).rpartition("\n")
+    records = []
+    for number, line in enumerate(complete.split("\n") if complete else [], start=1):
+        source = f"{path}: line {number}"
+        record = parse_json_object(line, source)
+        for key in ("task", "round"):
+            if type(record.get(key)) is not int or record[key] < 1:
+                raise StoreError(f"{source}: {key} is {record.get(key)!r}; expected a whole number from 1")
+        records.append(record)
+    return records
+
+
+def write_accuracy(path: Path, rows: Sequence[AccuracyRow]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((*row, f"{row.accuracy:.6f}") for row in sorted(rows))
+    write_text(path, text.getvalue())
+
+
+def read_accuracy(path: Path) -> list[AccuracyRow]:
+    """The counts of `accuracy.csv`, sorted; the accuracy column is derived from them and not read."""
+    lines = list(csv.reader(read_text(path).splitlines()))
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise StoreError(f"{path}: line 1: expected the columns {','.join(COLUMNS)}")
+    rows: dict[tuple[int, int], AccuracyRow] = {}
+    for number, cells in enumerate(lines[1:], start=2):
+        try:
+            row = AccuracyRow(*(int(cell) for cell in cells[:4]))
+            if len(cells) != len(COLUMNS):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise StoreError(f"{path}: line {number}: {','.join(cells)!r} is not four whole numbers and one") from None
+        if not (1 <= row.tested_task <= row.trained_task and 0 <= row.correct <= row.examples and row.examples > 0):
+            raise StoreError(f"{path}: line {number}: {','.join(cells)!r} cannot be an accuracy")
+        if (row.trained_task, row.tested_task) in rows:
+            raise StoreError(f"{path}: line {number}: task {row.tested_task} is tested twice")
+        rows[row.trained_task, row.tested_task] = row
+    return sorted(rows.values())

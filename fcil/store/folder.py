@@ -1,0 +1,165 @@
+"""Where each file of a run lies, and how the ones known before training are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from fcil.errors import StoreError
+from fcil.store import files
+
+
+class RunFolder:
+    """The folder of one run; its attributes are the paths inside."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.accuracy = self.path / "accuracy.csv"
+        self.rounds = self.path / "rounds.jsonl"
+        self.summary = self.path / "summary.json"
+        self.partition = self.path / "partition.json"
+        self.env = self.path / "env.json"
+        self.strategy = self.path / "strategy.py"
+        self.log = self.path / "log.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.synthetic = self.path / "synthetic"
+        self.figures = self.path / "figures"
+
+    @classmethod
+    def of(cls, out: Path | str, name: str, strategy: str, variant: str, seed: int) -> RunFolder:
+        """`<out>/<name>/<strategy>-<variant>/seed<seed>`; `variant` is 8 hex digits of the settings' hash."""
+        return cls(Path(out) / name / f"{strategy}-{variant}" / f"seed{seed}")
+
+    @property
+    def begun(self) -> bool:
+        return self.config.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """`summary.json` is written last, and whole."""
+        return self.summary.is_file()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """`config.yaml`, every default written out, in the order given."""
+        text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        files.write_text(self.config, text)
+
+    def write_strategy(self, source: str) -> None:
+        files.write_text(self.strategy, source)
+
+    def write_partition(self, record: Mapping[str, Any]) -> None:
+        """`partition.json`: who held what, a line for each key.
+
+        Of the record, `counts` (examples by task, client and class) and `class_names` (both in order
+        of appearance) are read back, by tables and figures.
+        """
+        lines = [f"{json.dumps(key)}: {json.dumps(files.finite(value))}" for key, value in record.items()]
+        files.write_text(self.partition, "{\n" + ",\n".join(lines) + "\n}\n")
+
+    def write_env(self, *, devices: Iterable[str] = (), threads: int | None = None) -> None:
+        """`env.json`; when a run is resumed, the new environment is added under `resumed`."""
+        now = environment(devices, threads)
+        if self.env.is_file():
+            first = files.read_json(self.env)
+            now = {**first, "resumed": [*first.get("resumed", []), now]}
+        files.write_json(self.env, now)
+
+    def truncate_after(self, task: int, round: int) -> None:
+        """Forget what happened after `round` of `task`, the last one a checkpoint holds (round 0: none of the task).
+
+        Accuracies of `task` itself stay if none of its rounds was dropped. Without this, a resumed
+        run would count the rounds between its checkpoint and its death twice.
+        """
+        records = files.read_rounds(self.rounds) if self.rounds.is_file() else []
+        kept = [r for r in records if (r["task"], r["round"]) <= (task, round)]
+        whole = len(kept) == sum(r["task"] <= task for r in records) and round > 0
+        rows = files.read_accuracy(self.accuracy) if self.accuracy.is_file() else []
+        rows = [r for r in rows if r.trained_task < task or (whole and r.trained_task == task)]
+        self.summary.unlink(missing_ok=True)
+        files.write_text(self.rounds, "".join(files.json_line(r) for r in kept))
+        files.write_accuracy(self.accuracy, rows)
+        for path in self.synthetic.glob("task*"):
+            number = path.stem.removeprefix("task")
+            if number.isdigit() and (int(number), 1) > (task, round):
+                path.unlink()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that occurs twice twice, and short lists on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        plain = all(isinstance(v, str | int | float | bool | None) for v in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=True if plain else flow_style)
+
+
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
+
+
+def check_writable(out: Path | str) -> None:
+    """See that results can be written under `out`, and leave no trace.
+
+    Raises:
+        StoreError: `out` is no folder, or nothing can be written there.
+    """
+    out = Path(out)
+    existing = next(p for p in (out.absolute(), *out.absolute().parents) if os.path.lexists(p))
+    if not existing.is_dir():
+        raise StoreError(f"{out}: results cannot be written there ({existing} is not a folder)")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise StoreError(f"{out}: results cannot be written there ({error.strerror or error})") from None
+
+
+def environment(devices: Iterable[str] = (), threads: int | None = None) -> dict[str, Any]:
+    """What a result may depend on beside its settings. `devices` are names; by default those torch sees."""
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "devices": list(devices) or cuda or ["cpu"],
+        "versions": {name: _version(name) for name in ("fcil", "torch", "torchvision", "numpy", "flwr", "ray")},
+        **_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of the working directory and whether files differ from it; nulls where there is no git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"commit": head, "modified": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "modified": None}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,166 @@
+"""Runs as values: everything that tables, figures and reports read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fcil import metrics
+from fcil.config import parse_yaml
+from fcil.errors import ConfigError, StoreError
+from fcil.federation.observer import AccuracyRow
+from fcil.store import files
+from fcil.store.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read back from its folder."""
+
+    path: Path
+    name: str
+    """Of the experiment."""
+    strategy: str
+    variant: str
+    """Eight hex digits of the settings' hash."""
+    seed: int
+    config: dict[str, Any]
+    rows: tuple[AccuracyRow, ...]
+    """The accuracy matrix as counts, sorted."""
+    rounds: list[dict[str, Any]]
+    """The lines of `rounds.jsonl`."""
+    summary: dict[str, Any]
+    """Of a finished run; empty before."""
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.summary)
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        """`accuracy.csv`: a line for each tested task after each trained task."""
+        counts = pd.DataFrame([tuple(r) for r in self.rows], columns=list(files.COLUMNS[:4]), dtype="int64")
+        return counts.assign(accuracy=[r.accuracy for r in self.rows])
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    def partition(self) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Examples (tasks, clients, classes) and the class names in order of appearance."""
+        path = self.folder.partition
+        raw = files.read_json(path)
+        try:
+            names = [str(name) for name in raw["class_names"]]
+            counts = np.array(raw["counts"], dtype=np.int64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StoreError(f"{path}: not a partition ({type(error).__name__}: {error})") from None
+        if counts.ndim != 3 or counts.shape[2] != len(names) or counts.size == 0 or counts.min() < 0:
+            raise StoreError(f"{path}: counts are {counts.shape}; expected (tasks, clients, {len(names)} classes)")
+        return counts, names
+
+
+def load_run(path: Path | str) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        StoreError: it is no run folder, or a file in it is damaged.
+    """
+    folder = RunFolder(Path(path).resolve())
+    seed = re.fullmatch(r"seed(\d{1,18})", folder.path.name)
+    method = re.fullmatch(r"(.+)-([0-9a-f]{8})", folder.path.parent.name)
+    if not folder.begun or seed is None or method is None:
+        raise StoreError(f"{path}: not a run folder (expected <name>/<strategy>-<8 hex>/seed<k>/ with a config.yaml)")
+    config = _config(folder)
+    rows = files.read_accuracy(folder.accuracy) if folder.accuracy.is_file() else []
+    rounds = files.read_rounds(folder.rounds) if folder.rounds.is_file() else []
+    summary = files.read_json(folder.summary) if folder.finished else {}
+    _check(folder, rows, summary)
+    name = str(config.get("name") or folder.path.parent.parent.name)
+    return Run(folder.path, name, method[1], method[2], int(seed[1]), config, tuple(rows), rounds, summary)
+
+
+def _config(folder: RunFolder) -> dict[str, Any]:
+    try:
+        config = parse_yaml(files.read_text(folder.config), str(folder.config))
+    except ConfigError as error:
+        raise StoreError(str(error)) from None
+    except RecursionError:
+        raise StoreError(f"{folder.config}: nested too deeply") from None
+    if not isinstance(config, dict):
+        raise StoreError(f"{folder.config}: expected a mapping, found {type(config).__name__}")
+    return config
+
+
+def _check(folder: RunFolder, rows: list[AccuracyRow], summary: dict[str, Any]) -> None:
+    try:
+        tasks = len(metrics.accuracy_matrix(rows)[0]) if rows else 0
+    except ValueError as error:
+        raise StoreError(f"{folder.accuracy}: {error}") from None
+    if folder.finished and (tasks == 0 or summary.get("tasks") != tasks):
+        raise StoreError(f"{folder.path}: summary.json tells of {summary.get('tasks')} tasks, accuracy.csv of {tasks}")
+
+
+def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped: list[str] | None = None) -> list[Run]:
+    """All runs in or below some folders, sorted by path, each once.
+
+    Args:
+        paths: run folders or any folders above them.
+        unfinished: whether runs that have not ended count too.
+        skipped: collects one line for each run left out, with the reason.
+
+    Raises:
+        StoreError: a path does not exist or is no folder.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise StoreError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
+        for place, folders, names in os.walk(path.resolve()):
+            if "config.yaml" in names and re.fullmatch(r"seed\d+", Path(place).name):
+                found[Path(place)] = None
+                folders.clear()
+    runs, reasons = [], [] if skipped is None else skipped
+    for place_ in sorted(found):
+        try:
+            run = load_run(place_)
+        except StoreError as error:
+            reasons.append(str(error))
+            continue
+        if run.finished or unfinished:
+            runs.append(run)
+        else:
+            reasons.append(f"{place_}: not finished (go on with: fcil resume {place_})")
+    return runs
+
+
+def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
+    """The accuracies of every run below a folder, tidy: one line for each run, trained task and tested task.
+
+    Raises:
+        StoreError: there is no such folder, or no run in it.
+    """
+    skipped: list[str] = []
+    runs = find_runs([path], unfinished=unfinished, skipped=skipped)
+    if not runs:
+        raise StoreError(f"{path}: no {'run' if unfinished else 'finished run'} there{_because(skipped)}")
+    frames = []
+    for run in runs:
+        keys = {"experiment": run.name, "strategy": run.strategy, "variant": run.variant, "seed": run.seed}
+        frames.append(run.accuracy.assign(**keys)[[*keys, *files.COLUMNS]])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _because(skipped: list[str]) -> str:
+    if not skipped:
+        return ""
+    more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    return f" ({skipped[0]}{more})"

@@ -1,0 +1,110 @@
+"""Writes a run folder as the federation reports what happens."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from safetensors.torch import save_file
+
+from fcil import metrics
+from fcil.errors import StoreError
+from fcil.federation.observer import AccuracyRow, Observer
+from fcil.store import files
+from fcil.store.folder import RunFolder
+from fcil.types import Task, Tensors
+
+
+class RunRecorder(Observer):
+    """Keeps the folder true at every moment: what was reported is on disk when the method returns."""
+
+    def __init__(self, folder: RunFolder, class_names: Sequence[str]) -> None:
+        """`class_names`, in order of appearance, label the pictures of synthetic samples."""
+        self.folder = folder
+        self._names = tuple(class_names)
+        self._tasks = 0
+
+    def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
+        """Drop what was written after the checkpoint the run goes on from, so that nothing counts twice."""
+        self._tasks = tasks
+        self.folder.truncate_after(finished_rounds // rounds + 1, finished_rounds % rounds)
+        self._log(f"{tasks} tasks of {rounds} rounds, {clients} clients a round, {finished_rounds} rounds done before")
+
+    def task_started(self, task: Task) -> None:
+        self._log(f"[TASK {task.number}/{task.total}] {task.num_new} new classes, {task.num_seen} seen")
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        self._append(self.folder.rounds, files.json_line(record))
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in record.get("terms", {}).items())
+        accuracy = record.get("accuracy")
+        tested = "" if accuracy is None else f"; accuracy {accuracy:.4f}"
+        failures = _count(record.get("failures"))
+        failed = f"; {failures} failed" if failures else ""
+        self._log(f"[TASK {record['task']}/{self._tasks}] [ROUND {record['round']}] {terms}{tested}{failed}")
+
+    def synthesis_done(self, task: int, samples: Tensors) -> None:
+        """`synthetic/task<k>.safetensors`, and a picture of some samples of each class."""
+        from fcil.plots.grid import synthetic_grid  # a second of imports that few runs need
+        from fcil.plots.style import png
+
+        path = self.folder.synthetic / f"task{task}.safetensors"
+        with files.replacing(path) as temporary:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
+        picture = png(synthetic_grid(samples["x"].cpu().numpy(), samples["y"].cpu().numpy(), self._names))
+        with files.replacing(path.with_suffix(".png")) as temporary:
+            temporary.write_bytes(picture)
+        self._log(f"[TASK {task}/{self._tasks}] {len(samples['y'])} synthetic samples")
+
+    def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
+        path = self.folder.accuracy
+        before = files.read_accuracy(path) if path.is_file() else []
+        files.write_accuracy(path, [*(r for r in before if r.trained_task != task.number), *rows])
+        seen = sum(r.correct for r in rows) / max(sum(r.examples for r in rows), 1)
+        each = ", ".join(f"{r.tested_task}: {r.accuracy:.4f}" for r in rows)
+        self._log(f"[TASK {task.number}/{task.total}] done; accuracy {seen:.4f} ({each})")
+
+    def note(self, text: str) -> None:
+        self._log(text)
+
+    def run_done(self, seconds: float, phases: dict[str, float] | None = None) -> None:
+        """`summary.json`: the metrics of `accuracy.csv`, the cost in `rounds.jsonl`, seconds in all and by phase."""
+        try:
+            numbers = metrics.summary(files.read_accuracy(self.folder.accuracy))
+        except ValueError as error:
+            raise StoreError(f"{self.folder.accuracy}: {error}") from None
+        records = files.read_rounds(self.folder.rounds) if self.folder.rounds.is_file() else []
+        self._log(f"done in {seconds:.0f} s; final accuracy {numbers['final_accuracy']:.4f}")
+        files.write_json(self.folder.summary, {**numbers, "seconds": seconds, **_cost(records, phases)})
+
+    def _log(self, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._append(self.folder.log, "".join(f"{stamp} {line}\n" for line in text.splitlines() or [""]))
+
+    @staticmethod
+    def _append(path: Any, text: str) -> None:
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+
+
+def _cost(records: Sequence[dict[str, Any]], phases: dict[str, float] | None) -> dict[str, Any]:
+    """Rounds, traffic, failures and seconds by phase (of the rounds alone if not given) of a whole run."""
+    by_phase: dict[str, float] = defaultdict(float)
+    for record in records:
+        for phase, value in (record.get("seconds") or {}).items():
+            by_phase[phase] += value
+    return {
+        "rounds": len(records),
+        "bytes_up": sum(r.get("bytes_up") or 0 for r in records),
+        "bytes_down": sum(r.get("bytes_down") or 0 for r in records),
+        "failures": sum(_count(r.get("failures")) for r in records),
+        "seconds_by_phase": dict(by_phase if phases is None else phases),
+    }
+
+
+def _count(failures: Any) -> int:
+    """A record tells of failures by number, or one by one."""
+    return failures if isinstance(failures, int) else len(failures or ())

@@ -1,0 +1,132 @@
+"""The seam every method plugs into: what runs on a client, what runs on the server.
+
+A strategy is a frozen dataclass: `self` holds hyper-parameters and nothing else. State is an
+argument, and it is values (named tensors, numbers, strings), so that it can travel, be saved and
+be restored without a line from the author:
+
+| object          | holds                                             | lives                    |
+|-----------------|---------------------------------------------------|--------------------------|
+| `server.net`    | the global net                                    | the run, sent each round |
+| `server.shared` | what clients may read: anchors, teacher, synthetic| until replaced           |
+| `server.memo`   | the server's own notes                            | one task                 |
+| `client.memory` | a client's own notes, which never leave it        | the run                  |
+| `Update`        | named tensors, a count, numbers                   | one round                |
+
+A method usually overrides `local_loss` and one or two of the server's verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcil.config import Where, dump_fields, parse_fields
+from fcil.nets import Net
+from fcil.roles import Client, Server
+from fcil.synthesis import Synthesizer
+from fcil.types import Batch, State, Tensors, Terms, Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Federated averaging (McMahan et al., AISTATS 2017); methods override what they change."""
+
+    weighting: Literal["examples", "uniform"] = "examples"
+    """Weight of a client in the average: its number of examples (FedAvg), or the same for all."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What must be there before the first round: `anchors` gives the net a label-text head."""
+    data: ClassVar[Literal["task", "seen"]] = "task"
+    """Which of its own data a client may touch: the current task's, or all tasks seen (an upper bound)."""
+
+    # On a client ------------------------------------------------------------------------------
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        """Named terms, already weighted; their sum is minimised. Most methods stop here."""
+        return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
+
+    def local_train(self, client: Client) -> Update:
+        """Local epochs of SGD on `local_loss`, with a fresh optimizer, as in the field's code."""
+        return client.train(self.local_loss, self.trainable(client.net))
+
+    def after_local_task(self, client: Client) -> Update | None:
+        """Once per client when a task ends: a Fisher estimate, prototypes, exemplars."""
+        return None
+
+    # On the server ----------------------------------------------------------------------------
+
+    def before_task(self, server: Server) -> None:
+        """After the head has grown for the new classes, before the first round."""
+
+    def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
+        """Turn the clients' updates into the next global net, and return their mean.
+
+        `updates` yields in order of client number, one at a time, and can be read once.
+        """
+        mean = weighted_mean(updates, self.weighting)
+        server.net.load({**server.net.weights(), **mean.weights})
+        return mean
+
+    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+        """After the last round, with what `after_local_task` returned: synthesis, teacher, prototypes."""
+
+    # Rarely -----------------------------------------------------------------------------------
+
+    def trainable(self, net: Net) -> Sequence[str]:
+        """Names of the tensors that clients train and send up; all of them by default."""
+        return list(net.state_dict())
+
+    def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
+        """Scores (B, C) of the classes seen so far; the largest wins."""
+        return net(x).logits
+
+    def sample(self, server: Server, count: int) -> Sequence[int]:
+        """Which clients take part in this round: `count` of them, drawn anew each round."""
+        drawn = torch.randperm(server.num_clients, generator=server.generator("sample"))[:count]
+        return sorted(drawn.tolist())
+
+    # Settings ---------------------------------------------------------------------------------
+
+    def smoke(self) -> Self:
+        """The same strategy with its synthesis cut to a few steps."""
+        small = {k: v.smoke() for k, v in vars(self).items() if isinstance(v, Synthesizer)}
+        return replace(self, **small)
+
+    @classmethod
+    def parse(cls, options: object, where: Where) -> Self:
+        return parse_fields(cls, options, where)
+
+    def options(self) -> dict[str, object]:
+        """Every hyper-parameter, defaults included, as plain values."""
+        return dump_fields(self)
+
+
+def weighted_mean(updates: Iterable[Update], weighting: Literal["examples", "uniform"] = "examples") -> Update:
+    """sum_k a_k w_k / sum_k a_k with a_k = n_k or 1, batch-norm statistics included.
+
+    Reads one update at a time into running sums, so that memory does not grow with the number of
+    clients. Whole numbers (batch counters) are averaged as real numbers; the net truncates them.
+    Metrics are summed, not averaged.
+    """
+    sums: Tensors = {}
+    metrics: dict[str, float] = {}
+    examples, total = 0, 0.0
+    for update in updates:
+        a = float(update.num_examples) if weighting == "examples" else 1.0
+        for name, w in update.weights.items():
+            w = w if w.is_floating_point() else w.double()
+            if name in sums:
+                sums[name].add_(w, alpha=a)
+            else:
+                sums[name] = w * a
+        for name, number in update.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + number
+        examples, total = examples + update.num_examples, total + a
+    if not total:
+        raise ValueError("no update to average: every client failed, or none has examples")
+    return Update({k: v / total for k, v in sums.items()}, examples, metrics)

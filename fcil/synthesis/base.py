@@ -1,0 +1,231 @@
+"""The seam of synthesis: an `Inversion` is the problem, a `Synthesizer` the method, a chain its state.
+
+A synthesizer works in episodes. One or several independent chains (each with its own generator
+and random stream) share the episodes; a chain is what a worker runs. How many chains there are is a hyper-parameter of the
+method, and how many of them run at once is not: the same pool comes out of one worker or four.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from fcil.config import Where, choice, dump_fields, parse_fields
+from fcil.data import Augment
+from fcil.errors import ConfigError
+from fcil.fidelity import Fidelity
+from fcil.losses import bounding
+from fcil.nets import Net, frozen
+from fcil.rng import Key
+from fcil.types import Count, NonNegative, Tensors
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called with (episodes done, episodes in all, mean of each loss term)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """LANDER's bounding loss as a term of a generator: samples stay within reach of their anchor."""
+
+    weight: NonNegative = 5.0
+    """Weight of the term (`lambda_ltc`)."""
+    radius: NonNegative = 0.015
+    """Mean squared distance to the anchor that costs nothing (`r`)."""
+    hinge: Literal["sample", "batch"] = "sample"
+    """Whether each sample has its own hinge, or the batch mean has one."""
+
+    def __call__(self, embedding: Tensor, anchors: Tensor) -> Tensor:
+        return self.weight * bounding(embedding, anchors, self.radius, self.hinge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """What a synthesizer is asked for and what it may use. All tensors are on one device."""
+
+    teacher: Net  # eval mode, without gradients
+    labels: tuple[int, ...]  # the classes to make samples of
+    shape: tuple[int, ...]  # of one sample: channels, height, width
+    anchors: Tensor | None  # (C, D), one row for each of the teacher's classes
+    bound: Bound | None
+    mean: Tensor  # (channels,), of the real data
+    std: Tensor  # (channels,)
+    augment: Augment
+    key: tuple[Key, ...]  # names the random streams
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def num_classes(self) -> int:
+        return self.teacher.num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesizer:
+    """A method of data-free synthesis. `self` is hyper-parameters; a chain's state is an argument."""
+
+    samples: Count = 10_000
+    """Samples kept in the pool."""
+    chains: Count = 1
+    """Independent generators that share the episodes; up to `resources.synthesis_workers` of them run at once."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the method cannot do without: `anchors`, `batchnorm`."""
+
+    # A method implements these three ------------------------------------------------------------
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of one chain."""
+        raise NotImplementedError
+
+    def start(self, problem: Inversion, chain: int) -> Any:
+        """The state of a chain before its first episode: nets, averages, an empty pool."""
+        raise NotImplementedError
+
+    def episode(self, problem: Inversion, state: Any, number: int) -> dict[str, float]:
+        """Episode `number` (from 1): changes `state`, returns the mean of each loss term."""
+        raise NotImplementedError
+
+    def pool(self, problem: Inversion, state: Any) -> Tensors:
+        """The samples of a chain: `x`, `y`, and `mean`, `std` where they replace the real data's."""
+        raise NotImplementedError
+
+    # The rest is shared -------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        teacher: Net,
+        labels: Sequence[int],
+        shape: tuple[int, ...],
+        anchors: Tensor | None = None,
+        bound: Bound | None = None,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        augment: Augment | None = None,
+        key: tuple[Key, ...] = (0,),
+        precision: Literal["fp32", "bf16"] = "fp32",
+        progress: Progress | None = None,
+    ) -> Tensors:
+        """Invert `teacher` into `samples` labelled samples, one chain after the other.
+
+        Args:
+            teacher: a trained net; it is frozen and not changed.
+            labels: the classes to make samples of.
+            shape: of one sample (channels, height, width).
+            anchors: label-text embeddings (C, D) for methods that need them.
+            mean, std: of the real data (channels,); 0.5 and 0.25 where they are unknown.
+            augment: random views of the samples while they are optimised; none by default.
+            key: names the random streams; the same key gives the same pool.
+        Returns:
+            `x` uint8 (N, channels, H, W), `y` (N,), and `mean`, `std` (N, channels) where the method learns its own.
+        Raises:
+            ConfigError: the method needs something that is not there.
+        """
+        device = teacher.classifier.weight.device
+        problem = Inversion(
+            teacher=frozen(teacher),
+            labels=tuple(labels),
+            shape=shape,
+            anchors=anchors,
+            bound=bound,
+            mean=torch.full((shape[0],), 0.5, device=device) if mean is None else mean.to(device),
+            std=torch.full((shape[0],), 0.25, device=device) if std is None else std.to(device),
+            augment=augment or Augment(),
+            key=key,
+            precision=precision,
+        )
+        pools = []
+        for chain in range(self.chains):
+            state = self.start(self.checked(problem), chain)
+            for number in range(1, self.episodes + 1):
+                terms = self.episode(problem, state, number)
+                if progress is not None:
+                    progress(chain * self.episodes + number, self.chains * self.episodes, terms)
+            pools.append(self.pool(problem, state))
+        return merge(pools, self.samples)
+
+    def checked(self, problem: Inversion) -> Inversion:
+        """The problem, if it has all this method needs."""
+        has_batchnorm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.teacher.modules())
+        missing = {"anchors": problem.anchors is None, "batchnorm": not has_batchnorm}
+        for need in sorted(self.needs):
+            if missing[need]:
+                what = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net"}[need]
+                raise ConfigError(f"synthesizer {self.name}: needs {what}, and there are none")
+        if not problem.labels or max(problem.labels) >= problem.num_classes or min(problem.labels) < 0:
+            raise ConfigError(
+                f"synthesizer {self.name}: labels {list(problem.labels)[:8]} do not lie in the teacher's "
+                f"{problem.num_classes} classes"
+            )
+        return problem
+
+    def smoke(self) -> Self:
+        """The same method, cut to a few steps."""
+        return self
+
+    def with_fidelity(self, fidelity: Fidelity) -> Self:
+        """The same method on the caller's side of paper or reference, where it has not chosen itself."""
+        return self
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    @classmethod
+    def from_yaml(cls, raw: object, where: Where) -> Synthesizer:
+        name, options = choice(raw, where, "synthesizer")
+        if name not in synthesizer_names():
+            raise where.unknown("synthesizer", name, synthesizer_names())
+        return parse_fields(synthesizer_class(name), options, where.at(name))
+
+    def to_yaml(self) -> dict[str, Any]:
+        return {self.name: dump_fields(self)}
+
+
+def merge(pools: Sequence[Tensors], samples: int) -> Tensors:
+    """One pool from those of the chains, each contributing its latest samples in equal share.
+
+    Statistics a chain learnt stay with its samples: `mean` and `std` are (N, channels).
+    """
+    if len(pools) == 1:
+        return pools[0]
+    shares = [samples // len(pools) + (i < samples % len(pools)) for i in range(len(pools))]
+    return {k: torch.cat([p[k][-n:] for p, n in zip(pools, shares, strict=True) if n]) for k in pools[0]}
+
+
+def synthesizer_names() -> list[str]:
+    """The methods of this package: every module that is not part of the shared machinery."""
+    import fcil.synthesis
+
+    shared = {"base", "student", "pool"}
+    return sorted(m.name for m in pkgutil.iter_modules(fcil.synthesis.__path__) if m.name not in shared)
+
+
+def synthesizer_class(name: str) -> type[Synthesizer]:
+    """The `Synthesizer` subclass defined in the module of this name."""
+    module = importlib.import_module(f"fcil.synthesis.{name}")
+    (found,) = (
+        v
+        for v in vars(module).values()
+        if isinstance(v, type) and issubclass(v, Synthesizer) and v.__module__ == module.__name__
+    )
+    return found
+
+
+def create(name: str, **options: Any) -> Synthesizer:
+    """A synthesizer by name, with its options checked.
+
+    Raises:
+        ConfigError: unknown name or option, or a value that is not allowed.
+    """
+    return Synthesizer.from_yaml({name: options}, Where("fcil.synthesis.create"))

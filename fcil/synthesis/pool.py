@@ -1,0 +1,52 @@
+"""The pool: synthetic samples as tensors in memory, `x` uint8 (N, channels, H, W) and `y` (N,).
+
+A pool may carry `mean` and `std` (N, channels): the statistics its samples are to be normalised
+by, where a synthesizer learnt its own instead of being told the real data's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fcil.data import Augment, normalise
+from fcil.types import Tensors
+
+Rounding = Literal["round", "floor"]
+Statistics = Tensor | tuple[float, ...]
+
+
+def to_bytes(images: Tensor, rounding: Rounding) -> Tensor:
+    """Images in [0, 1] as uint8. `floor` loses half a level on average, as 8-bit files of the references do."""
+    levels = images.clamp(0, 1) * 255
+    return (levels.round() if rounding == "round" else levels.floor()).to(torch.uint8)
+
+
+def string_sorted(batches: int, rows: int, keep: int) -> list[int]:
+    """Positions (batch * rows + row) of the first `keep` of the names "batch-row.png", sorted as text.
+
+    This is how the reference code cuts its pool: batch 10 comes before batch 2, and what is
+    dropped is the end of the alphabet, not the oldest samples.
+    """
+    names = sorted((f"{b}-{r}.png", b * rows + r) for b in range(batches) for r in range(rows))
+    return [position for _, position in names[:keep]]
+
+
+def view(pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, mean: Statistics, std: Statistics) -> Tensor:
+    """Augmented and normalised samples (len(rows), channels, H, W), as the nets expect them."""
+    x = augment(pool["x"][rows], rng)
+    if "mean" not in pool:
+        return normalise(x, mean, std)
+    own_mean, own_std = (pool[k][rows].view(len(rows), -1, *[1] * (x.ndim - 2)) for k in ("mean", "std"))
+    return ((x / 255 if x.dtype == torch.uint8 else x) - own_mean) / own_std
+
+
+def endless_rows(size: int, batch: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
+    """Row numbers in batches, reshuffled at each pass, for ever. A short rest of a pass is left out."""
+    batch = min(batch, size)
+    while True:
+        order = torch.randperm(size, generator=rng, device=rng.device).to(device)
+        yield from (rows for rows in order.split(batch) if len(rows) == batch)

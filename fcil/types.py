@@ -1,0 +1,76 @@
+"""The values that pass between the parts.
+
+Shapes: B batch, C classes seen so far, F feature width, D width of a label-text embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+from torch import Tensor
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+"""A whole number, at least one."""
+Index = Annotated[int, Field(ge=0)]
+"""A whole number, at least zero."""
+
+Tensors = dict[str, Tensor]
+"""Named tensors, for example the weights of a net."""
+Terms = dict[str, Tensor]
+"""Named scalar parts of a loss, already weighted; their sum is minimised."""
+Value = Tensor | float | int | str | Mapping[str, "Value"]
+"""What state is made of: a tree of named tensors, numbers and strings. It can be sent and saved."""
+State = dict[str, Value]
+
+
+class Batch(NamedTuple):
+    """Inputs ready for the net, with labels that count classes in order of appearance."""
+
+    x: Tensor  # (B, channels, height, width), normalised
+    y: Tensor  # (B,), int64
+
+
+class Output(NamedTuple):
+    """What a net says about a batch."""
+
+    logits: Tensor  # (B, C)
+    features: Tensor  # (B, F), after the pooling, what the classifier reads
+    embedding: Tensor | None  # (B, D), of the label-text head, where the net has one
+
+
+@dataclass(frozen=True)
+class Task:
+    """One group of new classes. Tasks and rounds count from 1."""
+
+    number: int
+    total: int
+    num_old: int
+    num_new: int
+    names: tuple[str, ...]  # of all classes seen so far, in order of appearance
+
+    @property
+    def num_seen(self) -> int:
+        return self.num_old + self.num_new
+
+    @property
+    def first(self) -> bool:
+        return self.number == 1
+
+    @property
+    def last(self) -> bool:
+        return self.number == self.total
+
+
+@dataclass
+class Update:
+    """What a client sends up: named tensors, its number of training examples, and numbers."""
+
+    weights: Tensors
+    num_examples: int
+    metrics: dict[str, float] = field(default_factory=dict)

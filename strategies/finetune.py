@@ -1,0 +1,22 @@
+"""Finetune: federated averaging with no defence against forgetting; the lower bound.
+
+Paper: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017, arXiv:1602.05629.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+
+from fcil import Batch, Client, Strategy, Terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Strategy):
+    classes: Literal["seen", "new"] = "seen"
+    """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in TARGET's lineage of code."""
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        old = client.task.num_old if self.classes == "new" else 0
+        return {"ce": F.cross_entropy(client.net(batch.x).logits[:, old:], batch.y - old)}

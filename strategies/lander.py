@@ -1,0 +1,124 @@
+"""LANDER: data-free replay anchored to the text of the class names.
+
+Paper: Tran et al., "Text-Enhanced Data-free Approach for Federated Class-Incremental Learning",
+CVPR 2024, arXiv:2403.14101. Code: github.com/tmtuan1307/lander @ 44d7acc, methods/lander.py.
+
+A frozen language model turns every class name into an anchor e_y. A linear head g beside the
+classifier is pulled to within a radius of the anchor, so that every client and every task lays the
+space out the same way. When a task ends, the server inverts the global net into synthetic images
+steered by the same anchors, and clients of the next task distil from them.
+
+    task 1:  L = CE(z, y) + lambda B(g, e_y)
+    task t:  L = a_cur [CE(z_new, y) + lambda B(g, e_y)]      on real images of the new classes
+               + a_pre [KD(z_old, z_old^T) + |g - g^T|^2]     on synthetic images, T the last global net
+    B(g, e) = max(0, |g - e|^2 / D - radius)
+    a_cur = current (1 + 1/kappa) / delta,   a_pre = previous kappa delta
+    kappa = log2(C/2 + 1),   delta = sqrt(K/C)                K of C classes are old
+
+Shapes: B batch, C classes seen, K of them old, D width of an anchor, N synthetic images a step.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf, log2, sqrt
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+
+from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update, weighted_mean
+from fcil.fidelity import Fidelity, settle
+from fcil.losses import bounding, soft_cross_entropy
+from fcil.synthesis import Bound
+from fcil.synthesis.nayer import NAYER
+
+SIDES: dict[str, tuple[object, object]] = {
+    # field: (the paper's method, the released code)
+    "hinge": ("sample", "batch"),
+    "weighting": ("examples", "uniform"),
+    "select": ("last", "lowest-loss"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LANDER(Strategy):
+    fidelity: Fidelity = "paper"
+    """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
+    radius: NonNegative = 0.015
+    """Mean squared distance to its anchor that costs an image nothing (`r`, at the scale of CLIP text features)."""
+    lam: NonNegative = 5.0
+    """Weight of the bounding loss, on clients and in synthesis (`lambda_ltc`)."""
+    current: Positive = 0.2
+    """Base weight of learning the new classes (`alpha_cur`)."""
+    previous: Positive = 0.4
+    """Base weight of keeping the old ones (`alpha_pre`)."""
+    temperature: Positive = 2.0
+    """Softens both sides of the distillation (`tau`); there is no tau^2 factor."""
+    synthetic: Positive = 1.0
+    """Synthetic images per step, as a multiple of the batch size (`syn_bs`)."""
+    synthesizer: Synthesizer = NAYER()
+    """How the server makes images; any method of `fcil list synthesizers`."""
+    hinge: Literal["sample", "batch"] | None = None
+    """A hinge for each image (paper), or one for the mean of the batch (reference)."""
+    weighting: Literal["examples", "uniform"] | None = None
+    """Weight of a client in the average: its examples, or the same for all (reference)."""
+    select: Literal["last", "lowest-loss"] | None = None
+    """The net that ends a task: the last, or the one clients found easiest to start from (reference)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"anchors"})
+
+    @property
+    def settled(self) -> Self:
+        return settle(self, self.fidelity, SIDES)
+
+    # Client -----------------------------------------------------------------------------------
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        anchors, old = client.shared["anchors"], client.task.num_old  # anchors (C, D)
+        out = client.net(batch.x)  # logits (B, C), embedding (B, D)
+        bound = self.lam * bounding(out.embedding, anchors[batch.y], self.radius, self.settled.hinge)
+        if client.task.first:
+            return {"ce": F.cross_entropy(out.logits, batch.y), "bound": bound}
+
+        cur, pre = self.balance(old, client.task.num_seen)
+        synthetic = client.draw("synthetic", round(self.synthetic * client.batch_size))  # (N, channels, H, W)
+        # Two forwards, as in the reference code: one over both would mix their batch statistics.
+        student = client.net(synthetic)
+        with torch.no_grad():
+            teacher = client.frozen("teacher")(synthetic)  # logits (N, K)
+        return {
+            "ce": cur * F.cross_entropy(out.logits[:, old:], batch.y - old),
+            "bound": cur * bound,
+            "kd": pre * soft_cross_entropy(student.logits[:, :old], teacher.logits, self.temperature),
+            "embedding": pre * F.mse_loss(student.embedding, teacher.embedding),
+        }
+
+    def balance(self, num_old: int, num_seen: int) -> tuple[float, float]:
+        """The weights (a_cur, a_pre): the more classes are old, the more keeping them counts."""
+        kappa, delta = log2(num_seen / 2 + 1), sqrt(num_old / num_seen)
+        return self.current * (1 + 1 / kappa) / delta, self.previous * kappa * delta
+
+    # Server -----------------------------------------------------------------------------------
+
+    def before_task(self, server: Server) -> None:
+        server.shared["anchors"] = server.anchors[: server.task.num_seen]
+        server.memo["lowest"] = inf
+
+    def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
+        start = server.net.weights()
+        mean = weighted_mean(updates, self.settled.weighting)
+        server.net.load(mean.weights)
+        # The reference keeps the net that clients started this round from, not what it became.
+        if mean.metrics["first_epoch_loss"] < server.memo["lowest"]:
+            server.memo |= {"lowest": mean.metrics["first_epoch_loss"], "best": start}
+        return mean
+
+    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+        if self.settled.select == "lowest-loss":
+            server.net.load(server.memo["best"])
+        if server.task.last:
+            return
+        bound = Bound(weight=self.lam, radius=self.radius, hinge=self.settled.hinge)
+        synthesizer = self.synthesizer.with_fidelity(self.fidelity)
+        server.shared["synthetic"] = server.synthesize(synthesizer, range(server.task.num_seen), bound)
+        server.shared["teacher"] = server.net.weights()

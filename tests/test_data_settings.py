@@ -1,0 +1,118 @@
+"""The `data:` section: what it accepts, what it refuses, and in which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fcil.config import Where, dump, parse
+from fcil.data import DATASETS, DataSettings, PartitionSettings
+from fcil.errors import ConfigError
+
+HERE = Where("exp.yaml", "data")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "iid",
+        {"dirichlet": 0.5},
+        {"dirichlet": 0.1, "capped": False},
+        {"classes": 2, "draw": "once"},
+        {"shards": 2},
+        {"iid": None, "draw": "reference"},
+    ],
+)
+def test_partition_reads_back_what_it_writes(raw: Any) -> None:
+    settings = PartitionSettings.from_yaml(raw, HERE)
+    assert settings.to_yaml() == raw
+    assert PartitionSettings.from_yaml(settings.to_yaml(), HERE) == settings
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("dirichlet", "must be a number above 0"),
+        ("dirichlt", 'Did you mean "dirichlet"?'),
+        ({"dirichlet": 0}, "for even shares say iid"),
+        ({"dirichlet": "half"}, "data.partition.dirichlet"),
+        ({"dirichlet": True}, "must be a number"),
+        ({"classes": 0}, "at least 1"),
+        ({"classes": 1.5}, "whole number"),
+        ({"dirichlet": 1, "shards": 2}, "expected iid"),
+        ({"dirichlet": 1, "cap": True}, 'Did you mean "capped"?'),
+        ({"dirichlet": 1, "draw": "onse"}, 'Did you mean "once"?'),
+        ({"shards": 2, "capped": False}, "capped applies to dirichlet"),
+        (0.5, "expected iid"),
+        ({"iid": 3}, "iid takes no value"),
+    ],
+)
+def test_partition_names_what_is_wrong(raw: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PartitionSettings.from_yaml(raw, HERE.at("partition"))
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("exp.yaml: data.partition")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"dataset": "cifar100", "tasks": 5, "order": 1993, "partition": {"dirichlet": 0.5}},
+        {"dataset": "cifar100", "base": 50, "increment": 10, "order": "seed"},
+        {"dataset": "digits", "tasks": [[3, 1], [4, 5, 9]], "validation": 0.1, "augment": False},
+        {"dataset": "digits", "tasks": 2, "order": list(range(9, -1, -1))},
+        {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "resize": 32},
+    ],
+)
+def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
+    settings = parse(DataSettings, raw, HERE)
+    written = dump(settings)
+    assert {key: written[key] for key in raw} == raw
+    assert parse(DataSettings, written, HERE) == settings
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"dataset": "cifar1000", "tasks": 5}, 'Did you mean "cifar100"?'),
+        ({"dataset": "digits"}, "give tasks, or base and increment"),
+        ({"dataset": "digits", "base": 5}, "base alone is not enough"),
+        ({"dataset": "digits", "increment": 5}, "increment alone is not enough"),
+        ({"dataset": "digits", "tasks": 5, "base": 5, "increment": 1}, "tasks excludes base and increment"),
+        ({"dataset": "digits", "tasks": 11}, "tasks is 11, but there are only 10 classes"),
+        ({"dataset": "digits", "tasks": 0}, "data.tasks"),
+        ({"dataset": "digits", "base": 11, "increment": 1}, "base is 11"),
+        ({"dataset": "digits", "tasks": [[0], [0]]}, "class 0 twice"),
+        ({"dataset": "tiny_imagenet", "tasks": [[7], [7]]}, "class 7 twice"),
+        ({"dataset": "digits", "tasks": [[0], [10]]}, "class 10, but the classes are 0 to 9"),
+        ({"dataset": "digits", "tasks": [[0], []]}, "empty task"),
+        ({"dataset": "digits", "tasks": [[0], [1]], "order": 1}, "order has no effect"),
+        ({"dataset": "digits", "tasks": 2, "order": [0, 1, 2]}, "order leaves out 7 of 10 classes"),
+        ({"dataset": "digits", "tasks": 2, "order": "sead"}, 'Did you mean "seed"?'),
+        ({"dataset": "digits", "tasks": 2, "order": 2**32}, "cannot number a permutation"),
+        ({"dataset": "image_folder", "tasks": 2}, "root is missing"),
+        ({"dataset": "cifar10", "tasks": 2, "resize": 64}, "resize applies to"),
+        ({"dataset": "digits", "tasks": 2, "validation": 1.0}, "data.validation"),
+        ({"dataset": "digits", "tasks": 2, "taks": 2}, 'Did you mean "tasks"?'),
+    ],
+)
+def test_settings_name_what_is_wrong(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(DataSettings, raw, HERE)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_catalog_knows_every_name() -> None:
+    expected = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet image_folder imagenet imagenet100"
+    assert list(DATASETS) == expected.split()
+    for name, info in DATASETS.items():
+        assert info.name == name
+        assert info.description
+        assert "\n" not in info.description
+        assert (info.mean is None) == (name in {"digits", "image_folder"})
+    assert DATASETS["cifar100"].num_classes == 100
+    assert DATASETS["cifar100"].downloads
+    assert not DATASETS["tiny_imagenet"].downloads
