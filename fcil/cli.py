@@ -50,7 +50,7 @@ def resume(run_dir: Path) -> None:
 def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -> None:
     """An experiment with every default filled in, and who holds how much of what."""
     from fcil.experiment import read, scenario_of
-    from fcil.progress import partition_table, settings_tree
+    from fcil.tables import partition_table, settings_tree
 
     console = Console()
     for cell in read(experiment, overrides or []):
@@ -96,8 +96,10 @@ def embed(
 ) -> None:
     """Label-text embeddings for class names of your own, one name a line."""
     from fcil.anchors import AnchorSettings, embed, read_names
+    from fcil.config import Where, parse
 
-    about = embed(read_names(names), AnchorSettings(encoder=encoder, template=template), out)
+    settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
+    about = embed(read_names(names), settings, out)
     Console().print(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
 
 

@@ -26,16 +26,9 @@ from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plots import draw_comparison, draw_run
 from fcil.plugins import StrategySpec, strategy_class
-from fcil.progress import (
-    accuracy_table,
-    choose_progress,
-    comparison_table,
-    loading_bar,
-    metrics_table,
-    partition_table,
-    settings_tree,
-)
+from fcil.progress import choose_progress, loading_bar
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
+from fcil.tables import accuracy_table, comparison_table, metrics_table, partition_table, settings_tree
 from fcil.types import Index
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from fcil.store.read import Run
 
-IGNORED = ("seed", "seeds", "matrix", "resources", "strategy", "data", "federation.backend", "federation.timeout")
-"""Settings that tell no two groups of a split apart: they change no result, or are in the label already."""
+IGNORED = ("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every")
+"""Settings that change no result, and so tell no two groups apart."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         members.setdefault((run.name, run.strategy, run.variant), []).append(run)
     firsts = {key: group[0] for key, group in members.items()}
     groups = []
-    for (name, strategy, variant), group in members.items():
+    for (_, strategy, variant), group in members.items():
         split = split_label(group[0].config)
         rivals = [r for r in firsts.values() if r.strategy == strategy and split_label(r.config) == split]
         label = f"{strategy}{_difference(group[0], rivals)}"
@@ -48,7 +48,7 @@ def split_label(config: Mapping[str, Any]) -> str:
     if data.get("base") is not None:
         words.append(f"base {data['base']} + {data.get('increment')}")
     elif data.get("tasks") is not None:
-        words.append(f"{data['tasks']} tasks")
+        words.append(f"{data['tasks']} task{'' if data['tasks'] == 1 else 's'}")
     partition = data.get("partition")
     if isinstance(partition, Mapping):
         words += [f"{key} {_short(value)}" for key, value in partition.items()]
@@ -73,8 +73,8 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Key paths and their values, without those that tell nothing apart."""
-    if path in IGNORED[:4] or path in IGNORED[6:]:
+    """Key paths and their values, without those that change no result."""
+    if path in IGNORED:
         return {}
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}

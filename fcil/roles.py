@@ -148,7 +148,7 @@ class Server:
             labels: the classes to make samples of.
             bound: a bounding loss to add to the generator's terms, for nets with a label-text head.
         Returns:
-            A pool: `x` (N, channels, H, W), `y` (N,), and `mean` and `std` (channels,) where the
+            A pool: `x` (N, channels, H, W), `y` (N,), and `mean` and `std` (N, channels) where the
             samples are to be normalised by other statistics than the real data's.
         """
         return self.run_synthesis(self, synthesizer, labels, bound)

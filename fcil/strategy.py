@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from fcil.config import Where, dump_fields, parse_fields
 from fcil.nets import Net
 from fcil.roles import Client, Server
 from fcil.synthesis import Synthesizer
-from fcil.types import Batch, State, Tensors, Terms, Update
+from fcil.types import Batch, Output, State, Tensors, Terms, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ class Strategy:
 
     def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
         """Scores (B, C) of the classes seen so far; the largest wins."""
-        return net(x).logits
+        out: Output = net(x)
+        return out.logits
 
     def sample(self, server: Server, count: int) -> Sequence[int]:
         """Which clients take part in this round: `count` of them, drawn anew each round."""
@@ -94,7 +95,7 @@ class Strategy:
 
     def smoke(self) -> Self:
         """The same strategy with its synthesis cut to a few steps."""
-        small = {k: v.smoke() for k, v in vars(self).items() if isinstance(v, Synthesizer)}
+        small: dict[str, Any] = {k: v.smoke() for k, v in vars(self).items() if isinstance(v, Synthesizer)}
         return replace(self, **small)
 
     @classmethod

@@ -81,7 +81,8 @@ class LANDER(Strategy):
             return {"ce": F.cross_entropy(out.logits, batch.y), "bound": bound}
 
         cur, pre = self.balance(old, client.task.num_seen)
-        synthetic = client.draw("synthetic", round(self.synthetic * client.batch_size))  # (N, channels, H, W)
+        count = max(1, round(self.synthetic * client.batch_size))
+        synthetic = client.draw("synthetic", count)  # (N, channels, H, W)
         # Two forwards, as in the reference code: one over both would mix their batch statistics.
         student = client.net(synthetic)
         with torch.no_grad():

@@ -278,6 +278,26 @@ def test_lazy_training_images_are_cut_at_random_along_the_long_side(pack: Pack) 
     assert torch.equal(cuts, lazy.take(torch.zeros(60, dtype=torch.int64), torch.Generator().manual_seed(0)))
 
 
+def test_lazy_images_held_out_for_validation_are_cut_as_test_images(pack: Pack) -> None:
+    files = imagenet()
+    data = load_dataset(settings(pack(files), "imagenet", resize=14, validation=0.2))
+    assert (len(data.train), len(data.test)) == (8, 2)
+    centred = [fit(Image.open(io.BytesIO(files[f"train/cat/{i}.png"])), 16, 14) for i in range(5)]
+    got = data.test.take(torch.tensor([0]), torch.Generator().manual_seed(0))[0]
+    assert any(torch.equal(got, torch.from_numpy(np.array(image)).permute(2, 0, 1)) for image in centred)
+
+
+def test_class_folders_may_be_links(tmp_path: Path) -> None:
+    for name, data in two_classes().items():
+        path = tmp_path / "store" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        (tmp_path / "set" / split / "cat").symlink_to(tmp_path / "store" / split / "cat")
+    assert load_dataset(settings(tmp_path / "set")).class_names == ("cat",)
+
+
 def test_reading_ahead_changes_no_draw(pack: Pack) -> None:
     lazy = load_dataset(settings(pack(imagenet()), "imagenet", resize=14)).train
     batches = [torch.tensor([i, i + 1]) for i in range(6)]
@@ -313,7 +333,8 @@ def test_a_damaged_lazy_image_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(20, 14), (14, 20), (33, 17), (300, 224), (17, 17)])
 def test_resizing_and_cutting_equal_torchvision(size: tuple[int, int]) -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
+    from torchvision import transforms
+
     image = Image.open(io.BytesIO(png(3, size)))
     for short, side in ((16, 14), (14, 14), (32, 28), (17, 12)):
         expected = transforms.CenterCrop(side)(transforms.Resize(short)(image))

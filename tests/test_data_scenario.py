@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from fcil.data import Augment, Dataset, DataSettings, MemoryImages, PartitionSettings, Scenario, load_dataset, normalise
+from fcil.data import (
+    Augment,
+    Dataset,
+    DataSettings,
+    MemoryImages,
+    PartitionSettings,
+    Scenario,
+    load_dataset,
+    normalise,
+    partition,
+)
 from fcil.errors import ConfigError
 
 DIGITS = load_dataset(DataSettings(dataset="digits", tasks=5))
@@ -72,12 +82,12 @@ def test_draw_says_whether_proportions_change_from_task_to_task() -> None:
     assert np.abs(np.diff(shares("task"), axis=0)).max() > 0.1
 
 
-def test_reference_draw_is_re_seeded_for_every_task() -> None:
-    from fcil.data import partition
-
-    settings = PartitionSettings(kind="dirichlet", value=0.5, draw="reference")
+@pytest.mark.parametrize("kind", [{"kind": "iid"}, {"kind": "dirichlet", "value": 0.5}])
+def test_reference_draw_is_re_seeded_for_every_task(kind: dict[str, object]) -> None:
+    settings = PartitionSettings(**kind, draw="reference")  # type: ignore[arg-type]
     found = scenario(partition=settings, seed=2023, order="seed")
-    for task in (1, 4):
+    assert any(first > second for first, second in found.split.classes)  # the order within a task matters
+    for task in range(1, 6):
         classes = found.split.classes[task - 1]
         members = np.concatenate([np.flatnonzero(DIGITS.train.y.numpy() == c) for c in classes])
         labels = np.repeat([0, 1], [int((DIGITS.train.y == c).sum()) for c in classes])
@@ -117,9 +127,9 @@ def test_counts_and_table_agree_with_the_shards() -> None:
         shard = found.shard(row.task, row.client)
         assert row.images == len(shard)
         assert row.classes == len(shard.labels.unique())
-        assert list(row.counts) == list(found.tasks[row.task - 1].names[-2:])
+        assert list(row.names) == list(found.tasks[row.task - 1].names[-2:])
         expected = torch.bincount(shard.labels, minlength=10)[2 * row.task - 2 : 2 * row.task]
-        assert list(row.counts.values()) == expected.tolist()
+        assert list(row.counts) == expected.tolist()
     assert len(found.table()) == 15
 
 

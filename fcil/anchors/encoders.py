@@ -97,7 +97,7 @@ def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, te
     source = str(folder) if folder.is_dir() else encoder
     with _quiet(), seeded("anchors", encoder):  # loading draws initial weights before it replaces them
         try:
-            tokenizer, model, pooling, commit = _load(source, revision, pooling)
+            tokenizer, model, pooling = _load(source, revision, pooling)
         except DataError:
             raise
         except Exception as error:  # whatever transformers, the hub or a damaged file raises
@@ -113,12 +113,13 @@ def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, te
             raise DataError(f'"{encoder}" cannot be used as a text encoder ({one_line(error)})') from error
     if not vectors.isfinite().all():
         raise DataError(f'text encoder "{encoder}" gives values that are not finite')
-    origin = {"encoder": encoder, "template": template, "pooling": pooling, "revision": commit or revision or ""}
+    commit = "" if folder.is_dir() else _commit(encoder, revision)
+    origin = {"encoder": encoder, "template": template, "pooling": pooling, "revision": commit}
     return Table(names=tuple(texts), vectors=vectors, **origin)
 
 
-def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any, Pooling, str | None]:
-    """Tokenizer, model, the pooling that `auto` stands for, and the commit. The disk is tried before the network."""
+def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any, Pooling]:
+    """Tokenizer, model and the pooling that `auto` stands for. What is on disk is tried before the network."""
     options = {"revision": revision or "main", "trust_remote_code": False}
     try:
         return _load_with(source, pooling, local_files_only=True, **options)
@@ -128,10 +129,9 @@ def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any
         return _load_with(source, pooling, **options)
 
 
-def _load_with(source: str, pooling: Pooling, **options: Any) -> tuple[Any, Any, Pooling, str | None]:
+def _load_with(source: str, pooling: Pooling, **options: Any) -> tuple[Any, Any, Pooling]:
     transformers = import_module("transformers")
-    config = transformers.AutoConfig.from_pretrained(source, **options)
-    clip = config.model_type in ("clip", "clip_text_model")
+    clip = transformers.AutoConfig.from_pretrained(source, **options).model_type in ("clip", "clip_text_model")
     allowed: tuple[Pooling, ...] = ("text",) if clip else ("mean", "cls")
     if pooling not in ("auto", *allowed):
         raise DataError(f'anchors.pooling "{pooling}" does not fit "{source}"; allowed: auto, {", ".join(allowed)}')
@@ -142,8 +142,13 @@ def _load_with(source: str, pooling: Pooling, **options: Any) -> tuple[Any, Any,
     missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     if missing:  # they would be random numbers, and nothing would say so
         raise DataError(f'text encoder "{source}" lacks {len(missing)} weights, for example {missing[0]}')
-    chosen = allowed[0] if pooling == "auto" else pooling
-    return tokenizer, model.float().eval(), chosen, getattr(config, "_commit_hash", None)
+    return tokenizer, model.float().eval(), allowed[0] if pooling == "auto" else pooling
+
+
+def _commit(encoder: str, revision: str | None) -> str:
+    """The commit of an encoder that was just loaded: the name of its folder in the local hub cache."""
+    found = import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision or ""
 
 
 @torch.no_grad()

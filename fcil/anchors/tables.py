@@ -162,6 +162,7 @@ def check_names(names: Sequence[str], source: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """An exception of another library in one short line."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    reason = getattr(error, "strerror", None) or " ".join(first.split())
     reason = f"{reason[:200]}..." if len(reason) > 200 else reason
     return reason or type(error).__name__

@@ -103,8 +103,10 @@ class PartitionRow(NamedTuple):
     client: int
     images: int
     classes: int
-    counts: dict[str, int]
-    """Images of each class of the task, by class name in order of appearance."""
+    names: tuple[str, ...]
+    """The classes of the task in order of appearance; ImageNet has two of the same name."""
+    counts: tuple[int, ...]
+    """Images of each of them."""
 
 
 class Scenario:
@@ -218,12 +220,15 @@ class Scenario:
         for task, by_client in zip(self.tasks, self.counts, strict=True):
             names = task.names[task.num_old :]
             for client, counts in enumerate(by_client[:, task.num_old : task.num_seen]):
-                named = dict(zip(names, counts.tolist(), strict=True))
-                rows.append(PartitionRow(task.number, client, int(counts.sum()), int((counts > 0).sum()), named))
+                held = tuple(counts.tolist())
+                rows.append(PartitionRow(task.number, client, sum(held), len(held) - held.count(0), names, held))
         return rows
 
     def partition_record(self) -> dict[str, Any]:
-        """Everything needed to tell, or to repeat, who held what; plain numbers and strings."""
+        """Everything needed to tell, or to repeat, who held what; plain numbers and strings.
+
+        `indices[task][client]` are positions in the training split, without the held-out validation images.
+        """
         return {
             "dataset": self.dataset.name,
             "seed": self.seed,

@@ -106,7 +106,7 @@ def _torchvision(info: DatasetInfo, root: Path) -> Splits:
                 with FileLock(root / f".{info.name}.lock"):
                     train, test = (loader(str(root), train=part, download=True) for part in (True, False))
         except Exception as error:
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            said = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
             raise DataError(
                 f"{info.name}: not found in {root}, and the download failed ({said});"
                 f" put {info.files} there, or set data.root or FCIL_DATA to where it is"

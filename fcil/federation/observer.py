@@ -49,7 +49,8 @@ class Observer:
     def note(self, text: str) -> None:
         """A line for the log."""
 
-    def run_done(self, seconds: float) -> None: ...
+    def run_done(self, seconds: float, phases: dict[str, float]) -> None:
+        """`phases`: seconds spent on clients, aggregate, evaluate, synthesis, checkpoint and send."""
 
 
 class Observers(Observer):

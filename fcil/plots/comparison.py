@@ -13,7 +13,18 @@ from matplotlib.figure import Figure
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import Group, group_runs
-from fcil.plots.style import CYCLE, MARKERS, label_ends, look, new_figure, percent_axis, save, task_axis, title
+from fcil.plots.style import (
+    CYCLE,
+    MARKERS,
+    head,
+    label_ends,
+    label_height,
+    look,
+    new_figure,
+    percent_axis,
+    save,
+    task_axis,
+)
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]
@@ -36,9 +47,10 @@ def draw_comparison(runs: Sequence[Run], out: Path | str) -> list[Path]:
     for split in splits:
         alike = [group for group in groups if group.split == split]
         suffix = f"-{re.sub(r'[^a-z0-9.]+', '-', split.lower()).strip('-')}" if len(splits) > 1 else ""
-        paths += save(curves_figure(alike, accuracy_curve, "accuracy, all seen (%)"), Path(out) / f"accuracy{suffix}")
+        drawn = curves_figure(alike, accuracy_curve, "Accuracy after each task", "accuracy, all seen (%)")
+        paths += save(drawn, Path(out) / f"accuracy{suffix}")
         if any(len(run.rows) > 1 for group in alike for run in group.runs):
-            drawn = curves_figure(alike, forgetting_curve, "forgetting (points)")
+            drawn = curves_figure(alike, forgetting_curve, "Forgetting", "forgetting (points)")
             paths += save(drawn, Path(out) / f"forgetting{suffix}")
     return paths
 
@@ -53,11 +65,12 @@ def forgetting_curve(run: Run) -> Array:
     return 100 * metrics.forgetting_after_each_task(metrics.accuracy_matrix(run.rows)[0])
 
 
-def curves_figure(groups: Sequence[Group], curve: Curve, label: str) -> Figure:
+def curves_figure(groups: Sequence[Group], curve: Curve, text: str, label: str) -> Figure:
     """A mean line for each group, and the range from the least to the greatest seed."""
     ends, counts = [], {len(group.runs) for group in groups}
+    labels = [_label(group, len(counts) > 1) for group in groups]
     with look():
-        figure = new_figure(2.4)
+        figure = new_figure(max(2.4, 0.9 + sum(map(label_height, labels))))
         axes = figure.subplots()
         tasks = 1
         for i, group in enumerate(groups):
@@ -72,20 +85,25 @@ def curves_figure(groups: Sequence[Group], curve: Curve, label: str) -> Figure:
                 axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
             axes.plot(x, values.mean(axis=0), color=colour, marker=MARKERS[i % len(MARKERS)], clip_on=False,
                       linestyle="--" if dashed else "-")  # fmt: skip
-            name = group.label if len(counts) == 1 else f"{group.label} (n={len(curves)})"
-            ends.append((x[-1], values.mean(axis=0)[-1], name, colour))
+            ends.append((x[-1], values.mean(axis=0)[-1], labels[i], colour))
         percent_axis(axes, label)
         task_axis(axes, tasks)
-        title(axes, f"{groups[0].split}: {_band(counts)}")
+        head(figure, text, f"{groups[0].split} · {_band(counts)}")
         label_ends(axes, ends)
     return figure
+
+
+def _label(group: Group, with_count: bool) -> str:
+    """The strategy, with its options below it where the two are long."""
+    label = f"{group.label}, n = {len(group.runs)}" if with_count else group.label
+    return label if len(label) <= 16 else label.replace(" (", "\n(", 1).replace("), n", ")\nn", 1)
 
 
 def _band(counts: set[int]) -> str:
     if counts == {1}:
         return "one seed (n = 1)"
-    seeds = f"{counts.pop()} seeds" if len(counts) == 1 else "n seeds"
-    return f"mean and min\N{EN DASH}max of {seeds}"
+    seeds = f"of {next(iter(counts))} seeds" if len(counts) == 1 else "over seeds, n at each line"
+    return f"mean and min\N{EN DASH}max {seeds}"
 
 
 def _stack(curves: Sequence[Array]) -> Array:

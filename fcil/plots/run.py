@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fcil import metrics
 from fcil.errors import StoreError
@@ -23,13 +24,15 @@ from fcil.plots.style import (
     INK,
     MARKERS,
     PAGE,
+    SHADES,
+    head,
     label_ends,
     look,
     new_figure,
     percent_axis,
+    plain_numbers,
     save,
     task_axis,
-    title,
 )
 from fcil.store.read import Run, load_run
 
@@ -63,8 +66,8 @@ def draw_run(folder: Path | str) -> list[Path]:
     return paths
 
 
-def _heading(run: Run) -> str:
-    return f"{run.strategy} on {split_label(run.config)}, seed {run.seed} (n = 1)"
+def _subtitle(run: Run) -> str:
+    return f"{run.strategy} · {split_label(run.config)} · seed {run.seed} (n = 1)"
 
 
 def accuracy_figure(run: Run) -> Figure:
@@ -74,8 +77,8 @@ def accuracy_figure(run: Run) -> Figure:
     old = [np.average(matrix[t, :t], weights=examples[:t]) if t else np.nan for t in range(len(matrix))]
     lines = [
         ("all seen", metrics.accuracy_after_each_task(matrix, examples), CYCLE[0], MARKERS[0]),
-        ("newest", np.diag(matrix), CYCLE[2], MARKERS[2]),
-        ("earlier", np.array(old), CYCLE[1], MARKERS[1]),
+        ("new task", np.diag(matrix), CYCLE[2], MARKERS[2]),
+        ("old tasks", np.array(old), CYCLE[1], MARKERS[1]),
     ]
     with look():
         figure = new_figure(2.2)
@@ -86,7 +89,7 @@ def accuracy_figure(run: Run) -> Figure:
                       linewidth=1.8 if main else 1.0, clip_on=False)  # fmt: skip
         percent_axis(axes, "accuracy (%)")
         task_axis(axes, len(matrix))
-        title(axes, _heading(run))
+        head(figure, "Accuracy after each task", _subtitle(run))
         ends = [(tasks[-1], 100 * v[-1], name, c) for name, v, c, _ in lines if len(matrix) > 1]
         label_ends(axes, ends)
     return figure
@@ -104,14 +107,16 @@ def forgetting_figure(run: Run) -> Figure:
         axes = figure.subplots()
         axes.axhline(0, color=FAINT, linewidth=0.8)
         for j in range(count - 1):
-            falls = [0.0] + [100 * metrics.per_task_forgetting(matrix[: t + 1, : t + 1])[j] for t in range(j + 1, count)]
+            falls = [0.0] + [
+                100 * metrics.per_task_forgetting(matrix[: t + 1, : t + 1])[j] for t in range(j + 1, count)
+            ]
             axes.plot(range(j + 1, count + 1), falls, color=shades[j], linewidth=0.9, marker=".", markersize=3)
-            if count <= 11:
+            if count <= 11 or j in (0, count - 2):
                 ends.append((count, falls[-1], f"task {j + 1}", shades[j]))
         axes.plot(range(1, count + 1), mean, color=INK, linewidth=2.0, marker="o", zorder=4)
-        percent_axis(axes, "drop from best accuracy (points)")
+        percent_axis(axes, "drop from best (points)")
         task_axis(axes, count)
-        title(axes, f"Forgetting: {_heading(run)}")
+        head(figure, "Forgetting", _subtitle(run))
         label_ends(axes, ends)
     return figure
 
@@ -125,11 +130,12 @@ def matrix_figure(run: Run) -> Figure:
     with look():
         figure = new_figure(0.82 * width, width)
         axes = figure.subplots()
-        picture = axes.imshow(100 * matrix, cmap="cividis", vmin=0, vmax=max(100 * float(np.nanmax(matrix)), 1.0))
+        top = max(100 * float(np.nanmax(matrix)), 1.0)
+        picture = axes.imshow(100 * matrix, cmap=SHADES, vmin=0, vmax=top)
         for t in range(count):
             for j in range(t + 1):
                 value = 100 * matrix[t, j]
-                ink = "white" if value < 0.55 * picture.norm.vmax else "black"
+                ink = "white" if value > 0.45 * top else "black"
                 axes.text(j, t, f"{value:.0f}" if count > 6 else f"{value:.1f}", ha="center", va="center", color=ink,
                           fontsize=size)  # fmt: skip
         ticks = range(0, count, max(1, round(count / 12)))
@@ -141,7 +147,7 @@ def matrix_figure(run: Run) -> Figure:
         bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.03)
         bar.set_label("accuracy (%)")
         bar.outline.set_visible(False)
-        title(axes, _heading(run), width * 0.9)
+        head(figure, "Accuracy on each task", _subtitle(run))
     return figure
 
 
@@ -162,7 +168,9 @@ def rounds_figure(run: Run) -> Figure:
     with look():
         figure = new_figure(0.9 + 1.15 * (tested + trained))
         panels = list(np.atleast_1d(figure.subplots(tested + trained, 1, sharex=True)))
-        title(panels[0], _heading(run))
+        head(figure, "Round after round", _subtitle(run))
+        panels[0].set_xlim(0.5, len(records) + 0.5)  # shared; before the ends of lines are named
+        panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         if tested:
             axes = panels[0]
             seen = np.isfinite(accuracy)
@@ -172,7 +180,6 @@ def rounds_figure(run: Run) -> Figure:
             _draw_terms(panels[-1], records, names)
         for axes in panels:
             axes.grid(False, axis="x")
-            axes.set_xlim(0.5, len(records) + 0.5)
             for start in starts[1:]:
                 axes.axvline(start - 0.5, color="#AAAAAA", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
         _name_tasks(panels[0], starts, records)
@@ -204,8 +211,10 @@ def _draw_terms(axes: Axes, records: list[dict[str, Any]], names: list[str]) -> 
             ends.append((len(records) + 0.5, values[known[-1]], name, colour))
     values = np.concatenate([v[np.isfinite(v)] for v in terms.values()])
     wide = len(values) > 0 and values.min() > 0 and values.max() > 100 * values.min()
-    axes.set_yscale("log" if wide else "linear")
-    if not wide:
+    if wide:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(plain_numbers())
+    else:
         axes.set_ylim(bottom=min(0.0, float(values.min())) if len(values) else 0.0)
     axes.set_ylabel("loss terms\n(log scale)" if wide else "loss terms")
     label_ends(axes, ends)
@@ -224,11 +233,11 @@ def partition_figure(run: Run) -> Figure:
         figure = new_figure(min(1.15 + 0.16 * clients, 4.5) + (0.5 if classes <= 20 else 0.0), width)
         axes = figure.subplots()
         table = counts.sum(axis=0)
-        picture = axes.imshow(np.where(table, table, np.nan), cmap="viridis_r", aspect="auto", vmin=0,
+        picture = axes.imshow(np.where(table, table, np.nan), cmap=SHADES, aspect="auto", vmin=0,
                               interpolation="nearest")  # fmt: skip
         owner = (counts.sum(axis=1) > 0).argmax(axis=0)  # the task of each class
-        for c in np.flatnonzero(np.diff(owner)):
-            axes.axvline(c + 0.5, color="#888888", linewidth=0.6)
+        for border in np.flatnonzero(np.diff(owner)):
+            axes.axvline(float(border) + 0.5, color="#888888", linewidth=0.6)
         _bare(axes)
         if classes <= 20:
             axes.set_xticks(range(classes), names, rotation=60, ha="right", rotation_mode="anchor")
@@ -237,11 +246,13 @@ def partition_figure(run: Run) -> Figure:
         step = max(1, round(clients / 15))
         axes.set_yticks(range(0, clients, step), [str(c) for c in range(0, clients, step)])
         axes.set_ylabel("client")
+        axes.annotate("total", (1.0, 1.0), xycoords="axes fraction", xytext=(3, 2), textcoords="offset points",
+                      fontsize=5.5, color="#555555")  # fmt: skip
         for c, total in list(enumerate(table.sum(axis=1)))[::step]:
             axes.annotate(f"{total:,}", (1.0, c), xycoords=("axes fraction", "data"), xytext=(3, 0),
                           textcoords="offset points", va="center", fontsize=5.5, color="#555555")  # fmt: skip
-        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02)
+        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.13 if width == COLUMN else 0.07)
         bar.set_label("training examples")
         bar.outline.set_visible(False)
-        title(axes, f"{split_label(run.config)}, seed {run.seed}: examples by class", width)
+        head(figure, "Examples by client and class", f"{split_label(run.config)} · {clients} clients · seed {run.seed}")
     return figure

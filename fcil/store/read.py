@@ -154,7 +154,12 @@ def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
         raise StoreError(f"{path}: no {'run' if unfinished else 'finished run'} there{_because(skipped)}")
     frames = []
     for run in runs:
-        keys = {"experiment": run.name, "strategy": run.strategy, "variant": run.variant, "seed": run.seed}
+        keys: dict[str, Any] = {
+            "experiment": run.name,
+            "strategy": run.strategy,
+            "variant": run.variant,
+            "seed": run.seed,
+        }
         frames.append(run.accuracy.assign(**keys)[[*keys, *files.COLUMNS]])
     return pd.concat(frames, ignore_index=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ class RunRecorder(Observer):
     def note(self, text: str) -> None:
         self._log(text)
 
-    def run_done(self, seconds: float, phases: dict[str, float] | None = None) -> None:
+    def run_done(self, seconds: float, phases: dict[str, float]) -> None:
         """`summary.json`: the metrics of `accuracy.csv`, the cost in `rounds.jsonl`, seconds in all and by phase."""
         try:
             numbers = metrics.summary(files.read_accuracy(self.folder.accuracy))
@@ -76,7 +75,9 @@ class RunRecorder(Observer):
             raise StoreError(f"{self.folder.accuracy}: {error}") from None
         records = files.read_rounds(self.folder.rounds) if self.folder.rounds.is_file() else []
         self._log(f"done in {seconds:.0f} s; final accuracy {numbers['final_accuracy']:.4f}")
-        files.write_json(self.folder.summary, {**numbers, "seconds": seconds, **_cost(records, phases)})
+        files.write_json(
+            self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **_cost(records)}
+        )
 
     def _log(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -90,18 +91,13 @@ class RunRecorder(Observer):
                 file.write(text)
 
 
-def _cost(records: Sequence[dict[str, Any]], phases: dict[str, float] | None) -> dict[str, Any]:
-    """Rounds, traffic, failures and seconds by phase (of the rounds alone if not given) of a whole run."""
-    by_phase: dict[str, float] = defaultdict(float)
-    for record in records:
-        for phase, value in (record.get("seconds") or {}).items():
-            by_phase[phase] += value
+def _cost(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rounds, traffic and failures of a whole run, resumed or not."""
     return {
         "rounds": len(records),
         "bytes_up": sum(r.get("bytes_up") or 0 for r in records),
         "bytes_down": sum(r.get("bytes_down") or 0 for r in records),
         "failures": sum(_count(r.get("failures")) for r in records),
-        "seconds_by_phase": dict(by_phase if phases is None else phases),
     }
 
 

@@ -1,8 +1,9 @@
 """The seam of synthesis: an `Inversion` is the problem, a `Synthesizer` the method, a chain its state.
 
 A synthesizer works in episodes. One or several independent chains (each with its own generator
-and random stream) share the episodes; a chain is what a worker runs. How many chains there are is a hyper-parameter of the
-method, and how many of them run at once is not: the same pool comes out of one worker or four.
+and random stream) share the episodes; a chain is what a worker runs. How many chains there are is
+a hyper-parameter of the method, and how many of them run at once is not: the same pool comes out
+of one worker or four.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -136,7 +137,7 @@ class Synthesizer:
             teacher=frozen(teacher),
             labels=tuple(labels),
             shape=shape,
-            anchors=anchors,
+            anchors=None if anchors is None else anchors.to(device),
             bound=bound,
             mean=torch.full((shape[0],), 0.5, device=device) if mean is None else mean.to(device),
             std=torch.full((shape[0],), 0.25, device=device) if std is None else std.to(device),

@@ -47,7 +47,7 @@ from fcil.rng import Key, generator, seeded
 from fcil.synthesis.base import Inversion, Synthesizer
 from fcil.synthesis.pool import string_sorted, to_bytes
 from fcil.synthesis.student import distillation, train_student, untrained_copy
-from fcil.types import Count, Fraction, Index, NonNegative, Positive, Tensors, Terms
+from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -162,7 +162,8 @@ class NAYER(Synthesizer):
         return self if self.fidelity else replace(self, fidelity=fidelity)
 
     def smoke(self) -> Self:
-        return replace(self, rounds=1, warmup=1, steps=2, batch_size=min(self.batch_size, 32), student_steps=1)
+        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
+        return replace(self, rounds=1, warmup=1, steps=2, batch_size=batch, student_steps=student_steps)
 
     @property
     def episodes(self) -> int:
@@ -218,8 +219,9 @@ class NAYER(Synthesizer):
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
         adam = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)
-        lowest, kept, statistics = torch.tensor(math.inf, device=problem.device), torch.empty(0), None
+        lowest, kept = torch.tensor(math.inf, device=problem.device), torch.empty(0)
         history: list[Terms] = []
+        statistics: Statistics = {}
         for _ in range(self.steps):
             with torch.autocast(problem.device.type, torch.bfloat16, enabled=problem.precision == "bf16"):
                 images = chain.generator(labels)
@@ -237,7 +239,14 @@ class NAYER(Synthesizer):
         return Optimised(kept, {name: torch.stack([h[name] for h in history]) for name in history[0]})
 
     def terms(
-        self, problem: Inversion, chain: Chain, images: Tensor, labels: Tensor, *, adversarial: bool, rng: torch.Generator
+        self,
+        problem: Inversion,
+        chain: Chain,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        adversarial: bool,
+        rng: torch.Generator,
     ) -> tuple[Terms, Statistics]:
         """The weighted terms of L for a batch of raw images (B, channels, H, W)."""
         mean, std = self.statistics(problem, chain)
@@ -294,7 +303,7 @@ class NAYER(Synthesizer):
         with seeded(*problem.key, chain, "generator", life):
             return NoisyGenerator(
                 problem.anchors,
-                problem.shape,
+                problem.shape,  # type: ignore[arg-type]
                 self.batch_size,
                 latent=self.latent,
                 width=self.width,

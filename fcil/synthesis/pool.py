@@ -35,7 +35,9 @@ def string_sorted(batches: int, rows: int, keep: int) -> list[int]:
     return [position for _, position in names[:keep]]
 
 
-def view(pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, mean: Statistics, std: Statistics) -> Tensor:
+def view(
+    pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, mean: Statistics, std: Statistics
+) -> Tensor:
     """Augmented and normalised samples (len(rows), channels, H, W), as the nets expect them."""
     x = augment(pool["x"][rows], rng)
     if "mean" not in pool:
@@ -45,8 +47,12 @@ def view(pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, me
 
 
 def endless_rows(size: int, batch: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Row numbers in batches, reshuffled at each pass, for ever. A short rest of a pass is left out."""
+    """Row numbers in batches, reshuffled at each pass, for ever.
+
+    Differs: a short rest of a pass is left out, where the loaders of the references serve it; the next
+    pass is shuffled anew, so no sample is neglected.
+    """
     batch = min(batch, size)
     while True:
         order = torch.randperm(size, generator=rng, device=rng.device).to(device)
-        yield from (rows for rows in order.split(batch) if len(rows) == batch)
+        yield from (rows for rows in torch.split(order, batch) if len(rows) == batch)

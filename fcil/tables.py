@@ -1,0 +1,247 @@
+"""What is printed before and after a run: settings, who holds what, the accuracy matrix, metrics, a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Group as Block
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from fcil import metrics
+from fcil.groups import Group, group_runs
+from fcil.store.read import Run
+
+MEANING = {
+    "final_accuracy": "all classes, after the last task",
+    "average_incremental_accuracy": "all classes seen, mean over tasks",
+    "old_accuracy": "classes before the last task, at the end",
+    "new_accuracy": "classes of the last task, at the end",
+    "plasticity": "each task when it was learnt, mean",
+    "stability": "each earlier task at the end, mean",
+    "bwt": "backward transfer: at the end less when learnt",
+    "chaudhry": "best before the last task less the end, mean",
+    "chaudhry_including_last": "best ever less the end, mean",
+    "first": "when learnt less the end, mean",
+    "first_over_T": "as first, divided by all tasks",
+    "lander": "as LANDER's script: best task of each stage less the end",
+    "libcontinual": "as LibContinual: without the task before the last",
+}
+POINTS = ("bwt", *metrics.FORGETTING)
+"""Differences of accuracies: points, not percent."""
+NONE = "\N{EN DASH}"
+SPARKS = "▁▂▃▄▅▆▇█"
+MOST_CLIENTS, MOST_COLUMNS = 12, 50
+
+
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s` or `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes in words: `1.2 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _table(title: str = "", caption: str = "") -> Table:
+    return Table(
+        title=title or None, caption=caption or None, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left",
+        caption_justify="left", title_style="bold", caption_style="dim", pad_edge=False,
+    )  # fmt: skip
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def settings_tree(config: Mapping[str, Any]) -> Tree:
+    """Every setting, defaults included: a branch for each section, its values beside each other."""
+    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
+    name = str(plain.pop("name", "experiment"))
+    tree = Tree(Text.assemble((name, "bold"), "  ", _pairs(plain)), guide_style="dim")
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _branch(tree, str(key), value)
+    return tree
+
+
+def _branch(tree: Tree, key: str, value: Mapping[str, Any]) -> None:
+    head = Text(key, style="bold")
+    if len(value) == 1 and isinstance(next(iter(value.values())), Mapping):  # a choice: {name: {option: value}}
+        (chosen, value), *_ = value.items()
+        head.append_text(Text(f" {chosen}", style="bold blue"))
+    plain = {k: v for k, v in value.items() if not _is_section(v)}
+    branch = tree.add(Text.assemble(head, "  " if plain else "", _pairs(plain)))
+    for inner, section in value.items():
+        if _is_section(section):
+            _branch(branch, str(inner), section)
+
+
+def _is_section(value: Any) -> bool:
+    """A mapping that needs lines of its own, unlike `{dirichlet: 0.5}`."""
+    return isinstance(value, Mapping) and (len(value) > 1 or any(isinstance(v, Mapping) for v in value.values()))
+
+
+def _pairs(values: Mapping[str, Any]) -> Text:
+    text = Text(overflow="fold")
+    for i, (key, value) in enumerate(values.items()):
+        text.append(" · " if i else "", style="dim").append(f"{key} ", style="dim").append(_plain(value))
+    return text
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        shown = ", ".join(_plain(v) for v in value[:8])
+        return f"[{shown}, … {len(value)} in all]" if len(value) > 8 else f"[{shown}]"
+    return str(value)
+
+
+# Partition ----------------------------------------------------------------------------------------
+
+
+def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
+    """Who holds what of each task.
+
+    Args:
+        counts: examples (tasks, clients, classes), classes in order of appearance.
+        class_names: of all classes, in the same order.
+    """
+    table = _table("Training examples", "by class: a bar for each class of the task, on one scale; a dot for none")
+    for name, justify in (("task", "right"), ("client", "right"), ("examples", "right"), ("classes", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("by class", overflow="fold")
+    for number, clients in enumerate(np.asarray(counts), start=1):
+        held = np.flatnonzero(clients.sum(axis=0))
+        mine = clients[:, held]
+        names = Text(_names([class_names[c] for c in held]), style="dim")
+        table.add_row(str(number), "all", f"{mine.sum():,}", str(len(held)), names, style="bold")
+        shown = len(mine) if len(mine) <= MOST_CLIENTS else MOST_CLIENTS - 2
+        for client, row in enumerate(mine[:shown]):
+            table.add_row("", str(client), f"{row.sum():,}", str((row > 0).sum()), _sparks(row, mine.max(initial=0)))
+        if shown < len(mine):
+            rest = mine[shown:].sum(axis=1)
+            table.add_row("", "…", f"{rest.min():,} to {rest.max():,}", "", f"{len(rest)} more clients")
+        table.add_section()
+    return table
+
+
+def _names(names: Sequence[str]) -> str:
+    text = ", ".join(names[:6])
+    return f"{text}, …" if len(names) > 6 else text
+
+
+def _sparks(row: npt.NDArray[np.int64], most: int) -> str:
+    parts = np.array_split(row, min(len(row), MOST_COLUMNS)) if len(row) else []
+    heights = [int(part.max()) for part in parts]
+    return "".join(SPARKS[-(-8 * h // most) - 1] if h else "·" for h in heights)
+
+
+# Results ------------------------------------------------------------------------------------------
+
+
+def accuracy_table(rows: Sequence[Sequence[int]]) -> Table:
+    """The accuracy matrix in percent, and the accuracy over all classes seen."""
+    matrix, examples = metrics.accuracy_matrix(rows)
+    seen = metrics.accuracy_after_each_task(matrix, examples)
+    table = _table("Accuracy (%)", "rows: after learning a task; columns: on the test examples of a task")
+    table.add_column("after", justify="right", style="bold")
+    table.add_column("all seen", justify="right", style="bold")
+    for task in range(len(matrix)):
+        table.add_column(str(task + 1), justify="right", no_wrap=True)
+    for task, accuracies in enumerate(matrix):
+        cells = ["" if np.isnan(a) else f"{100 * a:.1f}" for a in accuracies]
+        table.add_row(str(task + 1), f"{100 * seen[task]:.1f}", *cells)
+    return table
+
+
+def metrics_table(summary: Mapping[str, Any]) -> Table:
+    """Every metric of a finished run by name, and what the run cost."""
+    table = _table("Metrics")
+    for name in ("metric", "value", "meaning"):
+        table.add_column(name, justify="right" if name == "value" else "left", style="dim" if name == "meaning" else "")
+    for key, meaning in MEANING.items():
+        forgetting = key in metrics.FORGETTING
+        values = summary.get("forgetting") or {} if forgetting else summary
+        if key not in values:
+            continue
+        value = values[key]
+        points = NONE if value is None else f"{100 * value:.1f} pts"
+        name = f"forgetting ({key})" if forgetting else key.replace("_", " ")
+        table.add_row(name, points if key in POINTS else percent(value), meaning)
+    costs: dict[str, Callable[[Any], str]] = {
+        "seconds": duration,
+        "bytes_up": size,
+        "bytes_down": size,
+        "failures": str,
+    }
+    table.add_section()
+    for key, words in costs.items():
+        if summary.get(key):
+            table.add_row("time" if key == "seconds" else key.replace("_", " "), words(summary[key]), "")
+    return table
+
+
+def comparison_table(runs: Sequence[Run]) -> RenderableType:
+    """Strategies beside each other, a table for each split: mean ± sample standard deviation over seeds."""
+    groups = group_runs([run for run in runs if run.finished])
+    tables: list[RenderableType] = []
+    for split in dict.fromkeys(group.split for group in groups):
+        table = _table(
+            split, "percent and points: mean ± sample standard deviation over n seeds; forgetting: Chaudhry's"
+        )
+        table.add_column("strategy", style="bold")
+        for name in ("n", "final accuracy", "average incremental", "forgetting", "time a run"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for group in groups:
+            if group.split == split:
+                table.add_row(group.label, *_cells(group))
+        tables.append(table)
+    return Block(*tables)
+
+
+def _cells(group: Group) -> list[str]:
+    summaries = [run.summary for run in group.runs]
+    columns = (
+        [s.get("final_accuracy") for s in summaries],
+        [s.get("average_incremental_accuracy") for s in summaries],
+        [(s.get("forgetting") or {}).get("chaudhry") for s in summaries],
+    )
+    seconds = [s["seconds"] for s in summaries if isinstance(s.get("seconds"), int | float)]
+    spreads = [mean_and_deviation([100 * v for v in column if v is not None]) for column in columns]
+    return [str(len(summaries)), *spreads, duration(float(np.mean(seconds))) if seconds else NONE]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`61.2 ± 0.8`; no deviation where there is one value, a dash where there is none."""
+    if not values:
+        return NONE
+    mean = f"{np.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1f}"
