@@ -49,7 +49,8 @@ def resume(run_dir: Path) -> None:
 @app.command()
 def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -> None:
     """An experiment with every default filled in, and who holds how much of what."""
-    from fcil.experiment import read, scenario_of
+    from fcil.experiment import read
+    from fcil.federation.plan import scenario_of
     from fcil.tables import partition_table, settings_tree
 
     console = Console()

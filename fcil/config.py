@@ -14,8 +14,9 @@ import json
 import re
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -51,8 +52,9 @@ def parse(cls: type[T], raw: Any, where: Where) -> T:
     Raises:
         ConfigError: for an unknown key, a missing key or a value that is not allowed.
     """
-    if hasattr(cls, "from_yaml"):
-        return cls.from_yaml(raw, where)  # type: ignore[no-any-return]
+    short: Callable[[Any, Where], T] | None = getattr(cls, "from_yaml", None)
+    if short is not None:
+        return short(raw, where)
     return parse_fields(cls, raw, where)
 
 
@@ -96,7 +98,7 @@ def _settings_class(hint: Any) -> type | None:
     """The dataclass in `X` or `X | None`, if there is one."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     found = [o for o in options if is_dataclass(o) or hasattr(o, "from_yaml")]
-    return found[0] if found else None  # type: ignore[return-value]
+    return found[0] if found else None
 
 
 def _complaint(error: Exception, raw: Any) -> str:
@@ -147,7 +149,7 @@ def field_docs(cls: type) -> dict[str, str]:
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
         except (OSError, TypeError):
             continue
-        for node, after in zip(body, body[1:], strict=False):
+        for node, after in pairwise(body):
             if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(node.target, ast.Name):
                 docs[node.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
     return docs
@@ -193,7 +195,7 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: with line and column of what is malformed.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -8,8 +8,7 @@ with code 2. Any other exception is ours and keeps its traceback.
     │   ├── ConfigError      a key or value of an experiment file or an override
     │   ├── DataError        a data set or class-name file that is missing or malformed
     │   └── StoreError       a results folder that cannot be read or written
-    ├── TrainingError        training produced something unusable, e.g. a loss that is not finite
-    └── Interrupted          stopped on request; the run can be resumed (exit code 130)
+    └── TrainingError        training produced something unusable, e.g. a loss that is not finite
 """
 
 from __future__ import annotations
@@ -40,10 +39,6 @@ class StoreError(UserError):
 
 class TrainingError(FCILError):
     """Training produced something unusable: where, and which term."""
-
-
-class Interrupted(FCILError):
-    """Stopped on request; what was finished is saved."""
 
 
 def nearest(word: object, known: Iterable[object]) -> str:

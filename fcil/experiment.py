@@ -1,6 +1,6 @@
 """From a YAML file to runs: overrides, the matrix, the seeds, and one run after another.
 
-    runs = run("experiments/quickstart.yaml", "federation.rounds=5", out="results")
+runs = run("experiments/quickstart.yaml", "federation.rounds=5", out="results")
 """
 
 from __future__ import annotations

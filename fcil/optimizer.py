@@ -40,8 +40,6 @@ class OptimizerSettings:
     """Factor of the learning rate at each milestone of `step`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the nets in training and synthesis; weights, losses and statistics stay in fp32."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward and backward pass; weights and their updates stay in fp32."""
 
     def __post_init__(self) -> None:
         if self.schedule == "cosine" and self.min_lr > self.lr:

@@ -43,5 +43,5 @@ def seeded(*key: Key) -> Iterator[None]:
     Only for module constructors, which accept no generator.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive(*key))
+        torch.default_generator.manual_seed(derive(*key))
         yield

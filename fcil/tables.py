@@ -19,20 +19,21 @@ from fcil.groups import Group, group_runs
 from fcil.store.read import Run
 
 MEANING = {
-    "final_accuracy": "all classes, after the last task",
-    "average_incremental_accuracy": "all classes seen, mean over tasks",
-    "old_accuracy": "classes before the last task, at the end",
-    "new_accuracy": "classes of the last task, at the end",
-    "plasticity": "each task when it was learnt, mean",
-    "stability": "each earlier task at the end, mean",
-    "bwt": "backward transfer: at the end less when learnt",
-    "chaudhry": "best before the last task less the end, mean",
-    "chaudhry_including_last": "best ever less the end, mean",
-    "first": "when learnt less the end, mean",
-    "first_over_T": "as first, divided by all tasks",
-    "lander": "as LANDER's script: best task of each stage less the end",
-    "libcontinual": "as LibContinual: without the task before the last",
+    "final_accuracy": "all classes, at the end",
+    "average_incremental_accuracy": "classes seen, mean over tasks",
+    "old_accuracy": "all but the last task's classes",
+    "new_accuracy": "the last task's classes",
+    "plasticity": "a task when learnt, mean",
+    "stability": "an earlier task at the end, mean",
+    "bwt": "end less when learnt, mean",
+    "chaudhry": "best before the end less end",
+    "chaudhry_including_last": "best ever less end",
+    "first": "when learnt less end",
+    "first_over_T": "as first, over all tasks",
+    "lander": "best task of a stage less end",
+    "libcontinual": "as first, less one task",
 }
+"""A few words for every metric; the formulas are in `fcil.metrics`."""
 POINTS = ("bwt", *metrics.FORGETTING)
 """Differences of accuracies: points, not percent."""
 NONE = "\N{EN DASH}"
@@ -141,7 +142,7 @@ def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
     for number, clients in enumerate(np.asarray(counts), start=1):
         held = np.flatnonzero(clients.sum(axis=0))
         mine = clients[:, held]
-        names = Text(_names([class_names[c] for c in held]), style="dim")
+        names = Text(_names([class_names[int(c)] for c in held]), style="dim")
         table.add_row(str(number), "all", f"{mine.sum():,}", str(len(held)), names, style="bold")
         shown = len(mine) if len(mine) <= MOST_CLIENTS else MOST_CLIENTS - 2
         for client, row in enumerate(mine[:shown]):
@@ -194,7 +195,7 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
             continue
         value = values[key]
         points = NONE if value is None else f"{100 * value:.1f} pts"
-        name = f"forgetting ({key})" if forgetting else key.replace("_", " ")
+        name = f"forgetting {key}" if forgetting else key.replace("_", " ")
         table.add_row(name, points if key in POINTS else percent(value), meaning)
     costs: dict[str, Callable[[Any], str]] = {
         "seconds": duration,

@@ -19,7 +19,7 @@ Shapes: B batch, C classes seen, K of them old, D width of an anchor, N syntheti
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, log2, sqrt
 from typing import ClassVar, Literal, Self
 
@@ -56,7 +56,7 @@ class LANDER(Strategy):
     """Softens both sides of the distillation (`tau`); there is no tau^2 factor."""
     synthetic: Positive = 1.0
     """Synthetic images per step, as a multiple of the batch size (`syn_bs`)."""
-    synthesizer: Synthesizer = NAYER()
+    synthesizer: Synthesizer = field(default_factory=NAYER)
     """How the server makes images; any method of `fcil list synthesizers`."""
     hinge: Literal["sample", "batch"] | None = None
     """A hinge for each image (paper), or one for the mean of the batch (reference)."""

@@ -79,7 +79,7 @@ def make_run(
 ) -> RunFolder:  # fmt: skip
     """A run folder below `out`; with `stop_after` the run died after so many tasks."""
     config = make_config(strategy, seed, tasks, clients, **options)
-    folder = RunFolder.of(out, config["name"], strategy, variant, seed)
+    folder = RunFolder(out / config["name"] / f"{strategy}-{variant}" / f"seed{seed}")
     folder.write_config(config)
     folder.write_strategy("# the strategy's file\n")
     folder.write_partition(make_partition(tasks, clients, seed))

@@ -104,7 +104,7 @@ def test_the_partition_figure_shows_what_each_client_holds(tmp_path: Path) -> No
     run = load_run(make_run(tmp_path, clients=4).path)
     counts, names = run.partition()
     axes = partition_figure(run).axes[0]
-    drawn = np.nan_to_num(np.ma.filled(np.ma.asarray(axes.images[0].get_array()), 0))
+    drawn: np.ndarray = np.nan_to_num(np.ma.filled(np.ma.asarray(axes.images[0].get_array()), 0))
     np.testing.assert_array_equal(drawn, counts.sum(axis=0))
     assert [t.get_text() for t in axes.get_xticklabels()] == names
 

@@ -285,7 +285,7 @@ def test_the_metrics_table_names_every_definition(tmp_path: Path) -> None:
     for name in ("final accuracy", "average incremental accuracy", "bwt", "plasticity", "stability"):
         assert name in table
     for name, value in summary["forgetting"].items():
-        assert f"forgetting ({name})" in table
+        assert f"forgetting {name}" in table
         assert f"{100 * value:.1f} pts" in table
     assert "1 min 00 s" in table
     assert "48 kB" in table

@@ -99,7 +99,7 @@ def test_a_smoke_run_cuts_the_synthesis_and_nothing_else():
     @dataclass(frozen=True, kw_only=True)
     class WithSynthesis(Strategy):
         factor: float = 2.0
-        synthesizer: Synthesizer = NAYER(ce=0.25)  # noqa: RUF009 (frozen)
+        synthesizer: Synthesizer = NAYER(ce=0.25)
 
     small = WithSynthesis(factor=3.0).smoke()
     assert small.factor == 3.0

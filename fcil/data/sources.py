@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fcil.data.archives import Archive, Layout, Members, image_folder, imagenet_folder, tiny_imagenet
@@ -83,12 +82,14 @@ def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
 def _digits() -> Splits:
     """The test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, CC BY 4.0).
 
-    1,797 images of 8x8 pixels with levels 0 to 16, as scikit-learn ships them. They have no split of
-    their own: a fifth of every class tests.
+    1,797 images of 8x8 pixels with levels 0 to 16, as scikit-learn carries them. They have no split
+    of their own: a fifth of every class tests.
     """
-    stored = load_file(Path(__file__).with_name("digits.safetensors"))
-    x = ((stored["x"].to(torch.int32) * 255 + 8) // 16).to(torch.uint8)[:, None]
-    y = stored["y"].long()
+    from sklearn.datasets import load_digits  # a second of imports that other data sets need not wait for
+
+    digits = load_digits()
+    x = torch.from_numpy((digits.images.astype(np.int64) * 255 + 8) // 16).to(torch.uint8)[:, None]
+    y = torch.from_numpy(digits.target).long()
     train, test = hold_out(y, 0.2, "digits")
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     mean, std = channel_statistics(x[train].numpy())

@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
-from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.federation.plan import Plan, from_json, scenario_of, tasks_of
 from fcil.nets import Net, build_net, frozen
 from fcil.roles import Client
 from fcil.types import State, Tensors, Update
@@ -46,9 +46,9 @@ class Site:
     def _new_net(self, weights: Tensors, text_width: int | None) -> Net:
         shape = scenario_of(self.plan).dataset.shape
         classes = len(weights["classifier.bias"])
-        return build_net(
-            self.plan.net, shape=shape, num_classes=classes, text_width=text_width, key=("resident",)
-        ).to(self.device)
+        return build_net(self.plan.net, shape=shape, num_classes=classes, text_width=text_width, key=("resident",)).to(
+            self.device
+        )
 
     def receive(self, content: RecordDict, hashes: dict[str, str]) -> State:
         """What the server shares, decoded once for each new content."""
@@ -87,7 +87,7 @@ def _client(message: Message, context: Context) -> tuple[Site, Client]:
     shard = scenario.shard(job["task"], index, seen=plan.strategy.strategy.data == "seen")
     return here, Client(
         index=index,
-        task=scenario.tasks[job["task"] - 1],
+        task=tasks_of(plan)[job["task"] - 1],
         round=job["round"],
         net=here.resident_net(weights, job["text_width"]),
         shard=shard,

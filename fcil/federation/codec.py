@@ -91,5 +91,5 @@ def digest(tensors: Tensors, scalars: Scalars) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.numpy().reshape(-1).view("uint8").data)  # type: ignore[arg-type]
+        total.update(tensor.numpy().reshape(-1).view("uint8").data)
     return total.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +62,7 @@ class Engine:
                     address=self.resources.ray_address or "local",
                     include_dashboard=None if self.resources.ray_address else False,
                     configure_logging=True,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
             except ConnectionError as error:
@@ -76,7 +77,7 @@ class Engine:
     def _num_workers(self) -> int:
         import ray
 
-        total = ray.cluster_resources()
+        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         slots = total.get("CPU", 1.0)
         if self._on_gpu():
             # Synthesis gets its share aside, or it would wait for clients that never leave.
@@ -130,5 +131,3 @@ def anchors_of(plan: Plan) -> Tensor | None:
     if "anchors" not in plan.strategy.strategy.needs:
         return None
     return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
-
-

@@ -70,7 +70,7 @@ class Job:
         tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
         teacher = build_net(
             parse(NetSettings, self.net, Where("job")),
-            shape=self.shape,  # type: ignore[arg-type]
+            shape=self.shape,
             num_classes=self.num_classes,
             text_width=self.text_width,
             key=("teacher",),
@@ -138,7 +138,8 @@ class RayExecutor:
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         import ray
 
-        self._idle = [ray.remote(ChainWorker).options(**options).remote() for _ in range(workers)]
+        actor: Any = ray.remote(ChainWorker)
+        self._idle = [actor.options(**options).remote() for _ in range(workers)]
 
     def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
         import ray

@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -142,7 +142,8 @@ class WorkerPool:
     def __init__(self, size: int, options: dict[str, Any]) -> None:
         import ray
 
-        self._make = lambda: ray.remote(Worker).options(**options).remote()
+        actor: Any = ray.remote(Worker)
+        self._make: Callable[[], Any] = lambda: actor.options(**options).remote()
         self.idle = deque(self._make() for _ in range(size))
 
     def replace(self) -> None:

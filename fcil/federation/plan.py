@@ -18,7 +18,7 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec, strategy_class
-from fcil.types import Index
+from fcil.types import Index, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def from_json(text: str) -> Plan:
     kind = strategy_class(given["name"], path, given["source"], where)
     spec = StrategySpec(given["name"], kind.parse(given["options"], where), given["source"], given["path"])
     hints = {"data": DataSettings, "federation": FederationSettings, "optimizer": OptimizerSettings}
-    hints |= {"net": NetSettings, "anchors": AnchorSettings, "resources": Resources}  # type: ignore[dict-item]
+    hints |= {"net": NetSettings, "anchors": AnchorSettings, "resources": Resources}
     parts: dict[str, Any] = {k: parse(cls, values[k], where.at(k)) for k, cls in hints.items()}
     return Plan(name=values["name"], seed=values["seed"], strategy=spec, **parts)
 
@@ -91,6 +91,12 @@ def from_json(text: str) -> Plan:
 def scenario_of(plan: Plan) -> Scenario:
     """The data of a run, shared out; server and clients of one process use the same."""
     return _open(plan.data, plan.federation.clients, plan.seed, plan.resources.torch_device())
+
+
+def tasks_of(plan: Plan) -> tuple[Task, ...]:
+    """The tasks that are played; the last of them is the last there is, for strategies too."""
+    tasks = scenario_of(plan).tasks[: plan.federation.stop_after]
+    return tuple(replace(task, total=len(tasks)) for task in tasks)
 
 
 @lru_cache(maxsize=2)

@@ -25,7 +25,7 @@ from fcil.federation.codec import digest, flatten, num_bytes, to_arrays, to_reco
 from fcil.federation.evaluate import evaluate
 from fcil.federation.executor import Executor, Job
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan
+from fcil.federation.plan import Plan, tasks_of
 from fcil.nets import build_net, frozen
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
@@ -40,7 +40,7 @@ def server_app(loop: Callable[[Grid], Loop]) -> ServerApp:
     """A ServerApp whose main runs the loop on the grid it is given."""
     app = ServerApp()
 
-    @app.main()  # type: ignore[untyped-decorator]
+    @app.main()
     def main(grid: Grid, context: Context) -> None:
         loop(grid).run()
 
@@ -74,7 +74,7 @@ class Loop:
         """From the beginning or the last checkpoint to the end."""
         began, federation = time.monotonic(), self.plan.federation
         server, position = self._resume_or_start()
-        tasks = self.scenario.tasks[: federation.stop_after]
+        tasks = tasks_of(self.plan)
         self.observer.run_started(
             tasks=len(tasks),
             rounds=federation.rounds,
@@ -100,7 +100,8 @@ class Loop:
     def _resume_or_start(self) -> tuple[Server, Position]:
         plan = self.plan
         width = None if self.anchors is None else self.anchors.shape[1]
-        first = self.scenario.tasks[0]
+        tasks = tasks_of(plan)
+        first = tasks[0]
         net = build_net(
             plan.net,
             shape=self.scenario.dataset.shape,
@@ -110,13 +111,13 @@ class Loop:
         ).to(self.device)
         anchors = None if self.anchors is None else self.anchors.to(self.device)
         server = Server(net, first, 0, plan.seed, plan.federation.clients, anchors, self._synthesize)
-        position = self.checkpoints.restore(server, self.grid, self.scenario.tasks)
+        position = self.checkpoints.restore(server, self.grid, tasks)
         self.phases = dict(position.phases)
         return server, position
 
     def _begin(self, server: Server, task: int) -> None:
         """Grow the head for the new classes and let the strategy prepare."""
-        server.task, server.round = self.scenario.tasks[task - 1], 0
+        server.task, server.round = tasks_of(self.plan)[task - 1], 0
         server.memo = {}
         if server.task.num_seen > server.net.num_classes:
             server.net.grow(server.task.num_seen, generator(server.seed, "head", task))
@@ -168,7 +169,7 @@ class Loop:
         """
         with self._phase("send"):
             messages = self._messages(server, clients, kind, lr, record)
-        waiting = {number: client for number, client in zip(self.grid.push_messages(messages), clients, strict=True)}
+        waiting = dict(zip(self.grid.push_messages(messages), clients, strict=True))
         ready: dict[int, Update | None] = {}
         terms: dict[str, float] = {}
         order = iter(sorted(clients))
@@ -205,7 +206,10 @@ class Loop:
             "text_width": None if head is None else head.out_features,
             "shared": hashes,
         }
-        content = {"weights": to_arrays(weights), "config": ConfigRecord({"job": json.dumps(job)})}
+        content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+            "weights": to_arrays(weights),
+            "config": ConfigRecord({"job": json.dumps(job)}),
+        }
         down = 0
         for name, (_, arrays, values) in self._records.items():
             content[f"shared/{name}"], content[f"values/{name}"] = arrays, values

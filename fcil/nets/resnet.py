@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Stem = Literal["auto", "cifar", "imagenet"]
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 """Channels, height and width of an image."""
 
 

@@ -38,11 +38,6 @@ class RunFolder:
         self.synthetic = self.path / "synthetic"
         self.figures = self.path / "figures"
 
-    @classmethod
-    def of(cls, out: Path | str, name: str, strategy: str, variant: str, seed: int) -> RunFolder:
-        """`<out>/<name>/<strategy>-<variant>/seed<seed>`; `variant` is 8 hex digits of the settings' hash."""
-        return cls(Path(out) / name / f"{strategy}-{variant}" / f"seed{seed}")
-
     @property
     def begun(self) -> bool:
         return self.config.is_file()

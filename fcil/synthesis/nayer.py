@@ -303,7 +303,7 @@ class NAYER(Synthesizer):
         with seeded(*problem.key, chain, "generator", life):
             return NoisyGenerator(
                 problem.anchors,
-                problem.shape,  # type: ignore[arg-type]
+                problem.shape,
                 self.batch_size,
                 latent=self.latent,
                 width=self.width,
