@@ -21,11 +21,13 @@ from fcil.data import Scenario
 from fcil.errors import TrainingError
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
-from fcil.federation.codec import digest, flatten, num_bytes, to_arrays, to_records, to_tensors
+from fcil.federation.codec import num_bytes, to_arrays, to_tensors
 from fcil.federation.evaluate import evaluate
 from fcil.federation.executor import Executor, Job
 from fcil.federation.observer import Observer
+from fcil.federation.phases import Phases, timed
 from fcil.federation.plan import Plan, tasks_of
+from fcil.federation.sharing import Shared
 from fcil.nets import build_net, frozen
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
@@ -59,10 +61,8 @@ class Loop:
     observer: Observer
     checkpoints: Checkpoints
     device: torch.device
-    phases: dict[str, float] = field(default_factory=dict)
-    _sent: dict[int, dict[str, str]] = field(default_factory=dict)  # client -> name -> content hash it was sent
-    _hashes: dict[str, tuple[list[tuple[Tensor, int]], str]] = field(default_factory=dict)
-    _records: dict[str, tuple[str, ArrayRecord, ConfigRecord]] = field(default_factory=dict)
+    phases: Phases = field(default_factory=dict)
+    shared: Shared = field(default_factory=Shared)
 
     @property
     def strategy(self) -> Strategy:
@@ -130,7 +130,7 @@ class Loop:
             everyone = range(self.plan.federation.clients)
             updates = [u for _, u in self._ask(server, everyone, AFTER_TASK, lr=0.0, record={})]
         self.strategy.after_task(server, updates)
-        with self._phase("evaluate"):
+        with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.scenario)
         self.observer.task_done(server.task, rows)
 
@@ -145,13 +145,13 @@ class Loop:
         record: dict[str, Any] = {"task": task, "round": number, "lr": lr, "clients": chosen, "failures": []}
         before = dict(self.phases)
         answers = self._ask(server, chosen, MessageType.TRAIN, lr=lr, record=record)
-        with self._phase("aggregate", without="clients"):
+        with timed(self.phases, "aggregate", without="clients"):
             self.strategy.aggregate(server, (update for _, update in answers))
             for _ in answers:  # a strategy that stopped early still lets every client finish
                 pass
         every = plan.federation.evaluate_every
         if every and number % every == 0:
-            with self._phase("evaluate"):
+            with timed(self.phases, "evaluate"):
                 rows = evaluate(server, self.strategy, self.scenario)
             record["accuracy"] = sum(r.correct for r in rows) / sum(r.examples for r in rows)
         record["seconds"] = {k: round(v - before.get(k, 0.0), 4) for k, v in self.phases.items()}
@@ -167,7 +167,7 @@ class Loop:
         Raises:
             TrainingError: a client failed, or did not answer in time.
         """
-        with self._phase("send"):
+        with timed(self.phases, "send"):
             messages = self._messages(server, clients, kind, lr, record)
         waiting = dict(zip(self.grid.push_messages(messages), clients, strict=True))
         ready: dict[int, Update | None] = {}
@@ -186,7 +186,7 @@ class Loop:
             if time.monotonic() > deadline:
                 late = sorted(waiting.values())
                 raise TrainingError(f"clients {late} did not answer within {self.plan.federation.timeout:g} seconds")
-            with self._phase("clients"):
+            with timed(self.phases, "clients"):
                 replies = list(self.grid.pull_messages(list(waiting)))
             for reply in replies:
                 client = waiting.pop(reply.metadata.reply_to_message_id)
@@ -196,52 +196,26 @@ class Loop:
     def _messages(
         self, server: Server, clients: Sequence[int], kind: str, lr: float, record: dict[str, Any]
     ) -> list[Message]:
-        weights = server.net.weights()
-        hashes = self._share(server)
-        head = server.net.text_head
+        weights, head = server.net.weights(), server.net.text_head
+        self.shared.update(server.shared)
         job = {
             "task": server.task.number,
             "round": server.round,
             "lr": lr,
             "text_width": None if head is None else head.out_features,
-            "shared": hashes,
+            "shared": self.shared.hashes(),
         }
         content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             "weights": to_arrays(weights),
             "config": ConfigRecord({"job": json.dumps(job)}),
+            **self.shared.records(),
         }
-        down = 0
-        for name, (_, arrays, values) in self._records.items():
-            content[f"shared/{name}"], content[f"values/{name}"] = arrays, values
-        for client in clients:
-            known = self._sent.setdefault(client, {})
-            fresh = [name for name in hashes if known.get(name) != hashes[name]]
-            down += num_bytes(weights) + sum(num_bytes(to_tensors(self._records[name][1])) for name in fresh)
-            known.update({name: hashes[name] for name in fresh})
-        record["bytes_down"], record["bytes_up"] = down, 0
+        record["bytes_down"] = num_bytes(weights) * len(clients) + self.shared.deliver(clients)
+        record["bytes_up"] = 0
         return [
             Message(RecordDict(content), client + 1, kind, group_id=f"{server.task.number}/{server.round}")
             for client in clients
         ]
-
-    def _share(self, server: Server) -> dict[str, str]:
-        """Content hashes of what is shared; records are made anew only where the content changed."""
-        hashes = {}
-        for name, value in server.shared.items():
-            tensors, scalars = flatten({name: value})
-            versions = [(t, t._version) for t in tensors.values()]
-            known, content = self._hashes.get(name, ([], ""))
-            same = len(known) == len(versions) and all(
-                a is b and i == j for (a, i), (b, j) in zip(known, versions, strict=True)
-            )
-            if not same or scalars:
-                content = digest(tensors, scalars)
-            self._hashes[name] = (versions, content)
-            if self._records.get(name, ("",))[0] != content:
-                self._records[name] = (content, *to_records({name: value}))
-            hashes[name] = content
-        self._records = {name: self._records[name] for name in hashes}
-        return hashes
 
     def _read(self, server: Server, client: int, reply: Message) -> Update | None:
         if reply.has_error():
@@ -286,7 +260,7 @@ class Loop:
             done += 1
             self.observer.synthesis_progress(task, done, total, terms)
 
-        with self._phase("synthesis"):
+        with timed(self.phases, "synthesis"):
             pools = self.executor.run(jobs, synthesizer.episodes, tick)
         pool = merge(pools, synthesizer.samples)
         self.observer.synthesis_done(task, pool)
@@ -295,29 +269,8 @@ class Loop:
     # Bookkeeping ------------------------------------------------------------------------------
 
     def _save(self, server: Server, position: Position) -> None:
-        with self._phase("checkpoint"):
+        with timed(self.phases, "checkpoint"):
             self.checkpoints.save(server, self.grid, position)
-
-    def _phase(self, name: str, without: str | None = None) -> Phase:
-        return Phase(self.phases, name, without)
-
-
-@dataclass
-class Phase:
-    """Adds the seconds of a block to a phase, less what another phase took meanwhile."""
-
-    phases: dict[str, float]
-    name: str
-    without: str | None
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-        self._other = self.phases.get(self.without or "", 0.0)
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.monotonic() - self._began
-        spent -= self.phases.get(self.without or "", 0.0) - self._other
-        self.phases[self.name] = self.phases.get(self.name, 0.0) + spent
 
 
 def _count(update: Update, terms: dict[str, float], record: dict[str, Any]) -> None:
