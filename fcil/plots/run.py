@@ -13,10 +13,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import split_label
+from fcil.plots.grid import synthetic_grid
 from fcil.plots.style import (
     COLUMN,
     CYCLE,
@@ -40,7 +43,8 @@ Array = npt.NDArray[np.float64]
 
 
 def draw_run(folder: Path | str) -> list[Path]:
-    """Draw what a run folder holds so far into its `figures/`: accuracy, forgetting, matrix, rounds, partition.
+    """Draw what a run folder holds so far into its `figures/`: accuracy, forgetting, matrix, rounds, partition and
+    the synthetic samples of the last task that has some.
 
     A figure that says nothing (the forgetting of one task) is left out.
 
@@ -56,6 +60,7 @@ def draw_run(folder: Path | str) -> list[Path]:
         "matrix": (bool(run.rows), matrix_figure),
         "rounds": (any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds), rounds_figure),
         "partition": (run.folder.partition.is_file(), partition_figure),
+        "synthetic": (bool(_pools(run)), synthetic_figure),
     }
     paths = []
     for name, (worthwhile, draw) in drawers.items():
@@ -64,6 +69,22 @@ def draw_run(folder: Path | str) -> list[Path]:
     if not paths:
         raise StoreError(f"{folder}: nothing to draw yet")
     return paths
+
+
+def _pools(run: Run) -> list[Path]:
+    """The files of synthetic samples, in order of their tasks."""
+    found = [p for p in run.folder.synthetic.glob("task*.safetensors") if p.stem.removeprefix("task").isdigit()]
+    return sorted(found, key=lambda p: int(p.stem.removeprefix("task")))
+
+
+def synthetic_figure(run: Run) -> Figure:
+    """Samples of each class in the last pool."""
+    path = _pools(run)[-1]
+    try:
+        pool = load_file(path)
+        return synthetic_grid(pool["x"], pool["y"], run.partition()[1])
+    except (SafetensorError, OSError, KeyError) as error:
+        raise StoreError(f"{path}: not a pool of synthetic samples ({type(error).__name__}: {error})") from None
 
 
 def _subtitle(run: Run) -> str:
