@@ -10,7 +10,7 @@ from fcil.anchors import ENCODERS
 from fcil.config import Where
 from fcil.data import DATASETS
 from fcil.nets import BACKBONES
-from fcil.plugins import built_in_files, first_line, locate, own_files, strategy_class
+from fcil.plugins import built_in_files, first_line, locate, own_files, read_source, strategy_class
 from fcil.synthesis import synthesizer_class, synthesizer_names
 
 Row = dict[str, Any]
@@ -20,7 +20,8 @@ def strategies() -> list[Row]:
     """Built-in strategies and those in `./strategies`."""
     rows = []
     for name, path in sorted({**built_in_files(), **own_files()}.items()):
-        source, where = path.read_text(encoding="utf-8"), Where(str(path))
+        where = Where(str(path))
+        source = read_source(path, where)
         kind = strategy_class(name, locate(name, where), source, where)
         rows.append({"strategy": name, "what": first_line(source), "needs": ", ".join(sorted(kind.needs))})
     return rows

@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated class-incremental learning: a YAML in, numbers, curves and tables out.",
 )
+INTERRUPTED = 130
 Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value", show_default=False)]
@@ -49,18 +50,15 @@ def resume(run_dir: Path) -> None:
 @app.command()
 def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -> None:
     """An experiment with every default filled in, and who holds how much of what."""
-    from fcil.experiment import read
-    from fcil.federation.plan import scenario_of
+    from fcil.experiment import survey
     from fcil.tables import partition_table, settings_tree
 
     console = Console()
-    for cell in read(experiment, overrides or []):
-        for plan in cell.plans():
-            scenario = scenario_of(plan)
-            if as_json:
-                sys.stdout.write(json.dumps({**plan.to_yaml(), "counts": scenario.counts.tolist()}) + "\n")
-            else:
-                console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, scenario.tasks[-1].names))
+    for plan, scenario in survey(experiment, overrides or []):
+        if as_json:
+            sys.stdout.write(json.dumps({**plan.to_yaml(), "counts": scenario.counts.tolist()}) + "\n")
+        else:
+            console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, scenario.tasks[-1].names))
 
 
 @app.command("list")
@@ -126,9 +124,10 @@ def main() -> None:
     except FCILError as error:
         _complain(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        raise
 
 
 def _complain(error: Exception) -> None:

@@ -8,24 +8,26 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fcil.anchors import AnchorSettings
-from fcil.config import Where, choice, load_yaml, parse_fields, parse_yaml
+from fcil.config import Where, load_yaml, parse_fields, parse_yaml
 from fcil.data import DataSettings, Scenario, load_dataset
-from fcil.errors import ConfigError, StoreError
-from fcil.federation.engine import Engine, anchors_of
+from fcil.data.decode import Progress
+from fcil.errors import ConfigError, DataError, StoreError
+from fcil.federation.engine import Engine, rehearse
 from fcil.federation.observer import Observers
-from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.plan import Plan, anchors_of, from_yaml, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plots import draw_comparison, draw_run
-from fcil.plugins import StrategySpec, strategy_class
+from fcil.plugins import StrategySpec, read_source
 from fcil.progress import choose_progress, loading_bar
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
 from fcil.tables import accuracy_table, comparison_table, metrics_table, partition_table, settings_tree
@@ -58,7 +60,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} is not allowed; expected at least one, and none twice")
-        if not self.name.strip() or Path(self.name).name != self.name:
+        if not self.name.strip() or self.name == ".." or Path(self.name).name != self.name:
             raise ValueError(f'name: "{self.name}" is not allowed; it names a folder')
 
     def plans(self) -> list[Plan]:
@@ -126,13 +128,19 @@ def expand(values: dict[str, Any], where: Where) -> Iterator[dict[str, Any]]:
     if matrix is None:
         yield values
         return
-    if not isinstance(matrix, Mapping) or not all(isinstance(v, list) and v for v in matrix.values()):
+    if not isinstance(matrix, Mapping) or not matrix or not all(isinstance(v, list) and v for v in matrix.values()):
         raise where.at("matrix").error(f"{matrix!r} is not allowed; expected key paths, each with a list of values")
     for combination in itertools.product(*matrix.values()):
         cell = copy.deepcopy(values)
         for key, value in zip(matrix, combination, strict=True):
             place(cell, str(key), copy.deepcopy(value), where.at("matrix").at(key))
         yield cell
+
+
+def survey(source: str | Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Plan, Scenario]]:
+    """Every run of an experiment file and who would hold what in it; nothing is played."""
+    for plan in (plan for experiment in read(source, overrides) for plan in experiment.plans()):
+        yield plan, share_out(plan, Where(str(source)))
 
 
 # Running ------------------------------------------------------------------------------------------
@@ -155,22 +163,23 @@ def run(
     plans = [plan for experiment in read(source, overrides) for plan in experiment.plans()]
     if smoke:
         plans = [plan.smoke() for plan in plans]
-    return play(plans, Path(out), console or Console())
+    return play(plans, Path(out), console or Console(), Where(str(source)))
 
 
-def play(plans: Sequence[Plan], out: Path, console: Console) -> list[Run]:
+def play(plans: Sequence[Plan], out: Path, console: Console, where: Where) -> list[Run]:
     """Play plans whose runs are not finished, and draw figures of each and of all."""
     check_writable(out)
+    plans = list({plan.folder: plan for plan in plans}.values())  # two cells of a matrix may be the same run
     unfinished = []
     for plan in plans:
         if RunFolder(out / plan.folder).finished:
             console.print(f"{out / plan.folder} is finished; nothing to do")
         else:
             unfinished.append(plan)
-    rehearse(unfinished, console)
+    rehearse_all(unfinished, console, where)
     for _, group in itertools.groupby(unfinished, key=_engine_key):
         alike = list(group)
-        with Engine(alike[0].federation, alike[0].resources) as engine:
+        with named(where), Engine(alike[0].federation, alike[0].resources) as engine:
             for plan in alike:
                 play_one(engine, plan, out / plan.folder, console)
     runs = [load_run(out / plan.folder) for plan in plans]
@@ -183,18 +192,39 @@ def _engine_key(plan: Plan) -> tuple[Any, ...]:
     return plan.federation.backend, plan.federation.clients_per_round, plan.resources
 
 
-def rehearse(plans: Sequence[Plan], console: Console) -> None:
-    """Load data, share it out and find the anchors, before a run starts or a file is written."""
+@contextmanager
+def named(where: Where) -> Iterator[None]:
+    """Let an error of the block begin with the file, and the key in it, that it is about."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(str(where.error(str(error)))) from error
+
+
+def rehearse_all(plans: Sequence[Plan], console: Console, where: Where) -> None:
+    """Load data, share it out, find anchors and what else runs will need, before a file is written."""
     seen = set()
     with loading_bar(console) as progress:
         for plan in plans:
-            plan.resources.torch_device()
-            key = (plan.data, plan.federation.clients, plan.seed, plan.anchors, plan.strategy.strategy.needs)
+            method, device = str(plan.strategy.fingerprint()), plan.resources.device
+            key = (plan.data, plan.federation.clients, plan.seed, plan.anchors, method, device)
             if key not in seen:
                 seen.add(key)
-                load_dataset(plan.data, progress=progress)
-                scenario_of(plan)
-                anchors_of(plan)
+                share_out(plan, where, progress)
+                with named(where.at("anchors")):
+                    anchors_of(plan)
+                with named(where.at("strategy").at(plan.strategy.name)):
+                    rehearse(plan)
+
+
+def share_out(plan: Plan, where: Where, progress: Progress | None = None) -> Scenario:
+    """The data of a plan, shared out; an error names the file."""
+    with named(where):
+        plan.resources.torch_device()
+    with named(where.at("data")):
+        if progress is not None:
+            load_dataset(plan.data, progress=progress)
+        return scenario_of(plan)
 
 
 def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
@@ -227,23 +257,17 @@ def conclude(runs: Sequence[Run], folder: Path, console: Console) -> None:
 
 
 def resume(path: str | Path, console: Console | None = None) -> Run:
-    """Go on with the run in a folder, with the strategy's text as it was when the run began.
+    """Go on with the run in a folder, with a strategy file of the user's own as it was when the run began.
 
     Raises:
         StoreError: the folder holds no run, or one whose settings were changed.
     """
-    folder = Path(path)
-    where = Where(str(folder / "config.yaml"))
-    values = dict(load_yaml(folder / "config.yaml"))
-    seed, strategy = values.pop("seed"), values.pop("strategy")
-    (name, options), source = choice(strategy, where, "strategy"), (folder / "strategy.py")
-    own = source if name.endswith(".py") else None
-    text = source.read_text(encoding="utf-8")
-    kind = strategy_class(Path(name).stem if own is None else name, own, text, where)
-    spec = StrategySpec(Path(name).stem, kind.parse(options, where), text, name if own else None)
-    placeholder = parse_fields(Experiment, {**values, "strategy": "finetune"}, where)
-    (plan,) = replace(placeholder, strategy=spec, seeds=(seed,)).plans()
-    out = folder.parents[2] if len(folder.resolve().parents) > 2 else folder
-    if out / plan.folder != folder:
-        raise StoreError(f"{folder}: its settings give variant {plan.variant}; config.yaml or strategy.py was changed")
-    return play([plan], out, console or Console())[0]
+    folder = RunFolder(Path(path).resolve())
+    if not folder.begun:
+        raise StoreError(f"{folder.path}: not a run folder (it has no config.yaml)")
+    where = Where(str(folder.config))
+    plan = from_yaml(load_yaml(folder.config), read_source(folder.strategy, where), where)
+    out = folder.path.parents[2] if len(folder.path.parents) > 2 else folder.path
+    if out / plan.folder != folder.path:
+        raise StoreError(f"{folder.path}: config.yaml or strategy.py was changed; they make {plan.folder}")
+    return play([plan], out, console or Console(), where)[0]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fcil.config import Where, choice, dump
+from fcil.errors import nearest
 from fcil.strategy import Strategy
 
 BUILT_IN = "strategies"
@@ -38,7 +39,7 @@ class StrategySpec:
     def from_yaml(cls, raw: object, where: Where) -> StrategySpec:
         name, options = choice(raw, where, "strategy")
         path = locate(name, where)
-        source = (path or built_in_files()[name]).read_text(encoding="utf-8")
+        source = read_source(path or built_in_files()[name], where)
         kind = strategy_class(name, path, source, where)
         return cls(Path(name).stem, kind.parse(options, where.at(name)), source, str(path) if path else None)
 
@@ -74,13 +75,27 @@ def locate(name: str, where: Where) -> Path | None:
     """
     if name.endswith(".py") or "/" in name:
         if not Path(name).is_file():
-            raise where.error(f'no strategy file "{name}"')
+            near = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*.py")])
+            raise where.error(f'no strategy file "{name}".{near}')
         return Path(name)
     if name in own_files():
         return own_files()[name]
     if name not in built_in_files():
         raise where.unknown("strategy", name, sorted({**built_in_files(), **own_files()}))
     return None
+
+
+def read_source(path: Path, where: Where) -> str:
+    """The text of a strategy's file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise where.error(f'strategy file "{path}" cannot be read ({reason})') from None
 
 
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:
@@ -91,7 +106,7 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
     """
     try:
         module = importlib.import_module(f"{BUILT_IN}.{name}") if path is None else load_source(path, source)
-    except Exception as error:  # whatever a user's file raises is shown as one line
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is shown as one line
         raise where.error(f'strategy file "{path or name}" does not load: {type(error).__name__}: {error}') from error
     found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Strategy)]
     own = [v for v in found if v.__module__ == module.__name__]

@@ -39,7 +39,7 @@ class Client:
     device: torch.device
     frozen_net: Callable[[str], Net]
     max_batches: int | None = None
-    _streams: dict[str, Iterator[Tensor]] = field(default_factory=dict)
+    _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
         """This client's stream for this round and purpose."""
@@ -55,13 +55,13 @@ class Client:
         The pool is passed through endlessly, reshuffled each time, in an order that is this
         client's own in this round.
         """
-        if name not in self._streams:
-            self._streams[name] = self._endless(name, count)
-        return next(self._streams[name])
+        if (name, count) not in self._streams:
+            self._streams[name, count] = self._endless(name, count)
+        return next(self._streams[name, count])
 
     def _endless(self, name: str, count: int) -> Iterator[Tensor]:
         pool = cast(Tensors, self.shared[name])
-        rng, augment = self.generator(f"draw {name}"), (self.shard.augment or Augment()).synthetic
+        rng, augment = self.generator(f"draw {count} of {name}"), (self.shard.augment or Augment()).synthetic
         for rows in endless_rows(len(pool["x"]), count, rng, self.device):
             yield view(pool, rows, augment, rng, self.shard.mean, self.shard.std)
 

@@ -106,12 +106,12 @@ class LANDER(Strategy):
         server.memo["lowest"] = inf
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
-        start = server.net.weights()
         mean = weighted_mean(updates, self.settled.weighting)
+        loss = mean.metrics["first_epoch_loss"]
+        if self.settled.select == "lowest-loss" and loss < server.memo["lowest"]:
+            # The reference keeps the net that clients started this round from, not what it becomes.
+            server.memo |= {"lowest": loss, "best": server.net.weights()}
         server.net.load(mean.weights)
-        # The reference keeps the net that clients started this round from, not what it became.
-        if mean.metrics["first_epoch_loss"] < server.memo["lowest"]:
-            server.memo |= {"lowest": mean.metrics["first_epoch_loss"], "best": start}
         return mean
 
     def after_task(self, server: Server, updates: Sequence[Update]) -> None:

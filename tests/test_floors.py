@@ -21,9 +21,8 @@ FLOORS = {
     **dict.fromkeys(("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.synthesis"), 2),
     "strategies": 3,
     "fcil.federation": 4,
-    **dict.fromkeys(
-        ("fcil.experiment", "fcil.store", "fcil.plots", "fcil.report", "fcil.progress", "fcil.catalogue"), 5
-    ),
+    **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
+    **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left"), 5),
     **dict.fromkeys(("fcil.cli", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}

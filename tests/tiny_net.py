@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from fcil.nets import Backbone, Net
 from fcil.rng import seeded
 
-torch.set_num_threads(1)  # nets this small lose time to threads, ten times as much where cores are shared
-
 HOMES = {"conv": "backbone.conv", "bn": "backbone.bn", "fc": "classifier", "att": "text_head"}
 """Where the parts of a golden net are in ours."""
 

@@ -38,6 +38,7 @@ class Position:
     round: int = 0
     seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
+    received: dict[str, dict[str, str]] = field(default_factory=dict)  # client -> what is shared -> content hash
 
 
 @dataclass(frozen=True)

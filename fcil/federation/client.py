@@ -112,14 +112,23 @@ def _memory(context: Context, device: torch.device) -> State:
 
 
 def _reply(message: Message, context: Context, client: Client, update: Update | None) -> Message:
-    if client.memory:
-        context.state["memory"], context.state["memory.values"] = to_records(client.memory)
+    resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
+    if client.memory or "memory" in context.state:
+        context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
     content = RecordDict()
     if update is not None:
-        content["weights"] = to_arrays(update.weights)
+        content["weights"] = to_arrays(_own(update.weights, resident))
         content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
         content["config"] = ConfigRecord({"num_examples": update.num_examples})
     return Message(content, reply_to=message)
+
+
+def _own(value: Any, resident: set[int]) -> Any:
+    """The same tree with copies of what lies in the resident net, which the next client overwrites."""
+    if isinstance(value, dict):
+        return {k: _own(v, resident) for k, v in value.items()}
+    shares = isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in resident
+    return value.detach().clone() if shares else value
 
 
 @app.train()

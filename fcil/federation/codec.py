@@ -22,12 +22,14 @@ def flatten(state: Mapping[str, Value], prefix: str = "") -> tuple[Tensors, Scal
     """A tree of values as two flat dicts with `a/b/c` names.
 
     Raises:
-        TypeError: a value is no tensor, number, string or mapping of such; names it.
+        TypeError: a value is no tensor, number, string or mapping of such, or a name is none; names it.
     """
     tensors: Tensors = {}
     scalars: Scalars = {}
     for key, value in state.items():
         name = f"{prefix}{key}"
+        if not isinstance(key, str) or not key or "/" in key:
+            raise TypeError(f"state {name!r}: {key!r} cannot be a name; names are text without a slash")
         if isinstance(value, Tensor):
             tensors[name] = value
         elif isinstance(value, float | int | str):

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fcil.anchors import load_anchors
 from fcil.errors import ConfigError
 from fcil.federation.checkpoint import Checkpoints
 from fcil.federation.client import app as client_app
 from fcil.federation.client import site
 from fcil.federation.compat import new_context
-from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
+from fcil.federation.executor import Executor, LocalExecutor, RayExecutor, inversion
 from fcil.federation.grids import InProcessGrid, LocalGrid, RayGrid, WorkerPool
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan, forget_scenarios, scenario_of
+from fcil.federation.plan import Plan, anchors_of, first_net, forget_scenarios, scenario_of
 from fcil.federation.server import Loop, server_app
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.synthesis import Synthesizer
 
 
 @dataclass
@@ -120,14 +119,25 @@ class Engine:
         app(grid=grid, context=new_context(grid.run.run_id, 0, {}, {}))
 
     def _grid(self, plan: Plan) -> LocalGrid:
-        config, clients = {"plan": plan.to_json()}, plan.federation.clients
-        if self._pool is not None:
-            return RayGrid(self._pool, clients, config)
-        return InProcessGrid(client_app, clients, config)
+        clients = plan.federation.clients
+        if self._pool is None:
+            return InProcessGrid(client_app, clients, {"plan": plan.to_json()})
+        # Ray shows a worker only the GPUs it gave it, and counts them from 0.
+        device = plan.resources.torch_device().type
+        seen_by_workers = replace(plan, resources=replace(plan.resources, device=device))
+        return RayGrid(self._pool, clients, {"plan": seen_by_workers.to_json()})
 
 
-def anchors_of(plan: Plan) -> Tensor | None:
-    """Label-text embeddings (classes, D) in order of appearance, if the strategy needs them."""
-    if "anchors" not in plan.strategy.strategy.needs:
-        return None
-    return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
+def rehearse(plan: Plan) -> None:
+    """Ask for everything a run will need, so that what is missing is said before it starts.
+
+    Raises:
+        UserError: the device, data, partition, anchors, or what a synthesizer needs.
+    """
+    anchors, strategy = anchors_of(plan), plan.strategy.strategy
+    synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
+    if synthesizers:
+        net = first_net(plan, anchors)
+        problem = inversion(plan, net, range(net.num_classes), anchors, None, ("rehearsal",))
+        for synthesizer in synthesizers:
+            synthesizer.checked(problem)

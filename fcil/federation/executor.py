@@ -7,14 +7,17 @@ time, so that progress can be shown and several chains advance together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from fcil.config import Where, dump, parse
 from fcil.data import Augment
-from fcil.nets import NetSettings, build_net, frozen
+from fcil.federation.plan import Plan, scenario_of
+from fcil.nets import Net, NetSettings, build_net, frozen
+from fcil.rng import Key
 from fcil.synthesis import Bound, Inversion, Synthesizer
 from fcil.types import Tensors
 
@@ -60,7 +63,7 @@ class Job:
             augment=dump(problem.augment),
             key=problem.key,
             precision=problem.precision,
-            device=problem.device.type,
+            device=str(problem.device),
             threads=threads,
         )
 
@@ -92,6 +95,25 @@ class Job:
 
 def _to_numpy(tensors: Tensors) -> dict[str, Any]:
     return {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+
+
+def inversion(
+    plan: Plan, net: Net, labels: Sequence[int], anchors: Tensor | None, bound: Bound | None, key: tuple[Key, ...]
+) -> Inversion:
+    """The problem of inverting `net` under a plan, on the net's device."""
+    dataset, device = scenario_of(plan).dataset, net.classifier.weight.device
+    return Inversion(
+        teacher=frozen(net),
+        labels=tuple(labels),
+        shape=dataset.shape,
+        anchors=None if anchors is None else anchors[: net.num_classes].to(device),
+        bound=bound,
+        mean=torch.tensor(dataset.mean, device=device),
+        std=torch.tensor(dataset.std, device=device),
+        augment=dataset.augment.synthetic,
+        key=key,
+        precision=plan.optimizer.precision,
+    )
 
 
 class ChainWorker:
@@ -144,7 +166,9 @@ class RayExecutor:
     def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
         import ray
 
-        waiting, pools = list(enumerate(jobs)), {}
+        # Ray shows a worker only the GPUs it gave it, and counts them from 0.
+        waiting = [(n, replace(job, device=torch.device(job.device).type)) for n, job in enumerate(jobs)]
+        pools: dict[int, Tensors] = {}
         active: dict[Any, tuple[int, Any, int]] = {}  # reference -> number of the job, its actor, episodes begun
         while waiting or active:
             while waiting and self._idle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fcil.anchors import AnchorSettings
-from fcil.config import Where, dump, parse
+from fcil.anchors import AnchorSettings, load_anchors
+from fcil.config import Where, choice, dump, parse
 from fcil.data import DataSettings, Scenario, load_dataset
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.nets import NetSettings
+from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec, strategy_class
 from fcil.types import Index, Task
@@ -77,11 +79,30 @@ class Plan:
 
 def from_json(text: str) -> Plan:
     """The plan that `Plan.to_json` wrote; a user's strategy is loaded from its text."""
-    values = json.loads(text)
-    where, given = Where("plan"), values.pop("strategy")
+    return _resolved(json.loads(text), Where("plan"))
+
+
+def from_yaml(values: Any, source: str, where: Where) -> Plan:
+    """The plan that `Plan.to_yaml` gave, with the text of the strategy's file.
+
+    Raises:
+        ConfigError: these are not the settings of a run, or the strategy's file does not load.
+    """
+    missing = [k for k in Plan.__dataclass_fields__ if k not in values] if isinstance(values, Mapping) else ["name"]
+    if missing:
+        raise where.error(f"not the settings of a run; {', '.join(missing)} missing")
+    name, options = choice(values["strategy"], where, "strategy")
+    path = name if name.endswith(".py") else None
+    strategy = {"name": Path(name).stem, "options": options, "source": source, "path": path}
+    return _resolved({**values, "strategy": strategy}, where)
+
+
+def _resolved(values: dict[str, Any], where: Where) -> Plan:
+    given = values["strategy"]
     path = Path(given["path"]) if given["path"] else None
     kind = strategy_class(given["name"], path, given["source"], where)
-    spec = StrategySpec(given["name"], kind.parse(given["options"], where), given["source"], given["path"])
+    options = kind.parse(given["options"], where.at("strategy"))
+    spec = StrategySpec(given["name"], options, given["source"], given["path"])
     hints = {"data": DataSettings, "federation": FederationSettings, "optimizer": OptimizerSettings}
     hints |= {"net": NetSettings, "anchors": AnchorSettings, "resources": Resources}
     parts: dict[str, Any] = {k: parse(cls, values[k], where.at(k)) for k, cls in hints.items()}
@@ -97,6 +118,24 @@ def tasks_of(plan: Plan) -> tuple[Task, ...]:
     """The tasks that are played; the last of them is the last there is, for strategies too."""
     tasks = scenario_of(plan).tasks[: plan.federation.stop_after]
     return tuple(replace(task, total=len(tasks)) for task in tasks)
+
+
+def anchors_of(plan: Plan) -> Tensor | None:
+    """Label-text embeddings (classes, D) in order of appearance, if the strategy needs them."""
+    if "anchors" not in plan.strategy.strategy.needs:
+        return None
+    return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
+
+
+def first_net(plan: Plan, anchors: Tensor | None) -> Net:
+    """The net a run begins with, for the classes of the first task, on the CPU."""
+    return build_net(
+        plan.net,
+        shape=scenario_of(plan).dataset.shape,
+        num_classes=scenario_of(plan).tasks[0].num_seen,
+        text_width=None if anchors is None else anchors.shape[1],
+        key=(plan.seed, "net"),
+    )
 
 
 @lru_cache(maxsize=2)

@@ -23,17 +23,16 @@ from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
 from fcil.federation.codec import num_bytes, to_arrays, to_tensors
 from fcil.federation.evaluate import evaluate
-from fcil.federation.executor import Executor, Job
+from fcil.federation.executor import Executor, Job, inversion
 from fcil.federation.observer import Observer
 from fcil.federation.phases import Phases, timed
-from fcil.federation.plan import Plan, tasks_of
+from fcil.federation.plan import Plan, first_net, tasks_of
 from fcil.federation.sharing import Shared
-from fcil.nets import build_net, frozen
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
 from fcil.roles import Server
 from fcil.strategy import Strategy
-from fcil.synthesis import Bound, Inversion, Synthesizer
+from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.base import merge
 from fcil.types import Tensors, Update
 
@@ -90,29 +89,20 @@ class Loop:
                 server.round = number
                 self._play(server)
                 if federation.checkpoint_every and number % federation.checkpoint_every == 0:
-                    spent = elapsed + time.monotonic() - began
-                    self._save(server, Position(task.number, number, spent, self.phases))
+                    self._save(server, self._position(task.number, number, elapsed + time.monotonic() - began))
             self._end(server)
-            position = Position(task.number + 1, 0, elapsed + time.monotonic() - began, self.phases)
+            position = self._position(task.number + 1, 0, elapsed + time.monotonic() - began)
             self._save(server, position)
         self.observer.run_done(elapsed + time.monotonic() - began, self.phases)
 
     def _resume_or_start(self) -> tuple[Server, Position]:
-        plan = self.plan
-        width = None if self.anchors is None else self.anchors.shape[1]
-        tasks = tasks_of(plan)
-        first = tasks[0]
-        net = build_net(
-            plan.net,
-            shape=self.scenario.dataset.shape,
-            num_classes=first.num_seen,
-            text_width=width,
-            key=(plan.seed, "net"),
-        ).to(self.device)
+        plan, tasks = self.plan, tasks_of(self.plan)
+        net = first_net(plan, self.anchors).to(self.device)
         anchors = None if self.anchors is None else self.anchors.to(self.device)
-        server = Server(net, first, 0, plan.seed, plan.federation.clients, anchors, self._synthesize)
+        server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._synthesize)
         position = self.checkpoints.restore(server, self.grid, tasks)
         self.phases = dict(position.phases)
+        self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
         return server, position
 
     def _begin(self, server: Server, task: int) -> None:
@@ -236,21 +226,9 @@ class Loop:
         self, server: Server, synthesizer: Synthesizer, labels: Sequence[int], bound: Bound | None
     ) -> Tensors:
         """Run the chains of a synthesizer on the executor; the pool comes back on the server's device."""
-        dataset, task = self.scenario.dataset, server.task.number
-        problem = synthesizer.checked(
-            Inversion(
-                teacher=frozen(server.net),
-                labels=tuple(labels),
-                shape=dataset.shape,
-                anchors=None if server.anchors is None else server.anchors[: server.task.num_seen],
-                bound=bound,
-                mean=torch.tensor(dataset.mean, device=self.device),
-                std=torch.tensor(dataset.std, device=self.device),
-                augment=dataset.augment.synthetic,
-                key=(server.seed, "synthesis", task),
-                precision=self.plan.optimizer.precision,
-            )
-        )
+        task = server.task.number
+        key = (server.seed, "synthesis", task)
+        problem = synthesizer.checked(inversion(self.plan, server.net, labels, server.anchors, bound, key))
         threads = self.plan.resources.threads
         jobs = [Job.of(synthesizer, chain, self.plan.net, problem, threads) for chain in range(synthesizer.chains)]
         done, total = 0, synthesizer.chains * synthesizer.episodes
@@ -262,11 +240,15 @@ class Loop:
 
         with timed(self.phases, "synthesis"):
             pools = self.executor.run(jobs, synthesizer.episodes, tick)
-        pool = merge(pools, synthesizer.samples)
+        pool = merge(pools)
         self.observer.synthesis_done(task, pool)
         return {name: t.to(self.device) for name, t in pool.items()}
 
     # Bookkeeping ------------------------------------------------------------------------------
+
+    def _position(self, task: int, round: int, seconds: float) -> Position:
+        received = {str(client): hashes for client, hashes in self.shared.received.items()}
+        return Position(task, round, seconds, self.phases, received)
 
     def _save(self, server: Server, position: Position) -> None:
         with timed(self.phases, "checkpoint"):

@@ -68,6 +68,10 @@ class Inversion:
     def num_classes(self) -> int:
         return self.teacher.num_classes
 
+    def autocast(self) -> torch.autocast:
+        """bf16 arithmetic where it is asked for; weights and statistics stay in fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesizer:
@@ -81,7 +85,11 @@ class Synthesizer:
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the method cannot do without: `anchors`, `batchnorm`."""
 
-    # A method implements these three ------------------------------------------------------------
+    def __post_init__(self) -> None:
+        if self.chains > self.samples:
+            raise ValueError(f"chains: {self.chains} chains cannot share {self.samples} samples; lower chains")
+
+    # A method implements these four -------------------------------------------------------------
 
     @property
     def episodes(self) -> int:
@@ -97,7 +105,7 @@ class Synthesizer:
         raise NotImplementedError
 
     def pool(self, problem: Inversion, state: Any) -> Tensors:
-        """The samples of a chain: `x`, `y`, and `mean`, `std` where they replace the real data's."""
+        """At most `share(chain)` samples: `x`, `y`, and `mean`, `std` where they replace the real data's."""
         raise NotImplementedError
 
     # The rest is shared -------------------------------------------------------------------------
@@ -153,7 +161,11 @@ class Synthesizer:
                 if progress is not None:
                     progress(chain * self.episodes + number, self.chains * self.episodes, terms)
             pools.append(self.pool(problem, state))
-        return merge(pools, self.samples)
+        return merge(pools)
+
+    def share(self, chain: int) -> int:
+        """How many of the samples a chain contributes."""
+        return self.samples // self.chains + (chain < self.samples % self.chains)
 
     def checked(self, problem: Inversion) -> Inversion:
         """The problem, if it has all this method needs."""
@@ -193,15 +205,9 @@ class Synthesizer:
         return {self.name: dump_fields(self)}
 
 
-def merge(pools: Sequence[Tensors], samples: int) -> Tensors:
-    """One pool from those of the chains, each contributing its latest samples in equal share.
-
-    Statistics a chain learnt stay with its samples: `mean` and `std` are (N, channels).
-    """
-    if len(pools) == 1:
-        return pools[0]
-    shares = [samples // len(pools) + (i < samples % len(pools)) for i in range(len(pools))]
-    return {k: torch.cat([p[k][-n:] for p, n in zip(pools, shares, strict=True) if n]) for k in pools[0]}
+def merge(pools: Sequence[Tensors]) -> Tensors:
+    """One pool from those of the chains, in order; statistics a chain learnt stay with its samples."""
+    return {name: torch.cat([pool[name] for pool in pools]) for name in pools[0]}
 
 
 def synthesizer_names() -> list[str]:

@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.data import normalise
-from fcil.errors import TrainingError
+from fcil.errors import ConfigError, TrainingError
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import (
     Averages,
@@ -75,6 +75,7 @@ class Chain:
     averages: Averages | None = None
     images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
     labels: list[Tensor] = field(default_factory=list)  # (B,) each
+    statistics: list[Tensor] = field(default_factory=list)  # (2, channels) each: what the batch was made under
 
 
 class Optimised(NamedTuple):
@@ -163,7 +164,7 @@ class NAYER(Synthesizer):
 
     def smoke(self) -> Self:
         batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
-        return replace(self, rounds=1, warmup=1, steps=2, batch_size=batch, student_steps=student_steps)
+        return replace(self, rounds=3, warmup=0, steps=2, batch_size=batch, student_steps=student_steps)
 
     @property
     def episodes(self) -> int:
@@ -172,6 +173,17 @@ class NAYER(Synthesizer):
 
     # Method -----------------------------------------------------------------------------------
 
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        if len(problem.shape) != 3:
+            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
+        try:
+            with torch.device("meta"):
+                self._new_generator(problem)
+        except ValueError as error:
+            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        return problem
+
     def start(self, problem: Inversion, chain: int) -> Chain:
         s = self.settled
         channels, device = problem.shape[0], problem.device
@@ -179,7 +191,7 @@ class NAYER(Synthesizer):
         return Chain(
             number=chain,
             generator=self._generator(problem, chain, life=0),
-            student=untrained_copy(problem.teacher, s.student_start or "fresh", *problem.key, chain).eval(),
+            student=untrained_copy(problem.teacher, s.student_start or "fresh", *problem.key, chain),
             mean=nn.Parameter(torch.full((channels,), 0.5, device=device)),
             spread=nn.Parameter(torch.full((channels,), spread, device=device)),
         )
@@ -190,15 +202,17 @@ class NAYER(Synthesizer):
         if self.life and number > 1 and (number - 1) % self.life == 0:
             chain.generator = self._generator(problem, chain.number, life=number)
         keep = number > self.warmup or (number == self.warmup and s.first_kept == "last-warmup")
+        found: list[Optimised] = []
         for loop in range(self.loops):
             chain.student.train(loop > 0 and s.student_mode == "reference")
             labels = self.requested(problem, rng)
             chain.generator.redraw(rng)
-            found = self.optimise(problem, chain, labels, adversarial=number > self.warmup + 2, rng=rng)
+            found.append(self.optimise(problem, chain, labels, adversarial=number > self.warmup + 2, rng=rng))
             if keep:
-                chain.images.append(to_bytes(found.kept, s.rounding or "round"))
+                chain.images.append(to_bytes(found[-1].kept, s.rounding or "round"))
                 chain.labels.append(labels)
-        means = {name: values.mean() for name, values in found.terms.items()}
+                chain.statistics.append(torch.stack(self.statistics(problem, chain)).detach())
+        means = {name: torch.cat([f.terms[name] for f in found]).mean() for name in found[0].terms}
         if keep and self.student_steps:
             means |= self.teach(problem, chain, key)
         chain.student.eval()
@@ -223,7 +237,7 @@ class NAYER(Synthesizer):
         history: list[Terms] = []
         statistics: Statistics = {}
         for _ in range(self.steps):
-            with torch.autocast(problem.device.type, torch.bfloat16, enabled=problem.precision == "bf16"):
+            with problem.autocast():
                 images = chain.generator(labels)
                 terms, statistics = self.terms(problem, chain, images, labels, adversarial=adversarial, rng=rng)
             loss = torch.stack(list(terms.values())).sum()
@@ -275,7 +289,7 @@ class NAYER(Synthesizer):
             chain.student.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
         )
         means = train_student(
-            chain.student.requires_grad_(True),
+            chain.student,
             problem,
             self.pool(problem, chain),
             lambda student, teacher: distillation(student, teacher, self.temperature, self.student_text),
@@ -284,31 +298,33 @@ class NAYER(Synthesizer):
             optimizer=optimizer,
             key=key,
         )
-        chain.student.requires_grad_(False)
         return {f"student_{name}": value for name, value in means.items()}
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
-        s, images, labels = self.settled, torch.cat(chain.images), torch.cat(chain.labels)
-        if s.cut == "string-sorted":
-            rows = torch.tensor(string_sorted(len(chain.images), self.batch_size, self.samples), device=images.device)
-            images, labels = images[rows], labels[rows]
-        pool = {"x": images[-self.samples :], "y": labels[-self.samples :]}
+        s, share = self.settled, self.share(chain.number)
+        pool = {"x": torch.cat(chain.images), "y": torch.cat(chain.labels)}
         if self.learn_stats and s.stats == "carry":
-            mean, std = (t.detach().expand(len(pool["x"]), -1).clone() for t in self.statistics(problem, chain))
-            pool |= {"mean": mean, "std": std}
-        return pool
+            made_under = torch.stack(chain.statistics).repeat_interleave(self.batch_size, dim=0)  # (N, 2, channels)
+            pool |= {"mean": made_under[:, 0], "std": made_under[:, 1]}
+        if s.cut == "string-sorted":
+            rows = torch.tensor(string_sorted(len(chain.images), self.batch_size, share), device=problem.device)
+            return {name: t[rows] for name, t in pool.items()}
+        return {name: t[-share:] for name, t in pool.items()}
 
     def _generator(self, problem: Inversion, chain: int, life: int) -> NoisyGenerator:
-        assert problem.anchors is not None
         with seeded(*problem.key, chain, "generator", life):
-            return NoisyGenerator(
-                problem.anchors,
-                problem.shape,
-                self.batch_size,
-                latent=self.latent,
-                width=self.width,
-                rows_per_layer=self.rows_per_layer or len(problem.labels),
-            ).to(problem.device)
+            return self._new_generator(problem).to(problem.device)
+
+    def _new_generator(self, problem: Inversion) -> NoisyGenerator:
+        assert problem.anchors is not None
+        return NoisyGenerator(
+            problem.anchors,
+            problem.shape,
+            self.batch_size,
+            latent=self.latent,
+            width=self.width,
+            rows_per_layer=self.rows_per_layer or len(problem.labels),
+        )
 
 
 def _readable(means: dict[str, Tensor], number: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ Statistics = Tensor | tuple[float, ...]
 
 def to_bytes(images: Tensor, rounding: Rounding) -> Tensor:
     """Images in [0, 1] as uint8. `floor` loses half a level on average, as 8-bit files of the references do."""
-    levels = images.clamp(0, 1) * 255
+    levels = images.clamp(0, 1).float() * 255  # in bf16 a twelfth of the levels would be another
     return (levels.round() if rounding == "round" else levels.floor()).to(torch.uint8)
 
 

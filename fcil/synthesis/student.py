@@ -38,14 +38,14 @@ def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key
     redraws convolutions, batch-norm gains and the label-text head, but its classifier and the
     batch-norm statistics stay the teacher's.
     """
-    student = copy.deepcopy(teacher).requires_grad_(True)
+    student = copy.deepcopy(teacher)
     with seeded(*key, "student"):
         for module in student.modules():
             if start == "fresh":
                 _draw_fresh(module)
             elif module is not student.classifier:
                 _draw_as_reference(module)
-    return student.train()
+    return student.requires_grad_(False).eval()
 
 
 def _draw_fresh(module: nn.Module) -> None:
@@ -79,17 +79,18 @@ def train_student(
 ) -> dict[str, Tensor]:
     """`steps` steps on random views of the pool. Returns the mean of each term, on the device."""
     rng = generator(*key, "student batches")
-    student.train()
+    student.train().requires_grad_(True)
     sums: dict[str, Tensor] = {}
     for rows in islice(endless_rows(len(pool["x"]), batch_size, rng, problem.device), steps):
         x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
-        with torch.no_grad():
-            target = problem.teacher(x)
-        terms = loss(student(x), target)
+        with problem.autocast():
+            with torch.no_grad():
+                target = problem.teacher(x)
+            terms = loss(student(x), target)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         for name, term in terms.items():
             sums[name] = sums.get(name, 0) + term.detach()
-    student.eval()
+    student.eval().requires_grad_(False)
     return {name: total / steps for name, total in sums.items()}

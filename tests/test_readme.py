@@ -1,0 +1,52 @@
+"""What the README shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fcil
+from fcil.config import load_yaml
+from fcil.experiment import read
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TINY = [
+    "federation={clients: 2, rounds: 1, local_epochs: 1, batch_size: 16, max_batches: 2, stop_after: 2, backend: inprocess}",
+    "net={name: resnet8, width: 4}",
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_method_in_the_readme_runs_as_a_file_of_ones_own(tmp_path: Path) -> None:
+    (source,) = [b for b in blocks("python") if "class FedLwF" in b]
+    own = tmp_path / "fedlwf.py"
+    own.write_text(source)
+
+    (run,) = fcil.run(ROOT / "experiments/quickstart.yaml", *TINY, f"strategy={{{own}: {{keep: 10}}}}", out=tmp_path)
+
+    assert run.strategy == "fedlwf"
+    assert [set(r["terms"]) for r in run.rounds] == [{"ce"}, {"ce", "kd"}]
+    assert (run.path / "strategy.py").read_text() == source
+
+
+def test_the_settings_in_the_readme_are_those_of_the_quick_start() -> None:
+    (shown,) = [b for b in blocks("yaml") if "name: quickstart" in b]
+    real = load_yaml(ROOT / "experiments/quickstart.yaml")
+    for line in shown.splitlines():
+        key, _, value = line.partition(": ")
+        if value and not line.startswith(" ") and "..." not in value:
+            assert f"{key}: {value}" in (ROOT / "experiments/quickstart.yaml").read_text(), line
+            assert key in real
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_file_is_valid(path: Path) -> None:
+    experiments = read(path)
+    assert all(e.plans() for e in experiments)
+    assert all(e.name for e in experiments)
