@@ -99,7 +99,8 @@ def embed(
 
     settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
     about = embed(read_names(names), settings, out)
-    Console().print(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
+    line = f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}"
+    Console().print(line, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -111,7 +112,7 @@ def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder
     runs = find_runs(dirs)
     paths = draw_run(runs[0].path) if len(runs) == 1 else draw_comparison(runs, out or dirs[0] / "figures")
     for path in paths:
-        Console().print(str(path))
+        Console().print(str(path), markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -102,9 +102,9 @@ def place(values: dict[str, Any], path: str, value: Any, where: Where) -> None:
     for depth, key in enumerate(parents):
         if not isinstance(spot, dict):
             raise where.error(f'"{".".join(parents[:depth])}" is {spot!r} and has no key "{key}"')
+        if isinstance(spot.get(key), str) and key in ("strategy", "synthesizer"):
+            spot[key] = {spot[key]: {}}
         spot = spot.setdefault(key, {})
-        if isinstance(spot, str) and key in ("strategy", "synthesizer"):
-            spot = _at(values, parents[:depth])[key] = {spot: {}}
         rest = [*parents, last][depth + 1]
         if key in ("strategy", "synthesizer") and isinstance(spot, dict) and len(spot) == 1 and rest not in spot:
             (name,) = spot
@@ -113,12 +113,6 @@ def place(values: dict[str, Any], path: str, value: Any, where: Where) -> None:
     if not isinstance(spot, dict):
         raise where.error(f'"{".".join(parents)}" is {spot!r} and has no key "{last}"')
     spot[last] = value
-
-
-def _at(values: dict[str, Any], path: Sequence[str]) -> Any:
-    for key in path:
-        values = values[key]
-    return values
 
 
 def expand(values: dict[str, Any], where: Where) -> Iterator[dict[str, Any]]:
@@ -173,7 +167,7 @@ def play(plans: Sequence[Plan], out: Path, console: Console, where: Where) -> li
     unfinished = []
     for plan in plans:
         if RunFolder(out / plan.folder).finished:
-            console.print(f"{out / plan.folder} is finished; nothing to do")
+            console.print(f"{out / plan.folder} is finished; nothing to do", markup=False, soft_wrap=True)
         else:
             unfinished.append(plan)
     rehearse_all(unfinished, console, where)
@@ -241,7 +235,7 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))
-    console.print(f"[bold]{path}[/bold]: accuracy.csv, rounds.jsonl, summary.json, figures/")
+    console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)
 
 
 def introduce(plan: Plan, scenario: Scenario, path: Path, console: Console) -> None:
@@ -253,7 +247,7 @@ def conclude(runs: Sequence[Run], folder: Path, console: Console) -> None:
     """The strategies of an experiment beside each other, as a table and as curves."""
     console.print(comparison_table(runs))
     for path in draw_comparison(runs, folder / "figures"):
-        console.print(f"[bold]{path}[/bold]")
+        console.print(str(path), markup=False, soft_wrap=True)
 
 
 def resume(path: str | Path, console: Console | None = None) -> Run:

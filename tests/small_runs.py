@@ -50,7 +50,7 @@ NAYER: dict[str, Any] = {
 }
 LANDER = {"lander": {"synthesizer": {"nayer": NAYER}}}
 
-REMEMBERS = '''"""Uses all that a run must bring back: clients' memory, the server's memo, what is shared, updates after a task."""
+REMEMBERS = '''"""Uses all that a resumed run must have again: memory, memo, what is shared, updates after a task."""
 
 from dataclasses import dataclass
 
@@ -81,7 +81,8 @@ class Remembers(Strategy):
         return update
 
     def after_local_task(self, client):
-        return Update({"mean": torch.full((2,), float(client.memory["rounds"] + client.index))}, 1)
+        drawn = torch.rand((), generator=client.generator("after"))
+        return Update({"told": torch.stack([torch.tensor(client.memory["rounds"] + client.index), drawn])}, 1)
 
     def aggregate(self, server, updates):
         mean = super().aggregate(server, updates)
@@ -90,7 +91,8 @@ class Remembers(Strategy):
         return mean
 
     def after_task(self, server, updates):
-        server.shared["told"] = torch.stack([u.weights["mean"] for u in updates])
+        drawn = torch.rand(2, generator=server.generator("after"))
+        server.shared["told"] = torch.stack([*(u.weights["told"] for u in updates), drawn])
 '''
 
 
@@ -100,13 +102,13 @@ def write_strategy(folder: Path, source: str = REMEMBERS, name: str = "remembers
     return path
 
 
-def write_experiment(folder: Path, name: str = "tiny.yaml", **parts: Any) -> Path:
+def write_experiment(folder: Path, **parts: Any) -> Path:
     """The settings above as a file; mappings are merged into them, anything else replaces them."""
     settings = {**SETTINGS}
     for key, value in parts.items():
         alike = isinstance(value, dict) and isinstance(settings.get(key), dict) and key != "strategy"
         settings[key] = {**settings[key], **value} if alike else value
-    path = folder / name
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path
 
@@ -131,12 +133,13 @@ class Stop(Exception):  # noqa: N818 (not an error)
 
 
 class StopAfter(Observer):
-    """Ends a run after so many of its rounds, before what they led to is saved."""
+    """Ends a run when it tells of an event for so many a time, before what led to it is saved."""
 
-    def __init__(self, rounds: int, reason: type[BaseException] = Stop) -> None:
-        self.left, self.reason = rounds, reason
+    def __init__(self, count: int, event: str = "round_done", reason: type[BaseException] = Stop) -> None:
+        self.left, self.reason = count, reason
+        setattr(self, event, self._count)
 
-    def round_done(self, record: dict[str, Any]) -> None:
+    def _count(self, *_: Any) -> None:
         self.left -= 1
         if not self.left:
             raise self.reason

@@ -29,6 +29,8 @@ from small_runs import (
 from fcil.errors import StoreError, TrainingError
 from fcil.federation.codec import flatten, from_records, num_bytes, to_records, unflatten
 from fcil.federation.compat import RefArray
+from fcil.federation.engine import Engine
+from fcil.federation.settings import FederationSettings, Resources
 from fcil.federation.sharing import Shared
 from fcil.roles import Client
 from fcil.store import Run
@@ -71,19 +73,20 @@ def test_another_seed_gives_another_run(tmp_path: Path, finetune: Run) -> None:
     assert not same(final_weights(other), final_weights(finetune))
 
 
-def test_the_number_of_threads_is_left_as_it_was(tmp_path: Path) -> None:
+def test_the_number_of_threads_is_left_as_it_was() -> None:
     before = torch.get_num_threads()
-    play(write_experiment(tmp_path), f"resources.threads={before + 1}", "federation.rounds=1", out=tmp_path)
+    with Engine(FederationSettings(backend="inprocess"), Resources(threads=before + 1)):
+        assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 
 # Resumable -------------------------------------------------------------------------------------
 
 
-def interrupt(source: Path, out: Path, rounds: int, *overrides: str) -> Path:
-    """A run that died in the round after which nothing was saved any more; its folder."""
+def interrupt(source: Path, out: Path, count: int, *overrides: str, event: str = "round_done") -> Path:
+    """A run that died when it told of an event for the `count`-th time; its folder."""
     with pytest.raises(Stop):
-        play(source, *overrides, out=out, observer=StopAfter(rounds))
+        play(source, *overrides, out=out, observer=StopAfter(count, event))
     (folder,) = {path.parent for path in out.glob("tiny/*/*/config.yaml")}
     assert not (folder / "summary.json").exists()
     return folder
@@ -112,11 +115,24 @@ def test_a_resumed_run_equals_one_never_interrupted(tmp_path: Path, remembers: R
     assert_equal_runs(run, remembers)
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 4])
-def test_teacher_and_pool_survive_an_interruption(tmp_path: Path, lander: Run, rounds: int) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_that_died_at_the_end_of_a_task_ends_it_again(tmp_path: Path, remembers: Run, count: int) -> None:
+    source = write_experiment(tmp_path, strategy=str(remembers.path.parents[2] / "remembers.py"))
+    interrupt(source, tmp_path, count, event="task_done")
+    (run,) = play(source, out=tmp_path)
+    assert_equal_runs(run, remembers)
+
+
+@pytest.mark.parametrize(
+    ("event", "count", "has_pool"),
+    [("synthesis_progress", 2, False), ("synthesis_done", 1, True), ("round_done", 3, True), ("round_done", 4, True)],
+)
+def test_teacher_and_pool_survive_an_interruption(
+    tmp_path: Path, lander: Run, event: str, count: int, has_pool: bool
+) -> None:
     source = write_experiment(tmp_path, strategy=LANDER)
-    folder = interrupt(source, tmp_path, rounds)
-    assert (folder / "synthetic/task1.safetensors").exists() == (rounds > 2)
+    folder = interrupt(source, tmp_path, count, event=event)
+    assert (folder / "synthetic/task1.safetensors").exists() == has_pool
 
     (run,) = play(source, out=tmp_path)
 
@@ -175,6 +191,20 @@ def test_a_killed_process_loses_nothing_but_time(tmp_path: Path) -> None:
 
     assert "2 rounds done before" in (resumed.path / "log.txt").read_text()
     assert_equal_runs(resumed, whole)
+
+
+def test_every_client_has_streams_of_its_own_in_every_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: dict[tuple[int | str, ...], int] = {}
+    draw = Client.generator
+
+    def spy(client: Client, purpose: str) -> torch.Generator:
+        stream = draw(client, purpose)
+        seeds[purpose, client.task.number, client.round, client.index] = stream.initial_seed()
+        return stream
+
+    monkeypatch.setattr(Client, "generator", spy)
+    play(write_experiment(tmp_path, federation={"local_epochs": 2, "max_batches": 1}), out=tmp_path)
+    assert len(seeds) == len(set(seeds.values())) == 2 * 2 * 2 * 2  # epochs, tasks, rounds, clients
 
 
 # Who takes part, and with which data -----------------------------------------------------------
@@ -267,7 +297,7 @@ def test_each_client_keeps_its_own_memory(remembers: Run) -> None:
     a, b = (tensors[f"clients/{c}/last/weight"] for c in range(2))
     assert a.shape == b.shape == (4, 16)
     assert not torch.equal(a, b)
-    assert tensors["shared/told"].tolist() == [[4, 4], [5, 5]]
+    assert tensors["shared/told"][:2, 0].tolist() == [4, 5]
     assert about["scalars"]["memo/count"] == 2
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fcil.config import Where, dump, parse
 from fcil.data import Augment
+from fcil.errors import FCILError, TrainingError
 from fcil.federation.plan import Plan, scenario_of
 from fcil.nets import Net, NetSettings, build_net, frozen
 from fcil.rng import Key
@@ -155,13 +156,23 @@ class LocalExecutor:
 
 
 class RayExecutor:
-    """Up to `workers` chains at once, each on a Ray actor; the actors outlive a synthesis and a run."""
+    """Up to `workers` chains at once, each on a Ray actor.
+
+    An actor is made when it is first needed, and outlives a synthesis and a run.
+    """
 
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         import ray
 
-        actor: Any = ray.remote(ChainWorker)
-        self._idle = [actor.options(**options).remote() for _ in range(workers)]
+        self._actor: Any = ray.remote(ChainWorker).options(**options)
+        self._idle: list[Any] = []
+        self._unmade = workers
+
+    def _take(self) -> Any:
+        if self._idle:
+            return self._idle.pop(0)
+        self._unmade -= 1
+        return self._actor.remote()
 
     def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
         import ray
@@ -171,19 +182,34 @@ class RayExecutor:
         pools: dict[int, Tensors] = {}
         active: dict[Any, tuple[int, Any, int]] = {}  # reference -> number of the job, its actor, episodes begun
         while waiting or active:
-            while waiting and self._idle:
-                (number, job), actor = waiting.pop(0), self._idle.pop(0)
-                actor.start.remote(job)
-                active[actor.step.remote()] = (number, actor, 1)
+            while waiting and (self._idle or self._unmade):
+                (number, job), actor = waiting.pop(0), self._take()
+                active[actor.start.remote(job)] = (number, actor, 0)
             (done,), _ = ray.wait(list(active), num_returns=1)
             number, actor, begun = active.pop(done)
-            tick(ray.get(done))
+            terms = _get(done)
+            if begun:
+                tick(terms)
             if begun < episodes:
                 active[actor.step.remote()] = (number, actor, begun + 1)
             else:
-                pools[number] = _to_torch(ray.get(actor.result.remote()))
+                pools[number] = _to_torch(_get(actor.result.remote()))
                 self._idle.append(actor)
         return [pools[number] for number in range(len(jobs))]
+
+
+def _get(reference: Any) -> Any:
+    """What a worker answered; an error it raised on purpose is raised as it was."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FCILError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise TrainingError(f"a synthesis worker died: {type(error).__name__}") from None
 
 
 def _to_torch(arrays: dict[str, Any]) -> Tensors:

@@ -28,7 +28,7 @@ class FederationSettings:
     batch_size: Count = 64
     """Real images per step on a client."""
     backend: Literal["ray", "inprocess"] = "ray"
-    """Where clients run: on Ray workers, or one after the other in this process. The result is the same."""
+    """Where clients run: on Ray workers, or one after the other in this process; the result is the same."""
     evaluate_every: Index = 1
     """Rounds between evaluations of the global net; 0 evaluates at the end of a task alone."""
     checkpoint_every: Index = 10
@@ -52,7 +52,7 @@ class Resources:
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:k`."""
     threads: Count = 1
-    """Torch threads of each process. More threads round differently, so results compare at equal counts."""
+    """Torch threads of each process; more threads round differently, so results compare at equal counts."""
     workers: Count | None = None
     """Clients trained at once on Ray; null: as many as CPUs or GPU shares allow."""
     client_gpus: Annotated[float, Field(ge=0)] = 0.2

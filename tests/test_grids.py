@@ -1,0 +1,379 @@
+"""What every place that clients run in must do, and that Ray gives the weights of one process to the bit.
+
+All that needs Ray is here: it is started once, with one engine and its workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import ray
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from small_runs import (
+    LANDER,
+    NAYER,
+    Stop,
+    StopAfter,
+    checkpoint,
+    final_weights,
+    same,
+    write_experiment,
+    write_strategy,
+)
+
+from fcil.errors import TrainingError
+from fcil.experiment import read
+from fcil.federation.client import app
+from fcil.federation.codec import to_arrays, to_tensors
+from fcil.federation.compat import CRASHED, RAISED
+from fcil.federation.engine import Engine
+from fcil.federation.executor import ChainWorker, Executor, Job, LocalExecutor, RayExecutor, inversion
+from fcil.federation.grids import InProcessGrid, LocalGrid, RayGrid, Worker, WorkerPool
+from fcil.federation.observer import AccuracyRow, Observer
+from fcil.federation.plan import Plan, anchors_of, first_net
+from fcil.federation.settings import FederationSettings, Resources
+from fcil.synthesis import create
+from fcil.types import Task, Tensors
+
+CLIENTS = 3
+FAULTY = """
+import os
+import signal
+from dataclasses import dataclass
+
+import torch
+
+from fcil import Strategy, Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faulty(Strategy):
+    fault: str = "none"
+
+    def local_train(self, client):
+        client.memory["calls"] = client.memory.get("calls", 0) + 1
+        if client.round == 2 and client.index == 1:
+            client.memory["spoiled"] = torch.ones(3)
+            if self.fault == "raise":
+                raise ValueError("on purpose")
+            if self.fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        told = {"calls": torch.tensor(client.memory["calls"]), "spoiled": torch.tensor("spoiled" in client.memory)}
+        return Update(told, 1 + client.index)
+
+    def aggregate(self, server, updates):
+        return [*updates][0]
+"""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """Ray, two client workers (fewer on a machine with one CPU) and two synthesis workers."""
+    resources = Resources(device="cpu", synthesis_workers=2)
+    with Engine(FederationSettings(backend="ray", clients=2), resources) as running:
+        yield running
+
+
+@pytest.fixture(params=["inprocess", "ray"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_grid(kind: str, request: pytest.FixtureRequest) -> Any:
+    """Makes a grid of this kind for a plan."""
+
+    def make(plan: Plan) -> LocalGrid:
+        clients, config = plan.federation.clients, {"plan": plan.to_json()}
+        if kind == "inprocess":
+            return InProcessGrid(app, clients, config)
+        return RayGrid(pool_of(request.getfixturevalue("engine")), clients, config)
+
+    return make
+
+
+def pool_of(engine: Engine) -> WorkerPool:
+    assert engine._pool is not None
+    return engine._pool
+
+
+def plan_of(folder: Path, strategy: Any = "finetune", **federation: Any) -> Plan:
+    source = write_experiment(folder, strategy=strategy, federation={"clients": CLIENTS, **federation})
+    (plan,) = read(source)[0].plans()
+    return plan
+
+
+def faulty(folder: Path, fault: str = "none", **federation: Any) -> Plan:
+    return plan_of(folder, {str(write_strategy(folder, FAULTY, "faulty")): {"fault": fault}}, **federation)
+
+
+def ask(plan: Plan, grid: LocalGrid, clients: list[int], round: int = 1) -> dict[int, Message]:
+    """The replies of some clients to a round of training, by client."""
+    job = {"task": 1, "round": round, "lr": 0.1, "text_width": None, "shared": {}}
+    content = {"weights": to_arrays(first_net(plan, None).weights()), "config": ConfigRecord({"job": json.dumps(job)})}
+    nodes = list(grid.get_node_ids())
+    messages = [Message(RecordDict(dict(content)), nodes[c], MessageType.TRAIN, group_id="1") for c in clients]
+    replies = list(grid.send_and_receive(messages))
+    sent = {m.metadata.message_id: c for m, c in zip(messages, clients, strict=True)}
+    assert all(r.metadata.src_node_id == nodes[sent[r.metadata.reply_to_message_id]] for r in replies)
+    return {sent[r.metadata.reply_to_message_id]: r for r in replies}
+
+
+def weights(reply: Message) -> Tensors:
+    return to_tensors(cast(ArrayRecord, reply.content["weights"]))
+
+
+def calls(replies: dict[int, Message]) -> dict[int, int]:
+    return {client: int(weights(reply)["calls"]) for client, reply in sorted(replies.items())}
+
+
+# Every grid ------------------------------------------------------------------------------------
+
+
+def test_every_client_answers(make_grid: Any, tmp_path: Path) -> None:
+    plan = faulty(tmp_path, clients=5)
+    grid = make_grid(plan)
+    assert list(grid.get_node_ids()) == [1, 2, 3, 4, 5]
+    replies = ask(plan, grid, [4, 0, 2, 1, 3])
+    assert calls(replies) == dict.fromkeys(range(5), 1)
+    examples = {c: cast(ConfigRecord, r.content["config"])["num_examples"] for c, r in replies.items()}
+    assert examples == {c: 1 + c for c in range(5)}
+
+
+def test_nobody_answers_a_message_that_was_not_sent(make_grid: Any, tmp_path: Path) -> None:
+    grid = make_grid(faulty(tmp_path))
+    assert list(grid.pull_messages(["unknown"])) == []
+    assert list(grid.send_and_receive([])) == []
+
+
+def test_clients_train_the_same_weights_everywhere(make_grid: Any, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    got = ask(plan, make_grid(plan), [0, 1, 2])
+    expected = ask(plan, InProcessGrid(app, CLIENTS, {"plan": plan.to_json()}), [2, 0, 1])
+    assert all(same(weights(got[c]), weights(expected[c])) for c in range(CLIENTS))
+    assert not same(weights(got[0]), weights(got[1]))
+    assert all(dict(got[c].content["metrics"]) == dict(expected[c].content["metrics"]) for c in range(CLIENTS))
+
+
+def test_a_client_remembers_from_message_to_message(make_grid: Any, tmp_path: Path) -> None:
+    plan = faulty(tmp_path)
+    grid = make_grid(plan)
+    assert grid.states() == {}
+    assert calls(ask(plan, grid, [0, 1])) == {0: 1, 1: 1}
+    assert calls(ask(plan, grid, [1, 2])) == {1: 2, 2: 1}
+    assert sorted(grid.states()) == [0, 1, 2]
+
+
+def test_a_client_that_raises_is_answered_for_and_keeps_its_state(make_grid: Any, tmp_path: Path) -> None:
+    plan = faulty(tmp_path, "raise")
+    grid = make_grid(plan)
+    ask(plan, grid, [0, 1, 2])
+    replies = ask(plan, grid, [0, 1, 2], round=2)
+    assert [replies[c].has_error() for c in range(3)] == [False, True, False]
+    assert replies[1].error.code == RAISED
+    reason = str(replies[1].error.reason).splitlines()
+    assert reason[0] == "ValueError: on purpose"
+    assert any("in local_train" in line for line in reason)
+    later = ask(plan, grid, [0, 1, 2], round=3)
+    assert calls(later) == {0: 3, 1: 2, 2: 3}
+    assert not weights(later[1])["spoiled"]
+
+
+def test_states_can_be_taken_from_one_grid_and_given_to_another(make_grid: Any, tmp_path: Path) -> None:
+    """To one of the other kind too: a run may be resumed on another backend."""
+    plan = faulty(tmp_path)
+    first = InProcessGrid(app, CLIENTS, {"plan": plan.to_json()})
+    ask(plan, first, [0, 1])
+    grid = make_grid(plan)
+    grid.restore(first.states())
+    assert calls(ask(plan, grid, [0, 1, 2])) == {0: 2, 1: 2, 2: 1}
+    last = InProcessGrid(app, CLIENTS, {"plan": plan.to_json()})
+    last.restore(grid.states())
+    assert calls(ask(plan, last, [0, 1, 2])) == {0: 3, 1: 3, 2: 2}
+
+
+def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
+    """Also what it had written before it raised; by both kinds of grid, here without Ray."""
+    spoiling = ClientApp()
+
+    @spoiling.train()
+    def train(message: Message, context: Context) -> Message:
+        context.state["memory"] = ConfigRecord({"values": "spoiled"})
+        raise ValueError("on purpose")
+
+    good = RecordDict({"memory": ConfigRecord({"values": "good"})})
+    grid = InProcessGrid(spoiling, 1, {})
+    grid.restore({0: good})
+    (reply,) = grid.send_and_receive([Message(RecordDict(), 1, MessageType.TRAIN)])
+    assert reply.has_error()
+    assert grid.states()[0]["memory"]["values"] == "good"  # type: ignore[index]
+
+    worker = Worker()
+    worker._app = spoiling
+    metadata = {"node": 1, "type": MessageType.TRAIN, "group": ""}
+    said, state = worker.call(grid.context(1), good, metadata, [])
+    assert str(said).startswith("ValueError: on purpose\n")
+    assert state["memory"]["values"] == "good"  # type: ignore[index]
+
+
+# Ray alone -------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_takes_nothing_with_it(engine: Engine, tmp_path: Path) -> None:
+    plan = faulty(tmp_path, "kill")
+    grid = RayGrid(pool_of(engine), CLIENTS, {"plan": plan.to_json()})
+    workers = len(pool_of(engine).idle)
+    ask(plan, grid, [0, 1, 2])
+    replies = ask(plan, grid, [0, 1, 2], round=2)
+    assert [replies[c].has_error() for c in range(3)] == [False, True, False]
+    assert replies[1].error.code == CRASHED
+    assert "the worker died" in str(replies[1].error.reason)
+    later = ask(plan, grid, [0, 1, 2], round=3)
+    assert calls(later) == {0: 3, 1: 2, 2: 3}
+    assert not weights(later[1])["spoiled"]
+    assert len(pool_of(engine).idle) == workers
+
+
+def test_a_record_that_many_messages_carry_is_stored_once(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[Any] = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
+    plan = faulty(tmp_path)
+    grid = RayGrid(pool_of(engine), CLIENTS, {"plan": plan.to_json()})
+    ask(plan, grid, [0, 1, 2])
+    assert [type(record) for record in stored] == [ArrayRecord, ConfigRecord]  # weights and config
+    ask(plan, grid, [0])
+    assert len(grid._stored) == 2  # what the last messages carried, and nothing older
+
+
+class Seen(Observer):
+    """Keeps what a run tells of."""
+
+    def __init__(self) -> None:
+        self.rows: list[AccuracyRow] = []
+        self.pools: list[Tensors] = []
+        self.terms: list[dict[str, float]] = []
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        self.terms.append(record["terms"])
+
+    def synthesis_done(self, task: int, samples: Tensors) -> None:
+        self.pools.append(samples)
+
+    def task_done(self, task: Task, rows: Any) -> None:
+        self.rows += rows
+
+
+def both(engine: Engine, plan: Plan, folder: Path) -> tuple[Seen, Seen]:
+    """What a plan's run tells of in one process and on Ray, in two folders."""
+    here, there = Seen(), Seen()
+    with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
+        alone.run(plan, folder / "inprocess", here)
+    engine.run(plan, folder / "ray", there)
+    return here, there
+
+
+CHAINS = {"lander": {"synthesizer": {"nayer": {**NAYER, "chains": 2}}}}
+
+
+@pytest.mark.parametrize("strategy", ["finetune", LANDER, CHAINS], ids=["finetune", "lander", "lander-two-chains"])
+def test_a_run_on_ray_equals_one_in_this_process(engine: Engine, tmp_path: Path, strategy: Any) -> None:
+    here, there = both(engine, plan_of(tmp_path, strategy), tmp_path)
+    assert same(final_weights(tmp_path / "ray"), final_weights(tmp_path / "inprocess"))
+    assert there.rows == here.rows
+    assert there.terms == here.terms
+    assert len(there.pools) == (strategy != "finetune")
+    assert all(same(a, b) for a, b in zip(there.pools, here.pools, strict=True))
+
+
+def test_a_run_may_go_on_on_another_backend(engine: Engine, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, str(write_strategy(tmp_path)))
+    with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
+        alone.run(plan, tmp_path / "whole", Observer())
+        with pytest.raises(Stop):
+            alone.run(plan, tmp_path / "moved", StopAfter(2))
+    with pytest.raises(Stop):
+        engine.run(plan, tmp_path / "moved", StopAfter(2))
+    with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
+        alone.run(plan, tmp_path / "moved", Observer())
+    assert checkpoint(tmp_path / "moved")[1]["digest"] == checkpoint(tmp_path / "whole")[1]["digest"]
+
+
+@pytest.mark.parametrize("fault", ["raise", "kill"])
+def test_a_client_that_fails_on_ray_ends_the_run_with_one_line(engine: Engine, tmp_path: Path, fault: str) -> None:
+    plan = faulty(tmp_path, fault, clients=2, fraction=0.5, rounds=6)
+    plan = replace(plan, seed=next(s for s in range(9) if drawn_in_round_two(replace(plan, seed=s)) == [1]))
+    with pytest.raises(TrainingError) as caught:
+        engine.run(plan, tmp_path, Observer())
+    reason = "ValueError: on purpose" if fault == "raise" else "the worker died"
+    assert str(caught.value).startswith(f"client 1, task 1, round 2: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def drawn_in_round_two(plan: Plan) -> list[int]:
+    from fcil import Server, Strategy
+    from fcil.federation.plan import tasks_of
+
+    server = Server(first_net(plan, None), tasks_of(plan)[0], 2, plan.seed, 2, None, lambda *_: {})
+    return list(Strategy().sample(server, 1))
+
+
+# Synthesis -------------------------------------------------------------------------------------
+
+
+def test_the_pool_does_not_depend_on_the_number_of_workers(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(tmp_path, LANDER)
+    anchors = anchors_of(plan)
+    net, nayer = first_net(plan, anchors), create("nayer", **{**NAYER, "chains": 3})
+    problem = inversion(plan, net, [0, 1], anchors, None, ("test",))
+    jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(3)]
+    ticks: list[dict[str, float]] = []
+
+    def pools(executor: Executor) -> list[Tensors]:
+        return executor.run(jobs, nayer.episodes, ticks.append)
+
+    two = engine._executor
+    assert isinstance(two, RayExecutor)
+    expected, with_two = pools(LocalExecutor()), pools(two)
+    assert len(two._idle) == 2
+    monkeypatch.setattr(two, "_idle", two._idle[:1])
+    with_one = pools(two)
+
+    assert len(ticks) == 3 * 3 * nayer.episodes
+    for chain in range(3):
+        assert same(expected[chain], with_two[chain])
+        assert same(expected[chain], with_one[chain])
+    assert not torch.equal(expected[0]["x"], expected[1]["x"])
+
+
+def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, LANDER)
+    anchors = anchors_of(plan)
+    nayer = create("nayer", **{**NAYER, "lr": 1e30})
+    job = Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",)), 1)
+    with pytest.raises(TrainingError) as caught:
+        RayExecutor.run(engine._executor, [job], nayer.episodes, lambda terms: None)  # type: ignore[arg-type]
+    assert "synthesis term" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_chain_is_stepped_episode_by_episode(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, LANDER)
+    anchors = anchors_of(plan)
+    nayer = create("nayer", **NAYER)
+    worker = ChainWorker()
+    worker.start(Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, (1,)), 1))
+    terms = [worker.step() for _ in range(nayer.episodes)]
+    assert all(terms)
+    assert worker.result()["x"].shape == (20, 1, 8, 8)
