@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcil.experiment import run
     from fcil.roles import Client, Server
-    from fcil.store import load
+    from fcil.store import Run, load
     from fcil.strategy import Strategy, weighted_mean
     from fcil.synthesis import Synthesizer
     from fcil.types import Batch, Count, Fraction, Index, NonNegative, Output, Positive, State, Task, Terms, Update
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "fcil.experiment": ["run"],
-    "fcil.store": ["load"],
+    "fcil.store": ["Run", "load"],
     "fcil.roles": ["Client", "Server"],
     "fcil.strategy": ["Strategy", "weighted_mean"],
     "fcil.synthesis": ["Synthesizer"],
@@ -44,6 +44,7 @@ __all__ = [
     "NonNegative",
     "Output",
     "Positive",
+    "Run",
     "Server",
     "State",
     "Strategy",
@@ -62,4 +63,6 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)
+    if name in ("synthesis", "metrics", "losses"):
+        return importlib.import_module(f"fcil.{name}")
     raise AttributeError(f"module 'fcil' has no attribute {name!r}")

@@ -7,9 +7,8 @@ Data", AISTATS 2017, arXiv:1602.05629.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
-
 from fcil import Batch, Client, Strategy, Terms
+from fcil.losses import new_class_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,4 +18,4 @@ class Finetune(Strategy):
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.num_old if self.classes == "new" else 0
-        return {"ce": F.cross_entropy(client.net(batch.x).logits[:, old:], batch.y - old)}
+        return {"ce": new_class_cross_entropy(client.net(batch.x).logits, batch.y, old)}

@@ -15,6 +15,9 @@ steered by the same anchors, and clients of the next task distil from them.
     a_cur = current (1 + 1/kappa) / delta,   a_pre = previous kappa delta
     kappa = log2(C/2 + 1),   delta = sqrt(K/C)                K of C classes are old
 
+One more difference lies in the data: the reference shares out every task with a re-seeded
+generator, `data.partition.draw: reference`.
+
 Shapes: B batch, C classes seen, K of them old, D width of an anchor, N synthetic images a step.
 """
 
@@ -28,12 +31,12 @@ import torch.nn.functional as F
 
 from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update, weighted_mean
 from fcil.fidelity import Fidelity, settle
-from fcil.losses import bounding, soft_cross_entropy
+from fcil.losses import bounding, new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
 
 SIDES: dict[str, tuple[object, object]] = {
-    # field: (the paper's method, the released code)
+    # field: (the paper's method, or ours where the paper is silent; the released code)
     "hinge": ("sample", "batch"),
     "weighting": ("examples", "uniform"),
     "select": ("last", "lowest-loss"),
@@ -61,9 +64,9 @@ class LANDER(Strategy):
     hinge: Literal["sample", "batch"] | None = None
     """A hinge for each image (paper), or one for the mean of the batch (reference)."""
     weighting: Literal["examples", "uniform"] | None = None
-    """Weight of a client in the average: its examples, or the same for all (reference)."""
+    """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     select: Literal["last", "lowest-loss"] | None = None
-    """The net that ends a task: the last, or the one clients found easiest to start from (reference)."""
+    """The net that ends a task: the last (ours), or the one clients found easiest to start from (reference)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors"})
 
@@ -88,7 +91,7 @@ class LANDER(Strategy):
         with torch.no_grad():
             teacher = client.frozen("teacher")(synthetic)  # logits (N, K)
         return {
-            "ce": cur * F.cross_entropy(out.logits[:, old:], batch.y - old),
+            "ce": cur * new_class_cross_entropy(out.logits, batch.y, old),
             "bound": cur * bound,
             "kd": pre * soft_cross_entropy(student.logits[:, :old], teacher.logits, self.temperature),
             "embedding": pre * F.mse_loss(student.embedding, teacher.embedding),

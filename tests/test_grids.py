@@ -208,9 +208,11 @@ def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
         context.state["memory"] = ConfigRecord({"values": "spoiled"})
         raise ValueError("on purpose")
 
-    good = RecordDict({"memory": ConfigRecord({"values": "good"})})
+    def good() -> RecordDict:
+        return RecordDict({"memory": ConfigRecord({"values": "good"})})
+
     grid = InProcessGrid(spoiling, 1, {})
-    grid.restore({0: good})
+    grid.restore({0: good()})
     (reply,) = grid.send_and_receive([Message(RecordDict(), 1, MessageType.TRAIN)])
     assert reply.has_error()
     assert grid.states()[0]["memory"]["values"] == "good"  # type: ignore[index]
@@ -218,7 +220,7 @@ def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
     worker = Worker()
     worker._app = spoiling
     metadata = {"node": 1, "type": MessageType.TRAIN, "group": ""}
-    said, state = worker.call(grid.context(1), good, metadata, [])
+    said, state = worker.call(grid.context(1), good(), metadata, [])
     assert str(said).startswith("ValueError: on purpose\n")
     assert state["memory"]["values"] == "good"  # type: ignore[index]
 

@@ -47,7 +47,7 @@ class FederationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a run may use. Nothing here changes the result on a CPU."""
+    """What a run may use. On a CPU and at an equal number of threads, nothing here changes the result."""
 
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:k`."""

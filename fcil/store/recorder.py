@@ -93,10 +93,12 @@ class RunRecorder(Observer):
 
 def _cost(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rounds, traffic and failures of a whole run, resumed or not."""
+    up, down = (sum(r.get(key) or 0 for r in records) for key in ("bytes_up", "bytes_down"))
     return {
         "rounds": len(records),
-        "bytes_up": sum(r.get("bytes_up") or 0 for r in records),
-        "bytes_down": sum(r.get("bytes_down") or 0 for r in records),
+        "bytes": up + down,
+        "bytes_up": up,
+        "bytes_down": down,
         "failures": sum(_count(r.get("failures")) for r in records),
     }
 

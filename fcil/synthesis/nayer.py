@@ -17,6 +17,10 @@ layer between e_y and the convolutions, drawn from N(0, 1) at each episode and t
 Each episode keeps the batch of its lowest L. After the warm-up, kept batches enter the pool and
 the student S learns from the pool.
 
+The schedule is LANDER's: one optimizer per episode for the student, the adversarial term two
+episodes after the warm-up, no batch kept before. NAYER on its own has a longer warm-up whose
+batches are kept, and one student optimizer with a cosine; fields name its constants.
+
 Shapes: B batch, C classes, D width of e_y.
 """
 
@@ -52,7 +56,7 @@ from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 SIDES: dict[str, tuple[object, object]] = {
-    # field: (the paper's method, the released code)
+    # field: (the paper's method, or ours where the paper is silent; the released code)
     "stats": ("carry", "discard"),
     "sigma": ("positive", "free"),
     "student_start": ("fresh", "reference"),
@@ -82,6 +86,7 @@ class Optimised(NamedTuple):
     """What one inner loop found."""
 
     kept: Tensor  # (B, channels, H, W) in [0, 1], of the step with the lowest loss
+    statistics: Tensor  # (2, channels), the mean and deviation of that step
     terms: dict[str, Tensor]  # each (steps,), measured before the step
 
 
@@ -116,7 +121,7 @@ class NAYER(Synthesizer):
     bn: NonNegative = 1.0
     """Weight of batch-norm matching (10 in NAYER alone)."""
     bn_momentum: Share = 0.9
-    """Share of the past in the matched statistics; 0 matches every batch by itself."""
+    """Share of the past in the matched statistics, the same on both sides; 0 matches every batch by itself."""
     ce: NonNegative = 0.5
     """Weight of the cross-entropy to the wanted class (`oh`)."""
     adv: NonNegative = 1.0
@@ -126,13 +131,13 @@ class NAYER(Synthesizer):
     stats: Literal["carry", "discard"] | None = None
     """Whether samples keep the learnt statistics (paper) or are normalised by the real ones later (reference)."""
     sigma: Literal["positive", "free"] | None = None
-    """Learnt deviation kept positive by softplus (paper side: ours), or unconstrained (reference)."""
+    """Learnt deviation kept positive by softplus (ours), or unconstrained (reference)."""
     student_start: Literal["fresh", "reference"] | None = None
-    """Student drawn anew (paper), or with the teacher's classifier and statistics kept (reference)."""
+    """Student drawn anew (ours; the paper is silent), or with the teacher's classifier and statistics (reference)."""
     student_mode: Literal["eval", "reference"] | None = None
-    """Student in eval mode in every loop, or in train mode from an episode's second loop on (reference)."""
+    """Student in eval mode in every loop (ours), or in train mode from an episode's second loop on (reference)."""
     first_kept: Literal["after-warmup", "last-warmup"] | None = None
-    """First episode whose batch is kept: the one after the warm-up, or its last one (reference; 41 instead of 40)."""
+    """First episode whose batch is kept: after the warm-up (ours), or its last one (reference; 41 instead of 40)."""
     student_steps: Index = 50
     """Student steps per episode after the warm-up (`kd_steps`)."""
     student_lr: Positive = 0.1
@@ -146,9 +151,9 @@ class NAYER(Synthesizer):
     student_text: NonNegative = 5.0
     """Weight of matching the label-text heads of teacher and student, where there are any."""
     cut: Literal["latest", "string-sorted"] | None = None
-    """Which samples are kept when there are too many: the latest (paper), or by file name (reference)."""
+    """Which samples are kept when there are too many: the latest (ours), or by file name (reference)."""
     rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (paper), or truncated as the reference's image files are."""
+    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors", "batchnorm"})
 
@@ -211,7 +216,7 @@ class NAYER(Synthesizer):
             if keep:
                 chain.images.append(to_bytes(found[-1].kept, s.rounding or "round"))
                 chain.labels.append(labels)
-                chain.statistics.append(torch.stack(self.statistics(problem, chain)).detach())
+                chain.statistics.append(found[-1].statistics)
         means = {name: torch.cat([f.terms[name] for f in found]).mean() for name in found[0].terms}
         if keep and self.student_steps:
             means |= self.teach(problem, chain, key)
@@ -233,10 +238,12 @@ class NAYER(Synthesizer):
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
         adam = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)
-        lowest, kept = torch.tensor(math.inf, device=problem.device), torch.empty(0)
+        lowest = torch.tensor(math.inf, device=problem.device)
+        kept, under = torch.empty(0), torch.empty(0)
         history: list[Terms] = []
         statistics: Statistics = {}
         for _ in range(self.steps):
+            now = torch.stack(self.statistics(problem, chain)).detach()
             with problem.autocast():
                 images = chain.generator(labels)
                 terms, statistics = self.terms(problem, chain, images, labels, adversarial=adversarial, rng=rng)
@@ -247,10 +254,11 @@ class NAYER(Synthesizer):
             with torch.no_grad():  # no number is read on the host here: that would stop a GPU each step
                 better = loss < lowest
                 kept = torch.where(better, images, kept) if history else images.detach()
+                under = torch.where(better, now, under) if history else now
                 lowest = torch.where(better, loss, lowest)
             history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
         chain.averages = update_averages(chain.averages, statistics, self.bn_momentum)
-        return Optimised(kept, {name: torch.stack([h[name] for h in history]) for name in history[0]})
+        return Optimised(kept, under, {name: torch.stack([h[name] for h in history]) for name in history[0]})
 
     def terms(
         self,

@@ -38,14 +38,15 @@ def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key
     redraws convolutions, batch-norm gains and the label-text head, but its classifier and the
     batch-norm statistics stay the teacher's.
     """
-    student = copy.deepcopy(teacher)
+    device = teacher.classifier.weight.device
+    student = copy.deepcopy(teacher).cpu()  # drawn there, so that it is the same on every device
     with seeded(*key, "student"):
         for module in student.modules():
             if start == "fresh":
                 _draw_fresh(module)
             elif module is not student.classifier:
                 _draw_as_reference(module)
-    return student.requires_grad_(False).eval()
+    return student.requires_grad_(False).eval().to(device)
 
 
 def _draw_fresh(module: nn.Module) -> None:
@@ -78,7 +79,7 @@ def train_student(
     key: tuple[Key, ...],
 ) -> dict[str, Tensor]:
     """`steps` steps on random views of the pool. Returns the mean of each term, on the device."""
-    rng = generator(*key, "student batches")
+    rng = generator(*key, "student batches", device=problem.device)
     student.train().requires_grad_(True)
     sums: dict[str, Tensor] = {}
     for rows in islice(endless_rows(len(pool["x"]), batch_size, rng, problem.device), steps):
