@@ -53,12 +53,14 @@ def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -
     from fcil.experiment import survey
     from fcil.tables import partition_table, settings_tree
 
-    console = Console()
-    for plan, scenario in survey(experiment, overrides or []):
-        if as_json:
-            sys.stdout.write(json.dumps({**plan.to_yaml(), "counts": scenario.counts.tolist()}) + "\n")
-        else:
-            console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, scenario.tasks[-1].names))
+    found = list(survey(experiment, overrides or []))
+    if as_json:
+        rows = [{**plan.to_yaml(), "counts": scenario.counts.tolist()} for plan, scenario in found]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    for plan, scenario in found:
+        names = scenario.tasks[-1].names
+        Console().print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
 
 
 @app.command("list")
@@ -109,7 +111,10 @@ def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder
     from fcil.plots import draw_comparison, draw_run
     from fcil.store import find_runs
 
-    runs = find_runs(dirs)
+    skipped: list[str] = []
+    runs = find_runs(dirs, skipped=skipped)
+    for reason in skipped:
+        Console(stderr=True).print(f"left out: {reason}", markup=False, soft_wrap=True)
     paths = draw_run(runs[0].path) if len(runs) == 1 else draw_comparison(runs, out or dirs[0] / "figures")
     for path in paths:
         Console().print(str(path), markup=False, soft_wrap=True)

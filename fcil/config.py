@@ -74,6 +74,9 @@ def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
     try:
         return cls(**values)
     except ValueError as error:
+        field, _, rest = str(error).partition(": ")
+        if field in known:
+            raise where.at(field).error(rest) from None
         raise where.error(str(error)) from None
 
 

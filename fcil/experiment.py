@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from fcil.anchors import AnchorSettings
+from fcil.anchors import AnchorSettings, warnings
 from fcil.config import Where, load_yaml, parse_fields, parse_yaml
-from fcil.data import DataSettings, Scenario, load_dataset
+from fcil.data import DataSettings, Scenario
 from fcil.data.decode import Progress
 from fcil.errors import ConfigError, DataError, StoreError
 from fcil.federation.engine import Engine, rehearse
 from fcil.federation.observer import Observers
-from fcil.federation.plan import Plan, anchors_of, from_yaml, scenario_of
+from fcil.federation.plan import Plan, anchors_of, dataset_of, from_yaml, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
@@ -84,12 +85,23 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     if not isinstance(raw, Mapping):
         raise where.error("is not an experiment; expected keys such as name, data, strategy")
     values: dict[str, Any] = {"name": path.stem, **copy.deepcopy(dict(raw))}
-    for text in overrides:
-        key, given, value = text.partition("=")
-        if not given or not key:
-            raise ConfigError(f'override "{text}" is not allowed; expected key.path=value')
-        place(values, key, parse_yaml(value, f'override "{key}"'), Where(f'override "{key}"'))
-    return [parse_fields(Experiment, cell, where) for cell in expand(values, where)]
+    changes = dict(_override(text) for text in overrides)
+    for key in [k for k in changes if k.partition(".")[0] == "matrix"]:
+        place(values, key, changes.pop(key), Where(f'override "{key}"'))
+    if isinstance(values.get("matrix"), Mapping):  # a key that is set by hand varies no more
+        varied = {key: choices for key, choices in values["matrix"].items() if key not in changes}
+        values["matrix"] = varied if varied or not values["matrix"] else None
+    cells = list(expand(values, where))
+    for cell, (key, value) in itertools.product(cells, changes.items()):
+        place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
+    return [parse_fields(Experiment, cell, where) for cell in cells]
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, given, value = text.partition("=")
+    if not given or not key:
+        raise ConfigError(f'override "{text}" is not allowed; expected key.path=value')
+    return key, parse_yaml(value, f'override "{key}"')
 
 
 def place(values: dict[str, Any], path: str, value: Any, where: Where) -> None:
@@ -154,10 +166,13 @@ def run(
     Raises:
         UserError: something in the file, the data or the output folder is wrong; nothing was written.
     """
-    plans = [plan for experiment in read(source, overrides) for plan in experiment.plans()]
+    experiments, out = read(source, overrides), Path(out)
+    plans = [plan for experiment in experiments for plan in experiment.plans()]
     if smoke:
-        plans = [plan.smoke() for plan in plans]
-    return play(plans, Path(out), console or Console(), Where(str(source)))
+        plans = [experiment.plans()[0].smoke() for experiment in experiments]
+        for plan in plans:  # to try again is the point of it
+            shutil.rmtree(out / plan.folder, ignore_errors=True)
+    return play(plans, out, console or Console(), Where(str(source)))
 
 
 def play(plans: Sequence[Plan], out: Path, console: Console, where: Where) -> list[Run]:
@@ -201,7 +216,7 @@ def rehearse_all(plans: Sequence[Plan], console: Console, where: Where) -> None:
     with loading_bar(console) as progress:
         for plan in plans:
             method, device = str(plan.strategy.fingerprint()), plan.resources.device
-            key = (plan.data, plan.federation.clients, plan.seed, plan.anchors, method, device)
+            key = (plan.data, plan.federation.clients, plan.seed, plan.anchors, plan.net, method, device)
             if key not in seen:
                 seen.add(key)
                 share_out(plan, where, progress)
@@ -216,15 +231,14 @@ def share_out(plan: Plan, where: Where, progress: Progress | None = None) -> Sce
     with named(where):
         plan.resources.torch_device()
     with named(where.at("data")):
-        if progress is not None:
-            load_dataset(plan.data, progress=progress)
+        dataset_of(plan.data, progress)
         return scenario_of(plan)
 
 
 def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     """One run, from its beginning or its last checkpoint to its figures."""
     folder, scenario = RunFolder(path), scenario_of(plan)
-    introduce(plan, scenario, path, console)
+    introduce(plan, scenario, console)
     device, resources = plan.resources.torch_device(), plan.resources
     folder.write_config(plan.to_yaml())
     folder.write_strategy(plan.strategy.source)
@@ -238,9 +252,14 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)
 
 
-def introduce(plan: Plan, scenario: Scenario, path: Path, console: Console) -> None:
-    """What is about to be run: the settings, and who holds how much of what."""
-    console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, scenario.tasks[-1].names))
+def introduce(plan: Plan, scenario: Scenario, console: Console) -> None:
+    """What is about to be run: the settings, who holds how much of what, and what is odd about the anchors."""
+    names = scenario.tasks[-1].names
+    console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+    anchors, radius = anchors_of(plan), getattr(plan.strategy.strategy, "radius", None)
+    if anchors is not None and radius is not None:
+        for line in warnings(anchors, names, radius):
+            console.print(f"anchors: {line}", markup=False)
 
 
 def conclude(runs: Sequence[Run], folder: Path, console: Console) -> None:

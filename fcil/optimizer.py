@@ -43,7 +43,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if self.schedule == "cosine" and self.min_lr > self.lr:
-            raise ValueError(f"the cosine would rise: min_lr {self.min_lr:g} is above lr {self.lr:g}; lower min_lr")
+            raise ValueError(f"min_lr: {self.min_lr:g} is above lr {self.lr:g}, so the cosine would rise; lower it")
 
 
 def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
+from filecmp import cmp
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -61,10 +62,10 @@ def built_in_files() -> dict[str, Path]:
 
 
 def own_files() -> dict[str, Path]:
-    """Name and file of every strategy in `./strategies`, unless that is the built-in folder itself."""
+    """Name and file of every strategy in `./strategies`, but for those that are the built-in ones, or copies."""
     found = {p.stem: p for p in sorted(Path("strategies").glob("*.py")) if not p.stem.startswith("_")}
-    built_in = {p.resolve() for p in built_in_files().values()}
-    return {name: p for name, p in found.items() if p.resolve() not in built_in}
+    built_in = built_in_files()
+    return {name: p for name, p in found.items() if name not in built_in or not cmp(p, built_in[name], shallow=False)}
 
 
 def locate(name: str, where: Where) -> Path | None:

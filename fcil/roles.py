@@ -86,7 +86,7 @@ class Client:
             The trained tensors, the number of examples, and as metrics the mean of each term over
             the steps (`terms/<name>`) and the sum of the loss over the first local epoch.
         Raises:
-            TrainingError: a term was not finite; names term, client, task and round.
+            TrainingError: a term was not finite; names the term.
         """
         keep = set(trained)
         parameters = [p for name, p in self.net.named_parameters() if name in keep]
@@ -108,18 +108,10 @@ class Client:
                 if epoch == 0:
                     first += total.detach()
         metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
-        self._check_finite(metrics)
+        _check_finite(metrics)
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}
         weights = {name: t for name, t in self.net.weights().items() if name in keep}
         return Update(weights, len(self.shard), metrics)
-
-    def _check_finite(self, metrics: dict[str, float]) -> None:
-        for name, number in metrics.items():
-            if not abs(number) < float("inf"):
-                raise TrainingError(
-                    f'loss term "{name.removeprefix("terms/")}" became {number} on client {self.index} in task '
-                    f"{self.task.number}, round {self.round}; a smaller optimizer.lr often helps"
-                )
 
 
 @dataclass
@@ -152,3 +144,11 @@ class Server:
             samples are to be normalised by other statistics than the real data's.
         """
         return self.run_synthesis(self, synthesizer, labels, bound)
+
+
+def _check_finite(metrics: dict[str, float]) -> None:
+    for name, number in metrics.items():
+        if not abs(number) < float("inf"):
+            raise TrainingError(
+                f'loss term "{name.removeprefix("terms/")}" became {number}; a smaller optimizer.lr often helps'
+            )

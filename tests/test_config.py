@@ -199,8 +199,8 @@ def test_an_unknown_key_is_answered_with_the_nearest(typed: str, meant: str | No
         (DataSettings, {"dataset": "digit", "tasks": 2}, 'unknown data set "digit" (have: digits'),
         (NetSettings, {"name": "resnet9"}, 'unknown net "resnet9"'),
         (Resources, {"device": "gpu"}, 'device: "gpu" is not allowed; expected auto, cpu, cuda or cuda:k'),
-        (OptimizerSettings, {"lr": 1e-5}, "min_lr 0.001 is above lr 1e-05"),
-        (AnchorSettings, {"template": "a photo"}, 'template "a photo" must hold {} exactly once'),
+        (OptimizerSettings, {"lr": 1e-5}, "min_lr: 0.001 is above lr 1e-05"),
+        (AnchorSettings, {"template": "a photo"}, 'template: "a photo" must hold {} exactly once'),
         (FederationSettings, {"fraction": 0}, "exp.yaml: fraction: 0 is not allowed; it should be greater than 0"),
     ],
 )

@@ -405,7 +405,7 @@ class Fails(Strategy):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("nan", 'client 1, task 2, round 1: TrainingError: loss term "broken" became nan'),
+        ("nan", 'client 1, task 2, round 1: loss term "broken" became nan'),
         ("raise", "client 1, task 2, round 1: ValueError: on purpose"),
     ],
 )
@@ -422,5 +422,5 @@ def test_a_client_that_fails_ends_the_run_with_one_line(tmp_path: Path, how: str
 
 def test_clients_that_do_not_answer_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcil.federation.grids.InProcessGrid.pull_messages", lambda grid, numbers: [])
-    with pytest.raises(TrainingError, match=r"clients \[0, 1\] did not answer within 0.05 seconds"):
+    with pytest.raises(TrainingError, match=r"none of the clients \[0\] answered within 0.05 seconds"):
         play(write_experiment(tmp_path, federation={"timeout": 0.05}), out=tmp_path)

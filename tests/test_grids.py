@@ -231,7 +231,7 @@ def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
 def test_a_worker_that_dies_takes_nothing_with_it(engine: Engine, tmp_path: Path) -> None:
     plan = faulty(tmp_path, "kill")
     grid = RayGrid(pool_of(engine), CLIENTS, {"plan": plan.to_json()})
-    workers = len(pool_of(engine).idle)
+    workers = pool_of(engine).size
     ask(plan, grid, [0, 1, 2])
     replies = ask(plan, grid, [0, 1, 2], round=2)
     assert [replies[c].has_error() for c in range(3)] == [False, True, False]
@@ -240,7 +240,8 @@ def test_a_worker_that_dies_takes_nothing_with_it(engine: Engine, tmp_path: Path
     later = ask(plan, grid, [0, 1, 2], round=3)
     assert calls(later) == {0: 3, 1: 2, 2: 3}
     assert not weights(later[1])["spoiled"]
-    assert len(pool_of(engine).idle) == workers
+    pool_of(engine).wait(60)
+    assert len(pool_of(engine)._idle) == workers
 
 
 def test_a_record_that_many_messages_carry_is_stored_once(

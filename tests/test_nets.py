@@ -83,7 +83,9 @@ def test_convolutions_start_with_the_spread_of_kaimings_fan_out():
 
 
 def test_an_unknown_net_is_named_with_those_there_are():
-    with pytest.raises(ConfigError, match=r'e.yaml: net: unknown net "resnt18" \(have: .*\). Did you mean "resnet18"'):
+    with pytest.raises(
+        ConfigError, match=r'e.yaml: net.name: unknown net "resnt18" \(have: .*\). Did you mean "resnet18"'
+    ):
         parse(NetSettings, {"name": "resnt18"}, Where("e.yaml", "net"))
 
 

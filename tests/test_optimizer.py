@@ -74,7 +74,7 @@ def test_values_out_of_range_are_refused(raw):
 
 
 def test_a_cosine_that_would_rise_is_refused():
-    with pytest.raises(ConfigError, match=r"e.yaml: optimizer: the cosine would rise: min_lr 0.001 is above lr 0.0001"):
+    with pytest.raises(ConfigError, match=r"e.yaml: optimizer.min_lr: 0.001 is above lr 0.0001"):
         parsed(lr=1e-4)
     assert parsed(lr=1e-4, schedule="constant").lr == 1e-4
 

@@ -36,7 +36,7 @@ def texts(figure: Figure) -> list[str]:
 def test_a_run_is_drawn_as_png_and_pdf(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     paths = draw_run(folder.path)
-    names = ("accuracy", "forgetting", "matrix", "rounds", "partition")
+    names = ("accuracy", "forgetting", "matrix", "rounds", "partition", "synthetic")
     assert [p.name for p in paths] == [f"{name}.{kind}" for name in names for kind in ("png", "pdf")]
     assert all(p.parent == folder.figures for p in paths)
     assert all(p.read_bytes().startswith(b"\x89PNG" if p.suffix == ".png" else b"%PDF") for p in paths)
@@ -51,7 +51,7 @@ def test_drawing_twice_gives_the_same_bytes_and_leaves_global_settings_alone(tmp
 
 def test_one_task_has_no_forgetting_to_draw(tmp_path: Path) -> None:
     names = {p.stem for p in draw_run(make_run(tmp_path, tasks=1, rounds=1).path)}
-    assert names == {"accuracy", "matrix", "rounds", "partition"}
+    assert names == {"accuracy", "matrix", "rounds", "partition", "synthetic"}
 
 
 def test_an_unfinished_run_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from fcil.experiment import read
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = [
-    "federation={clients: 2, rounds: 1, local_epochs: 1, batch_size: 16, max_batches: 2, stop_after: 2, backend: inprocess}",
+    "federation={clients: 2, rounds: 1, local_epochs: 1, batch_size: 16, max_batches: 2, backend: inprocess}",
+    "federation.stop_after=2",
     "net={name: resnet8, width: 4}",
 ]
 

@@ -59,9 +59,9 @@ class AnchorSettings:
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:
-            raise ValueError(f'template "{self.template}" must hold {{}} exactly once, where the class name goes')
+            raise ValueError(f'template: "{self.template}" must hold {{}} exactly once, where the class name goes')
         if not self.encoder.strip():
-            raise ValueError(f'encoder "" is not allowed; name a text encoder or "{EMBEDDED}"')
+            raise ValueError(f'encoder: "" is not allowed; name a text encoder or "{EMBEDDED}"')
         if self.encoder != EMBEDDED or self.file is not None:
             return
         given = {"template": (self.template, TEMPLATE), "pooling": (self.pooling, "auto", "mean")}

@@ -45,7 +45,9 @@ def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: R
     """
     labels = np.asarray(labels)
     if clients > len(labels):
-        raise ConfigError(f"more clients than samples: {clients} clients cannot share {len(labels)} samples")
+        raise ConfigError(
+            f"more clients than samples: {clients} clients (federation.clients) cannot share {len(labels)} samples"
+        )
     choose, shuffle = rng.spawn(2) if isinstance(rng, np.random.Generator) else (rng, rng)
     value = settings.value or 0
     if settings.kind == "iid":

@@ -125,12 +125,12 @@ class DataSettings:
             known = f"(have: {', '.join(DATASETS)}).{nearest(self.dataset, DATASETS)}"
             raise ValueError(f'dataset: unknown data set "{self.dataset}" {known}')
         if self.dataset == "image_folder" and self.root is None:
-            raise ValueError("root is missing; image_folder needs the folder or zip that holds the images")
+            raise ValueError("root: missing; image_folder needs the folder or zip that holds the images")
         if self.resize is not None and not info.resizable:
             able = ", ".join(i.name for i in DATASETS.values() if i.resizable)
-            raise ValueError(f"resize applies to {able}; {self.dataset} has images of a fixed size")
+            raise ValueError(f"resize: applies to {able}; {self.dataset} has images of a fixed size")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is {self.validation}; it must be at least 0 and below 1")
+            raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
         self._check_tasks()
         try:  # what the data set's name alone can tell
             if info.fixed and info.num_classes is not None:
@@ -140,7 +140,7 @@ class DataSettings:
 
     def _check_tasks(self) -> None:
         if self.tasks is not None and (self.base is not None or self.increment is not None):
-            raise ValueError("tasks excludes base and increment; give one or the other")
+            raise ValueError("tasks: excludes base and increment; give one or the other")
         if self.tasks is None and (self.base is None or self.increment is None):
             lone = "base" if self.increment is None else "increment"
             alone = self.base is not None or self.increment is not None
@@ -148,13 +148,13 @@ class DataSettings:
         if not isinstance(self.tasks, tuple):
             return
         if not self.tasks or not all(self.tasks):
-            raise ValueError("tasks is a list with an empty task; every task needs a class")
+            raise ValueError("tasks: a list with an empty task; every task needs a class")
         if self.order != "natural":
-            raise ValueError("order has no effect beside a list of tasks; leave it out")
+            raise ValueError("order: has no effect beside a list of tasks; leave it out")
         listed = [c for task in self.tasks for c in task]
         twice = sorted({c for c in listed if listed.count(c) > 1})
         if twice:
-            raise ValueError(f"tasks has class {twice[0]} twice")
+            raise ValueError(f"tasks: class {twice[0]} is given twice")
 
     def split(self, num_classes: int, seed: int) -> TaskSplit:
         """The classes of every task, for a data set of `num_classes` classes and the run's seed.

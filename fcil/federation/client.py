@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.plan import Plan, from_json, scenario_of, tasks_of
+from fcil.federation.settings import settle_arithmetic
 from fcil.nets import Net, build_net, frozen
 from fcil.roles import Client
 from fcil.types import State, Tensors, Update
@@ -74,7 +75,7 @@ class Site:
 def site(plan: str) -> Site:
     """The site of a plan in this process."""
     resolved = from_json(plan)
-    torch.set_num_threads(resolved.resources.threads)
+    settle_arithmetic(resolved.resources.threads)
     return Site(resolved, resolved.resources.torch_device())
 
 

@@ -18,9 +18,9 @@ from fcil.federation.compat import new_context
 from fcil.federation.executor import Executor, LocalExecutor, RayExecutor, inversion
 from fcil.federation.grids import InProcessGrid, LocalGrid, RayGrid, WorkerPool
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan, anchors_of, first_net, forget_scenarios, scenario_of
+from fcil.federation.plan import Plan, anchors_of, first_net, forget_data, scenario_of
 from fcil.federation.server import Loop, server_app
-from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
 from fcil.synthesis import Synthesizer
 
 
@@ -36,15 +36,22 @@ class Engine:
 
     def __enter__(self) -> Engine:
         self._threads = torch.get_num_threads()
-        torch.set_num_threads(self.resources.threads)
+        settle_arithmetic(self.resources.threads)
         if self.federation.backend == "ray":
-            self._start_ray()
+            try:
+                self._start_ray()
+            except BaseException:
+                self._stop()
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         torch.set_num_threads(self._threads)
         site.cache_clear()
-        forget_scenarios()
+        forget_data()
         if self._owns_ray:
             import ray
 
@@ -69,26 +76,18 @@ class Engine:
                     f"resources.ray_address: no Ray cluster at {self.resources.ray_address} ({error})"
                 ) from None
         resources = self.resources
-        self._pool = WorkerPool(self._num_workers(), self._options(resources.client_gpus, cpus=1.0))
         # No CPU of its own: client workers hold them all, and they rest while the server synthesises.
         self._executor = RayExecutor(resources.synthesis_workers, self._options(resources.synthesis_gpus, cpus=0.0))
+        self._pool = WorkerPool(self._num_workers(), self._options(resources.client_gpus, cpus=resources.threads))
 
     def _num_workers(self) -> int:
         import ray
 
         total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        slots = total.get("CPU", 1.0)
+        slots = total.get("CPU", 1.0) / self.resources.threads
         if self._on_gpu():
-            # Synthesis gets its share aside, or it would wait for clients that never leave.
-            free = total.get("GPU", 0.0) - self.resources.synthesis_gpus * self.resources.synthesis_workers
-            slots = min(slots, free / self.resources.client_gpus) if self.resources.client_gpus else slots
-            if slots < 1:
-                raise ConfigError(
-                    f"resources: {total.get('GPU', 0.0):g} GPUs do not hold synthesis_workers x synthesis_gpus = "
-                    f"{self.resources.synthesis_workers} x {self.resources.synthesis_gpus:g} and one client of "
-                    f"{self.resources.client_gpus:g}; lower one of them"
-                )
-        return max(1, min(int(slots + 1e-9), self.federation.clients_per_round, self.resources.workers or 10**6))
+            slots = min(slots, gpu_slots(int(total.get("GPU", 0.0)), self.resources))
+        return max(1, min(int(slots), self.federation.clients_per_round, self.resources.workers or 10**6))
 
     def _on_gpu(self) -> bool:
         return self.resources.torch_device().type == "cuda"
@@ -128,12 +127,39 @@ class Engine:
         return RayGrid(self._pool, clients, {"plan": seen_by_workers.to_json()})
 
 
+def gpu_slots(gpus: int, resources: Resources) -> int:
+    """How many clients fit beside the synthesis workers, no client across two GPUs.
+
+    Raises:
+        ConfigError: not one.
+    """
+    if not resources.client_gpus:
+        return 10**6
+    left = [1.0] * gpus
+    for _ in range(resources.synthesis_workers):
+        room = next((i for i, free in enumerate(left) if free + 1e-9 >= resources.synthesis_gpus), None)
+        if room is not None:
+            left[room] -= resources.synthesis_gpus
+    slots = sum(int((free + 1e-9) / resources.client_gpus) for free in left)
+    if slots < 1:
+        raise ConfigError(
+            f"resources: {gpus} GPUs do not hold synthesis_workers x synthesis_gpus = {resources.synthesis_workers} x "
+            f"{resources.synthesis_gpus:g} and one client of {resources.client_gpus:g}; lower one of them"
+        )
+    return slots
+
+
 def rehearse(plan: Plan) -> None:
     """Ask for everything a run will need, so that what is missing is said before it starts.
 
     Raises:
         UserError: the device, data, partition, anchors, or what a synthesizer needs.
     """
+    if plan.federation.backend == "ray" and ":" in plan.resources.device:
+        raise ConfigError(
+            f'resources.device: "{plan.resources.device}" is not allowed on Ray, which hands out GPUs itself; '
+            "say cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
     anchors, strategy = anchors_of(plan), plan.strategy.strategy
     synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     if synthesizers:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fcil.config import Where, dump, parse
 from fcil.data import Augment
-from fcil.errors import FCILError, TrainingError
+from fcil.errors import ConfigError, FCILError, TrainingError
 from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.settings import settle_arithmetic
 from fcil.nets import Net, NetSettings, build_net, frozen
 from fcil.rng import Key
 from fcil.synthesis import Bound, Inversion, Synthesizer
@@ -121,7 +122,7 @@ class ChainWorker:
     """Runs one chain at a time, an episode at each call."""
 
     def start(self, job: Job) -> None:
-        torch.set_num_threads(job.threads)
+        settle_arithmetic(job.threads)
         self._problem = job.problem()
         self._synthesizer = parse(Synthesizer, job.synthesizer, Where("job"))
         self._state = self._synthesizer.start(self._problem, job.chain)
@@ -132,7 +133,9 @@ class ChainWorker:
         return self._synthesizer.episode(self._problem, self._state, self._number)
 
     def result(self) -> dict[str, Any]:
-        return _to_numpy(self._synthesizer.pool(self._problem, self._state))
+        pool = _to_numpy(self._synthesizer.pool(self._problem, self._state))
+        del self._problem, self._state  # the worker waits for the next task; its nets need not
+        return pool
 
 
 class Executor(Protocol):
@@ -161,12 +164,17 @@ class RayExecutor:
     An actor is made when it is first needed, and outlives a synthesis and a run.
     """
 
+    PATIENCE = 300.0
+    """Seconds until the first worker must have started."""
+
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         import ray
 
         self._actor: Any = ray.remote(ChainWorker).options(**options)
-        self._idle: list[Any] = []
-        self._unmade = workers
+        # On a GPU they are made at once: what they need is theirs before clients divide up the rest.
+        at_once = workers if options["num_gpus"] else 0
+        self._idle: list[Any] = [self._actor.remote() for _ in range(at_once)]
+        self._unmade = workers - at_once
 
     def _take(self) -> Any:
         if self._idle:
@@ -175,7 +183,6 @@ class RayExecutor:
         return self._actor.remote()
 
     def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
-        import ray
 
         # Ray shows a worker only the GPUs it gave it, and counts them from 0.
         waiting = [(n, replace(job, device=torch.device(job.device).type)) for n, job in enumerate(jobs)]
@@ -185,7 +192,7 @@ class RayExecutor:
             while waiting and (self._idle or self._unmade):
                 (number, job), actor = waiting.pop(0), self._take()
                 active[actor.start.remote(job)] = (number, actor, 0)
-            (done,), _ = ray.wait(list(active), num_returns=1)
+            done = self._next(active)
             number, actor, begun = active.pop(done)
             terms = _get(done)
             if begun:
@@ -196,6 +203,24 @@ class RayExecutor:
                 pools[number] = _to_torch(_get(actor.result.remote()))
                 self._idle.append(actor)
         return [pools[number] for number in range(len(jobs))]
+
+    def _next(self, active: dict[Any, tuple[int, Any, int]]) -> Any:
+        """The next call that has ended.
+
+        Raises:
+            ConfigError: a worker could not even start.
+        """
+        import ray
+
+        while True:
+            done, _ = ray.wait(list(active), num_returns=1, timeout=self.PATIENCE)
+            if done:
+                return done[0]
+            if all(begun == 0 for _, _, begun in active.values()):
+                raise ConfigError(
+                    f"resources: no synthesis worker started within {self.PATIENCE:g} seconds; "
+                    "lower synthesis_gpus, synthesis_workers or client_gpus"
+                )
 
 
 def _get(reference: Any) -> Any:
@@ -209,7 +234,8 @@ def _get(reference: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayActorError as error:
-        raise TrainingError(f"a synthesis worker died: {type(error).__name__}") from None
+        why = str(error).strip().splitlines() or [""]
+        raise TrainingError(f"a synthesis worker died: {type(error).__name__}: {why[0]}") from None
 
 
 def _to_torch(arrays: dict[str, Any]) -> Tensors:

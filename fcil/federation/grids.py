@@ -7,6 +7,7 @@ it outlives a worker, and a client that raised keeps the state it had before.
 
 from __future__ import annotations
 
+import time
 import traceback
 from abc import abstractmethod
 from collections import deque
@@ -18,11 +19,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fcil.errors import ConfigError
 from fcil.federation.compat import CRASHED, RAISED, error_reply, give_id, new_context, new_run
 
 
 class LocalGrid(Grid):
     """What both grids share: node ids 1..n that are the clients 0..n-1, in every run alike."""
+
+    window: int = 1
+    """How many clients are worth asking before the first has answered."""
 
     def __init__(self, num_clients: int, run_config: dict[str, Any], run_id: int = 1) -> None:
         self._run = new_run(run_id)
@@ -139,16 +144,53 @@ class Worker:
 class WorkerPool:
     """Ray actors that outlive a run, so that the next one finds torch imported and data loaded."""
 
+    PATIENCE = 300.0
+    """Seconds until the first worker must have started."""
+
     def __init__(self, size: int, options: dict[str, Any]) -> None:
         import ray
 
         actor: Any = ray.remote(Worker)
+        self.size = size
         self._make: Callable[[], Any] = lambda: actor.options(**options).remote()
-        self.idle = deque(self._make() for _ in range(size))
+        self._options, self._began = options, time.monotonic()
+        self._idle: deque[Any] = deque()
+        self._starting: dict[Any, Any] = {}  # reference to its first answer -> worker
+        for _ in range(size):
+            self.replace()
 
     def replace(self) -> None:
-        """A fresh worker for one that died."""
-        self.idle.append(self._make())
+        """Start a worker, at first or for one that died."""
+        worker = self._make()
+        self._starting[worker.ready.remote()] = worker
+
+    def give_back(self, worker: Any) -> None:
+        self._idle.append(worker)
+
+    def take(self) -> Any | None:
+        """A worker that is free, if there is one. A worker Ray has no room for is never handed out."""
+        self.wait(0.0)
+        return self._idle.popleft() if self._idle else None
+
+    def wait(self, seconds: float) -> None:
+        """Let workers finish starting.
+
+        Raises:
+            ConfigError: none ever started.
+        """
+        import ray
+
+        if self._starting:
+            done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=seconds)
+            for reference in done:
+                worker = self._starting.pop(reference)
+                ray.get(reference)
+                self._idle.append(worker)
+            if len(self._starting) == self.size and time.monotonic() > self._began + self.PATIENCE:
+                raise ConfigError(
+                    f"resources: no Ray worker of {self._options} started within {self.PATIENCE:g} seconds; "
+                    "the machine or cluster has no room for it"
+                )
 
 
 class RayGrid(LocalGrid):
@@ -161,6 +203,7 @@ class RayGrid(LocalGrid):
         self._queue: deque[Message] = deque()
         self._running: dict[Any, tuple[Message, Any, Any]] = {}  # content reference -> message, state reference, worker
         self._stored: dict[int, tuple[Any, Any]] = {}  # id of a record -> the record, its reference
+        self.window = 4 * pool.size
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         messages = list(messages)
@@ -172,8 +215,8 @@ class RayGrid(LocalGrid):
         return numbers
 
     def _dispatch(self) -> None:
-        while self._queue and self._pool.idle:
-            message, worker = self._queue.popleft(), self._pool.idle.popleft()
+        while self._queue and (worker := self._pool.take()) is not None:
+            message = self._queue.popleft()
             node, content = message.metadata.dst_node_id, message.content
             metadata = {"node": node, "type": message.metadata.message_type, "group": message.metadata.group_id}
             reply, state = worker.call.options(num_returns=2).remote(
@@ -195,6 +238,9 @@ class RayGrid(LocalGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         import ray
 
+        if not self._running:
+            self._pool.wait(0.5)
+            self._dispatch()
         wanted = set(message_ids)
         running = [r for r, (m, _, _) in self._running.items() if m.metadata.message_id in wanted]
         done, _ = ray.wait(running, num_returns=1, timeout=0.5) if running else ([], [])
@@ -209,8 +255,9 @@ class RayGrid(LocalGrid):
         except ray.exceptions.RayError as error:
             self._pool.replace()
             self._dispatch()
-            return error_reply(message, CRASHED, f"the worker died: {type(error).__name__}")
-        self._pool.idle.append(worker)
+            why = str(error).strip().splitlines() or [""]
+            return error_reply(message, CRASHED, f"the worker died: {type(error).__name__}: {why[0]}")
+        self._pool.give_back(worker)
         self._dispatch()
         if isinstance(content, str):
             return error_reply(message, RAISED, content)

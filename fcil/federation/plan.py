@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, choice, dump, parse
-from fcil.data import DataSettings, Scenario, load_dataset
+from fcil.data import Dataset, DataSettings, Scenario, load_dataset
+from fcil.data.decode import Progress
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
@@ -53,6 +54,8 @@ class Plan:
         for key in ("backend", "timeout", "checkpoint_every"):
             del federation[key]
         parts: dict[str, Any] = {k: dump(getattr(self, k)) for k in ("data", "optimizer", "net", "anchors")}
+        if self.data.dataset != "image_folder":
+            del parts["data"]["root"]  # the same images, wherever they lie
         parts |= {"federation": federation, "strategy": self.strategy.fingerprint()}
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -140,9 +143,22 @@ def first_net(plan: Plan, anchors: Tensor | None) -> Net:
 
 @lru_cache(maxsize=2)
 def _open(data: DataSettings, clients: int, seed: int, device: torch.device) -> Scenario:
-    return Scenario(load_dataset(data), data, clients, seed, device)
+    return Scenario(dataset_of(data), data, clients, seed, device)
 
 
-def forget_scenarios() -> None:
+_DATASETS: dict[tuple[Any, ...], Dataset] = {}
+
+
+def dataset_of(data: DataSettings, progress: Progress | None = None) -> Dataset:
+    """The data set of these settings; the last one stays loaded, whatever its tasks and partition."""
+    key = (data.dataset, data.root, data.resize, data.validation)
+    if key not in _DATASETS:
+        _DATASETS.clear()
+        _DATASETS[key] = load_dataset(data, progress=progress)
+    return _DATASETS[key]
+
+
+def forget_data() -> None:
     """Let go of the data this process holds."""
     _open.cache_clear()
+    _DATASETS.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -24,6 +25,7 @@ from fcil.federation.client import AFTER_TASK
 from fcil.federation.codec import num_bytes, to_arrays, to_tensors
 from fcil.federation.evaluate import evaluate
 from fcil.federation.executor import Executor, Job, inversion
+from fcil.federation.grids import LocalGrid
 from fcil.federation.observer import Observer
 from fcil.federation.phases import Phases, timed
 from fcil.federation.plan import Plan, first_net, tasks_of
@@ -118,7 +120,8 @@ class Loop:
         updates: list[Update] = []
         if type(self.strategy).after_local_task is not Strategy.after_local_task:
             everyone = range(self.plan.federation.clients)
-            updates = [u for _, u in self._ask(server, everyone, AFTER_TASK, lr=0.0, record={})]
+            messages = self._messages(server, everyone, AFTER_TASK, lr=0.0, record={})
+            updates = [update for _, update in self._answers(server, messages, record={"bytes_up": 0})]
         self.strategy.after_task(server, updates)
         with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.scenario)
@@ -134,7 +137,9 @@ class Loop:
         self.observer.round_started(task, number, chosen)
         record: dict[str, Any] = {"task": task, "round": number, "lr": lr, "clients": chosen, "failures": []}
         before = dict(self.phases)
-        answers = self._ask(server, chosen, MessageType.TRAIN, lr=lr, record=record)
+        with timed(self.phases, "send"):
+            messages = self._messages(server, chosen, MessageType.TRAIN, lr=lr, record=record)
+        answers = self._answers(server, messages, record)
         with timed(self.phases, "aggregate", without="clients"):
             self.strategy.aggregate(server, (update for _, update in answers))
             for _ in answers:  # a strategy that stopped early still lets every client finish
@@ -147,45 +152,53 @@ class Loop:
         record["seconds"] = {k: round(v - before.get(k, 0.0), 4) for k, v in self.phases.items()}
         self.observer.round_done(record)
 
-    def _ask(
-        self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
+    def _answers(
+        self, server: Server, messages: dict[int, Message], record: dict[str, Any]
     ) -> Iterator[tuple[int, Update]]:
-        """Send a job to each client and yield their updates in order of client number.
+        """Send each client its message and yield their updates in order of client number.
 
-        `record` gets the bytes sent and received and the mean of each loss term.
+        Clients are asked only a window ahead of the one whose turn it is, so that what waits for its
+        turn does not grow with the number of clients. `record` gets the bytes received and the mean
+        of each loss term.
 
         Raises:
-            TrainingError: a client failed, or did not answer in time.
+            TrainingError: a client failed, or none answered in time.
         """
-        with timed(self.phases, "send"):
-            messages = self._messages(server, clients, kind, lr, record)
-        waiting = dict(zip(self.grid.push_messages(messages), clients, strict=True))
-        ready: dict[int, Update | None] = {}
+        unsent, ready = deque(sorted(messages)), dict[int, Message]()
+        waiting: dict[str, int] = {}  # message id -> client
         terms: dict[str, float] = {}
-        order = iter(sorted(clients))
-        turn = next(order, None)
-        deadline = time.monotonic() + self.plan.federation.timeout
-        while turn is not None:
-            if turn in ready:
-                update = ready.pop(turn)
-                if update is not None:
-                    _count(update, terms, record)
-                    yield turn, update
-                turn = next(order, None)
-                continue
-            if time.monotonic() > deadline:
-                late = sorted(waiting.values())
-                raise TrainingError(f"clients {late} did not answer within {self.plan.federation.timeout:g} seconds")
-            with timed(self.phases, "clients"):
+        window = self.grid.window if isinstance(self.grid, LocalGrid) else len(messages)
+        for turn in sorted(messages):
+            while turn not in ready:
+                while unsent and len(waiting) + len(ready) < window:
+                    client = unsent.popleft()
+                    (number,) = self.grid.push_messages([messages[client]])
+                    waiting[number] = client
+                for reply in self._next_replies(waiting):
+                    ready[waiting.pop(reply.metadata.reply_to_message_id)] = reply
+            update = self._read(server, turn, ready.pop(turn))
+            if update is not None:
+                _count(update, terms, record)
+                yield turn, update
+        record["terms"] = {k: v / len(messages) for k, v in terms.items()}
+
+    def _next_replies(self, waiting: dict[str, int]) -> list[Message]:
+        """At least one reply, as soon as there is one."""
+        timeout = self.plan.federation.timeout
+        deadline = time.monotonic() + timeout
+        with timed(self.phases, "clients"):
+            while True:
                 replies = list(self.grid.pull_messages(list(waiting)))
-            for reply in replies:
-                client = waiting.pop(reply.metadata.reply_to_message_id)
-                ready[client] = self._read(server, client, reply)
-        record["terms"] = {k: v / len(clients) for k, v in terms.items()}
+                if replies:
+                    return replies
+                if time.monotonic() > deadline:
+                    late = sorted(waiting.values())
+                    raise TrainingError(f"none of the clients {late} answered within {timeout:g} seconds")
 
     def _messages(
-        self, server: Server, clients: Sequence[int], kind: str, lr: float, record: dict[str, Any]
-    ) -> list[Message]:
+        self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
+    ) -> dict[int, Message]:
+        """A message for each client; `record` gets the bytes that they are sent."""
         weights, head = server.net.weights(), server.net.text_head
         self.shared.update(server.shared)
         job = {
@@ -202,16 +215,15 @@ class Loop:
         }
         record["bytes_down"] = num_bytes(weights) * len(clients) + self.shared.deliver(clients)
         record["bytes_up"] = 0
-        return [
-            Message(RecordDict(content), client + 1, kind, group_id=f"{server.task.number}/{server.round}")
-            for client in clients
-        ]
+        group = f"{server.task.number}/{server.round}"
+        return {client: Message(RecordDict(content), client + 1, kind, group_id=group) for client in clients}
 
     def _read(self, server: Server, client: int, reply: Message) -> Update | None:
         if reply.has_error():
             reason = (reply.error.reason or "no reason given").strip().splitlines()
             self.observer.note("\n".join(reason))
-            raise TrainingError(f"client {client}, task {server.task.number}, round {server.round}: {reason[0]}")
+            what = reason[0].removeprefix("TrainingError: ")
+            raise TrainingError(f"client {client}, task {server.task.number}, round {server.round}: {what}")
         if "weights" not in reply.content:
             return None
         weights = to_tensors(cast(ArrayRecord, reply.content["weights"]), self.device)

@@ -13,6 +13,15 @@ from fcil.errors import ConfigError
 from fcil.types import Count, Fraction, Index, Positive
 
 
+def settle_arithmetic(threads: int) -> None:
+    """Make this process compute what every other process of the run would."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32 on a GPU too
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class FederationSettings:
     """Who trains how long, and where the clients run."""
@@ -34,7 +43,7 @@ class FederationSettings:
     checkpoint_every: Index = 10
     """Rounds between checkpoints within a task; 0 saves at the end of a task alone."""
     timeout: Positive = 3600.0
-    """Seconds to wait for the clients of a round."""
+    """Seconds without an answer from any client after which a round is given up."""
     stop_after: Count | None = None
     """End the run after this task, of however many; null: after the last."""
     max_batches: Count | None = None

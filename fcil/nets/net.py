@@ -36,7 +36,7 @@ class NetSettings:
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
             known = ", ".join(BACKBONES)
-            raise ValueError(f'unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
+            raise ValueError(f'name: unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
 
 
 class Net(nn.Module):

@@ -60,7 +60,7 @@ def draw_run(folder: Path | str) -> list[Path]:
         "matrix": (bool(run.rows), matrix_figure),
         "rounds": (any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds), rounds_figure),
         "partition": (run.folder.partition.is_file(), partition_figure),
-        "synthetic": (bool(_pools(run)), synthetic_figure),
+        "synthetic": (bool(_pools(run)) and run.folder.partition.is_file(), synthetic_figure),
     }
     paths = []
     for name, (worthwhile, draw) in drawers.items():
