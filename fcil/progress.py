@@ -113,7 +113,7 @@ class Progress(Observer):
         )
 
     def note(self, text: str) -> None:
-        self.line(text)
+        self.line(text.partition("\n")[0])  # the rest, a traceback say, is in the log
 
     def run_done(self, seconds: float, phases: dict[str, float]) -> None:
         self.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,12 @@ def test_every_experiment_file_is_valid(path: Path) -> None:
     experiments = read(path)
     assert all(e.plans() for e in experiments)
     assert all(e.name for e in experiments)
+
+
+def test_the_synthesizer_of_the_readme_works_on_its_own() -> None:
+    (shown,) = [b for b in blocks("python") if "fcil.synthesis.create" in b]
+    source = shown[shown.index("# Synthesizers on their own") :].replace("rounds=10", "rounds=1, warmup=0, steps=1")
+    names: dict[str, Any] = {"fcil": fcil}
+    exec(source, names)
+    assert names["pool"]["x"].shape == (256, 3, 32, 32)
+    assert set(names["pool"]["y"].tolist()) == {0, 1, 2}

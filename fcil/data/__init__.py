@@ -17,7 +17,7 @@ from fcil.data.datasets import Dataset, load_dataset
 from fcil.data.folders import cache_folder, data_folder
 from fcil.data.images import Images, LazyImages, MemoryImages
 from fcil.data.partition import partition
-from fcil.data.scenario import PartitionRow, Scenario, Shard
+from fcil.data.scenario import Scenario, Shard
 from fcil.data.settings import DataSettings, PartitionSettings
 from fcil.data.tasks import TaskSplit, class_order, task_sizes
 
@@ -30,7 +30,6 @@ __all__ = [
     "Images",
     "LazyImages",
     "MemoryImages",
-    "PartitionRow",
     "PartitionSettings",
     "Scenario",
     "Shard",

@@ -51,6 +51,7 @@ class Augment:
             mirror = torch.rand(len(x), generator=generator, device=device) < (0.5 if self.flip else 0.0)
             x = crop(x, self.padding, spots, mirror)
         if self.brightness:
+            # Differs: the reference's synthesis for ImageNet draws one factor for a whole batch.
             low = max(0.0, 1 - self.brightness)
             span = 1 + self.brightness - low
             x = brighten(x, low + span * torch.rand(len(x), generator=generator, device=device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,19 +94,6 @@ def _bounds(count: int, batch_size: int, drop_single: bool) -> list[tuple[int, i
     if drop_single and batch_size > 1 and count % batch_size == 1 and len(starts) > 1:
         starts.pop()
     return list(pairwise([*starts, count]))
-
-
-class PartitionRow(NamedTuple):
-    """One line of the partition table."""
-
-    task: int
-    client: int
-    images: int
-    classes: int
-    names: tuple[str, ...]
-    """The classes of the task in order of appearance; ImageNet has two of the same name."""
-    counts: tuple[int, ...]
-    """Images of each of them."""
 
 
 class Scenario:
@@ -213,16 +200,6 @@ class Scenario:
                 for clients in self._held
             ]
         )
-
-    def table(self) -> list[PartitionRow]:
-        """The partition, a line for every task and client."""
-        rows = []
-        for task, by_client in zip(self.tasks, self.counts, strict=True):
-            names = task.names[task.num_old :]
-            for client, counts in enumerate(by_client[:, task.num_old : task.num_seen]):
-                held = tuple(counts.tolist())
-                rows.append(PartitionRow(task.number, client, sum(held), len(held) - held.count(0), names, held))
-        return rows
 
     def partition_record(self) -> dict[str, Any]:
         """Everything needed to tell, or to repeat, who held what; plain numbers and strings.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fcil.types import Task, Tensors
@@ -59,12 +59,14 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("_") or name == "observers":
-            return object.__getattribute__(self, name)
 
-        def tell(*args: Any, **kwargs: Any) -> None:
-            for observer in self.observers:
-                getattr(observer, name)(*args, **kwargs)
+def _tell_all(name: str) -> Callable[..., None]:
+    def tell(self: Observers, *args: Any, **kwargs: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, name)(*args, **kwargs)
 
-        return tell
+    return tell
+
+
+for _event in [name for name in vars(Observer) if not name.startswith("_")]:
+    setattr(Observers, _event, _tell_all(_event))
