@@ -14,10 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fcil.averaging import weighted_mean
     from fcil.experiment import run
     from fcil.roles import Client, Server
     from fcil.store import Run, load
-    from fcil.strategy import Strategy, weighted_mean
+    from fcil.strategy import Strategy
     from fcil.synthesis import Synthesizer
     from fcil.types import Batch, Count, Fraction, Index, NonNegative, Output, Positive, State, Task, Terms, Update
 
@@ -27,7 +28,8 @@ _HOMES = {
     "fcil.experiment": ["run"],
     "fcil.store": ["Run", "load"],
     "fcil.roles": ["Client", "Server"],
-    "fcil.strategy": ["Strategy", "weighted_mean"],
+    "fcil.strategy": ["Strategy"],
+    "fcil.averaging": ["weighted_mean"],
     "fcil.synthesis": ["Synthesizer"],
     "fcil.types": [
         *["Batch", "Count", "Fraction", "Index", "NonNegative", "Output", "Positive", "State", "Task", "Terms"],

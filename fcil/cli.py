@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fcil.errors import ConfigError, FCILError, UserError, nearest
+from fcil.errors import ConfigError, FCILError, UserError, nearest, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,7 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated class-incremental learning: a YAML in, numbers, curves and tables out.",
 )
-INTERRUPTED = 130
 Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value", show_default=False)]
@@ -117,11 +117,14 @@ def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder
         Console(stderr=True).print(f"left out: {reason}", markup=False, soft_wrap=True)
     paths = draw_run(runs[0].path) if len(runs) == 1 else draw_comparison(runs, out or dirs[0] / "figures")
     for path in paths:
-        Console().print(str(path), markup=False, soft_wrap=True)
+        Console().print(printable(str(path)), markup=False, soft_wrap=True)
 
 
 def main() -> None:
     """Entry point: one line and an exit code for everything that is not a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text in any encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -131,7 +134,7 @@ def main() -> None:
         _complain(error)
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        if stop.code == 130:  # what typer makes of a KeyboardInterrupt
             sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
         raise
 

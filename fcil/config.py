@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import re
 import textwrap
 import types
@@ -24,6 +25,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from fcil.errors import ConfigError, nearest
+from fcil.reading import read_text
 
 T = TypeVar("T")
 
@@ -91,7 +93,7 @@ def _value(hint: Any, raw: Any, where: Where) -> Any:
             return None
         return parse(nested, raw, where)
     try:
-        text = json.dumps(raw, allow_nan=True)
+        text = json.dumps(raw, allow_nan=False)
         return TypeAdapter(hint).validate_json(text, strict=True)
     except (TypeError, ValueError) as error:
         raise where.error(_complaint(error, raw)) from None
@@ -106,7 +108,8 @@ def _settings_class(hint: Any) -> type | None:
 
 def _complaint(error: Exception, raw: Any) -> str:
     if not isinstance(error, ValidationError):
-        return f"{raw!r} is not allowed; expected a number, text, list or mapping"
+        wish = "a number, text, list or mapping" if isinstance(error, TypeError) else "finite numbers"
+        return f"{raw!r} is not allowed; expected {wish}"
     wishes = [e["msg"].removeprefix("Input ").removeprefix("Value error, ") for e in error.errors()]
     literals = [w for e in error.errors() for w in re.findall(r"'([^']*)'", e.get("ctx", {}).get("expected", ""))]
     return f"{raw!r} is not allowed; it {' or '.join(dict.fromkeys(wishes))}.{nearest(raw, literals)}"
@@ -142,6 +145,12 @@ def choice(raw: Any, where: Where, kind: str) -> tuple[str, dict[str, Any]]:
     raise where.error(f"{raw!r} is not allowed; expected a {kind} name or {{name: {{option: value}}}}")
 
 
+def is_folder_name(text: str) -> bool:
+    """Whether a folder can have this name on every system: one printable part of a path that no terminal obeys."""
+    plain = bool(text.strip()) and text.isprintable() and len(text.encode()) <= 200
+    return plain and text not in (".", "..") and not set(text) & {"/", "\\"}
+
+
 def field_docs(cls: type) -> dict[str, str]:
     """The sentence that stands under each field of a dataclass, base classes included."""
     docs: dict[str, str] = {}
@@ -158,24 +167,99 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
+MAX_BYTES = 2**20
+"""Of a YAML file."""
+MAX_NODES = 100_000
+"""Keys and values of a YAML file, with what aliases stand for written out."""
+MAX_DEPTH = 50
+"""Mappings and lists within each other."""
+MAX_DIGITS = 100
+"""Characters of a number."""
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads `1e-3` as a number."""
+    """Safe YAML of bounded size whose keys are text, each given once, and whose values JSON has too.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    It reads `1e-3` as a number and a date as text.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+        self._sizes: dict[int, int] = {}  # nodes in each node that is complete; an alias may stand for it
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Count as the tree grows, so that a file that stands for billions of nodes is refused at once."""
+        mark, before = self.peek_event().start_mark, self._nodes  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self._sizes:
+                raise yaml.composer.ComposerError(None, None, "found an alias within what it stands for", mark)
+            self._nodes += self._sizes[id(node)]
+        else:
+            if self._depth >= MAX_DEPTH:
+                raise yaml.composer.ComposerError(None, None, "nested too deeply", None)
+            self._depth += 1
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            self._nodes += 1
+            self._sizes[id(node)] = self._nodes - before
+        if self._nodes > MAX_NODES:
+            problem = f"more than {MAX_NODES:,} values, counted with what aliases stand for"
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "found unhashable key", key_node.start_mark)
-            key = (key_node.tag, key_node.value)
-            if key in seen:
-                problem = f'key "{key_node.value}" is given twice'
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        for key, _ in node.value:
+            problem = None
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "found unhashable key"
+            elif key.tag not in (f"{_YAML}str", f"{_YAML}merge"):
+                problem = f'key "{key.value}" is not text; put it in quotes'
+            elif (key.tag, key.value) in seen:
+                problem = f'key "{key.value}" is given twice'
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+    def text(self, node: yaml.ScalarNode) -> Any:
+        """A string; nothing in it can move a cursor or end a path."""
+        value = self.construct_scalar(node)
+        found = _CONTROL.search(value)
+        if found:
+            problem = f"the text holds the control character U+{ord(found[0]):04X}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+    def plain(self, node: yaml.Node) -> Any:
+        """A number, boolean or null, also where a tag only says that it is one."""
+        try:
+            if len(node.value) > MAX_DIGITS:
+                raise ValueError
+            return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        except (ValueError, LookupError, OverflowError, TypeError):
+            kind, shown = node.tag.removeprefix(_YAML), str(node.value)[:20]
+            problem = f'"{shown}" is no {kind} of at most {MAX_DIGITS} characters'
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
+_YAML = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {
+    **{f"{_YAML}{kind}": yaml.SafeLoader.yaml_constructors[f"{_YAML}{kind}"] for kind in ("map", "seq")},
+    **{f"{_YAML}{kind}": _Loader.plain for kind in ("null", "bool", "int", "float")},
+    f"{_YAML}str": _Loader.text,
+    None: yaml.SafeLoader.yaml_constructors[None],
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in (f"{_YAML}timestamp", f"{_YAML}value")]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(  # YAML 1.1 wants a dot in 1.0e-3 and reads 1e-3 as text
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    f"{_YAML}float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
@@ -183,22 +267,19 @@ def load_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Raises:
-        ConfigError: the file is missing, unreadable or no YAML.
+        ConfigError: the file is missing, unreadable, too large or no YAML.
     """
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
-        raise ConfigError(f"{path}: no such file.{near}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise ConfigError(f"{path}: no such file.{near}")
+    return parse_yaml(read_text(path, MAX_BYTES, ConfigError), str(path))
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Read YAML text.
 
     Raises:
-        ConfigError: with line and column of what is malformed.
+        ConfigError: with line and column of what is malformed or not allowed.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -207,9 +288,7 @@ def parse_yaml(text: str, source: str) -> Any:
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{source}: not valid YAML{place}: {problem}") from None
+    except (ValueError, OverflowError) as error:  # an escape or a %YAML line that PyYAML does not check
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{source}: not valid YAML: nested too deeply") from None
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -16,9 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 1000
+"""Characters of a message; what is longer loses its middle."""
+
 
 class FCILError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose. Its message is one printable line, whatever a file put into it."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class UserError(FCILError):
@@ -39,6 +45,14 @@ class StoreError(UserError):
 
 class TrainingError(FCILError):
     """Training produced something unusable: where, and which term."""
+
+
+def printable(text: str) -> str:
+    """The text in one line of at most `LONGEST` characters; what a terminal would obey is written out."""
+    joined = " ".join(text[: 100 * LONGEST].split())
+    if len(joined) > LONGEST:
+        joined = f"{joined[: LONGEST - 205]} ... {joined[-200:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
 def nearest(word: object, known: Iterable[object]) -> str:

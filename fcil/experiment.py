@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +19,12 @@ from typing import Any
 from rich.console import Console
 
 from fcil.anchors import AnchorSettings, warnings
-from fcil.config import Where, load_yaml, parse_fields, parse_yaml
+from fcil.config import MAX_DEPTH, Where, is_folder_name, load_yaml, parse_fields, parse_yaml
 from fcil.data import DataSettings, Scenario
 from fcil.data.decode import Progress
 from fcil.errors import ConfigError, DataError, StoreError
 from fcil.federation.engine import Engine, rehearse
+from fcil.federation.interrupts import Interrupts
 from fcil.federation.observer import Observers
 from fcil.federation.plan import Plan, anchors_of, dataset_of, from_yaml, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
@@ -61,7 +64,9 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} is not allowed; expected at least one, and none twice")
-        if not self.name.strip() or self.name == ".." or Path(self.name).name != self.name:
+        if max(self.seeds) >= 10**18:
+            raise ValueError(f"seeds: {max(self.seeds)} is not allowed; expected at most 18 digits")
+        if not is_folder_name(self.name):
             raise ValueError(f'name: "{self.name}" is not allowed; it names a folder')
 
     def plans(self) -> list[Plan]:
@@ -70,6 +75,10 @@ class Experiment:
 
 
 # Reading ------------------------------------------------------------------------------------------
+
+
+MAX_RUNS = 10_000
+"""Of one file."""
 
 
 def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
@@ -94,12 +103,16 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     cells = list(expand(values, where))
     for cell, (key, value) in itertools.product(cells, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
-    return [parse_fields(Experiment, cell, where) for cell in cells]
+    experiments = [parse_fields(Experiment, cell, where) for cell in cells]
+    runs = sum(len(experiment.seeds) for experiment in experiments)
+    if runs > MAX_RUNS:
+        raise where.at("seeds").error(f"makes {runs:,} runs; at most {MAX_RUNS:,} are allowed")
+    return experiments
 
 
 def _override(text: str) -> tuple[str, Any]:
     key, given, value = text.partition("=")
-    if not given or not key:
+    if not given or not key or key.count(".") > MAX_DEPTH:
         raise ConfigError(f'override "{text}" is not allowed; expected key.path=value')
     return key, parse_yaml(value, f'override "{key}"')
 
@@ -136,6 +149,11 @@ def expand(values: dict[str, Any], where: Where) -> Iterator[dict[str, Any]]:
         return
     if not isinstance(matrix, Mapping) or not matrix or not all(isinstance(v, list) and v for v in matrix.values()):
         raise where.at("matrix").error(f"{matrix!r} is not allowed; expected key paths, each with a list of values")
+    size = math.prod(len(choices) for choices in matrix.values())
+    if size > MAX_RUNS:
+        raise where.at("matrix").error(f"makes {size:,} experiments; at most {MAX_RUNS:,} are allowed")
+    if any(key.count(".") > MAX_DEPTH for key in matrix):
+        raise where.at("matrix").error(f"a key path has more than {MAX_DEPTH} parts")
     for combination in itertools.product(*matrix.values()):
         cell = copy.deepcopy(values)
         for key, value in zip(matrix, combination, strict=True):
@@ -185,12 +203,13 @@ def play(plans: Sequence[Plan], out: Path, console: Console, where: Where) -> li
             console.print(f"{out / plan.folder} is finished; nothing to do", markup=False, soft_wrap=True)
         else:
             unfinished.append(plan)
-    rehearse_all(unfinished, console, where)
-    for _, group in itertools.groupby(unfinished, key=_engine_key):
-        alike = list(group)
-        with named(where), Engine(alike[0].federation, alike[0].resources) as engine:
-            for plan in alike:
-                play_one(engine, plan, out / plan.folder, console)
+    with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
+        rehearse_all(unfinished, console, where)
+        for _, group in itertools.groupby(unfinished, key=_engine_key):
+            alike = list(group)
+            with named(where), Engine(alike[0].federation, alike[0].resources, interrupts) as engine:
+                for plan in alike:
+                    play_one(engine, plan, out / plan.folder, console)
     runs = [load_run(out / plan.folder) for plan in plans]
     if len(runs) > 1 and unfinished:
         conclude(runs, out / plans[0].name, console)
@@ -275,7 +294,7 @@ def resume(path: str | Path, console: Console | None = None) -> Run:
     Raises:
         StoreError: the folder holds no run, or one whose settings were changed.
     """
-    folder = RunFolder(Path(path).resolve())
+    folder = RunFolder(os.path.realpath(path))
     if not folder.begun:
         raise StoreError(f"{folder.path}: not a run folder (it has no config.yaml)")
     where = Where(str(folder.config))

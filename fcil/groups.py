@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcil.errors import printable
 from fcil.store.read import Run
 
 IGNORED = ("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every")
@@ -44,16 +45,16 @@ def split_label(config: Mapping[str, Any]) -> str:
     data = config.get("data")
     if not isinstance(data, Mapping):
         return "unknown data"
-    words = [str(data.get("dataset", "unknown data"))]
+    words = [_short(data.get("dataset", "unknown data"))]
     if data.get("base") is not None:
-        words.append(f"base {data['base']} + {data.get('increment')}")
+        words.append(f"base {_short(data['base'])} + {_short(data.get('increment'))}")
     elif data.get("tasks") is not None:
-        words.append(f"{data['tasks']} task{'' if data['tasks'] == 1 else 's'}")
+        words.append(f"{_short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
     partition = data.get("partition")
     if isinstance(partition, Mapping):
-        words += [f"{key} {_short(value)}" for key, value in partition.items()]
+        words += [f"{_short(key)} {_short(value)}" for key, value in list(partition.items())[:4]]
     elif partition is not None:
-        words.append(str(partition))
+        words.append(_short(partition))
     return ", ".join(words)
 
 
@@ -64,7 +65,7 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     flats = [_flat(r.config) for r in rivals]
     mine = _flat(run.config)
     keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k != "name"]
-    words = [f"{key.split('.')[-1]} {_short(mine[key])}" for key in keys[:3]]
+    words = [f"{_short(key.split('.')[-1])} {_short(mine[key])}" for key in keys[:3]]
     twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
     if twins > 1:
         named = len({r.name for r in rivals}) == len(rivals)
@@ -85,5 +86,5 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else printable(str(value))
     return text if len(text) <= 20 else text[:19] + "…"

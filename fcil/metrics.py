@@ -39,12 +39,14 @@ def accuracy_matrix(rows: Iterable[Sequence[int]]) -> tuple[Matrix, npt.NDArray[
     tasks = max((trained for trained, _ in cells), default=0)
     if tasks == 0:
         raise ValueError("no accuracy rows")
+    for t in range(1, tasks + 1):  # before memory is set aside: one row may speak of any number of tasks
+        for j in range(1, t + 1):
+            if (t, j) not in cells:
+                raise ValueError(f"accuracy on task {j} after task {t} is missing")
     matrix = np.full((tasks, tasks), np.nan)
     counts = np.zeros(tasks, dtype=np.int64)
     for t in range(tasks):
         for j in range(t + 1):
-            if (t + 1, j + 1) not in cells:
-                raise ValueError(f"accuracy on task {j + 1} after task {t + 1} is missing")
             correct, examples = cells[t + 1, j + 1]
             if counts[j] not in (0, examples):
                 raise ValueError(f"task {j + 1} has {counts[j]} test examples and later {examples}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from filecmp import cmp
@@ -16,8 +17,9 @@ from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
-from fcil.config import Where, choice, dump
-from fcil.errors import nearest
+from fcil.config import MAX_BYTES, Where, choice, dump
+from fcil.errors import ConfigError, nearest
+from fcil.reading import read_text
 from fcil.strategy import Strategy
 
 BUILT_IN = "strategies"
@@ -75,7 +77,7 @@ def locate(name: str, where: Where) -> Path | None:
         ConfigError: there is no such strategy or file.
     """
     if name.endswith(".py") or "/" in name:
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             near = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*.py")])
             raise where.error(f'no strategy file "{name}".{near}')
         return Path(name)
@@ -93,10 +95,9 @@ def read_source(path: Path, where: Where) -> str:
         ConfigError: it cannot be read, or is no text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise where.error(f'strategy file "{path}" cannot be read ({reason})') from None
+        return read_text(path, MAX_BYTES, ConfigError, f'strategy file "{path}"')
+    except ConfigError as error:
+        raise where.error(str(error)) from None
 
 
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:

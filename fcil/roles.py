@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
 from fcil.errors import TrainingError
 from fcil.nets import Net
@@ -127,6 +128,8 @@ class Server:
     run_synthesis: Callable[[Server, Synthesizer, Sequence[int], Bound | None], Tensors]
     shared: State = field(default_factory=dict)
     memo: State = field(default_factory=dict)
+    average: Callable[[Iterable[Update], Weighting], Update] = weighted_mean
+    """The mean of clients' updates, robust or private where the federation asks for it."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """The server's stream for this task, round and purpose."""

@@ -25,11 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcil.averaging import weighted_mean
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.nets import Net
 from fcil.roles import Client, Server
 from fcil.synthesis import Synthesizer
-from fcil.types import Batch, Output, State, Tensors, Terms, Update
+from fcil.types import Batch, Output, State, Terms, Update
+
+__all__ = ["Strategy", "weighted_mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +69,10 @@ class Strategy:
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         """Turn the clients' updates into the next global net, and return their mean.
 
-        `updates` yields in order of client number, one at a time, and can be read once.
+        `updates` yields in order of client number, one at a time, and can be read once. The mean is
+        `server.average`, which is whatever `federation.aggregation` and `federation.privacy` say.
         """
-        mean = weighted_mean(updates, self.weighting)
+        mean = server.average(updates, self.weighting)
         server.net.load({**server.net.weights(), **mean.weights})
         return mean
 
@@ -105,29 +109,3 @@ class Strategy:
     def options(self) -> dict[str, object]:
         """Every hyper-parameter, defaults included, as plain values."""
         return dump_fields(self)
-
-
-def weighted_mean(updates: Iterable[Update], weighting: Literal["examples", "uniform"] = "examples") -> Update:
-    """sum_k a_k w_k / sum_k a_k with a_k = n_k or 1, batch-norm statistics included.
-
-    Reads one update at a time into running sums, so that memory does not grow with the number of
-    clients. Whole numbers (batch counters) are averaged as real numbers; the net truncates them.
-    Metrics are summed, not averaged.
-    """
-    sums: Tensors = {}
-    metrics: dict[str, float] = {}
-    examples, total = 0, 0.0
-    for update in updates:
-        a = float(update.num_examples) if weighting == "examples" else 1.0
-        for name, w in update.weights.items():
-            w = w if w.is_floating_point() else w.double()
-            if name in sums:
-                sums[name].add_(w, alpha=a)
-            else:
-                sums[name] = w * a
-        for name, number in update.metrics.items():
-            metrics[name] = metrics.get(name, 0.0) + number
-        examples, total = examples + update.num_examples, total + a
-    if not total:
-        raise ValueError("no update to average: every client failed, or none has examples")
-    return Update({k: v / total for k, v in sums.items()}, examples, metrics)

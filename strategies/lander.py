@@ -29,7 +29,7 @@ from typing import ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 
-from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update, weighted_mean
+from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import bounding, new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis import Bound
@@ -109,11 +109,10 @@ class LANDER(Strategy):
         server.memo["lowest"] = inf
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
-        mean = weighted_mean(updates, self.settled.weighting)
-        loss = mean.metrics["first_epoch_loss"]
-        if self.settled.select == "lowest-loss" and loss < server.memo["lowest"]:
+        mean = server.average(updates, self.settled.weighting)
+        if self.settled.select == "lowest-loss" and mean.metrics["first_epoch_loss"] < server.memo["lowest"]:
             # The reference keeps the net that clients started this round from, not what it becomes.
-            server.memo |= {"lowest": loss, "best": server.net.weights()}
+            server.memo |= {"lowest": mean.metrics["first_epoch_loss"], "best": server.net.weights()}
         server.net.load(mean.weights)
         return mean
 

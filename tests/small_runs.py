@@ -13,12 +13,13 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
-from safetensors import safe_open
 
 import fcil
+from fcil.federation.codec import flatten
 from fcil.federation.observer import Observer
+from fcil.federation.parts import Parts
 from fcil.store import Run
-from fcil.types import Tensors
+from fcil.types import State, Tensors
 
 SETTINGS: dict[str, Any] = {
     "name": "tiny",
@@ -146,10 +147,21 @@ class StopAfter(Observer):
 
 
 def checkpoint(run: Run | Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors by name, and what else is noted, of the last checkpoint."""
-    path = run if isinstance(run, Path) else run.path
-    with safe_open(max((path / "checkpoints").glob("*.safetensors")), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["fcil"])  # noqa: SIM118
+    """Tensors by name of the last checkpoint, and its scalars and the content hashes of its parts."""
+    folder = (run if isinstance(run, Path) else run.path) / "checkpoints"
+    about = json.loads(max(folder.glob("task*.json")).read_text())
+    state: State = {}
+    for name, part in about["parts"].items():
+        found = Parts(folder / "parts").get(part)
+        kind, _, rest = name.partition("/")
+        if kind == "shared":
+            state.setdefault("shared", {})[rest] = found[rest]
+        elif kind == "clients":
+            state.setdefault("clients", {})[rest] = found["memory"]
+        else:
+            state[name] = found[name]
+    tensors, scalars = flatten(state)
+    return tensors, {"scalars": scalars, "parts": about["parts"]}
 
 
 def final_weights(run: Run | Path) -> Tensors:

@@ -176,7 +176,7 @@ def test_a_bad_override_is_one_line(command: Command, override: str, said: str) 
         ("import nothing_there\n", "does not load: ModuleNotFoundError: No module named 'nothing_there'"),
         ("raise SystemExit('bye')\n", "does not load: SystemExit: bye"),
         ("x = 1\0\n", "does not load: "),
-        ("\udcff", "cannot be read (not UTF-8 text)"),
+        ("\udcff", "cannot be read (not UTF-8 text at byte 0)"),
     ],
 )
 def test_a_strategy_file_that_does_not_load_is_one_line(command: Command, source: str, said: str) -> None:

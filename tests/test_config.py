@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path, said in {
         "quikstart.yaml": 'no such file. Did you mean "quickstart.yaml"?',
         "no/such/folder.yaml": "no such file.",
-        "latin.yaml": "cannot be read ('utf-8' codec",
+        "latin.yaml": "cannot be read (not UTF-8 text at byte 3)",
         ".": "cannot be read (Is a directory)",
     }.items():
         with pytest.raises(ConfigError, match=re.escape(said)) as caught:

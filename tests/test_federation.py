@@ -97,7 +97,7 @@ def assert_equal_runs(got: Run, expected: Run) -> None:
     assert without_seconds(got) == without_seconds(expected)
     assert same(final_weights(got), final_weights(expected))
     # Nets, what is shared, the memo and what clients remember, bit by bit.
-    assert checkpoint(got)[1]["digest"] == checkpoint(expected)[1]["digest"]
+    assert checkpoint(got)[1] == checkpoint(expected)[1]
     assert {k: v for k, v in got.summary.items() if "seconds" not in k} == {
         k: v for k, v in expected.summary.items() if "seconds" not in k
     }
@@ -144,7 +144,7 @@ def test_teacher_and_pool_survive_an_interruption(
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, remembers: Run) -> None:
     source = write_experiment(tmp_path, strategy=str(remembers.path.parents[2] / "remembers.py"))
     folder = interrupt(source, tmp_path, 3)
-    last = max((folder / "checkpoints").iterdir())
+    last = max((folder / "checkpoints").glob("task*.json"))
     content = bytearray(last.read_bytes())
     content[-1] ^= 1
     last.write_bytes(content)
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     alien = interrupt(source, other, 3, "optimizer.lr=0.01")
     name = max((folder / "checkpoints").iterdir()).name
     (alien / "checkpoints" / name).write_bytes((folder / "checkpoints" / name).read_bytes())
-    with pytest.raises(StoreError, match=f"{name}: made by format 1, variant {folder.parent.name[-8:]}"):
+    with pytest.raises(StoreError, match=f"{name}: made under other settings: optimizer.lr was 0.04 there and is 0.01"):
         play(source, "optimizer.lr=0.01", out=other)
 
 
@@ -418,9 +418,3 @@ def test_a_client_that_fails_ends_the_run_with_one_line(tmp_path: Path, how: str
     (folder,) = tmp_path.glob("tiny/*/seed0")
     assert "in local_loss" in (folder / "log.txt").read_text() or how == "nan"
     assert not (folder / "summary.json").exists()
-
-
-def test_clients_that_do_not_answer_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.federation.grids.InProcessGrid.pull_messages", lambda grid, numbers: [])
-    with pytest.raises(TrainingError, match=r"none of the clients \[0\] answered within 0.05 seconds"):
-        play(write_experiment(tmp_path, federation={"timeout": 0.05}), out=tmp_path)

@@ -15,10 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity"), 0),
+    **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity", "fcil.reading"), 0),
     **dict.fromkeys(("fcil.data", "fcil.nets", "fcil.anchors"), 1),
     **dict.fromkeys(("fcil.losses", "fcil.metrics", "fcil.optimizer"), 1),
-    **dict.fromkeys(("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.synthesis"), 2),
+    **dict.fromkeys(("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.synthesis", "fcil.averaging"), 2),
     "strategies": 3,
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 import ray
 import torch
@@ -31,21 +32,24 @@ from small_runs import (
 from fcil.errors import TrainingError
 from fcil.experiment import read
 from fcil.federation.client import app
-from fcil.federation.codec import to_arrays, to_tensors
-from fcil.federation.compat import CRASHED, RAISED
+from fcil.federation.codec import flatten, from_records, to_arrays, to_records, to_tensors
+from fcil.federation.compat import CRASHED, RAISED, TIMED_OUT
 from fcil.federation.engine import Engine
-from fcil.federation.executor import ChainWorker, Executor, Job, LocalExecutor, RayExecutor, inversion
-from fcil.federation.grids import InProcessGrid, LocalGrid, RayGrid, Worker, WorkerPool
+from fcil.federation.executor import ChainWorker, Executor, LocalExecutor, RayExecutor
+from fcil.federation.grids import InProcessGrid, LocalGrid
+from fcil.federation.jobs import Job, inversion
 from fcil.federation.observer import AccuracyRow, Observer
 from fcil.federation.plan import Plan, anchors_of, first_net
+from fcil.federation.ray_grid import RayGrid, Worker, WorkerPool
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.synthesis import create
-from fcil.types import Task, Tensors
+from fcil.types import State, Task, Tensors
 
 CLIENTS = 3
 FAULTY = """
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +69,8 @@ class Faulty(Strategy):
                 raise ValueError("on purpose")
             if self.fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == "hang":
+                time.sleep(60)
         told = {"calls": torch.tensor(client.memory["calls"]), "spoiled": torch.tensor("spoiled" in client.memory)}
         return Update(told, 1 + client.index)
 
@@ -91,10 +97,10 @@ def make_grid(kind: str, request: pytest.FixtureRequest) -> Any:
     """Makes a grid of this kind for a plan."""
 
     def make(plan: Plan) -> LocalGrid:
-        clients, config = plan.federation.clients, {"plan": plan.to_json()}
+        clients, timeout = plan.federation.clients, plan.federation.timeout
         if kind == "inprocess":
-            return InProcessGrid(app, clients, config)
-        return RayGrid(pool_of(request.getfixturevalue("engine")), clients, config)
+            return InProcessGrid(app, clients, timeout)
+        return RayGrid(pool_of(request.getfixturevalue("engine")), clients, timeout)
 
     return make
 
@@ -117,13 +123,21 @@ def faulty(folder: Path, fault: str = "none", **federation: Any) -> Plan:
 def ask(plan: Plan, grid: LocalGrid, clients: list[int], round: int = 1) -> dict[int, Message]:
     """The replies of some clients to a round of training, by client."""
     job = {"task": 1, "round": round, "lr": 0.1, "text_width": None, "shared": {}}
-    content = {"weights": to_arrays(first_net(plan, None).weights()), "config": ConfigRecord({"job": json.dumps(job)})}
+    content = {
+        "weights": to_arrays(first_net(plan, None).weights()),
+        "config": ConfigRecord({"job": json.dumps(job)}),
+        "plan": ConfigRecord({"plan": plan.to_json()}),
+    }
     nodes = list(grid.get_node_ids())
     messages = [Message(RecordDict(dict(content)), nodes[c], MessageType.TRAIN, group_id="1") for c in clients]
     replies = list(grid.send_and_receive(messages))
     sent = {m.metadata.message_id: c for m, c in zip(messages, clients, strict=True)}
     assert all(r.metadata.src_node_id == nodes[sent[r.metadata.reply_to_message_id]] for r in replies)
     return {sent[r.metadata.reply_to_message_id]: r for r in replies}
+
+
+def states(grid: LocalGrid) -> dict[int, RecordDict]:
+    return {client: grid.state(client) for client in grid.versions()}
 
 
 def weights(reply: Message) -> Tensors:
@@ -156,7 +170,7 @@ def test_nobody_answers_a_message_that_was_not_sent(make_grid: Any, tmp_path: Pa
 def test_clients_train_the_same_weights_everywhere(make_grid: Any, tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     got = ask(plan, make_grid(plan), [0, 1, 2])
-    expected = ask(plan, InProcessGrid(app, CLIENTS, {"plan": plan.to_json()}), [2, 0, 1])
+    expected = ask(plan, InProcessGrid(app, CLIENTS), [2, 0, 1])
     assert all(same(weights(got[c]), weights(expected[c])) for c in range(CLIENTS))
     assert not same(weights(got[0]), weights(got[1]))
     assert all(dict(got[c].content["metrics"]) == dict(expected[c].content["metrics"]) for c in range(CLIENTS))
@@ -165,10 +179,10 @@ def test_clients_train_the_same_weights_everywhere(make_grid: Any, tmp_path: Pat
 def test_a_client_remembers_from_message_to_message(make_grid: Any, tmp_path: Path) -> None:
     plan = faulty(tmp_path)
     grid = make_grid(plan)
-    assert grid.states() == {}
+    assert grid.versions() == {}
     assert calls(ask(plan, grid, [0, 1])) == {0: 1, 1: 1}
     assert calls(ask(plan, grid, [1, 2])) == {1: 2, 2: 1}
-    assert sorted(grid.states()) == [0, 1, 2]
+    assert sorted(grid.versions()) == [0, 1, 2]
 
 
 def test_a_client_that_raises_is_answered_for_and_keeps_its_state(make_grid: Any, tmp_path: Path) -> None:
@@ -186,16 +200,39 @@ def test_a_client_that_raises_is_answered_for_and_keeps_its_state(make_grid: Any
     assert not weights(later[1])["spoiled"]
 
 
+def test_a_client_that_hangs_is_answered_for_and_keeps_its_state(make_grid: Any, tmp_path: Path) -> None:
+    plan = faulty(tmp_path, "hang", timeout=2.0)
+    grid = make_grid(plan)
+    ask(plan, grid, [0, 1, 2])
+    replies = ask(plan, grid, [0, 1, 2], round=2)
+    assert [replies[c].has_error() for c in range(3)] == [False, True, False]
+    assert replies[1].error.code == TIMED_OUT
+    assert replies[1].error.reason == "no answer within 2 seconds"
+    later = ask(plan, grid, [0, 1, 2], round=3)
+    assert calls(later) == {0: 3, 1: 2, 2: 3}
+    assert not weights(later[1])["spoiled"]
+
+
+def test_a_round_can_be_undone(make_grid: Any, tmp_path: Path) -> None:
+    plan = faulty(tmp_path)
+    grid = make_grid(plan)
+    ask(plan, grid, [0, 1])
+    roll_back = grid.snapshot()
+    ask(plan, grid, [0, 2])
+    roll_back()
+    assert calls(ask(plan, grid, [0, 1, 2])) == {0: 2, 1: 2, 2: 1}
+
+
 def test_states_can_be_taken_from_one_grid_and_given_to_another(make_grid: Any, tmp_path: Path) -> None:
     """To one of the other kind too: a run may be resumed on another backend."""
     plan = faulty(tmp_path)
-    first = InProcessGrid(app, CLIENTS, {"plan": plan.to_json()})
+    first = InProcessGrid(app, CLIENTS)
     ask(plan, first, [0, 1])
     grid = make_grid(plan)
-    grid.restore(first.states())
+    grid.restore(states(first))
     assert calls(ask(plan, grid, [0, 1, 2])) == {0: 2, 1: 2, 2: 1}
-    last = InProcessGrid(app, CLIENTS, {"plan": plan.to_json()})
-    last.restore(grid.states())
+    last = InProcessGrid(app, CLIENTS)
+    last.restore(states(grid))
     assert calls(ask(plan, last, [0, 1, 2])) == {0: 3, 1: 3, 2: 2}
 
 
@@ -211,17 +248,18 @@ def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
     def good() -> RecordDict:
         return RecordDict({"memory": ConfigRecord({"values": "good"})})
 
-    grid = InProcessGrid(spoiling, 1, {})
+    grid = InProcessGrid(spoiling, 1)
     grid.restore({0: good()})
     (reply,) = grid.send_and_receive([Message(RecordDict(), 1, MessageType.TRAIN)])
     assert reply.has_error()
-    assert grid.states()[0]["memory"]["values"] == "good"  # type: ignore[index]
+    assert grid.state(0)["memory"]["values"] == "good"  # type: ignore[index]
 
     worker = Worker()
     worker._app = spoiling
     metadata = {"node": 1, "type": MessageType.TRAIN, "group": ""}
-    said, state = worker.call(grid.context(1), good(), metadata, [])
+    (said, remembers), state = worker.call(grid.context(1), good(), metadata, [])
     assert str(said).startswith("ValueError: on purpose\n")
+    assert remembers
     assert state["memory"]["values"] == "good"  # type: ignore[index]
 
 
@@ -230,7 +268,7 @@ def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
 
 def test_a_worker_that_dies_takes_nothing_with_it(engine: Engine, tmp_path: Path) -> None:
     plan = faulty(tmp_path, "kill")
-    grid = RayGrid(pool_of(engine), CLIENTS, {"plan": plan.to_json()})
+    grid = RayGrid(pool_of(engine), CLIENTS)
     workers = pool_of(engine).size
     ask(plan, grid, [0, 1, 2])
     replies = ask(plan, grid, [0, 1, 2], round=2)
@@ -251,11 +289,11 @@ def test_a_record_that_many_messages_carry_is_stored_once(
     put = ray.put
     monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
     plan = faulty(tmp_path)
-    grid = RayGrid(pool_of(engine), CLIENTS, {"plan": plan.to_json()})
+    grid = RayGrid(pool_of(engine), CLIENTS)
     ask(plan, grid, [0, 1, 2])
-    assert [type(record) for record in stored] == [ArrayRecord, ConfigRecord]  # weights and config
+    assert [type(record) for record in stored] == [ArrayRecord, ConfigRecord, ConfigRecord]  # weights, config and plan
     ask(plan, grid, [0])
-    assert len(grid._stored) == 2  # what the last messages carried, and nothing older
+    assert len(grid._stored) == 3  # what the last messages carried, and nothing older
 
 
 class Seen(Observer):
@@ -265,9 +303,14 @@ class Seen(Observer):
         self.rows: list[AccuracyRow] = []
         self.pools: list[Tensors] = []
         self.terms: list[dict[str, float]] = []
+        self.failures: list[dict[str, Any]] = []
 
     def round_done(self, record: dict[str, Any]) -> None:
         self.terms.append(record["terms"])
+        self.failures += record["failures"]
+
+    def task_concluded(self, task: int, record: dict[str, Any]) -> None:
+        self.failures += record["failures"]
 
     def synthesis_done(self, task: int, samples: Tensors) -> None:
         self.pools.append(samples)
@@ -308,29 +351,127 @@ def test_a_run_may_go_on_on_another_backend(engine: Engine, tmp_path: Path) -> N
         engine.run(plan, tmp_path / "moved", StopAfter(2))
     with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
         alone.run(plan, tmp_path / "moved", Observer())
-    assert checkpoint(tmp_path / "moved")[1]["digest"] == checkpoint(tmp_path / "whole")[1]["digest"]
+    assert checkpoint(tmp_path / "moved")[1] == checkpoint(tmp_path / "whole")[1]
 
 
-@pytest.mark.parametrize("fault", ["raise", "kill"])
-def test_a_client_that_fails_on_ray_ends_the_run_with_one_line(engine: Engine, tmp_path: Path, fault: str) -> None:
-    plan = faulty(tmp_path, fault, clients=2, fraction=0.5, rounds=6)
-    plan = replace(plan, seed=next(s for s in range(9) if drawn_in_round_two(replace(plan, seed=s)) == [1]))
+DIES_ONCE = """
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcil import Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiesOnce(Strategy):
+    marks: str = ""
+
+    def local_loss(self, client, batch):
+        terms = super().local_loss(client, batch)
+        client.memory["batches"] = client.memory.get("batches", 0) + 1
+        mark = Path(self.marks, f"{client.task.number}-{client.round}-{client.index}")
+        if client.memory["batches"] % 3 == 0 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return terms
+"""
+
+
+def test_a_run_whose_workers_die_equals_one_whose_workers_live(engine: Engine, tmp_path: Path) -> None:
+    own, marks = write_strategy(tmp_path, DIES_ONCE, "dies_once"), tmp_path / "marks"
+    marks.mkdir()
+    plan = plan_of(tmp_path, {str(own): {"marks": str(marks)}}, clients=2, max_batches=2)
+    dying, living = Seen(), Seen()
+    engine.run(plan, tmp_path / "dying", dying)
+    died = len([*marks.iterdir()])
+    engine.run(plan, tmp_path / "living", living)  # every mark is there now
+
+    assert died > 2
+    assert [f["kind"] for f in dying.failures] == ["died"] * died
+    assert {f["outcome"] for f in dying.failures} == {"retried"}
+    assert living.failures == []
+    assert dying.rows == living.rows
+    assert checkpoint(tmp_path / "dying")[1] == checkpoint(tmp_path / "living")[1]
+
+
+def test_a_client_whose_workers_keep_dying_ends_the_run_with_one_line(engine: Engine, tmp_path: Path) -> None:
+    plan = faulty(tmp_path, "kill", clients=2, retries=1)
     with pytest.raises(TrainingError) as caught:
         engine.run(plan, tmp_path, Observer())
-    reason = "ValueError: on purpose" if fault == "raise" else "the worker died"
-    assert str(caught.value).startswith(f"client 1, task 1, round 2: {reason}")
+    assert str(caught.value).startswith("client 1, task 1, round 2: the worker died")
     assert "\n" not in str(caught.value)
 
 
-def drawn_in_round_two(plan: Plan) -> list[int]:
-    from fcil import Server, Strategy
-    from fcil.federation.plan import tasks_of
-
-    server = Server(first_net(plan, None), tasks_of(plan)[0], 2, plan.seed, 2, None, lambda *_: {})
-    return list(Strategy().sample(server, 1))
-
-
 # Synthesis -------------------------------------------------------------------------------------
+
+
+class Kept:
+    """Keeps chains in memory, after every episode."""
+
+    due = True
+
+    def __init__(self) -> None:
+        self.saved: dict[int, tuple[int, State]] = {}
+        self.deaths: list[str] = []
+
+    def keep(self, chain: int, episodes: int, state: State) -> None:
+        copied = from_records(*to_records(state))
+        self.saved[chain] = episodes, copied
+
+    def reached(self, chain: int) -> tuple[int, State] | None:
+        return self.saved.get(chain)
+
+    def lost(self, chain: int, reason: str) -> None:
+        self.deaths.append(reason)
+
+
+def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path) -> None:
+    """Also in the middle of an episode: the killer waits until one has begun."""
+    plan = plan_of(tmp_path, LANDER)
+    anchors = anchors_of(plan)
+    nayer = create("nayer", **{**NAYER, "rounds": 5, "steps": 20, "chains": 2})
+    problem = inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",))
+    jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(2)]
+    killed: list[int] = []
+
+    def tick(done: int, terms: dict[str, float]) -> None:
+        if done in (2, 5) and done not in killed:
+            killed.append(done)
+            workers = [
+                p for p in psutil.Process().children(recursive=True) if "ChainWorker" in p.name() + str(p.cmdline())
+            ]
+            workers[0].kill()
+
+    keeper = Kept()
+    pools = engine._executor.run(jobs, nayer.episodes, tick, keeper)
+    expected = LocalExecutor().run(jobs, nayer.episodes, lambda done, terms: None, Kept())
+    assert killed == [2, 5]
+    assert len(keeper.deaths) >= 2
+    assert all("a synthesis worker died" in reason for reason in keeper.deaths)
+    assert all(same(a, b) for a, b in zip(pools, expected, strict=True))
+
+
+def test_a_chain_goes_on_from_any_episode(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, LANDER)
+    anchors = anchors_of(plan)
+    nayer = create("nayer", **{**NAYER, "rounds": 3})
+    job = Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, (1,)), 1)
+    states: list[tuple[int, State]] = []
+    whole = ChainWorker()
+    whole.start(job)
+    for number in range(1, nayer.episodes + 1):
+        whole.step()
+        states.append((number, from_records(*to_records(whole.state()))))
+    expected = flatten(whole.state())
+    for reached in states:
+        other = ChainWorker()
+        assert other.start(job, reached) == reached[0]
+        for _ in range(reached[0], nayer.episodes):
+            other.step()
+        got = flatten(other.state())
+        assert same(got[0], expected[0])
+        assert got[1] == expected[1]
 
 
 def test_the_pool_does_not_depend_on_the_number_of_workers(
@@ -341,10 +482,10 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     net, nayer = first_net(plan, anchors), create("nayer", **{**NAYER, "chains": 3})
     problem = inversion(plan, net, [0, 1], anchors, None, ("test",))
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(3)]
-    ticks: list[dict[str, float]] = []
+    ticks: list[int] = []
 
     def pools(executor: Executor) -> list[Tensors]:
-        return executor.run(jobs, nayer.episodes, ticks.append)
+        return executor.run(jobs, nayer.episodes, lambda done, terms: ticks.append(done), Kept())
 
     two = engine._executor
     assert isinstance(two, RayExecutor)
@@ -353,7 +494,7 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     monkeypatch.setattr(two, "_idle", two._idle[:1])
     with_one = pools(two)
 
-    assert len(ticks) == 3 * 3 * nayer.episodes
+    assert ticks == [*range(1, 3 * nayer.episodes + 1)] * 3
     for chain in range(3):
         assert same(expected[chain], with_two[chain])
         assert same(expected[chain], with_one[chain])
@@ -366,7 +507,7 @@ def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tm
     nayer = create("nayer", **{**NAYER, "lr": 1e30})
     job = Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",)), 1)
     with pytest.raises(TrainingError) as caught:
-        RayExecutor.run(engine._executor, [job], nayer.episodes, lambda terms: None)  # type: ignore[arg-type]
+        engine._executor.run([job], nayer.episodes, lambda done, terms: None, Kept())
     assert "synthesis term" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -37,9 +37,9 @@ def test_the_updates_are_read_once_and_left_as_they_were():
     assert [w[0].item() for w in weights] == [0, 1, 2, 3]
 
 
-def test_metrics_are_summed_also_those_of_a_few_clients():
+def test_a_metric_is_the_plain_mean_over_the_updates_that_hold_it():
     updates = [Update({"w": torch.zeros(1)}, n, m) for n, m in [(1, {"a": 1.0}), (9, {"a": 2.0, "b": 5.0})]]
-    assert weighted_mean(updates, "examples").metrics == {"a": 3.0, "b": 5.0}
+    assert weighted_mean(updates, "examples").metrics == {"a": 1.5, "b": 5.0}
 
 
 def test_a_client_without_examples_has_no_say_unless_all_have_the_same():

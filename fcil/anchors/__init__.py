@@ -9,6 +9,7 @@ features of CLIP's text tower, not normalised, with `_` and `-` of a class name 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,8 @@ class AnchorSettings:
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:
             raise ValueError(f'template: "{self.template}" must hold {{}} exactly once, where the class name goes')
+        if len(self.template) > 1000:
+            raise ValueError(f"template: has {len(self.template)} characters; at most 1000 are allowed")
         if not self.encoder.strip():
             raise ValueError(f'encoder: "" is not allowed; name a text encoder or "{EMBEDDED}"')
         if self.encoder != EMBEDDED or self.file is not None:
@@ -109,7 +112,7 @@ def _table(settings: AnchorSettings, names: Sequence[str]) -> Table:
         table = read_table(EMBEDDED_FILE)
         advice += " to a Hugging Face text encoder or a local folder"
     else:
-        table = read_table(Path(settings.file).expanduser())
+        table = read_table(Path(os.path.expanduser(settings.file)))
         advice = f'The file "{settings.file}" has {len(table.names)} others; {advice[0].lower()}{advice[1:]}'
         _check_origin(settings, table)
     return replace(table, names=tuple(names), vectors=table.rows(names, advice))

@@ -81,11 +81,14 @@ def _arrange(table: Table, texts: Sequence[str], names: tuple[str, ...]) -> Tabl
 
 
 def _cache_file(encoder: str, template: str, revision: str | None, pooling: str, texts: Sequence[str]) -> Path:
-    folder = Path(encoder).expanduser()
+    folder = Path(os.path.expanduser(encoder))
     content: list[object] = []
-    if folder.is_dir():  # another model may be put into the same folder
+    if os.path.isdir(folder):  # another model may be put into the same folder
         encoder = str(folder.resolve())
-        stats = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+        try:
+            stats = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+        except OSError as error:
+            raise DataError(f'text encoder "{encoder}" cannot be read ({one_line(error)})') from None
         content = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
     key = json.dumps([encoder, content, revision, template, pooling, list(texts)])
     return cache_folder() / "anchors" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
@@ -93,15 +96,16 @@ def _cache_file(encoder: str, template: str, revision: str | None, pooling: str,
 
 def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, texts: Sequence[str]) -> Table:
     """Load the model and encode; the only place where `transformers` is needed."""
-    folder = Path(encoder).expanduser()
-    source = str(folder) if folder.is_dir() else encoder
+    folder = Path(os.path.expanduser(encoder))
+    local = os.path.isdir(folder)
+    source = str(folder) if local else encoder
     with _quiet(), seeded("anchors", encoder):  # loading draws initial weights before it replaces them
         try:
             tokenizer, model, pooling = _load(source, revision, pooling)
         except DataError:
             raise
         except Exception as error:  # whatever transformers, the hub or a damaged file raises
-            place = "the folder" if folder.is_dir() else "the Hugging Face hub, its local cache or a local folder"
+            place = "the folder" if local else "the Hugging Face hub, its local cache or a local folder"
             raise DataError(
                 f'text encoder "{encoder}" cannot be loaded from {place} ({one_line(error)}); "encoder: {EMBEDDED}" '
                 "needs no network, and a local folder that holds the encoder works too"
@@ -113,7 +117,7 @@ def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, te
             raise DataError(f'"{encoder}" cannot be used as a text encoder ({one_line(error)})') from error
     if not vectors.isfinite().all():
         raise DataError(f'text encoder "{encoder}" gives values that are not finite')
-    commit = "" if folder.is_dir() else _commit(encoder, revision)
+    commit = "" if local else _commit(encoder, revision)
     origin = {"encoder": encoder, "template": template, "pooling": pooling, "revision": commit}
     return Table(names=tuple(texts), vectors=vectors, **origin)
 
@@ -124,7 +128,7 @@ def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any
     try:
         return _load_with(source, pooling, local_files_only=True, **options)
     except OSError:
-        if Path(source).is_dir():
+        if os.path.isdir(source):
             raise
         return _load_with(source, pooling, **options)
 

@@ -18,10 +18,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fcil.errors import DataError, nearest
+from fcil.reading import UnreadableError, open_file, read_text
 
 FORMAT = "fcil-anchors-1"
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_NAMES = 100_000
 MAX_CHARACTERS = 200
+MAX_BYTES = 2**30
+"""Of a table file."""
 
 
 def spoken(name: str) -> str:
@@ -69,22 +73,26 @@ def read_table(path: Path) -> Table:
     Raises:
         DataError: there is no such file, or it was not written by `fcil embed`.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f'no anchor file "{path}"; "fcil embed NAMES.txt" writes one')
     try:
+        open_file(path, MAX_BYTES).close()
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT or "anchors" not in file.keys():  # noqa: SIM118 (not a mapping)
                 raise DataError(f'"{path}" is not an anchor file; "fcil embed NAMES.txt" writes one')
             vectors = file.get_tensor("anchors")
         names = json.loads(header["names"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (UnreadableError, SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise DataError(f'anchor file "{path}" cannot be read ({one_line(error)})') from None
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise DataError(f'anchor file "{path}": the names in its header are not a list of text')
-    if vectors.ndim != 2 or len(vectors) != len(names) or not vectors.is_floating_point():
-        raise DataError(f'anchor file "{path}": {len(names)} names, but vectors of shape {tuple(vectors.shape)}')
-    if not vectors.isfinite().all():
+    if vectors.ndim != 2 or len(vectors) != len(names) or vectors.shape[1] < 1 or vectors.dtype not in _DTYPES:
+        kind = str(vectors.dtype).removeprefix("torch.")
+        raise DataError(
+            f'anchor file "{path}": {len(names)} names, but vectors of shape {tuple(vectors.shape)} and type {kind}'
+        )
+    if not vectors.float().isfinite().all():
         raise DataError(f'anchor file "{path}" holds values that are not finite')
     origin = {key: header.get(key, "") for key in ("encoder", "template", "pooling", "revision")}
     return Table(names=tuple(names), vectors=vectors, **origin)
@@ -119,16 +127,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file is missing, no UTF-8, or its names are refused by `check_names`.
     """
-    try:
-        if path.stat().st_size > 4 * MAX_NAMES * MAX_CHARACTERS:
-            raise DataError(f"{path}: too large for a list of at most {MAX_NAMES} names")
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({one_line(error)})") from None
+    lines = read_text(path, 4 * MAX_NAMES * MAX_CHARACTERS, DataError).split("\n")
     stripped = [line.strip() for line in lines]
     names = tuple(line for line in stripped if line and not line.startswith("#"))
     check_names(names, str(path))

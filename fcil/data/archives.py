@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fcil.errors import DataError
+from fcil.reading import UnreadableError, open_file, read_bytes
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 MAX_MEMBER_BYTES = 256 * 2**20
 """No image file is larger; a zip member that claims more is not unpacked into memory."""
-_SPLITS = ("train", "test", "val")
+MAX_FOLDERS = 200_000
+"""Below one folder; links that lead to links can make far more of a few."""
+MAX_DEPTH = 32
+SPLITS = ("train", "test", "val")
+_PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_DAMAGES = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    struct.error,
+)
+"""What zipfile raises when a zip is not what it says."""
 
 
 class Archive:
@@ -33,7 +46,9 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.expanduser()
+        self.path = Path(os.path.expanduser(path))
+        self.tops: tuple[str, ...] = ()
+        """What lies at the top, sorted; known when the names are."""
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -41,30 +56,77 @@ class Archive:
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile | None:
-        if self.path.is_dir():
+        if os.path.isdir(self.path):
             return None
+        if not os.path.lexists(self.path):
+            raise DataError(f"{self}: no such folder or zip")
         try:
-            return zipfile.ZipFile(self.path)
-        except FileNotFoundError:
-            raise DataError(f"{self}: no such folder or zip") from None
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self}: neither a folder nor a readable zip ({error})") from None
+            return zipfile.ZipFile(open_file(self.path, 2**62))
+        except (UnreadableError, *_DAMAGES) as error:
+            raise DataError(f"{self}: neither a folder nor a readable zip ({_line(error)})") from None
 
     @cached_property
     def _paths(self) -> dict[str, str]:
         """From the name below the top to the name as stored."""
         with self._lock:
-            stored = [i.filename for i in self._zip.infolist() if not i.is_dir()] if self._zip else self._walk()
-        seen = [name for name in stored if not _hidden(name)]
+            seen = list(self._stored(self._zip) if self._zip else self._walk())
         tops = {name.split("/", 1)[0] for name in seen}
-        wrapped = len(tops) == 1 and not tops & set(_SPLITS) and all("/" in name for name in seen)
-        return {(name.split("/", 1)[1] if wrapped else name): name for name in seen}
+        wrapped = len(tops) == 1 and not tops & set(SPLITS) and all("/" in name for name in seen)
+        paths = {(name.split("/", 1)[1] if wrapped else name): name for name in seen}
+        self.tops = self.tops or tuple(sorted({name.split("/")[0] for name in paths}))
+        return paths
 
-    def _walk(self) -> Iterable[str]:
-        for folder, folders, files in os.walk(self.path, followlinks=True):  # subsets are often made of links
-            folders.sort()
-            below = os.path.relpath(folder, self.path).replace(os.sep, "/")
-            yield from (name if below == "." else f"{below}/{name}" for name in sorted(files))
+    def _stored(self, file: zipfile.ZipFile) -> Iterator[str]:
+        """The files of a zip. Nothing is extracted, but a name that means to lead elsewhere is no honest mistake."""
+        given = set()
+        for name in (info.filename for info in file.infolist() if not info.is_dir()):
+            if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+                raise DataError(f'{self}: "{name}" is not allowed; expected names such as train/cat/1.png')
+            if name in given:
+                raise DataError(f'{self}: "{name}" is there twice')
+            given.add(name)
+            if not any(_hidden(part) for part in name.split("/")):
+                yield name
+
+    def _walk(self) -> Iterator[str]:
+        """The files at the top of a folder and in its splits; the rest of a disk is nobody's business."""
+        folders, files = self._list("")
+        prefix = ""
+        if len(folders) == 1 and not files and folders[0] not in SPLITS:
+            prefix = f"{folders[0]}/"
+            folders, files = self._list(prefix)
+        self.tops = tuple(sorted([*folders, *files]))
+        self._folders = 0
+        yield from (f"{prefix}{name}" for name in files)
+        for name in folders:
+            if name in SPLITS:
+                yield from self._below(f"{prefix}{name}/", ())
+
+    def _below(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        """The files at any depth. Links are followed, since subsets are often made of them, but not in circles."""
+        found = os.stat(self.path / folder)
+        here = found.st_dev, found.st_ino
+        self._folders += 1
+        if here in above:
+            raise DataError(f"{self}: {folder} is a link to a folder that it lies in")
+        if len(above) >= MAX_DEPTH or self._folders > MAX_FOLDERS:
+            raise DataError(f"{self}: has more than {MAX_FOLDERS:,} folders, or {MAX_DEPTH} within each other")
+        folders, files = self._list(folder)
+        yield from (f"{folder}{name}" for name in files)
+        for name in folders:
+            yield from self._below(f"{folder}{name}/", (*above, here))
+
+    def _list(self, folder: str) -> tuple[list[str], list[str]]:
+        """The folders and files in a folder that are not hidden, sorted."""
+        kinds: tuple[list[str], list[str]] = ([], [])
+        try:
+            with os.scandir(self.path / folder) as entries:
+                for entry in entries:
+                    if not _hidden(entry.name):
+                        kinds[not entry.is_dir()].append(entry.name)
+        except OSError as error:
+            raise DataError(f"{self}: {folder or 'the folder'} cannot be read ({_line(error)})") from None
+        return sorted(kinds[0]), sorted(kinds[1])
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -82,18 +144,23 @@ class Archive:
         """
         try:
             if self._zip is None:
-                path = self.path / self._paths[name]
-                self._limit(name, path.stat().st_size)
-                return path.read_bytes()
+                return read_bytes(self.path / self._paths[name], MAX_MEMBER_BYTES)
             info = self._zip.getinfo(self._paths[name])
-            self._limit(name, info.file_size)
-            return self._zip.read(info)
-        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            _check_member(info)
+            with self._zip.open(info) as member:
+                return member.read(info.file_size + 1)  # a size that is told bounds what is unpacked, `read()` does not
+        except (UnreadableError, *_DAMAGES) as error:
             raise DataError(f"{self}: {name} cannot be read ({_line(error)})") from None
 
-    def _limit(self, name: str, size: int) -> None:
-        if size > MAX_MEMBER_BYTES:
-            raise DataError(f"{self}: {name} has {size} bytes; no image may have more than {MAX_MEMBER_BYTES}")
+    def size(self, name: str) -> int:
+        """Bytes of a file, as far as they can be known without reading it."""
+        try:
+            return self._zip.getinfo(self._paths[name]).file_size if self._zip else self._stat(name).st_size
+        except OSError:
+            return 0
+
+    def _stat(self, name: str) -> os.stat_result:
+        return os.stat(self.path / self._paths[name])
 
     def text(self, name: str) -> list[str]:
         """The lines of a text file that are not blank."""
@@ -102,130 +169,34 @@ class Archive:
     def fingerprint(self) -> str:
         """Changes when a file is added, removed, resized or touched; no file is opened."""
         digest = hashlib.blake2b(str(self.path.resolve()).encode(), digest_size=16)
+        if not os.path.lexists(self.path):
+            raise DataError(f"{self}: no such folder or zip")
         try:
-            if self.path.is_dir():
+            if os.path.isdir(self.path):
                 for name in self.names:
-                    found = os.stat(self.path / self._paths[name])
-                    digest.update(f"\n{name}\t{found.st_size}\t{found.st_mtime_ns}".encode())
+                    found = self._stat(name)
+                    digest.update(os.fsencode(f"\n{name}\t{found.st_size}\t{found.st_mtime_ns}"))
             else:
                 found = self.path.stat()
                 digest.update(f"\n{found.st_size}\t{found.st_mtime_ns}".encode())
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename}: no such folder or zip") from None
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({_line(error)})") from None
         return digest.hexdigest()
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+def _check_member(info: zipfile.ZipInfo) -> None:
+    """Refuse to unpack what could be no image, or could fill the memory."""
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise UnreadableError(f"it unpacks to {info.file_size:,} bytes; at most {MAX_MEMBER_BYTES:,} are allowed")
+    if info.compress_type not in _PACKINGS:
+        raise UnreadableError("it is neither stored nor deflated; pack the zip anew")
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise UnreadableError("it is a link, which is not followed in a zip")
+
+
+def _hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
 
 
 def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-@dataclass(frozen=True)
-class Members:
-    """The image files of one split and the class number of each, (N,)."""
-
-    names: tuple[str, ...]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What an archive holds."""
-
-    class_names: tuple[str, ...]
-    train: Members
-    test: Members
-
-
-Layout = Callable[[Archive], Listing]
-"""Finds the splits and the classes of an archive; its name is part of the name of the cache."""
-
-
-def image_folder(archive: Archive, test_names: tuple[str, ...] = ("test", "val")) -> Listing:
-    """`train/<class>/...` and `test/<class>/...` or `val/<class>/...`, classes sorted by folder name.
-
-    Class names are the folder names, unless a `classnames.txt`, `LOC_synset_mapping.txt` or `words.txt`
-    with lines `<folder> <name>[, <other names>]` lies beside the splits.
-
-    Raises:
-        DataError: a split is missing or empty, or the splits do not have the same classes.
-    """
-    train = _by_class(archive, "train")
-    labelled = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2}
-    split = next((s for s in test_names if s in labelled), test_names[0])
-    test = _by_class(archive, split)
-    for left, right, where in ((train, test, split), (test, train, "train")):
-        alone = sorted(set(left) - set(right))
-        if alone:
-            raise DataError(f'{archive}: {where}/ has no images of class "{alone[0]}", the other split has')
-    folders = sorted(train)
-    titles = _titles(archive)
-    return Listing(
-        tuple(titles.get(folder, folder) for folder in folders), _members(train, folders), _members(test, folders)
-    )
-
-
-def imagenet_folder(archive: Archive) -> Listing:
-    """As `image_folder`, but the labelled `val` images test, also beside an unlabelled `test`."""
-    return image_folder(archive, ("val", "test"))
-
-
-def tiny_imagenet(archive: Archive) -> Listing:
-    """The official Tiny-ImageNet layout, complete or with fewer classes; class numbers follow the sorted wnids.
-
-    Class names are the first synonym in `words.txt`. A `val` that was sorted into class folders is
-    understood as well.
-
-    Raises:
-        DataError: a split is missing, or the annotations name an image that is not there.
-    """
-    if "val/val_annotations.txt" not in archive:
-        return imagenet_folder(archive)
-    train = _by_class(archive, "train")
-    wnids = sorted(train)
-    titles = _titles(archive)
-    test: dict[str, list[str]] = {wnid: [] for wnid in wnids}
-    for line in archive.text("val/val_annotations.txt"):
-        name, wnid = [*line.split(), ""][:2]
-        if wnid not in test:
-            continue  # an archive with fewer classes may have kept the full list
-        test[wnid].append(f"val/images/{name}")
-        if test[wnid][-1] not in archive:
-            raise DataError(f"{archive}: val/images/{name} is missing, but val_annotations.txt lists it")
-    absent = [wnid for wnid in wnids if not test[wnid]]
-    if absent:
-        raise DataError(f"{archive}: val_annotations.txt has no image of class {absent[0]}")
-    return Listing(tuple(titles.get(w, w) for w in wnids), _members(train, wnids), _members(test, wnids))
-
-
-def _by_class(archive: Archive, split: str) -> dict[str, list[str]]:
-    """The image files below `split/<class>/`, at any depth."""
-    found: dict[str, list[str]] = {}
-    for name in archive.names:
-        parts = name.split("/")
-        if parts[0] != split or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-            continue
-        if len(parts) < 3:
-            raise DataError(f"{archive}: {name} lies in no class folder; expected {split}/<class>/<image>")
-        found.setdefault(parts[1], []).append(name)
-    if not found:
-        tops = sorted({name.split("/")[0] for name in archive.names})[:5]
-        raise DataError(f"{archive}: no images under {split}/<class>/ (found: {', '.join(tops) or 'nothing'})")
-    return found
-
-
-def _members(by_class: dict[str, list[str]], classes: list[str]) -> Members:
-    names = [name for c in classes for name in by_class[c]]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(by_class[c]) for c in classes])
-    return Members(tuple(names), labels)
-
-
-def _titles(archive: Archive) -> dict[str, str]:
-    for name in ("classnames.txt", "LOC_synset_mapping.txt", "words.txt"):
-        if name in archive:
-            lines = [line.split(maxsplit=1) for line in archive.text(name)]
-            return {folder: rest[0].split(",")[0].strip() for folder, *rest in lines if rest}
-    return {}
+    return getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]

@@ -12,9 +12,11 @@ import json
 import os
 import shutil
 import tempfile
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcil.data.archives import Archive, Layout, Listing, Members
+from fcil.data.archives import Archive
 from fcil.data.folders import cache_folder
+from fcil.data.layouts import Layout, Listing, Members
 from fcil.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -32,7 +35,13 @@ Progress = Callable[[str, int, int], None]
 """Told what is going on, how much is done, and how much there is."""
 
 MAX_PIXELS = 64 * 2**20
-"""Of one image, before it is resized."""
+"""Of one image, before and after it is resized."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold whatever it is called; other formats that Pillow knows start programs or fetch files."""
+LARGE = 2**24
+"""Bytes or pixels; of larger images one is in memory at a time."""
+_LARGE = threading.RLock()
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what it warns of is refused or does not matter here
 THREADS = min(16, os.cpu_count() or 1)
 _CHUNK = 128
 _FORMAT = 1
@@ -48,26 +57,44 @@ def decode(data: bytes, where: str) -> Image.Image:
     if not data:
         raise DataError(f"{where} is empty")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{where} has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{where} has more than 8 bits a channel; convert it to 8 bits")
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        with _LARGE if image.width * image.height > LARGE else nullcontext():
+            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise all kinds of errors on damaged files
         said = (str(error) or type(error).__name__).splitlines()[0].split("<")[0].strip()  # without an object's address
         raise DataError(f"{where} is damaged or no image ({said})") from None
 
 
-def fit(image: Image.Image, short: int, side: int, position: float = 0.5) -> Image.Image:
+def load(archive: Archive, name: str) -> Image.Image:
+    """An image file of an archive, decoded; many threads may ask.
+
+    Raises:
+        DataError: it cannot be read or decoded.
+    """
+    with _LARGE if archive.size(name) > LARGE else nullcontext():
+        return decode(archive.read(name), f"{archive}: {name}")
+
+
+def fit(image: Image.Image, short: int, side: int, position: float = 0.5, where: str = "an image") -> Image.Image:
     """Bring the short side to `short` pixels and cut out a square of `side`.
 
     The square is centred across the short side; along the long side it lies at `position`, from 0
     (left or top) to 1. The sizes and the centre are rounded as torchvision's Resize and CenterCrop do.
+
+    Raises:
+        DataError: the image is so narrow that bringing its short side to `short` would take too much memory.
     """
     width, height = image.size
     if min(width, height) != short:
         size = (short, short * height // width) if width <= height else (short * width // height, short)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise DataError(f"{where} has {width}x{height} pixels, too narrow to bring its short side to {short}")
         image = image.resize(size, Image.Resampling.BILINEAR)
         width, height = image.size
     left, top = (
@@ -143,9 +170,17 @@ def _read(folder: Path) -> Arrays | None:
         names, mean, std = (tuple(facts[key]) for key in ("class_names", "mean", "std"))
         # Copy-on-write, because torch warns of arrays that cannot be written to.
         x = {split: np.load(folder / f"{split}_x.npy", mmap_mode="c") for split in ("train", "test")}
-        y = {split: np.load(folder / f"{split}_y.npy") for split in ("train", "test")}
-    except (OSError, ValueError, EOFError, KeyError):
+        y = {split: np.array(np.load(folder / f"{split}_y.npy", mmap_mode="r")) for split in ("train", "test")}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, RecursionError):
         return None
+    for split, images in x.items():
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or y[split].shape != (len(images),)
+            or y[split].dtype.kind != "i"
+        ):
+            return None
     return Arrays(names, (x["train"], y["train"]), (x["test"], y["test"]), mean, std)
 
 
@@ -216,8 +251,8 @@ def _decode_into(x: Pixels, archive: Archive, members: Members, resize: int | No
 
 
 def _load(archive: Archive, name: str, resize: int | None) -> Image.Image:
-    image = decode(archive.read(name), f"{archive}: {name}")
-    return image if resize is None else fit(image, resize, resize)
+    image = load(archive, name)
+    return image if resize is None else fit(image, resize, resize, where=f"{archive}: {name}")
 
 
 def channel_statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:

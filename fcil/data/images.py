@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fcil.data.archives import Archive
-from fcil.data.decode import THREADS, decode, fit, to_array
+from fcil.data.decode import THREADS, fit, load, to_array
 
 READ_AHEAD = 2
 """Batches that are decoded while the net works on an earlier one."""
@@ -144,13 +144,13 @@ class LazyImages(Images):
         positions = [0.5] * len(rows) if places is None else torch.rand(len(rows), generator=places).tolist()
         x = np.empty((len(rows), *self.shape), dtype=np.uint8)
 
-        def load(slot: int) -> None:
+        def fill(slot: int) -> None:
             name = self.names[rows[slot]]
-            image = decode(self.archive.read(name), f"{self.archive}: {name}")
             short = self.side if self.train else round(self.side * 256 / 224)
-            x[slot] = to_array(fit(image, short, self.side, positions[slot]), 3)
+            where = f"{self.archive}: {name}"
+            x[slot] = to_array(fit(load(self.archive, name), short, self.side, positions[slot], where), 3)
 
-        return torch.from_numpy(x), [self._pool.submit(load, slot) for slot in range(len(rows))]
+        return torch.from_numpy(x), [self._pool.submit(fill, slot) for slot in range(len(rows))]
 
     def subset(self, rows: Tensor, *, train: bool = True) -> Images:
         kept = [self.names[row] for row in rows.tolist()]

@@ -41,7 +41,7 @@ def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: R
     receives one sample of the client that holds most.
 
     Raises:
-        ConfigError: there are fewer samples than clients, or `classes: k` cannot be met.
+        ConfigError: there are fewer samples than clients, far fewer than shards, or `classes: k` cannot be met.
     """
     labels = np.asarray(labels)
     if clients > len(labels):
@@ -117,6 +117,11 @@ def _classes(labels: Indices, clients: int, each: int, choose: Random, shuffle: 
 
 
 def _shards(labels: Indices, clients: int, each: int, choose: Random, shuffle: Random) -> list[Indices]:
+    if clients * each > 2 * len(labels):
+        raise ConfigError(
+            f"partition gives {clients} clients {each} shards each, most of which would be empty:"
+            f" a task has {len(labels)} samples"
+        )
     mixed = shuffle.permutation(len(labels))
     slices = np.array_split(mixed[np.argsort(labels[mixed], kind="stable")], clients * each)
     dealt = choose.permutation(len(slices)).reshape(clients, each)

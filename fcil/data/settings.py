@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -111,7 +112,7 @@ class DataSettings:
     the field's), `seed` for the permutation of the run's seed, or all class numbers as a list."""
     partition: PartitionSettings = PartitionSettings()
     """How the samples of a task are shared out among the clients."""
-    resize: Count | None = None
+    resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Side in pixels that images decoded from files are brought to: short side to this, centre cropped."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
@@ -152,7 +153,7 @@ class DataSettings:
         if self.order != "natural":
             raise ValueError("order: has no effect beside a list of tasks; leave it out")
         listed = [c for task in self.tasks for c in task]
-        twice = sorted({c for c in listed if listed.count(c) > 1})
+        twice = sorted(c for c, count in Counter(listed).items() if count > 1)
         if twice:
             raise ValueError(f"tasks: class {twice[0]} is given twice")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import warnings
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcil.data.archives import Archive, Layout, Members, image_folder, imagenet_folder, tiny_imagenet
+from fcil.data.archives import Archive
 from fcil.data.catalog import DatasetInfo
 from fcil.data.decode import Pixels, Progress, cached, channel_statistics
 from fcil.data.folders import data_folder
 from fcil.data.images import Images, LazyImages, MemoryImages
+from fcil.data.layouts import Layout, Members, image_folder, imagenet_folder, tiny_imagenet
 from fcil.errors import DataError
 from fcil.rng import numpy_generator
 
@@ -49,7 +51,7 @@ def read(info: DatasetInfo, root: str | None, resize: int | None, progress: Prog
     if info.name == "digits":
         return _digits()
     if info.name in _TORCHVISION:
-        return _torchvision(info, Path(root).expanduser() if root else data_folder())
+        return _torchvision(info, _home(root) if root else data_folder())
     if info.name == "image_folder":
         return _decoded(info, Archive(Path(root or "")), image_folder, resize, progress)
     if info.name == "tiny_imagenet":
@@ -113,13 +115,19 @@ def _torchvision(info: DatasetInfo, root: Path) -> Splits:
                 f" put {info.files} there, or set data.root or FCIL_DATA to where it is"
             ) from None
     names = tuple(str(name).split(" - ")[-1] for name in train.classes)  # MNIST has "0 - zero"
-    return Splits(_from_torchvision(train), _from_torchvision(test), names, *_published(info))
+    return Splits(_from_torchvision(info, root, train), _from_torchvision(info, root, test), names, *_published(info))
 
 
-def _from_torchvision(part: Any) -> MemoryImages:
-    x = torch.as_tensor(part.data)  # (N, height, width) or (N, height, width, 3)
+def _from_torchvision(info: DatasetInfo, root: Path, part: Any) -> MemoryImages:
+    x, y = torch.as_tensor(part.data), torch.as_tensor(part.targets)  # (N, height, width) or (N, height, width, 3)
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    return MemoryImages(x.contiguous(), torch.as_tensor(part.targets))
+    if y.shape != x.shape[:1] or set(y.tolist()) != set(range(len(part.classes))):
+        raise DataError(f"{info.name}: the files in {root} hold other images or labels; put {info.files} there")
+    return MemoryImages(x.contiguous(), y)
+
+
+def _home(path: str) -> Path:
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager
@@ -137,12 +145,12 @@ def _quiet() -> Iterator[None]:
 
 def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
     """The folder or zip itself, or `name` or `name`.zip inside it."""
-    given = Path(root).expanduser() if root else data_folder()
+    given = _home(root) if root else data_folder()
     candidates = [given / name, given / f"{name}.zip"]
     if root:
         candidates.append(given)
     for path in candidates:
-        if path.exists():
+        if os.path.exists(path):
             return Archive(path)
     raise DataError(f"{info.name}: nothing at {given}; put {info.files} there, or set data.root to where it is")
 

@@ -1,33 +1,43 @@
-"""Where a run stands, on disk: one safetensors file per checkpoint, written whole or not at all.
+"""Where a run stands, on disk: a list of parts for each checkpoint, written whole or not at all.
 
-A checkpoint holds the global net, what is shared, the server's memo and what clients remember: all
-of it is tensors, numbers and strings. Random streams need no saving, since they are derived from
-where the run stands.
+    checkpoints/task002-round00003.json     the list: which part is the net, the memo, each thing that
+                                            is shared, what each client remembers; settings; digest
+    checkpoints/parts/<hash>.safetensors    the parts, each written once
+    checkpoints/synthesis.json              chains of a synthesis under way, in the same form
+
+All of it is tensors, numbers and strings. Random streams need no saving, since they are derived
+from where the run stands. The last two checkpoints are kept, in case the last one is damaged.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp import Grid
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from fcil.errors import StoreError
-from fcil.federation.codec import digest, flatten, from_records, to_records, unflatten
+from fcil.federation.codec import from_records, to_records
 from fcil.federation.grids import LocalGrid
+from fcil.federation.parts import DamagedError, Parts, write_whole
+from fcil.federation.sharing import Shared
 from fcil.roles import Server
 from fcil.types import State, Task, Tensors
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
+SIZE_LIMIT = 64 * 2**20
+"""Bytes; a longer list of parts was not written by us."""
+THROTTLE = 20
+"""Chains are saved when that took less than a twentieth of the synthesis so far."""
 
 
 @dataclass(frozen=True)
@@ -39,82 +49,209 @@ class Position:
     seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
     received: dict[str, dict[str, str]] = field(default_factory=dict)  # client -> what is shared -> content hash
+    elsewhere: bool = False  # clients remember things that are kept by nodes of Flower's own engines
 
 
-@dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run. The last two are kept, in case the last one is damaged."""
+    """The checkpoints of one run.
 
-    folder: Path
-    variant: str
+    Args:
+        settings: all that can change the result; a checkpoint made under others is refused.
+    """
 
-    def save(self, server: Server, grid: Grid, position: Position) -> None:
-        state: State = {"net": server.net.weights(), "shared": server.shared, "memo": server.memo}
-        if isinstance(grid, LocalGrid):
-            state["clients"] = {str(c): _to_state(s) for c, s in sorted(grid.states().items())}
-        tensors, scalars = flatten(state)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        about = {"format": FORMAT, "variant": self.variant, "position": vars(position), "scalars": scalars}
-        about["digest"] = digest(tensors, scalars)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"task{position.task:03d}-round{position.round:05d}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file(_separate(tensors), partial, metadata={"fcil": json.dumps(about)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        for old in self._paths()[:-KEPT]:
-            old.unlink()
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, json.loads(json.dumps(settings))
+        self.parts = Parts(folder / "parts")
+        self._clients: dict[int, tuple[Hashable, str]] = {}  # version of a state, its part
 
-    def restore(self, server: Server, grid: Grid, tasks: Sequence[Task]) -> Position:
-        """Bring server and clients to the last good checkpoint; the start if there is none."""
-        for path in reversed(self._paths()):
-            found = self._read(path)
-            if found is not None:
-                position, state = found
-                device = server.net.classifier.weight.device
-                server.net.load(cast(Tensors, state["net"]))
-                server.shared = _to_device(state.get("shared", {}), device)
-                server.memo = _to_device(state.get("memo", {}), device)
-                server.task = tasks[min(position.task, len(tasks)) - 1]
-                server.round = position.round
-                if isinstance(grid, LocalGrid):
-                    clients = cast(dict[str, State], state.get("clients", {}))
-                    grid.restore({int(c): _to_record(s) for c, s in clients.items()})
-                return position
-        return Position()
+    # Rounds -----------------------------------------------------------------------------------
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("task*.safetensors"))
-
-    def _read(self, path: Path) -> tuple[Position, State] | None:
-        """A checkpoint's content; None if it is damaged.
+    def save(self, server: Server, grid: Grid, shared: Shared, position: Position) -> None:
+        """Write where a run stands.
 
         Raises:
-            StoreError: it is sound, but of another version or configuration.
+            StoreError: the disk is full or read-only; the checkpoint before is untouched.
+        """
+        shared.update(server.shared)
+        parts = {"net": self.parts.put({"net": server.net.weights()}), "memo": self.parts.put({"memo": server.memo})}
+        for name, content_hash in shared.hashes().items():
+            parts[f"shared/{name}"] = self.parts.put({name: server.shared[name]}, content_hash)
+        if isinstance(grid, LocalGrid):
+            parts |= {f"clients/{client}": part for client, part in self._save_clients(grid).items()}
+        name = f"task{position.task:03d}-round{position.round:05d}.json"
+        self._write(self.folder / name, {"position": vars(position), "parts": parts})
+        for old in self._paths()[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._clean(position)
+
+    def _save_clients(self, grid: LocalGrid) -> dict[int, str]:
+        versions = grid.versions()
+        for client, version in versions.items():
+            if self._clients.get(client, (None, ""))[0] != version:
+                self._clients[client] = version, self.parts.put({"memory": _to_state(grid.state(client))})
+        return {client: self._clients[client][1] for client in sorted(versions)}
+
+    def restore(self, server: Server, grid: Grid, tasks: Sequence[Task]) -> tuple[Position, list[str]]:
+        """Bring server and clients to the last good checkpoint, or leave them at the start if there is none.
+
+        Returns:
+            Where that is, and a line for each checkpoint that was damaged.
+        Raises:
+            StoreError: the last good checkpoint was made under other settings or by another version.
+        """
+        damaged: list[str] = []
+        for path in reversed(self._paths()):
+            try:
+                position, state = self._load(path)
+                self._apply(state, server, grid, position, path)
+            except DamagedError as error:
+                damaged.append(str(error))
+                continue
+            server.task, server.round = tasks[min(position.task, len(tasks)) - 1], position.round
+            return position, damaged
+        return Position(), damaged
+
+    def _load(self, path: Path) -> tuple[Position, dict[str, State]]:
+        about = self._read(path)
+        try:
+            position = Position(**about["position"])
+            return position, {name: self.parts.get(part) for name, part in about["parts"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise DamagedError(f"{path}: damaged") from None
+
+    def _apply(self, state: dict[str, State], server: Server, grid: Grid, position: Position, path: Path) -> None:
+        device = server.net.classifier.weight.device
+        server.net.load(cast(Tensors, state["net"]["net"]))
+        server.memo = _to_device(state["memo"]["memo"], device)
+        server.shared = {
+            name: _to_device(part[name], device)
+            for name, part in ((n.removeprefix("shared/"), p) for n, p in state.items() if n.startswith("shared/"))
+        }
+        clients = {int(n.removeprefix("clients/")): p["memory"] for n, p in state.items() if n.startswith("clients/")}
+        if isinstance(grid, LocalGrid) and not position.elsewhere:
+            grid.restore({client: _to_record(cast(State, memory)) for client, memory in clients.items()})
+        elif clients or position.elsewhere:
+            raise StoreError(
+                f"{path}: clients of this run remember things, which cannot be given to, or taken from, nodes of "
+                "Flower's own engines; go on where it was begun, or begin anew under another --out"
+            )
+
+    # Synthesis --------------------------------------------------------------------------------
+
+    def chains(self, name: str) -> SavedChains:
+        """The chains of the synthesis of this name, as they were saved last."""
+        return SavedChains(self, name)
+
+    # Files ------------------------------------------------------------------------------------
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("task*-round*.json"))
+
+    def _write(self, path: Path, about: dict[str, Any]) -> None:
+        about = {"format": FORMAT, "version": version(), "settings": self.settings, **about}
+        text = json.dumps({**about, "digest": _digest(about)}, indent=1)
+        write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The list in a file.
+
+        Raises:
+            DamagedError: it is not what was written.
+            StoreError: it is sound, but of another version or other settings.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                about: dict[str, Any] = json.loads((file.metadata() or {})["fcil"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, KeyError, ValueError):
-            return None
-        if about["format"] != FORMAT or about["variant"] != self.variant:
-            raise StoreError(f"{path}: made by format {about['format']}, variant {about['variant']}; "
-                             f"this run is format {FORMAT}, variant {self.variant}")  # fmt: skip
-        if digest(tensors, about["scalars"]) != about["digest"]:
-            return None
-        return Position(**about["position"]), unflatten(tensors, about["scalars"])
+            if path.stat().st_size > SIZE_LIMIT:
+                raise ValueError
+            about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            sound = about.pop("digest") == _digest(about)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            sound = False
+        if not sound:
+            raise DamagedError(f"{path}: damaged")
+        for what, ours in (("format", FORMAT), ("version", version())):
+            if about.get(what) != ours:
+                raise StoreError(
+                    f"{path}: {what} {about.get(what)}, and this is {what} {ours}; finish the run with the fcil that "
+                    f"began it, or delete {path.parent} to begin anew"
+                )
+        if about.get("settings") != self.settings:
+            raise StoreError(f"{path}: made under other settings: {difference(about.get('settings'), self.settings)}")
+        return about
+
+    def _clean(self, position: Position) -> None:
+        """Let go of parts that no list names, and of a synthesis that is over."""
+        names: set[str] = set()
+        synthesis = self.folder / "synthesis.json"
+        for path in [*self._paths(), synthesis]:
+            try:
+                about = self._read(path) if path.is_file() else {"parts": {}}
+            except DamagedError:
+                continue
+            if path == synthesis and about.get("task", 0) < position.task:
+                path.unlink(missing_ok=True)
+            else:
+                names |= set(about["parts"].values())
+        self.parts.keep(names)
 
 
-def _separate(tensors: Tensors) -> Tensors:
-    """safetensors refuses tensors that share memory: the teacher and the net may."""
-    seen: set[int] = set()
-    separate = {}
-    for name, t in tensors.items():
-        separate[name] = t.clone() if t.data_ptr() in seen else t
-        seen.add(t.data_ptr())
-    return separate
+class SavedChains:
+    """What chains of one synthesis have reached, so that none begins anew after an interruption."""
+
+    def __init__(self, checkpoints: Checkpoints, name: str) -> None:
+        self._home, self._name, self._path = checkpoints, name, checkpoints.folder / "synthesis.json"
+        self._began, self._spent = time.monotonic(), 0.0
+        self._saved: dict[str, dict[str, Any]] = {}  # chain -> episodes, part
+        try:
+            about = checkpoints._read(self._path) if self._path.is_file() else {}
+        except DamagedError:
+            about = {}
+        if about.get("name") == name:
+            self._saved = about["chains"]
+
+    def reached(self, chain: int) -> tuple[int, State] | None:
+        """Episodes done and the state after them."""
+        found = self._saved.get(str(chain))
+        try:
+            return None if found is None else (found["episodes"], self._home.parts.get(found["part"]))
+        except DamagedError:
+            return None
+
+    @property
+    def due(self) -> bool:
+        """Whether saving has cost little enough to do it again."""
+        return self._spent * THROTTLE <= time.monotonic() - self._began
+
+    def keep(self, chain: int, episodes: int, state: State) -> None:
+        began, old = time.monotonic(), self._saved.get(str(chain), {}).get("part")
+        part = self._home.parts.put(state)
+        self._saved[str(chain)] = {"episodes": episodes, "part": part}
+        parts = {name: saved["part"] for name, saved in self._saved.items()}
+        task = int(self._name.split("/")[0])
+        self._home._write(self._path, {"name": self._name, "task": task, "chains": self._saved, "parts": parts})
+        if old not in (None, part):
+            self._home.parts.drop(old)
+        self._spent += time.monotonic() - began
+
+
+def version() -> str:
+    """Of this package: numbers may differ between two of them, so no run is made by both."""
+    try:
+        return metadata.version("fcil")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def difference(theirs: Any, ours: Any, path: str = "") -> str:
+    """The first key path at which two settings differ, with both values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in [*theirs, *(k for k in ours if k not in theirs)]:
+            if theirs.get(key) != ours.get(key):
+                return difference(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
+    return f"{path} was {json.dumps(theirs)} there and is {json.dumps(ours)} here"
+
+
+def _digest(about: dict[str, Any]) -> str:
+    return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -13,18 +13,34 @@ from functools import lru_cache
 from typing import Any, cast
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fcil.federation.attacks import forge, given
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
+from fcil.federation.inner_messages import CallNext
+from fcil.federation.mods import around
 from fcil.federation.plan import Plan, from_json, scenario_of, tasks_of
 from fcil.federation.settings import settle_arithmetic
 from fcil.nets import Net, build_net, frozen
 from fcil.roles import Client
 from fcil.types import State, Tensors, Update
 
-app = ClientApp()
 AFTER_TASK = "train.after_task"
+
+
+def chosen_mods(message: Message, context: Context, call_next: CallNext) -> Message:
+    """Training with the mods of the message's plan around it, and what a malicious client makes of the reply."""
+    if message.metadata.message_type != MessageType.TRAIN:
+        return call_next(message, context)
+    plan, job = site_of(message).plan, _job(message)
+    who = job["task"], job["round"], int(context.node_config["partition-id"])
+    reply = around(plan.federation.mods, plan.seed, who, message, context, call_next)
+    forge(plan, who, message, reply)
+    return reply
+
+
+app = ClientApp(mods=[chosen_mods])
 
 
 @dataclass
@@ -79,9 +95,18 @@ def site(plan: str) -> Site:
     return Site(resolved, resolved.resources.torch_device())
 
 
+def site_of(message: Message) -> Site:
+    """The site of the plan that a message comes with."""
+    return site(str(cast(ConfigRecord, message.content["plan"])["plan"]))
+
+
+def _job(message: Message) -> dict[str, Any]:
+    """Task, round, learning rate and what else the server says beside the arrays."""
+    return cast("dict[str, Any]", json.loads(str(cast(ConfigRecord, message.content["config"])["job"])))
+
+
 def _client(message: Message, context: Context) -> tuple[Site, Client]:
-    here = site(str(context.run_config["plan"]))
-    job = json.loads(str(cast(ConfigRecord, message.content["config"])["job"]))
+    here, job = site_of(message), _job(message)
     plan, index = here.plan, int(context.node_config["partition-id"])
     scenario = scenario_of(plan)
     weights = to_tensors(cast(ArrayRecord, message.content["weights"]))
@@ -91,7 +116,7 @@ def _client(message: Message, context: Context) -> tuple[Site, Client]:
         task=tasks_of(plan)[job["task"] - 1],
         round=job["round"],
         net=here.resident_net(weights, job["text_width"]),
-        shard=shard,
+        shard=given(plan, index, shard, scenario.tasks),
         shared=here.receive(message.content, job["shared"]),
         memory=_memory(context, here.device),
         seed=plan.seed,
@@ -117,6 +142,8 @@ def _reply(message: Message, context: Context, client: Client, update: Update | 
     if client.memory or "memory" in context.state:
         context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
     content = RecordDict()
+    if client.memory:
+        content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
     if update is not None:
         content["weights"] = to_arrays(_own(update.weights, resident))
         content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
@@ -137,6 +164,14 @@ def train(message: Message, context: Context) -> Message:
     """One round of local training."""
     here, client = _client(message, context)
     return _reply(message, context, client, here.plan.strategy.strategy.local_train(client))
+
+
+@app.query()
+def identify(message: Message, context: Context) -> Message:
+    """Which client this node plays: Flower numbers nodes anew in every run, and clients keep their number."""
+    return Message(
+        RecordDict({"node": ConfigRecord({"client": int(context.node_config["partition-id"])})}), reply_to=message
+    )
 
 
 @app.train("after_task")

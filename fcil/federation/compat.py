@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
+TIMED_OUT = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
 class RefArray(Array):
@@ -54,10 +55,8 @@ def new_run(run_id: int) -> Run:
     return Run.create_empty(run_id=run_id)
 
 
-def new_context(run_id: int, node_id: int, node_config: dict[str, Any], run_config: dict[str, Any]) -> Context:
-    return Context(
-        run_id=run_id, node_id=node_id, node_config=node_config, state=RecordDict(), run_config=dict(run_config)
-    )
+def new_context(run_id: int, node_id: int, node_config: dict[str, Any]) -> Context:
+    return Context(run_id=run_id, node_id=node_id, node_config=node_config, state=RecordDict(), run_config={})
 
 
 def give_id(message: Message) -> str:

@@ -9,17 +9,22 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from flwr.serverapp import Grid
 
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, TrainingError
 from fcil.federation.checkpoint import Checkpoints
 from fcil.federation.client import app as client_app
 from fcil.federation.client import site
-from fcil.federation.compat import new_context
-from fcil.federation.executor import Executor, LocalExecutor, RayExecutor, inversion
-from fcil.federation.grids import InProcessGrid, LocalGrid, RayGrid, WorkerPool
+from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
+from fcil.federation.failures import shortage
+from fcil.federation.grids import InProcessGrid, LocalGrid
+from fcil.federation.interrupts import Interrupts
+from fcil.federation.jobs import inversion
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan, anchors_of, first_net, forget_data, scenario_of
-from fcil.federation.server import Loop, server_app
+from fcil.federation.ray_grid import RayGrid, WorkerPool
+from fcil.federation.reaper import Reaper
+from fcil.federation.server import Loop
 from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
 from fcil.synthesis import Synthesizer
 
@@ -30,9 +35,11 @@ class Engine:
 
     federation: FederationSettings
     resources: Resources
+    interrupts: Interrupts = field(default_factory=Interrupts)
     _pool: WorkerPool | None = None
     _executor: Executor = field(default_factory=LocalExecutor)
     _owns_ray: bool = False
+    _reaper: Reaper | None = None
 
     def __enter__(self) -> Engine:
         self._threads = torch.get_num_threads()
@@ -56,12 +63,14 @@ class Engine:
             import ray
 
             ray.shutdown()
+        if self._reaper is not None:
+            self._reaper.dismiss()
 
     def _start_ray(self) -> None:
         import ray
 
         if not ray.is_initialized():
-            self._owns_ray = True
+            self._owns_ray, self._reaper = True, Reaper()
             # "local" and not None: a cluster that happens to run on this machine is not joined unasked.
             try:
                 ray.init(
@@ -97,34 +106,46 @@ class Engine:
 
     # A run ------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, folder: Path, observer: Observer) -> None:
-        """Play a plan to its end, from the last checkpoint in its folder if there is one."""
-        scenario = scenario_of(plan)
-        grid = self._grid(plan)
-        checkpoints = Checkpoints(folder / "checkpoints", plan.variant)
-        anchors = anchors_of(plan)
-        app = server_app(
-            lambda g: Loop(
-                grid=g,
-                plan=plan,
-                scenario=scenario,
-                anchors=anchors,
-                executor=self._executor,
-                observer=observer,
-                checkpoints=checkpoints,
-                device=self.resources.torch_device(),
-            )
+    def run(self, plan: Plan, folder: Path, observer: Observer, grid: Grid | None = None) -> None:
+        """Play a plan to its end, from the last checkpoint in its folder if there is one.
+
+        Args:
+            grid: where the clients are, if not where this engine would put them.
+        Raises:
+            TrainingError: too many clients failed, a term was not finite, or memory ran out.
+            StoreError: a file could not be written, or the checkpoints are another run's.
+        """
+        grid = grid or self._grid(plan)
+        loop = Loop(
+            grid=grid,
+            plan=plan,
+            clients_plan=self._as_told(plan, grid),
+            scenario=scenario_of(plan),
+            anchors=anchors_of(plan),
+            executor=self._executor,
+            observer=observer,
+            checkpoints=Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed}),
+            interrupts=self.interrupts,
+            device=self.resources.torch_device(),
         )
-        app(grid=grid, context=new_context(grid.run.run_id, 0, {}, {}))
+        try:
+            loop.run()
+        except (MemoryError, RuntimeError) as error:
+            problem = shortage(error)
+            if problem is None:
+                raise
+            raise TrainingError(f"{problem}; the last checkpoint is good") from error
 
     def _grid(self, plan: Plan) -> LocalGrid:
-        clients = plan.federation.clients
+        clients, timeout = plan.federation.clients, plan.federation.timeout
         if self._pool is None:
-            return InProcessGrid(client_app, clients, {"plan": plan.to_json()})
-        # Ray shows a worker only the GPUs it gave it, and counts them from 0.
-        device = plan.resources.torch_device().type
-        seen_by_workers = replace(plan, resources=replace(plan.resources, device=device))
-        return RayGrid(self._pool, clients, {"plan": seen_by_workers.to_json()})
+            return InProcessGrid(client_app, clients, timeout)
+        return RayGrid(self._pool, clients, timeout)
+
+    def _as_told(self, plan: Plan, grid: Grid) -> Plan:
+        """The plan for clients. Ray shows a worker only the GPUs it gave it, and counts them from 0."""
+        device = plan.resources.torch_device().type if isinstance(grid, RayGrid) else plan.resources.device
+        return replace(plan, resources=replace(plan.resources, device=device))
 
 
 def gpu_slots(gpus: int, resources: Resources) -> int:

@@ -1,145 +1,80 @@
-"""Server-side synthesis as jobs: chains of a synthesizer, run here or on Ray workers.
+"""Server-side synthesis: chains of a synthesizer, run here or on Ray workers.
 
-A job is values; a worker rebuilds nets from them. An executor asks its workers for one episode at a
-time, so that progress can be shown and several chains advance together.
+An executor asks its workers for one episode at a
+time, so that progress can be shown, several chains advance together, and a chain can be saved, or
+go on elsewhere if its worker dies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from fcil.config import Where, dump, parse
-from fcil.data import Augment
+from fcil.config import Where, parse
 from fcil.errors import ConfigError, FCILError, TrainingError
-from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.jobs import Job, to_numpy
 from fcil.federation.settings import settle_arithmetic
-from fcil.nets import Net, NetSettings, build_net, frozen
-from fcil.rng import Key
-from fcil.synthesis import Bound, Inversion, Synthesizer
-from fcil.types import Tensors
+from fcil.synthesis import Synthesizer
+from fcil.synthesis.chain import restore, values
+from fcil.types import State, Tensors, Value
 
-Tick = Callable[[dict[str, float]], None]
-"""Called after each episode of any chain with the mean of each loss term."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One chain of a synthesis, as values. Tensors are NumPy arrays, which Ray shares without a copy."""
-
-    synthesizer: dict[str, Any]
-    chain: int
-    net: dict[str, Any]
-    arrays: dict[str, dict[str, Any]]  # weights of the teacher; anchors, mean and std under "extra"
-    num_classes: int
-    text_width: int | None
-    labels: tuple[int, ...]
-    shape: tuple[int, ...]
-    bound: dict[str, Any] | None
-    augment: dict[str, Any]
-    key: tuple[int | str, ...]
-    precision: str
-    device: str
-    threads: int
-
-    @classmethod
-    def of(cls, synthesizer: Synthesizer, chain: int, net: NetSettings, problem: Inversion, threads: int) -> Job:
-        extra = {"mean": problem.mean, "std": problem.std}
-        if problem.anchors is not None:
-            extra["anchors"] = problem.anchors
-        head = problem.teacher.text_head
-        return cls(
-            synthesizer=dump(synthesizer),
-            chain=chain,
-            net=dump(net),
-            arrays={"weights": _to_numpy(problem.teacher.weights()), "extra": _to_numpy(extra)},
-            num_classes=problem.num_classes,
-            text_width=None if head is None else head.out_features,
-            labels=problem.labels,
-            shape=problem.shape,
-            bound=dump(problem.bound) if problem.bound is not None else None,
-            augment=dump(problem.augment),
-            key=problem.key,
-            precision=problem.precision,
-            device=str(problem.device),
-            threads=threads,
-        )
-
-    def problem(self) -> Inversion:
-        """The inversion on this worker's device."""
-        device = torch.device(self.device)
-        tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
-        teacher = build_net(
-            parse(NetSettings, self.net, Where("job")),
-            shape=self.shape,
-            num_classes=self.num_classes,
-            text_width=self.text_width,
-            key=("teacher",),
-        ).to(device)
-        teacher.load(tensors["weights"])
-        return Inversion(
-            teacher=frozen(teacher),
-            labels=self.labels,
-            shape=self.shape,
-            anchors=tensors["extra"].get("anchors"),
-            bound=None if self.bound is None else parse(Bound, self.bound, Where("job")),
-            mean=tensors["extra"]["mean"],
-            std=tensors["extra"]["std"],
-            augment=parse(Augment, self.augment, Where("job")),
-            key=self.key,
-            precision=self.precision,  # type: ignore[arg-type]
-        )
+Tick = Callable[[int, dict[str, float]], None]
+"""Called after each episode with the episodes that all chains have done, and the mean of each loss term."""
 
 
-def _to_numpy(tensors: Tensors) -> dict[str, Any]:
-    return {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+class Keeper(Protocol):
+    """Saves chains. What `keep` was given last is what `reached` tells."""
 
+    @property
+    def due(self) -> bool:
+        """Whether now is a good time to save."""
+        ...
 
-def inversion(
-    plan: Plan, net: Net, labels: Sequence[int], anchors: Tensor | None, bound: Bound | None, key: tuple[Key, ...]
-) -> Inversion:
-    """The problem of inverting `net` under a plan, on the net's device."""
-    dataset, device = scenario_of(plan).dataset, net.classifier.weight.device
-    return Inversion(
-        teacher=frozen(net),
-        labels=tuple(labels),
-        shape=dataset.shape,
-        anchors=None if anchors is None else anchors[: net.num_classes].to(device),
-        bound=bound,
-        mean=torch.tensor(dataset.mean, device=device),
-        std=torch.tensor(dataset.std, device=device),
-        augment=dataset.augment.synthetic,
-        key=key,
-        precision=plan.optimizer.precision,
-    )
+    def keep(self, chain: int, episodes: int, state: State) -> None: ...
+
+    def reached(self, chain: int) -> tuple[int, State] | None:
+        """Episodes done and the state after them, if the chain was saved."""
+        ...
+
+    def lost(self, chain: int, reason: str) -> None:
+        """The worker of a chain died; it goes on from where it was saved last."""
 
 
 class ChainWorker:
     """Runs one chain at a time, an episode at each call."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, reached: tuple[int, State] | None = None) -> int:
+        """Begin a chain, or go on with one. Returns the episodes it has behind it."""
         settle_arithmetic(job.threads)
         self._problem = job.problem()
         self._synthesizer = parse(Synthesizer, job.synthesizer, Where("job"))
         self._state = self._synthesizer.start(self._problem, job.chain)
         self._number = 0
+        if reached is not None:
+            self._number, state = reached
+            restore(self._state, state)
+        return self._number
 
     def step(self) -> dict[str, float]:
         self._number += 1
         return self._synthesizer.episode(self._problem, self._state, self._number)
 
+    def state(self) -> State:
+        return cast(State, _on_cpu(values(self._state)))
+
     def result(self) -> dict[str, Any]:
-        pool = _to_numpy(self._synthesizer.pool(self._problem, self._state))
+        pool = to_numpy(self._synthesizer.pool(self._problem, self._state))
         del self._problem, self._state  # the worker waits for the next task; its nets need not
         return pool
 
 
 class Executor(Protocol):
-    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
+    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick, keeper: Keeper) -> list[Tensors]:
         """The pool of each job, in order, on the CPU."""
         ...
 
@@ -147,13 +82,15 @@ class Executor(Protocol):
 class LocalExecutor:
     """One chain after the other in this process."""
 
-    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
+    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick, keeper: Keeper) -> list[Tensors]:
         pools = []
-        for job in jobs:
+        for number, job in enumerate(jobs):
             worker = ChainWorker()
-            worker.start(job)
-            for _ in range(episodes):
-                tick(worker.step())
+            for done in range(worker.start(job, keeper.reached(number)) + 1, episodes + 1):
+                terms = worker.step()
+                if keeper.due or done == episodes:
+                    keeper.keep(number, done, worker.state())
+                tick(number * episodes + done, terms)
             pools.append(_to_torch(worker.result()))
         return pools
 
@@ -161,11 +98,14 @@ class LocalExecutor:
 class RayExecutor:
     """Up to `workers` chains at once, each on a Ray actor.
 
-    An actor is made when it is first needed, and outlives a synthesis and a run.
+    An actor is made when it is first needed, and outlives a synthesis and a run. One that dies is
+    replaced, and its chain goes on from where it was saved last: the pool is the same.
     """
 
     PATIENCE = 300.0
     """Seconds until the first worker must have started."""
+    DEATHS = 3
+    """How many workers a chain may lose without getting further."""
 
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         import ray
@@ -176,35 +116,52 @@ class RayExecutor:
         self._idle: list[Any] = [self._actor.remote() for _ in range(at_once)]
         self._unmade = workers - at_once
 
-    def _take(self) -> Any:
+    def take(self) -> Any | None:
+        """A worker that has nothing to do, or a new one if there may be one more."""
         if self._idle:
             return self._idle.pop(0)
+        if not self._unmade:
+            return None
         self._unmade -= 1
         return self._actor.remote()
 
-    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick) -> list[Tensors]:
+    def give_back(self, actor: Any) -> None:
+        self._idle.append(actor)
 
+    def replace(self) -> None:
+        """One of the workers died; another may be made."""
+        self._unmade += 1
+
+    def run(self, jobs: Sequence[Job], episodes: int, tick: Tick, keeper: Keeper) -> list[Tensors]:
         # Ray shows a worker only the GPUs it gave it, and counts them from 0.
-        waiting = [(n, replace(job, device=torch.device(job.device).type)) for n, job in enumerate(jobs)]
-        pools: dict[int, Tensors] = {}
-        active: dict[Any, tuple[int, Any, int]] = {}  # reference -> number of the job, its actor, episodes begun
+        chains = [
+            _RayChain(number, replace(job, device=torch.device(job.device).type), episodes, keeper)
+            for number, job in enumerate(jobs)
+        ]
+        waiting, active = list(chains), dict[Any, _RayChain]()
         while waiting or active:
-            while waiting and (self._idle or self._unmade):
-                (number, job), actor = waiting.pop(0), self._take()
-                active[actor.start.remote(job)] = (number, actor, 0)
-            done = self._next(active)
-            number, actor, begun = active.pop(done)
-            terms = _get(done)
-            if begun:
-                tick(terms)
-            if begun < episodes:
-                active[actor.step.remote()] = (number, actor, begun + 1)
+            while waiting and (actor := self.take()) is not None:
+                chain = waiting.pop(0)
+                active[chain.begin(actor)] = chain
+            reference = self._next(active)
+            chain = active.pop(reference)
+            try:
+                terms = chain.collect(reference)
+            except WorkerDied as error:
+                self.replace()
+                keeper.lost(chain.number, str(error))
+                chain.bereaved(self.DEATHS, error)
+                waiting.insert(0, chain)
+                continue
+            if chain.pool is None:
+                active[chain.next()] = chain
             else:
-                pools[number] = _to_torch(_get(actor.result.remote()))
-                self._idle.append(actor)
-        return [pools[number] for number in range(len(jobs))]
+                self.give_back(chain.actor)
+            if terms is not None:
+                tick(sum(c.done for c in chains), terms)
+        return [chain.pool or {} for chain in chains]
 
-    def _next(self, active: dict[Any, tuple[int, Any, int]]) -> Any:
+    def _next(self, active: dict[Any, _RayChain]) -> Any:
         """The next call that has ended.
 
         Raises:
@@ -212,15 +169,68 @@ class RayExecutor:
         """
         import ray
 
+        began = time.monotonic()
         while True:
-            done, _ = ray.wait(list(active), num_returns=1, timeout=self.PATIENCE)
+            # Half a second: longer waits in Ray would keep signals waiting.
+            done, _ = ray.wait(list(active), num_returns=1, timeout=0.5)
             if done:
                 return done[0]
-            if all(begun == 0 for _, _, begun in active.values()):
+            if time.monotonic() > began + self.PATIENCE and all(c.doing == "start" for c in active.values()):
                 raise ConfigError(
                     f"resources: no synthesis worker started within {self.PATIENCE:g} seconds; "
                     "lower synthesis_gpus, synthesis_workers or client_gpus"
                 )
+
+
+class WorkerDied(Exception):  # noqa: N818 (told of, not raised to users)
+    """A synthesis worker ended while it was at something."""
+
+
+class _RayChain:
+    """A chain and the worker it is on: start, then episodes with a state saved now and then, then the pool."""
+
+    def __init__(self, number: int, job: Job, episodes: int, keeper: Keeper) -> None:
+        self.number, self.episodes, self.done = number, episodes, 0
+        self.actor: Any = None
+        self.pool: Tensors | None = None
+        self.doing: Literal["start", "step", "state", "result"] = "start"
+        self._job, self._keeper = job, keeper
+        self._furthest, self._deaths = 0, 0
+
+    def begin(self, actor: Any) -> Any:
+        self.actor, self.doing = actor, "start"
+        return actor.start.remote(self._job, self._keeper.reached(self.number))
+
+    def next(self) -> Any:
+        """What the worker is to do now."""
+        last = self.done == self.episodes
+        if self.doing == "step" and (last or self._keeper.due):
+            self.doing = "state"
+        else:
+            self.doing = "result" if last else "step"
+        return getattr(self.actor, self.doing).remote()
+
+    def collect(self, reference: Any) -> dict[str, float] | None:
+        """Take in what the worker answered; the loss terms if it was an episode."""
+        answer = _get(reference)
+        match self.doing:
+            case "start":
+                self.done = answer
+            case "step":
+                self.done += 1
+                if self.done > self._furthest:
+                    self._furthest, self._deaths = self.done, 0
+                return cast(dict[str, float], answer)
+            case "state":
+                self._keeper.keep(self.number, self.done, answer)
+            case "result":
+                self.pool = _to_torch(answer)
+        return None
+
+    def bereaved(self, most: int, error: WorkerDied) -> None:
+        self._deaths += 1
+        if self._deaths > most:
+            raise TrainingError(f"synthesis: {error}, {self._deaths} times over")
 
 
 def _get(reference: Any) -> Any:
@@ -233,9 +243,15 @@ def _get(reference: Any) -> Any:
         if isinstance(error.cause, FCILError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayError as error:
         why = str(error).strip().splitlines() or [""]
-        raise TrainingError(f"a synthesis worker died: {type(error).__name__}: {why[0]}") from None
+        raise WorkerDied(f"a synthesis worker died ({type(error).__name__}: {why[0]})") from None
+
+
+def _on_cpu(value: Value) -> Value:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    return {k: _on_cpu(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _to_torch(arrays: dict[str, Any]) -> Tensors:

@@ -46,6 +46,9 @@ class Observer:
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         """Accuracy on the test images of every task seen so far, under one head over all classes seen."""
 
+    def task_concluded(self, task: int, record: dict[str, Any]) -> None:
+        """What the end of a task cost beyond its rounds: bytes_up, bytes_down, failures."""
+
     def note(self, text: str) -> None:
         """A line for the log."""
 

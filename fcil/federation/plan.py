@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fcil.anchors import AnchorSettings, load_anchors
-from fcil.config import Where, choice, dump, parse
+from fcil.config import Where, choice, dump, is_folder_name, parse
 from fcil.data import Dataset, DataSettings, Scenario, load_dataset
 from fcil.data.decode import Progress
 from fcil.federation.settings import FederationSettings, Resources
@@ -48,16 +48,24 @@ class Plan:
     """What the run may use."""
 
     @cached_property
-    def variant(self) -> str:
-        """Eight hex digits of everything that can change the result, the seed aside."""
+    def decisive(self) -> dict[str, Any]:
+        """Every setting that can change the result, the seed aside.
+
+        What is done about clients that fail is not among them: where none fails it changes nothing,
+        and where one does it is in the record. So a run that stopped can go on under another policy.
+        """
         federation = dump(self.federation)
-        for key in ("backend", "timeout", "checkpoint_every"):
+        for key in ("backend", "timeout", "checkpoint_every", "on_failure", "retries", "min_success"):
             del federation[key]
         parts: dict[str, Any] = {k: dump(getattr(self, k)) for k in ("data", "optimizer", "net", "anchors")}
         if self.data.dataset != "image_folder":
             del parts["data"]["root"]  # the same images, wherever they lie
-        parts |= {"federation": federation, "strategy": self.strategy.fingerprint()}
-        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+        return parts | {"federation": federation, "strategy": self.strategy.fingerprint()}
+
+    @cached_property
+    def variant(self) -> str:
+        """Eight hex digits of the decisive settings."""
+        return sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def folder(self) -> Path:
@@ -94,6 +102,10 @@ def from_yaml(values: Any, source: str, where: Where) -> Plan:
     missing = [k for k in Plan.__dataclass_fields__ if k not in values] if isinstance(values, Mapping) else ["name"]
     if missing:
         raise where.error(f"not the settings of a run; {', '.join(missing)} missing")
+    if not isinstance(values["name"], str) or not is_folder_name(values["name"]):
+        raise where.at("name").error(f"{values['name']!r} is not allowed; it names a folder")
+    if type(values["seed"]) is not int or values["seed"] < 0:
+        raise where.at("seed").error(f"{values['seed']!r} is not allowed; expected a whole number from 0")
     name, options = choice(values["strategy"], where, "strategy")
     path = name if name.endswith(".py") else None
     strategy = {"name": Path(name).stem, "options": options, "source": source, "path": path}

@@ -1,4 +1,4 @@
-"""The ServerApp: task by task, round by round, aggregate and evaluate.
+"""The server: task by task, round by round, aggregate and evaluate.
 
 The loop owns what Flower leaves open: which client is which, who is drawn, in which order updates
 are summed, what is sent again and what is not, and where a run stands.
@@ -6,48 +6,39 @@ are summed, what is sent again and what is not, and where a run stands.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid, ServerApp
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from fcil.data import Scenario
-from fcil.errors import TrainingError
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
-from fcil.federation.codec import num_bytes, to_arrays, to_tensors
+from fcil.federation.codec import flatten, num_bytes, to_arrays
 from fcil.federation.evaluate import evaluate
-from fcil.federation.executor import Executor, Job, inversion
+from fcil.federation.exchange import Exchange, Question, find_nodes
+from fcil.federation.executor import Executor
+from fcil.federation.failures import Failure
 from fcil.federation.grids import LocalGrid
+from fcil.federation.interrupts import Interrupted, Interrupts
 from fcil.federation.observer import Observer
 from fcil.federation.phases import Phases, timed
 from fcil.federation.plan import Plan, first_net, tasks_of
+from fcil.federation.replies import Expected, read_update
 from fcil.federation.sharing import Shared
+from fcil.federation.synthesize import Syntheses
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
 from fcil.roles import Server
 from fcil.strategy import Strategy
-from fcil.synthesis import Bound, Synthesizer
-from fcil.synthesis.base import merge
-from fcil.types import Tensors, Update
-
-
-def server_app(loop: Callable[[Grid], Loop]) -> ServerApp:
-    """A ServerApp whose main runs the loop on the grid it is given."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        loop(grid).run()
-
-    return app
+from fcil.types import Task, Update
 
 
 @dataclass
@@ -56,14 +47,27 @@ class Loop:
 
     grid: Grid
     plan: Plan
+    clients_plan: Plan  # as clients are told, who may have other devices
     scenario: Scenario
     anchors: Tensor | None
     executor: Executor
     observer: Observer
     checkpoints: Checkpoints
+    interrupts: Interrupts
     device: torch.device
     phases: Phases = field(default_factory=dict)
     shared: Shared = field(default_factory=Shared)
+    _saved: tuple[int, int] = (0, 0)  # task and round of the last checkpoint
+    _began: float = 0.0  # when the run would have begun if it had never been interrupted
+
+    def __post_init__(self) -> None:
+        federation = self.plan.federation
+        self._told = ConfigRecord({"plan": self.clients_plan.to_json()})
+        nodes = find_nodes(self.grid, federation.clients, self._told, federation.timeout)
+        self._exchange = Exchange(self.grid, nodes, federation, self.observer, self.phases)
+        self._syntheses = Syntheses(
+            self.plan, self.executor, self.observer, self.checkpoints, self.interrupts, self.phases, self.device
+        )
 
     @property
     def strategy(self) -> Strategy:
@@ -73,77 +77,104 @@ class Loop:
 
     def run(self) -> None:
         """From the beginning or the last checkpoint to the end."""
-        began, federation = time.monotonic(), self.plan.federation
-        server, position = self._resume_or_start()
-        tasks = tasks_of(self.plan)
-        self.observer.run_started(
-            tasks=len(tasks),
-            rounds=federation.rounds,
-            clients=federation.clients_per_round,
-            finished_rounds=(position.task - 1) * federation.rounds + position.round,
-        )
-        elapsed = position.seconds
-        for task in tasks[position.task - 1 :]:
-            if position.round == 0:
-                self._begin(server, task.number)
-            self.observer.task_started(task)
-            for number in range(position.round + 1, federation.rounds + 1):
-                server.round = number
-                self._play(server)
-                if federation.checkpoint_every and number % federation.checkpoint_every == 0:
-                    self._save(server, self._position(task.number, number, elapsed + time.monotonic() - began))
-            self._end(server)
-            position = self._position(task.number + 1, 0, elapsed + time.monotonic() - began)
-            self._save(server, position)
-        self.observer.run_done(elapsed + time.monotonic() - began, self.phases)
+        with self.interrupts.patience():
+            server, position = self._resume_or_start()
+            for task in tasks_of(self.plan)[position.task - 1 :]:
+                self._learn(server, task, position.round if task.number == position.task else 0)
+            self.observer.run_done(self._seconds(), self.phases)
 
     def _resume_or_start(self) -> tuple[Server, Position]:
         plan, tasks = self.plan, tasks_of(self.plan)
         net = first_net(plan, self.anchors).to(self.device)
         anchors = None if self.anchors is None else self.anchors.to(self.device)
-        server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._synthesize)
-        position = self.checkpoints.restore(server, self.grid, tasks)
-        self.phases = dict(position.phases)
+        server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._syntheses.run)
+        position, damaged = self.checkpoints.restore(server, self.grid, tasks)
+        self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
+        self._exchange.remembering = position.elsewhere
+        self._saved, self._began = (position.task, position.round), time.monotonic() - position.seconds
+        self.observer.run_started(
+            tasks=len(tasks),
+            rounds=plan.federation.rounds,
+            clients=plan.federation.clients_per_round,
+            finished_rounds=(position.task - 1) * plan.federation.rounds + position.round,
+        )
+        for line in damaged:
+            self.observer.note(f"{line}; going on from the checkpoint before it")
         return server, position
 
-    def _begin(self, server: Server, task: int) -> None:
+    def _learn(self, server: Server, task: Task, finished: int) -> None:
+        """A task, of which some rounds may be finished."""
+        if not finished:
+            self._begin(server, task)
+        self.observer.task_started(task)
+        rounds, every = self.plan.federation.rounds, self.plan.federation.checkpoint_every
+        for number in range(finished + 1, rounds + 1):
+            server.round = number
+            self._play_or_undo(server)
+            if number == rounds or self.interrupts.requested or (every and number % every == 0):
+                self._save(server, task.number, number)
+            self.interrupts.check()
+        self._end(server)
+        self._save(server, task.number + 1, 0)
+        self.interrupts.check()
+
+    def _begin(self, server: Server, task: Task) -> None:
         """Grow the head for the new classes and let the strategy prepare."""
-        server.task, server.round = tasks_of(self.plan)[task - 1], 0
-        server.memo = {}
-        if server.task.num_seen > server.net.num_classes:
-            server.net.grow(server.task.num_seen, generator(server.seed, "head", task))
+        server.task, server.round, server.memo = task, 0, {}
+        if task.num_seen > server.net.num_classes:
+            server.net.grow(task.num_seen, generator(server.seed, "head", task.number))
         self.strategy.before_task(server)
 
     def _end(self, server: Server) -> None:
         """Collect what clients have to say, let the strategy conclude, and measure."""
         updates: list[Update] = []
+        failures: list[Failure] = []
+        record: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0}
+        self._syntheses.begin()
         if type(self.strategy).after_local_task is not Strategy.after_local_task:
             everyone = range(self.plan.federation.clients)
-            messages = self._messages(server, everyone, AFTER_TASK, lr=0.0, record={})
-            updates = [update for _, update in self._answers(server, messages, record={"bytes_up": 0})]
+            question = self._question(server, everyone, AFTER_TASK, lr=0.0, record=record)
+            for _, update in self._exchange.answers(question, failures):
+                if update is not None:
+                    record["bytes_up"] += num_bytes(update.weights)
+                    updates.append(update)
         self.strategy.after_task(server, updates)
+        record["failures"] = [f.record() for f in failures] + self._syntheses.failures
+        self.observer.task_concluded(server.task.number, record)
         with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.scenario)
         self.observer.task_done(server.task, rows)
 
     # Rounds -----------------------------------------------------------------------------------
 
+    def _play_or_undo(self, server: Server) -> None:
+        """One round. If the run is stopped within it, what the round found is saved, unless it was before."""
+        task, number = server.task.number, server.round
+        found, received = _Standing(server), dict(self.shared.received)
+        roll_back = self.grid.snapshot() if isinstance(self.grid, LocalGrid) else None
+        try:
+            self._play(server)
+        except Interrupted:
+            if roll_back is not None and self._saved != (task, number - 1) and found.still(server):
+                self.shared.received = received
+                roll_back()
+                self._save(server, task, number - 1)
+            raise
+
     def _play(self, server: Server) -> None:
-        """One round."""
         plan, task, number = self.plan, server.task.number, server.round
         lr = learning_rate(plan.optimizer, number, plan.federation.rounds)
         chosen = list(self.strategy.sample(server, plan.federation.clients_per_round))
         self.observer.round_started(task, number, chosen)
-        record: dict[str, Any] = {"task": task, "round": number, "lr": lr, "clients": chosen, "failures": []}
-        before = dict(self.phases)
+        record: dict[str, Any] = {"task": task, "round": number, "lr": lr, "clients": chosen}
+        before, failures = dict(self.phases), list[Failure]()
+        self._syntheses.begin(number)
         with timed(self.phases, "send"):
-            messages = self._messages(server, chosen, MessageType.TRAIN, lr=lr, record=record)
-        answers = self._answers(server, messages, record)
+            question = self._question(server, chosen, MessageType.TRAIN, lr=lr, record=record)
         with timed(self.phases, "aggregate", without="clients"):
-            self.strategy.aggregate(server, (update for _, update in answers))
-            for _ in answers:  # a strategy that stopped early still lets every client finish
-                pass
+            self._aggregate(server, self._updates(server, question, failures, record))
+        record["failures"] = [f.record() for f in failures] + self._syntheses.failures
         every = plan.federation.evaluate_every
         if every and number % every == 0:
             with timed(self.phases, "evaluate"):
@@ -152,57 +183,50 @@ class Loop:
         record["seconds"] = {k: round(v - before.get(k, 0.0), 4) for k, v in self.phases.items()}
         self.observer.round_done(record)
 
-    def _answers(
-        self, server: Server, messages: dict[int, Message], record: dict[str, Any]
-    ) -> Iterator[tuple[int, Update]]:
-        """Send each client its message and yield their updates in order of client number.
+    def _aggregate(self, server: Server, updates: Iterator[Update]) -> None:
+        first = next(updates, None)
+        if first is None:
+            self.observer.note(f"task {server.task.number}, round {server.round}: nothing to aggregate; the net stays")
+            return
+        self.strategy.aggregate(server, itertools.chain([first], updates))
+        for _ in updates:  # a strategy that stopped early still lets every client finish
+            pass
 
-        Clients are asked only a window ahead of the one whose turn it is, so that what waits for its
-        turn does not grow with the number of clients. `record` gets the bytes received and the mean
-        of each loss term.
+    def _updates(
+        self, server: Server, question: Question, failures: list[Failure], record: dict[str, Any]
+    ) -> Iterator[Update]:
+        """Updates in order of clients; `record` gets the bytes received, and the mean of each loss term.
 
-        Raises:
-            TrainingError: a client failed, or none answered in time.
+        A client without examples has trained nothing. It would have no weight in an average, so it is
+        noted and left out, of uniform averages too.
         """
-        unsent, ready = deque(sorted(messages)), dict[int, Message]()
-        waiting: dict[str, int] = {}  # message id -> client
         terms: dict[str, float] = {}
-        window = self.grid.window if isinstance(self.grid, LocalGrid) else len(messages)
-        for turn in sorted(messages):
-            while turn not in ready:
-                while unsent and len(waiting) + len(ready) < window:
-                    client = unsent.popleft()
-                    (number,) = self.grid.push_messages([messages[client]])
-                    waiting[number] = client
-                for reply in self._next_replies(waiting):
-                    ready[waiting.pop(reply.metadata.reply_to_message_id)] = reply
-            update = self._read(server, turn, ready.pop(turn))
-            if update is not None:
-                _count(update, terms, record)
-                yield turn, update
-        record["terms"] = {k: v / len(messages) for k, v in terms.items()}
+        empty: list[int] = []
+        told = 0
+        for client, update in self._exchange.answers(question, failures):
+            if update is None:
+                continue
+            self.observer.client_done(server.task.number, server.round, client, update.metrics)
+            record["bytes_up"] += num_bytes(update.weights)
+            if not update.num_examples:
+                empty.append(client)
+                continue
+            told += 1
+            for name, value in update.metrics.items():
+                if name.startswith("terms/"):
+                    terms[name.removeprefix("terms/")] = terms.get(name.removeprefix("terms/"), 0.0) + value
+            yield update
+        record["terms"] = {name: value / told for name, value in terms.items()}
+        record["empty"] = empty
 
-    def _next_replies(self, waiting: dict[str, int]) -> list[Message]:
-        """At least one reply, as soon as there is one."""
-        timeout = self.plan.federation.timeout
-        deadline = time.monotonic() + timeout
-        with timed(self.phases, "clients"):
-            while True:
-                replies = list(self.grid.pull_messages(list(waiting)))
-                if replies:
-                    return replies
-                if time.monotonic() > deadline:
-                    late = sorted(waiting.values())
-                    raise TrainingError(f"none of the clients {late} answered within {timeout:g} seconds")
-
-    def _messages(
+    def _question(
         self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
-    ) -> dict[int, Message]:
-        """A message for each client; `record` gets the bytes that they are sent."""
-        weights, head = server.net.weights(), server.net.text_head
+    ) -> Question:
+        """What clients are asked; `record` gets the bytes that they are sent."""
+        weights, head, task = server.net.weights(), server.net.text_head, server.task.number
         self.shared.update(server.shared)
         job = {
-            "task": server.task.number,
+            "task": task,
             "round": server.round,
             "lr": lr,
             "text_width": None if head is None else head.out_features,
@@ -211,64 +235,42 @@ class Loop:
         content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             "weights": to_arrays(weights),
             "config": ConfigRecord({"job": json.dumps(job)}),
+            "plan": self._told,
             **self.shared.records(),
         }
         record["bytes_down"] = num_bytes(weights) * len(clients) + self.shared.deliver(clients)
         record["bytes_up"] = 0
-        group = f"{server.task.number}/{server.round}"
-        return {client: Message(RecordDict(content), client + 1, kind, group_id=group) for client in clients}
-
-    def _read(self, server: Server, client: int, reply: Message) -> Update | None:
-        if reply.has_error():
-            reason = (reply.error.reason or "no reason given").strip().splitlines()
-            self.observer.note("\n".join(reason))
-            what = reason[0].removeprefix("TrainingError: ")
-            raise TrainingError(f"client {client}, task {server.task.number}, round {server.round}: {what}")
-        if "weights" not in reply.content:
-            return None
-        weights = to_tensors(cast(ArrayRecord, reply.content["weights"]), self.device)
-        metrics = {k: float(v) for k, v in cast(MetricRecord, reply.content["metrics"]).items()}  # type: ignore[arg-type]
-        examples = int(cast(int, cast(ConfigRecord, reply.content["config"])["num_examples"]))
-        self.observer.client_done(server.task.number, server.round, client, metrics)
-        return Update(weights, examples, metrics)
-
-    # Synthesis --------------------------------------------------------------------------------
-
-    def _synthesize(
-        self, server: Server, synthesizer: Synthesizer, labels: Sequence[int], bound: Bound | None
-    ) -> Tensors:
-        """Run the chains of a synthesizer on the executor; the pool comes back on the server's device."""
-        task = server.task.number
-        key = (server.seed, "synthesis", task)
-        problem = synthesizer.checked(inversion(self.plan, server.net, labels, server.anchors, bound, key))
-        threads = self.plan.resources.threads
-        jobs = [Job.of(synthesizer, chain, self.plan.net, problem, threads) for chain in range(synthesizer.chains)]
-        done, total = 0, synthesizer.chains * synthesizer.episodes
-
-        def tick(terms: dict[str, float]) -> None:
-            nonlocal done
-            done += 1
-            self.observer.synthesis_progress(task, done, total, terms)
-
-        with timed(self.phases, "synthesis"):
-            pools = self.executor.run(jobs, synthesizer.episodes, tick)
-        pool = merge(pools)
-        self.observer.synthesis_done(task, pool)
-        return {name: t.to(self.device) for name, t in pool.items()}
+        expected = Expected.of(server.net, self.strategy, self.scenario, training=kind == MessageType.TRAIN)
+        nodes = self._exchange.nodes
+        return Question(
+            place=f"task {task}, round {server.round}",
+            clients=clients,
+            write=lambda client: Message(RecordDict(content), nodes[client], kind, group_id=f"{task}/{server.round}"),
+            read=lambda reply: read_update(reply, expected),
+        )
 
     # Bookkeeping ------------------------------------------------------------------------------
 
-    def _position(self, task: int, round: int, seconds: float) -> Position:
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _save(self, server: Server, task: int, round: int) -> None:
         received = {str(client): hashes for client, hashes in self.shared.received.items()}
-        return Position(task, round, seconds, self.phases, received)
-
-    def _save(self, server: Server, position: Position) -> None:
+        elsewhere = self._exchange.remembering and not isinstance(self.grid, LocalGrid)
         with timed(self.phases, "checkpoint"):
-            self.checkpoints.save(server, self.grid, position)
+            position = Position(task, round, self._seconds(), self.phases, received, elsewhere)
+            self.checkpoints.save(server, self.grid, self.shared, position)
+        self._saved = task, round
 
 
-def _count(update: Update, terms: dict[str, float], record: dict[str, Any]) -> None:
-    record["bytes_up"] += num_bytes(update.weights)
-    for name, value in update.metrics.items():
-        if name.startswith("terms/"):
-            terms[name.removeprefix("terms/")] = terms.get(name.removeprefix("terms/"), 0.0) + value
+class _Standing:
+    """What the server's state was, to see later whether anything was replaced or changed in place."""
+
+    def __init__(self, server: Server) -> None:
+        state = {"net": server.net.state_dict(), "shared": server.shared, "memo": server.memo}
+        self._tensors, self._scalars = flatten(state)  # kept, so that no new tensor lies where an old one was
+        self._versions = {name: (t.data_ptr(), t._version) for name, t in self._tensors.items()}
+
+    def still(self, server: Server) -> bool:
+        now = _Standing(server)
+        return (self._versions, self._scalars) == (now._versions, now._scalars)

@@ -10,6 +10,10 @@ import torch
 from pydantic import Field
 
 from fcil.errors import ConfigError
+from fcil.federation.aggregation import Aggregation, Mean
+from fcil.federation.attacks import Attack
+from fcil.federation.mods import Mods
+from fcil.federation.privacy import Privacy
 from fcil.types import Count, Fraction, Index, Positive
 
 
@@ -40,14 +44,29 @@ class FederationSettings:
     """Where clients run: on Ray workers, or one after the other in this process; the result is the same."""
     evaluate_every: Index = 1
     """Rounds between evaluations of the global net; 0 evaluates at the end of a task alone."""
-    checkpoint_every: Index = 10
-    """Rounds between checkpoints within a task; 0 saves at the end of a task alone."""
+    checkpoint_every: Index = 1
+    """Rounds between checkpoints within a task; 0 saves when the rounds of a task are over, and when it ends."""
     timeout: Positive = 3600.0
-    """Seconds without an answer from any client after which a round is given up."""
+    """Seconds that a client may take for a round."""
+    on_failure: Literal["stop", "retry", "skip"] = "stop"
+    """What to do about a client that fails: end the run, ask again and then skip it, or skip it in this round."""
+    retries: Index = 2
+    """How often a client is asked again: one whose process died always, any other if `on_failure` is retry."""
+    min_success: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a round's clients that must succeed; with fewer the run ends."""
     stop_after: Count | None = None
     """End the run after this task, of however many; null: after the last."""
     max_batches: Count | None = None
     """End each local epoch after so many batches, for trying things out; null: never."""
+    mods: Mods = Mods()
+    """Flower's mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
+    `fixed_clipping`, `adaptive_clipping`."""
+    aggregation: Aggregation = Mean()
+    """How updates become one: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""
+    privacy: Privacy | None = None
+    """Differential privacy of clients towards whoever sees the net, with a mean that weighs them alike; null: none."""
+    attack: Attack | None = None
+    """What some clients do to spoil the net: `label_flip`, `sign_flip`, `noise` or `scale`; null: nothing."""
 
     @property
     def clients_per_round(self) -> int:

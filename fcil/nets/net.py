@@ -12,14 +12,16 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fcil import rng
 from fcil.errors import nearest
 from fcil.nets.resnet import BACKBONES, Backbone, Shape, Stem
-from fcil.types import Count, Output, Tensors
+from fcil.types import Output, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class NetSettings:
     """The backbone; `fcil list nets` names them all."""
     stem: Stem = "auto"
     """First layers: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32 pixels."""
-    width: Count | None = None
+    width: Annotated[int, Field(ge=1, le=512)] | None = None
     """Channels of the first stage, doubled from stage to stage; null takes the backbone's own."""
 
     def __post_init__(self) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from fcil import metrics
 from fcil.errors import StoreError
@@ -40,6 +40,13 @@ from fcil.plots.style import (
 from fcil.store.read import Run, load_run
 
 Array = npt.NDArray[np.float64]
+_PIXELS = (torch.uint8, torch.float16, torch.float32, torch.float64)
+MOST_PIXELS = 4096
+"""Along a side of a sample."""
+MOST_NUMBERS = 50
+"""Tasks of a matrix whose numbers are written out."""
+MOST_BORDERS = 200
+"""Tasks whose first rounds are marked."""
 
 
 def draw_run(folder: Path | str) -> list[Path]:
@@ -79,12 +86,26 @@ def _pools(run: Run) -> list[Path]:
 
 def synthetic_figure(run: Run) -> Figure:
     """Samples of each class in the last pool."""
-    path = _pools(run)[-1]
+    x, y = _pool(_pools(run)[-1])
+    return synthetic_grid(x, y, run.partition()[1])
+
+
+def _pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Samples and labels, mapped from the file: of thousands a figure shows eighty.
+
+    Raises:
+        StoreError: the file holds no such thing.
+    """
     try:
-        pool = load_file(path)
-        return synthetic_grid(pool["x"], pool["y"], run.partition()[1])
-    except (SafetensorError, OSError, KeyError) as error:
+        with safe_open(path, framework="pt") as file:
+            x, y = file.get_tensor("x"), file.get_tensor("y")
+    except (SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path}: not a pool of synthetic samples ({type(error).__name__}: {error})") from None
+    sides = tuple(x.shape[1:])
+    fits = x.ndim in (3, 4) and y.shape == x.shape[:1] and y.dtype == torch.int64 and x.dtype in _PIXELS
+    if not fits or not all(1 <= side <= MOST_PIXELS for side in sides) or (len(y) and int(y.min()) < 0):
+        raise StoreError(f"{path}: not a pool of synthetic samples (x is {list(x.shape)}, y {list(y.shape)})")
+    return x.numpy(), y.numpy()
 
 
 def _subtitle(run: Run) -> str:
@@ -128,9 +149,8 @@ def forgetting_figure(run: Run) -> Figure:
         axes = figure.subplots()
         axes.axhline(0, color=FAINT, linewidth=0.8)
         for j in range(count - 1):
-            falls = [0.0] + [
-                100 * metrics.per_task_forgetting(matrix[: t + 1, : t + 1])[j] for t in range(j + 1, count)
-            ]
+            best = np.maximum.accumulate(matrix[j:, j])
+            falls = [0.0, *100 * (best[:-1] - matrix[j + 1 :, j])]
             axes.plot(range(j + 1, count + 1), falls, color=shades[j], linewidth=0.9, marker=".", markersize=3)
             if count <= 11 or j in (0, count - 2):
                 ends.append((count, falls[-1], f"task {j + 1}", shades[j]))
@@ -143,7 +163,7 @@ def forgetting_figure(run: Run) -> Figure:
 
 
 def matrix_figure(run: Run) -> Figure:
-    """The accuracy matrix as a heat map, with its numbers in percent."""
+    """The accuracy matrix as a heat map, with its numbers in percent as long as they can be read."""
     matrix, _ = metrics.accuracy_matrix(run.rows)
     count = len(matrix)
     width = COLUMN if count <= 10 else PAGE
@@ -153,7 +173,7 @@ def matrix_figure(run: Run) -> Figure:
         axes = figure.subplots()
         top = max(100 * float(np.nanmax(matrix)), 1.0)
         picture = axes.imshow(100 * matrix, cmap=SHADES, vmin=0, vmax=top)
-        for t in range(count):
+        for t in range(count if count <= MOST_NUMBERS else 0):
             for j in range(t + 1):
                 value = 100 * matrix[t, j]
                 ink = "white" if value > 0.45 * top else "black"
@@ -201,7 +221,7 @@ def rounds_figure(run: Run) -> Figure:
             _draw_terms(panels[-1], records, names)
         for axes in panels:
             axes.grid(False, axis="x")
-            for start in starts[1:]:
+            for start in starts[1:MOST_BORDERS]:
                 axes.axvline(start - 0.5, color="#AAAAAA", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
         _name_tasks(panels[0], starts, records)
         panels[-1].set_xlabel("round")
@@ -210,7 +230,7 @@ def rounds_figure(run: Run) -> Figure:
 
 def _name_tasks(axes: Axes, starts: list[int], records: list[dict[str, Any]]) -> None:
     long = len(starts) <= 6
-    for start, end in pairwise([*starts, len(records) + 1]):
+    for start, end in list(pairwise([*starts, len(records) + 1]))[:: max(1, len(starts) // 40)]:
         text = f"task {records[start - 1]['task']}" if long else str(records[start - 1]["task"])
         axes.annotate(text, ((start + end - 1) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 1),
                       textcoords="offset points", ha="center", va="bottom", fontsize=5.5, color="#777777")  # fmt: skip

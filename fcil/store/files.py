@@ -12,11 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fcil import reading
 from fcil.errors import StoreError
 from fcil.federation.observer import AccuracyRow
+from fcil.store.checks import check_round, is_count
 
 SIZE_LIMIT = 256 * 2**20
 """Bytes; a larger text file in a run folder was not written by us."""
+LINE_LIMIT = 16 * 2**20
+"""Bytes of one line of `rounds.jsonl`."""
+TABLE_LIMIT = 32 * 2**20
+"""Bytes of `accuracy.csv`."""
+MOST_ROUNDS = 1_000_000
+_SURROGATE = b"\\ud"
 COLUMNS = ("trained_task", "tested_task", "correct", "examples", "accuracy")
 
 
@@ -66,35 +74,44 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_text(path: Path) -> str:
+def is_there(path: Path) -> bool:
+    """Whether a run folder has this file.
+
+    Raises:
+        StoreError: something of this name is there, but no file; to read on without it would hide that.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise StoreError(f"{path}: cannot be read (it is not a file)")
+    return os.path.lexists(path)
+
+
+def read_text(path: Path, limit: int | None = None) -> str:
     """A text file of a run folder.
 
     Raises:
         StoreError: missing, too large, unreadable or not UTF-8.
     """
-    try:
-        size = path.stat().st_size
-        if size > SIZE_LIMIT:
-            raise StoreError(f"{path}: {size / 2**20:.0f} MiB is more than the {SIZE_LIMIT // 2**20} MiB allowed")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return reading.read_text(path, min(limit or SIZE_LIMIT, SIZE_LIMIT), StoreError)
 
 
-def parse_json_object(text: str, source: str) -> dict[str, Any]:
+def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
     """A JSON object; anything else is a `StoreError` that names `source`."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
+        if _SURROGATE in (text if isinstance(text, bytes) else text.encode()).lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or "nested too deeply or a number too long"
+        reason = (
+            getattr(error, "msg", None) or getattr(error, "reason", None) or "nested too deeply or a number too long"
+        )
         raise StoreError(f"{source}: not valid JSON ({reason})") from None
     if not isinstance(value, dict):
         raise StoreError(f"{source}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _refuse(word: str) -> Any:
+    raise json.JSONDecodeError(f"{word} is no JSON", word, 0)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,16 +124,35 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
     A last line without its line feed is what a killed process leaves; it is no record yet and is
     left out. Any other damage is an error.
     """
-    complete, _, _ = read_text(path).rpartition("\n")
-    records = []
-    for number, line in enumerate(complete.split("\n") if complete else [], start=1):
+    records: list[dict[str, Any]] = []
+    last = (0, 0)
+    for number, line in enumerate(_whole_lines(path), start=1):
         source = f"{path}: line {number}"
         record = parse_json_object(line, source)
-        for key in ("task", "round"):
-            if type(record.get(key)) is not int or record[key] < 1:
-                raise StoreError(f"{source}: {key} is {record.get(key)!r}; expected a whole number from 1")
+        check_round(record, source)
+        if (record["task"], record["round"]) <= last:
+            raise StoreError(
+                f"{source}: round {record['round']} of task {record['task']} after round {last[1]} of {last[0]}"
+            )
+        if number > MOST_ROUNDS:
+            raise StoreError(f"{path}: more than {MOST_ROUNDS:,} rounds")
+        last = record["task"], record["round"]
         records.append(record)
     return records
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines that end, one in memory at a time."""
+    try:
+        with reading.open_file(path, SIZE_LIMIT) as file:
+            while line := file.readline(LINE_LIMIT):
+                if not line.endswith(b"\n"):
+                    if len(line) == LINE_LIMIT:
+                        raise StoreError(f"{path}: a line has more than the {LINE_LIMIT:,} bytes allowed")
+                    return
+                yield line
+    except (reading.UnreadableError, OSError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from None
 
 
 def write_accuracy(path: Path, rows: Sequence[AccuracyRow]) -> None:
@@ -129,14 +165,18 @@ def write_accuracy(path: Path, rows: Sequence[AccuracyRow]) -> None:
 
 def read_accuracy(path: Path) -> list[AccuracyRow]:
     """The counts of `accuracy.csv`, sorted; the accuracy column is derived from them and not read."""
-    lines = list(csv.reader(read_text(path).splitlines()))
+    try:
+        lines = list(csv.reader(read_text(path, TABLE_LIMIT).split("\n")))
+    except csv.Error as error:
+        raise StoreError(f"{path}: not a table ({error})") from None
+    lines = lines[: -1 if lines and not lines[-1] else None]
     if not lines or tuple(lines[0]) != COLUMNS:
         raise StoreError(f"{path}: line 1: expected the columns {','.join(COLUMNS)}")
     rows: dict[tuple[int, int], AccuracyRow] = {}
     for number, cells in enumerate(lines[1:], start=2):
         try:
             row = AccuracyRow(*(int(cell) for cell in cells[:4]))
-            if len(cells) != len(COLUMNS):
+            if len(cells) != len(COLUMNS) or not all(is_count(n) for n in row):
                 raise ValueError
         except (TypeError, ValueError):
             raise StoreError(f"{path}: line {number}: {','.join(cells)!r} is not four whole numbers and one") from None

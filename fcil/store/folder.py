@@ -69,7 +69,10 @@ class RunFolder:
         now = environment(devices, threads)
         if self.env.is_file():
             first = files.read_json(self.env)
-            now = {**first, "resumed": [*first.get("resumed", []), now]}
+            before = first.get("resumed", [])
+            if not isinstance(before, list):
+                raise StoreError(f"{self.env}: resumed is {before!r}; expected a list")
+            now = {**first, "resumed": [*before, now]}
         files.write_json(self.env, now)
 
     def truncate_after(self, task: int, round: int) -> None:

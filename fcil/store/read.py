@@ -14,11 +14,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from fcil import metrics
-from fcil.config import parse_yaml
+from fcil.config import MAX_BYTES, parse_yaml
 from fcil.errors import ConfigError, StoreError
 from fcil.federation.observer import AccuracyRow
 from fcil.store import files
+from fcil.store.checks import checked_summary, is_name
 from fcil.store.folder import RunFolder
+
+MOST_EXAMPLES = 2**40
+"""Of a class on a client; sums of them still fit into 64 bits."""
+MOST_FOLDERS = 64
+"""Within each other, where runs are looked for."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,17 @@ class Run:
         """Examples (tasks, clients, classes) and the class names in order of appearance."""
         path = self.folder.partition
         raw = files.read_json(path)
+        names = raw.get("class_names")
+        if not isinstance(names, list) or not all(map(is_name, names)):
+            raise StoreError(f"{path}: class_names is {names!r}; expected a list of printable text")
         try:
-            names = [str(name) for name in raw["class_names"]]
-            counts = np.array(raw["counts"], dtype=np.int64)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            counts = np.array(raw["counts"])
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise StoreError(f"{path}: not a partition ({type(error).__name__}: {error})") from None
-        if counts.ndim != 3 or counts.shape[2] != len(names) or counts.size == 0 or counts.min() < 0:
+        if counts.ndim != 3 or counts.shape[2] != len(names) or counts.size == 0:
             raise StoreError(f"{path}: counts are {counts.shape}; expected (tasks, clients, {len(names)} classes)")
+        if counts.dtype != np.int64 or counts.min() < 0 or counts.max() > MOST_EXAMPLES:
+            raise StoreError(f"{path}: counts are not all whole numbers from 0 to {MOST_EXAMPLES:,}")
         return counts, names
 
 
@@ -74,27 +84,29 @@ def load_run(path: Path | str) -> Run:
     Raises:
         StoreError: it is no run folder, or a file in it is damaged.
     """
-    folder = RunFolder(Path(path).resolve())
-    seed = re.fullmatch(r"seed(\d{1,18})", folder.path.name)
+    folder = RunFolder(os.path.realpath(path))
+    seed = re.fullmatch(r"seed([0-9]{1,18})", folder.path.name)
     method = re.fullmatch(r"(.+)-([0-9a-f]{8})", folder.path.parent.name)
     if not folder.begun or seed is None or method is None:
         raise StoreError(f"{path}: not a run folder (expected <name>/<strategy>-<8 hex>/seed<k>/ with a config.yaml)")
     config = _config(folder)
-    rows = files.read_accuracy(folder.accuracy) if folder.accuracy.is_file() else []
-    rounds = files.read_rounds(folder.rounds) if folder.rounds.is_file() else []
-    summary = files.read_json(folder.summary) if folder.finished else {}
+    name = config.get("name") or folder.path.parent.parent.name
+    if not is_name(name) or not all(map(is_name, folder.path.parts[-3:])):
+        raise StoreError(f"{folder.config}: name is {name!r}; expected printable text, as in the names of the folders")
+    rows = files.read_accuracy(folder.accuracy) if files.is_there(folder.accuracy) else []
+    rounds = files.read_rounds(folder.rounds) if files.is_there(folder.rounds) else []
+    summary = files.read_json(folder.summary) if files.is_there(folder.summary) else {}
+    files.is_there(folder.partition)
     _check(folder, rows, summary)
-    name = str(config.get("name") or folder.path.parent.parent.name)
+    summary = checked_summary(summary, rows, str(folder.summary)) if folder.finished else {}
     return Run(folder.path, name, method[1], method[2], int(seed[1]), config, tuple(rows), rounds, summary)
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
     try:
-        config = parse_yaml(files.read_text(folder.config), str(folder.config))
+        config = parse_yaml(files.read_text(folder.config, MAX_BYTES), str(folder.config))
     except ConfigError as error:
         raise StoreError(str(error)) from None
-    except RecursionError:
-        raise StoreError(f"{folder.config}: nested too deeply") from None
     if not isinstance(config, dict):
         raise StoreError(f"{folder.config}: expected a mapping, found {type(config).__name__}")
     return config
@@ -121,14 +133,19 @@ def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped:
         StoreError: a path does not exist or is no folder.
     """
     found: dict[Path, None] = {}
+    reasons = [] if skipped is None else skipped
     for path in map(Path, paths):
-        if not path.is_dir():
-            raise StoreError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
-        for place, folders, names in os.walk(path.resolve()):
-            if "config.yaml" in names and re.fullmatch(r"seed\d+", Path(place).name):
+        if not os.path.isdir(path):
+            raise StoreError(f"{path}: {'not a folder' if os.path.exists(path) else 'no such folder'}")
+        top = os.path.realpath(path)
+        for place, folders, names in os.walk(top):
+            if "config.yaml" in names and re.fullmatch(r"seed[0-9]+", Path(place).name):
                 found[Path(place)] = None
                 folders.clear()
-    runs, reasons = [], [] if skipped is None else skipped
+            elif place.count(os.sep) - top.count(os.sep) >= MOST_FOLDERS and folders:
+                reasons.append(f"{place}: more than {MOST_FOLDERS} folders within each other")
+                folders.clear()
+    runs = []
     for place_ in sorted(found):
         try:
             run = load_run(place_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,13 @@ class RunRecorder(Observer):
         each = ", ".join(f"{r.tested_task}: {r.accuracy:.4f}" for r in rows)
         self._log(f"[TASK {task.number}/{task.total}] done; accuracy {seen:.4f} ({each})")
 
+    def task_concluded(self, task: int, record: dict[str, Any]) -> None:
+        """Add the cost of the end of a task to the line of its last round, as `after_task`."""
+        if any(record.values()):
+            records = files.read_rounds(self.folder.rounds)
+            records[-1] = {**records[-1], "after_task": record}
+            files.write_text(self.folder.rounds, "".join(files.json_line(r) for r in records))
+
     def note(self, text: str) -> None:
         self._log(text)
 
@@ -93,13 +101,17 @@ class RunRecorder(Observer):
 
 def _cost(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rounds, traffic and failures of a whole run, resumed or not."""
-    up, down = (sum(r.get(key) or 0 for r in records) for key in ("bytes_up", "bytes_down"))
+    parts = [part for r in records for part in (r, r.get("after_task") or {})]
+    up, down = (sum(p.get(key) or 0 for p in parts) for key in ("bytes_up", "bytes_down"))
+    failed = [f for p in parts if isinstance(p.get("failures"), list) for f in p["failures"]]
     return {
         "rounds": len(records),
         "bytes": up + down,
         "bytes_up": up,
         "bytes_down": down,
-        "failures": sum(_count(r.get("failures")) for r in records),
+        "failures": sum(_count(p.get("failures")) for p in parts),
+        "failures_by_kind": dict(sorted(Counter(f"{f['kind']}, {f['outcome']}" for f in failed).items())),
+        "failures_by_client": dict(sorted(Counter(str(f["client"]) for f in failed if "client" in f).items())),
     }
 
 

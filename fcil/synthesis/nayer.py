@@ -185,7 +185,7 @@ class NAYER(Synthesizer):
         try:
             with torch.device("meta"):
                 self._new_generator(problem)
-        except ValueError as error:
+        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
             raise ConfigError(f"synthesizer {self.name}: {error}") from None
         return problem
 

@@ -1,0 +1,52 @@
+"""The mean of clients' updates, one update at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from fcil.types import Tensors, Update
+
+Weighting = Literal["examples", "uniform"]
+"""The weight of a client in a mean: its number of examples, or the same for all."""
+
+
+def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") -> Update:
+    """sum_k a_k w_k / sum_k a_k with a_k = n_k or 1, batch-norm statistics included.
+
+    Reads one update at a time into running sums, so that memory does not grow with the number of
+    clients. Whole numbers (batch counters) are averaged as real numbers; the net truncates them.
+    A metric becomes its plain mean over the updates that hold it, whatever the weighting, so that
+    rounds compare however many clients took part.
+    """
+    sums: Tensors = {}
+    metrics = MetricMeans()
+    examples, total = 0, 0.0
+    for update in updates:
+        a = float(update.num_examples) if weighting == "examples" else 1.0
+        for name, w in update.weights.items():
+            w = w if w.is_floating_point() else w.double()
+            if name in sums:
+                sums[name].add_(w, alpha=a)
+            else:
+                sums[name] = w * a
+        metrics.add(update.metrics)
+        examples, total = examples + update.num_examples, total + a
+    if not total:
+        raise ValueError("no update to average: every client failed, or none has examples")
+    return Update({k: v / total for k, v in sums.items()}, examples, metrics.means())
+
+
+class MetricMeans:
+    """The mean of every metric over the updates that hold it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, metrics: dict[str, float]) -> None:
+        for name, number in metrics.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + number, count + 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items()}

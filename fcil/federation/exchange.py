@@ -1,0 +1,203 @@
+"""Questions to clients and their answers: in order, a window ahead, with failures dealt with.
+
+The loop above sees clean updates in order of client number; who was late, died, raised or sent
+rubbish is in the record of the round.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fcil.errors import TrainingError
+from fcil.federation.failures import Failure, Kind, judge, kind_of, reason_of
+from fcil.federation.grids import LocalGrid
+from fcil.federation.observer import Observer
+from fcil.federation.phases import Phases, timed
+from fcil.federation.replies import InvalidReplyError
+from fcil.federation.settings import FederationSettings
+from fcil.types import Update
+
+PAUSES = (0.01, 0.2)
+"""Seconds between two looks for answers on a grid of Flower's: at first, and at most."""
+ASKED = 3
+"""How often a node is asked which client it plays."""
+PATIENCE = 10.0
+"""Seconds until it is said which clients a run waits for."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What some clients are asked at one moment of a run."""
+
+    place: str  # for messages: "task 2, round 3"
+    clients: Sequence[int]
+    write: Callable[[int], Message]
+    read: Callable[[Message], Update | None]
+
+
+@dataclass
+class Exchange:
+    """Asks clients on a grid, under a policy for those that fail."""
+
+    grid: Grid
+    nodes: dict[int, int]  # client -> node of the grid
+    settings: FederationSettings
+    observer: Observer
+    phases: Phases = field(default_factory=dict)
+    remembering: bool = False  # whether any client has said that it remembers something
+
+    def answers(self, question: Question, failures: list[Failure]) -> Iterator[tuple[int, Update | None]]:
+        """Send each client its message and yield what they answer, in order of client number.
+
+        Clients are asked only a window ahead of the one whose turn it is, so that what waits for its
+        turn does not grow with the number of clients. What fails is added to `failures`; a client
+        that is skipped has no turn.
+
+        Raises:
+            TrainingError: a client failed and the policy says stop, or too few are left.
+        """
+        turns = sorted(question.clients)
+        unsent = deque((client, 1) for client in turns)
+        waiting: dict[str, tuple[int, int]] = {}  # message id -> client, attempt
+        ready: dict[int, Update | None] = {}
+        lost: set[int] = set()
+        window = self.grid.window if isinstance(self.grid, LocalGrid) else len(turns)
+        for turn in turns:
+            while turn not in ready and turn not in lost:
+                while unsent and len(waiting) + len(ready) < window:
+                    client, attempt = unsent.popleft()
+                    (number,) = self.grid.push_messages([question.write(client)])
+                    waiting[number] = client, attempt
+                for number, answer in self._next(question, waiting):
+                    client, attempt = waiting.pop(number)
+                    if not isinstance(answer, tuple):
+                        ready[client] = answer
+                    elif self._failed(question, client, attempt, *answer, failures) == "retried":
+                        unsent.appendleft((client, attempt + 1))
+                    else:
+                        lost.add(client)
+                        self._check_enough(question, lost)
+            if turn in ready:
+                yield turn, ready.pop(turn)
+
+    def _next(
+        self, question: Question, waiting: dict[str, tuple[int, int]]
+    ) -> list[tuple[str, Update | tuple[Kind, str] | None]]:
+        """At least one answer, as soon as there is one: an update, nothing, or what went wrong."""
+        deadline = time.monotonic() + self.settings.timeout
+        late = f"no answer within {self.settings.timeout:g} seconds"
+        with timed(self.phases, "clients"):
+            while True:
+                replies = list(self.grid.pull_messages(list(waiting)))
+                if replies:
+                    return [(r.metadata.reply_to_message_id, self._read(question, r)) for r in replies]
+                # Grids of our own time each call; of Flower's we know only that nobody answers.
+                if not isinstance(self.grid, LocalGrid) and time.monotonic() > deadline:
+                    return [(number, ("timeout", late)) for number in waiting]
+                if not isinstance(self.grid, LocalGrid):
+                    time.sleep(0.01)
+
+    def _read(self, question: Question, reply: Message) -> Update | tuple[Kind, str] | None:
+        if reply.has_error():
+            first, text = reason_of(reply)
+            self.observer.note(text)
+            return kind_of(reply), first
+        try:
+            update = question.read(reply)
+            self.remembering |= "memory" in reply.content
+            return update
+        except InvalidReplyError as error:
+            return "invalid", str(error)
+
+    def _failed(
+        self, question: Question, client: int, attempt: int, kind: Kind, reason: str, failures: list[Failure]
+    ) -> str:
+        failure = judge(self.settings, client, attempt, kind, reason)
+        failures.append(failure)
+        said = f"client {client}, {question.place}: {reason}"
+        if failure.outcome == "stopped":
+            raise TrainingError(said)
+        self.observer.note(f"{said}; {failure.outcome}")
+        return failure.outcome
+
+    def _check_enough(self, question: Question, lost: set[int]) -> None:
+        asked, share = len(question.clients), self.settings.min_success
+        if asked - len(lost) < math.ceil(share * asked):
+            raise TrainingError(
+                f"{question.place}: clients {sorted(lost)} of {asked} failed, and federation.min_success is {share:g}"
+            )
+
+
+def find_nodes(
+    grid: Grid, clients: int, plan: ConfigRecord, timeout: float, say: Callable[[str], None] = lambda line: None
+) -> dict[int, int]:
+    """Which node plays which client, by client number.
+
+    Flower's own grids number nodes at random and let them join when they are ready, so each is asked.
+    A node that answers no client's number is left alone after `ASKED` questions; of two nodes that
+    play the same client the first to answer does.
+
+    Args:
+        say: is told what the run waits for, and which nodes cannot take part.
+    Raises:
+        TrainingError: not every client showed up in time.
+    """
+    if isinstance(grid, LocalGrid):
+        return {client: client + 1 for client in range(clients)}
+    search = _Search(grid, plan, say)
+    began = time.monotonic()
+    while absent := [client for client in range(clients) if client not in search.found]:
+        waited = time.monotonic() - began
+        if waited > timeout:
+            why = "".join(f"; node {node}: {reason}" for node, reason in sorted(search.refused.items())[:1])
+            raise TrainingError(f"clients {absent} did not join within {timeout:g} seconds{why}")
+        if waited > PATIENCE:
+            search.say_once(f"waiting for clients {absent} to join")
+        search.step()
+        time.sleep(PAUSES[1])
+    return {client: search.found[client] for client in range(clients)}
+
+
+@dataclass
+class _Search:
+    """Questions to nodes of a grid: which client do you play?"""
+
+    grid: Grid
+    plan: ConfigRecord
+    say: Callable[[str], None]
+    found: dict[int, int] = field(default_factory=dict)  # client -> node
+    refused: dict[int, str] = field(default_factory=dict)  # node -> why it plays none
+    _asked: dict[int, int] = field(default_factory=dict)  # node -> how often
+    _waiting: dict[str, int] = field(default_factory=dict)  # message id -> node
+    _said: set[str] = field(default_factory=set)
+
+    def step(self) -> None:
+        """Ask nodes that are new or have failed to answer, and take in what has arrived."""
+        for node in self.grid.get_node_ids():
+            if node in self._waiting.values() or node in self.found.values() or self._asked.get(node, 0) >= ASKED:
+                continue
+            self._asked[node] = self._asked.get(node, 0) + 1
+            question = Message(RecordDict({"plan": self.plan}), node, MessageType.QUERY, group_id="0")
+            self._waiting |= dict.fromkeys(filter(None, self.grid.push_messages([question])), node)
+        for reply in self.grid.pull_messages(list(self._waiting)) if self._waiting else ():
+            node = self._waiting.pop(reply.metadata.reply_to_message_id, -1)
+            if reply.has_error():
+                self.refused[node] = reason_of(reply)[0]
+                self.say_once(f"node {node} does not say which client it plays: {self.refused[node]}")
+            elif node >= 0:
+                content: Any = reply.content["node"]
+                self.found.setdefault(int(content["client"]), node)
+                self._asked[node] = ASKED
+
+    def say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)

@@ -1,0 +1,110 @@
+"""Synthesis jobs as values: what a worker needs to build the problem and start a chain of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcil.config import Where, dump, parse
+from fcil.data import Augment
+from fcil.federation.plan import Plan, scenario_of
+from fcil.nets import Net, NetSettings, build_net, frozen
+from fcil.rng import Key
+from fcil.synthesis import Bound, Inversion, Synthesizer
+from fcil.types import Tensors
+
+
+@dataclass(frozen=True)
+class Job:
+    """One chain of a synthesis, as values. Tensors are NumPy arrays, which Ray shares without a copy."""
+
+    synthesizer: dict[str, Any]
+    chain: int
+    net: dict[str, Any]
+    arrays: dict[str, dict[str, Any]]  # weights of the teacher; anchors, mean and std under "extra"
+    num_classes: int
+    text_width: int | None
+    labels: tuple[int, ...]
+    shape: tuple[int, ...]
+    bound: dict[str, Any] | None
+    augment: dict[str, Any]
+    key: tuple[int | str, ...]
+    precision: str
+    device: str
+    threads: int
+
+    @classmethod
+    def of(cls, synthesizer: Synthesizer, chain: int, net: NetSettings, problem: Inversion, threads: int) -> Job:
+        extra = {"mean": problem.mean, "std": problem.std}
+        if problem.anchors is not None:
+            extra["anchors"] = problem.anchors
+        head = problem.teacher.text_head
+        return cls(
+            synthesizer=dump(synthesizer),
+            chain=chain,
+            net=dump(net),
+            arrays={"weights": to_numpy(problem.teacher.weights()), "extra": to_numpy(extra)},
+            num_classes=problem.num_classes,
+            text_width=None if head is None else head.out_features,
+            labels=problem.labels,
+            shape=problem.shape,
+            bound=dump(problem.bound) if problem.bound is not None else None,
+            augment=dump(problem.augment),
+            key=problem.key,
+            precision=problem.precision,
+            device=str(problem.device),
+            threads=threads,
+        )
+
+    def problem(self) -> Inversion:
+        """The inversion on this worker's device."""
+        device = torch.device(self.device)
+        tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
+        teacher = build_net(
+            parse(NetSettings, self.net, Where("job")),
+            shape=self.shape,
+            num_classes=self.num_classes,
+            text_width=self.text_width,
+            key=("teacher",),
+        ).to(device)
+        teacher.load(tensors["weights"])
+        return Inversion(
+            teacher=frozen(teacher),
+            labels=self.labels,
+            shape=self.shape,
+            anchors=tensors["extra"].get("anchors"),
+            bound=None if self.bound is None else parse(Bound, self.bound, Where("job")),
+            mean=tensors["extra"]["mean"],
+            std=tensors["extra"]["std"],
+            augment=parse(Augment, self.augment, Where("job")),
+            key=self.key,
+            precision=self.precision,  # type: ignore[arg-type]
+        )
+
+
+def to_numpy(tensors: Tensors) -> dict[str, Any]:
+    """Arrays, which Ray shares among processes without a copy."""
+    return {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+
+
+def inversion(
+    plan: Plan, net: Net, labels: Sequence[int], anchors: Tensor | None, bound: Bound | None, key: tuple[Key, ...]
+) -> Inversion:
+    """The problem of inverting `net` under a plan, on the net's device."""
+    dataset, device = scenario_of(plan).dataset, net.classifier.weight.device
+    return Inversion(
+        teacher=frozen(net),
+        labels=tuple(labels),
+        shape=dataset.shape,
+        anchors=None if anchors is None else anchors[: net.num_classes].to(device),
+        bound=bound,
+        mean=torch.tensor(dataset.mean, device=device),
+        std=torch.tensor(dataset.std, device=device),
+        augment=dataset.augment.synthetic,
+        key=key,
+        precision=plan.optimizer.precision,
+    )

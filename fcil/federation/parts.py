@@ -1,0 +1,132 @@
+"""Pieces of state on disk, named by their content: what did not change is not written again.
+
+A part is one safetensors file. Its name is the hash of what it holds, so that a damaged part shows
+itself, and equal parts of two checkpoints are one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fcil.errors import StoreError
+from fcil.federation.codec import Scalars, digest, flatten, unflatten
+from fcil.types import State, Tensors, Value
+
+
+class DamagedError(Exception):
+    """What is on disk is not what was written."""
+
+
+class Parts:
+    """The parts in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, state: Mapping[str, Value], known_hash: str | None = None) -> str:
+        """Write a part unless it is there, and return its hash; `known_hash` saves computing it.
+
+        Raises:
+            StoreError: the disk is full, or the folder cannot be written.
+        """
+        tensors, scalars = flatten(state)
+        name = known_hash or digest(tensors, scalars)
+        path = self._path(name)
+        if not path.is_file():
+            write_tensors(path, tensors, {"scalars": json.dumps(scalars)})
+        return name
+
+    def get(self, name: str) -> State:
+        """The state in a part.
+
+        Raises:
+            DamagedError: it is missing or not what its name says.
+        """
+        tensors, about = read_tensors(self._path(name))
+        try:
+            scalars: Scalars = json.loads(about["scalars"])
+            sound = digest(tensors, scalars) == name
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise DamagedError(f"{self._path(name)}: damaged")
+        return unflatten(tensors, scalars)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Delete every other part, and what a process that died was writing."""
+        for path in self.folder.glob("*"):
+            if path.suffix == ".partial" or (path.suffix == ".safetensors" and path.stem not in names):
+                path.unlink(missing_ok=True)
+
+    def drop(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        if not re.fullmatch("[0-9a-f]{32}", name):
+            raise DamagedError(f"{self.folder}: {name!r} is not the name of a part")
+        return self.folder / f"{name}.safetensors"
+
+
+def write_tensors(path: Path, tensors: Tensors, about: dict[str, str]) -> None:
+    """A safetensors file, whole and on the disk when this returns, or not there at all."""
+    separate = _separate({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    write_whole(path, lambda partial: save_file(separate, partial, metadata=about))
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Let `write` fill a file beside `path`; it takes its place once the disk has it.
+
+    Raises:
+        StoreError: it cannot be written; what was there before is untouched.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"{path}: cannot be written ({reason}); the last checkpoint is good") from None
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and notes of a safetensors file.
+
+    Raises:
+        DamagedError: it is missing or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedError(f"{path}: damaged ({error})") from None
+
+
+def _sync(path: Path) -> None:
+    """Have the disk take what was written to a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _separate(tensors: Tensors) -> Tensors:
+    """safetensors refuses tensors that share memory: the teacher and the net may."""
+    seen: set[int] = set()
+    separate = {}
+    for name, t in tensors.items():
+        separate[name] = t.clone() if t.data_ptr() in seen else t
+        seen.add(t.data_ptr())
+    return separate

@@ -1,0 +1,64 @@
+"""Sees to it that a process which dies takes the processes it started along, however it dies.
+
+Ray's daemons outlive a driver that is killed. A reaper is a small process beside the driver: it
+notes the driver's descendants, and when the pipe between the two closes, because the driver ended
+and whatever the reason, it kills those that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+
+import psutil
+
+PATIENCE = 3.0
+"""Seconds between two looks at who descends from the driver."""
+
+
+class Reaper:
+    """The driver's end of the pipe."""
+
+    def __init__(self) -> None:
+        # A session of its own: a signal from the terminal is for the driver.
+        command = [sys.executable, "-m", __name__, str(os.getpid())]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def dismiss(self) -> None:
+        """The driver has seen to everything itself."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.communicate(b"done", timeout=10)
+
+
+def watch(driver: int, closed: int) -> None:
+    """Note Ray's processes among the descendants of a process until a pipe closes; then end those that are left."""
+    known: dict[int, psutil.Process] = {}
+    while True:
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(driver).children(recursive=True):
+                if process.pid not in known and _is_of_ray(process):
+                    known[process.pid] = process
+        if select.select([closed], [], [], PATIENCE if known else 0.2)[0]:
+            break
+    if os.read(closed, 4) == b"done":
+        return
+    for process in list(known.values()):
+        with contextlib.suppress(psutil.Error):  # psutil compares start times: a number used again is not the same
+            for child in process.children(recursive=True):
+                known.setdefault(child.pid, child)
+    for process in known.values():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _is_of_ray(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.pid != os.getpid() and any("ray" in word for word in process.cmdline()[:3])
+    return False
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]), sys.stdin.fileno())

@@ -1,0 +1,95 @@
+"""What a client's answer must be before it may touch the global net.
+
+Clients are not trusted: one that sends NaN, a tensor of another shape or -3 examples would spoil
+the net of everybody, and silently.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+
+from fcil.data import Scenario
+from fcil.federation.codec import to_tensors
+from fcil.nets import Net
+from fcil.strategy import Strategy
+from fcil.types import Tensors, Update
+
+
+class InvalidReplyError(ValueError):
+    """An answer that cannot be aggregated; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the updates of a round have in common."""
+
+    shapes: dict[str, torch.Size]  # of the global net's tensors
+    required: frozenset[str] | None  # the names an update holds, where the strategy does not make updates of its own
+    most_examples: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, net: Net, strategy: Strategy, scenario: Scenario, *, training: bool) -> Expected:
+        plain = training and type(strategy).local_train is Strategy.local_train
+        weights = net.state_dict()
+        return cls(
+            shapes={name: t.shape for name, t in weights.items()},
+            required=frozenset(strategy.trainable(net)) if plain else None,
+            most_examples=int(scenario.counts.sum()),
+            device=net.classifier.weight.device,
+        )
+
+
+def read_update(reply: Message, expected: Expected) -> Update | None:
+    """The update in a reply; None where the client had nothing to say.
+
+    Raises:
+        InvalidReplyError: it cannot be aggregated.
+    """
+    if "weights" not in reply.content:
+        return None
+    try:
+        weights = to_tensors(cast(ArrayRecord, reply.content["weights"]), expected.device)
+        metrics = {k: float(cast(float, v)) for k, v in cast(MetricRecord, reply.content["metrics"]).items()}
+        examples = cast(ConfigRecord, reply.content["config"])["num_examples"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidReplyError(f"its answer cannot be read ({error})") from None
+    _check_names(weights, expected)
+    for name, tensor in weights.items():
+        _check_tensor(name, tensor, expected)
+    for name, number in metrics.items():
+        if not math.isfinite(number):
+            raise InvalidReplyError(f'metric "{name}" is {number}')
+    if type(examples) is not int or not 0 <= examples <= expected.most_examples:
+        raise InvalidReplyError(
+            f"it says it trained on {examples!r} examples; the data set has {expected.most_examples} in all"
+        )
+    return Update(weights, examples, metrics)
+
+
+def _check_names(weights: Tensors, expected: Expected) -> None:
+    if expected.required is None:
+        return
+    missing, extra = expected.required - weights.keys(), weights.keys() - expected.required
+    if missing:
+        raise InvalidReplyError(f"tensor {_first(missing)} is missing")
+    if extra:
+        raise InvalidReplyError(f"tensor {_first(extra)} was not asked for")
+
+
+def _first(names: set[str] | frozenset[str]) -> str:
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f'"{min(names)}"{more}'
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, expected: Expected) -> None:
+    shape = expected.shapes.get(name)
+    if shape is not None and tensor.shape != shape:
+        raise InvalidReplyError(f'tensor "{name}" has the shape {list(tensor.shape)}; the net\'s has {list(shape)}')
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise InvalidReplyError(f'tensor "{name}" holds NaN or infinity')
