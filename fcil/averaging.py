@@ -20,7 +20,7 @@ def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") 
     rounds compare however many clients took part.
     """
     sums: Tensors = {}
-    metrics = MetricMeans()
+    metrics: list[dict[str, float]] = []
     examples, total = 0, 0.0
     for update in updates:
         a = float(update.num_examples) if weighting == "examples" else 1.0
@@ -30,23 +30,17 @@ def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") 
                 sums[name].add_(w, alpha=a)
             else:
                 sums[name] = w * a
-        metrics.add(update.metrics)
+        metrics.append(update.metrics)
         examples, total = examples + update.num_examples, total + a
     if not total:
         raise ValueError("no update to average: every client failed, or none has examples")
-    return Update({k: v / total for k, v in sums.items()}, examples, metrics.means())
+    return Update({k: v / total for k, v in sums.items()}, examples, mean_metrics(metrics))
 
 
-class MetricMeans:
-    """The mean of every metric over the updates that hold it."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, metrics: dict[str, float]) -> None:
-        for name, number in metrics.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = total + number, count + 1
-
-    def means(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self._sums.items()}
+def mean_metrics(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The mean of every metric over those that hold it."""
+    held: dict[str, list[float]] = {}
+    for one in metrics:
+        for name, number in one.items():
+            held.setdefault(name, []).append(number)
+    return {name: sum(numbers) / len(numbers) for name, numbers in held.items()}

@@ -40,11 +40,14 @@ def run(
 
 
 @app.command()
-def resume(run_dir: Path) -> None:
+def resume(
+    run_dir: Path,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,
+) -> None:
     """Go on with an interrupted run."""
     from fcil.experiment import resume
 
-    resume(run_dir)
+    resume(run_dir, trust=trust)
 
 
 @app.command()
@@ -120,13 +123,13 @@ def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder
         Console().print(printable(str(path)), markup=False, soft_wrap=True)
 
 
-def main() -> None:
+def main(command: typer.Typer = app) -> None:
     """Entry point: one line and an exit code for everything that is not a bug."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text in any encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(standalone_mode=True)
+        command(standalone_mode=True)
     except UserError as error:
         _complain(error)
         sys.exit(2)

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from fcil.anchors import AnchorSettings, warnings
-from fcil.config import MAX_DEPTH, Where, is_folder_name, load_yaml, parse_fields, parse_yaml
+from fcil.config import MAX_DEPTH, Where, choice, is_folder_name, load_yaml, parse_fields, parse_yaml
 from fcil.data import DataSettings, Scenario
 from fcil.data.decode import Progress
 from fcil.errors import ConfigError, DataError, StoreError
@@ -193,8 +193,14 @@ def run(
     return play(plans, out, console or Console(), Where(str(source)))
 
 
-def play(plans: Sequence[Plan], out: Path, console: Console, where: Where) -> list[Run]:
-    """Play plans whose runs are not finished, and draw figures of each and of all."""
+def play(
+    plans: Sequence[Plan], out: Path, console: Console, where: Where, open_engine: Callable[..., Engine] = Engine
+) -> list[Run]:
+    """Play plans whose runs are not finished, and draw figures of each and of all.
+
+    Args:
+        open_engine: makes the engine of federation settings, resources and interrupts.
+    """
     check_writable(out)
     plans = list({plan.folder: plan for plan in plans}.values())  # two cells of a matrix may be the same run
     unfinished = []
@@ -207,9 +213,12 @@ def play(plans: Sequence[Plan], out: Path, console: Console, where: Where) -> li
         rehearse_all(unfinished, console, where)
         for _, group in itertools.groupby(unfinished, key=_engine_key):
             alike = list(group)
-            with named(where), Engine(alike[0].federation, alike[0].resources, interrupts) as engine:
+            with named(where), open_engine(alike[0].federation, alike[0].resources, interrupts) as engine:
                 for plan in alike:
                     play_one(engine, plan, out / plan.folder, console)
+    for plan in plans:  # a run that was killed between its last number and its figures
+        if not RunFolder(out / plan.folder).figures.is_dir():
+            draw_run(out / plan.folder)
     runs = [load_run(out / plan.folder) for plan in plans]
     if len(runs) > 1 and unfinished:
         conclude(runs, out / plans[0].name, console)
@@ -288,18 +297,35 @@ def conclude(runs: Sequence[Run], folder: Path, console: Console) -> None:
         console.print(str(path), markup=False, soft_wrap=True)
 
 
-def resume(path: str | Path, console: Console | None = None) -> Run:
+def resume(path: str | Path, console: Console | None = None, *, trust: bool = False) -> Run:
     """Go on with the run in a folder, with a strategy file of the user's own as it was when the run began.
 
+    Args:
+        trust: run the strategy.py of the folder even if the file it was copied from is another now, or gone.
     Raises:
-        StoreError: the folder holds no run, or one whose settings were changed.
+        StoreError: the folder holds no run, one whose settings were changed, or code that may be a stranger's.
     """
     folder = RunFolder(os.path.realpath(path))
     if not folder.begun:
         raise StoreError(f"{folder.path}: not a run folder (it has no config.yaml)")
     where = Where(str(folder.config))
-    plan = from_yaml(load_yaml(folder.config), read_source(folder.strategy, where), where)
+    values, source = load_yaml(folder.config), read_source(folder.strategy, where)
+    if not trust and isinstance(values, Mapping) and "strategy" in values:
+        _check_familiar(folder, values["strategy"], source, where)
+    plan = from_yaml(values, source, where)
     out = folder.path.parents[2] if len(folder.path.parents) > 2 else folder.path
     if out / plan.folder != folder.path:
         raise StoreError(f"{folder.path}: config.yaml or strategy.py was changed; they make {plan.folder}")
     return play([plan], out, console or Console(), where)[0]
+
+
+def _check_familiar(folder: RunFolder, strategy: object, source: str, where: Where) -> None:
+    """See that no code would be run which is not also in the file that the settings name.
+
+    A run folder may come from anywhere, and its strategy.py would be executed.
+    """
+    name, _ = choice(strategy, where, "strategy")
+    if name.endswith(".py") and not (os.path.isfile(name) and read_source(Path(name), where) == source):
+        raise StoreError(
+            f"{folder.strategy}: not what is in {name} now; read it, and say --trust if its code may be run"
+        )

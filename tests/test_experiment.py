@@ -173,7 +173,14 @@ def test_an_experiment_can_be_surveyed_without_being_run(tmp_path: Path) -> None
 
 
 SAME = {
-    "federation": {"backend": "ray", "timeout": 5, "checkpoint_every": 3},
+    "federation": {
+        "backend": "ray",
+        "timeout": 5,
+        "checkpoint_every": 3,
+        "on_failure": "skip",
+        "retries": 4,
+        "min_success": 0.1,
+    },
     "resources": {
         "device": "auto",
         "threads": 2,
@@ -196,6 +203,10 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "evaluate_every": 2,
         "stop_after": 3,
         "max_batches": 3,
+        "mods": ["fixed_clipping"],
+        "aggregation": "median",
+        "privacy": {"noise": 0.5},
+        "attack": {"label_flip": {"share": 0.5}},
     },
     "optimizer": {
         "name": "adam",
@@ -286,7 +297,7 @@ def test_a_run_folder_holds_what_is_pinned(lander: Run) -> None:
     files = {"config.yaml", "accuracy.csv", "rounds.jsonl", "summary.json", "partition.json", "env.json", "strategy.py"}
     assert {p.name for p in path.iterdir()} == files | {"log.txt", "checkpoints", "synthetic", "figures"}
     assert {p.name for p in (path / "synthetic").iterdir()} >= {"task1.safetensors"}
-    assert len(list((path / "checkpoints").iterdir())) == 2
+    assert len(list((path / "checkpoints").glob("task*.json"))) == 2
     for name in ("accuracy", "forgetting", "matrix", "rounds", "partition"):
         assert {p.suffix for p in (path / "figures").glob(f"{name}.*")} == {".png", ".pdf"}
     assert (path / "strategy.py").read_text() == (ROOT / "strategies" / "lander.py").read_text()
@@ -427,9 +438,9 @@ def interrupted(folder: Path, **parts: Any) -> Path:
     return next((folder / "out").glob("tiny/*/seed0"))
 
 
-def quietly_resume(path: Path) -> Run:
+def quietly_resume(path: Path, *, trust: bool = False) -> Run:
     with silently():
-        return resume(path, Console(file=io.StringIO()))
+        return resume(path, Console(file=io.StringIO()), trust=trust)
 
 
 def test_a_run_is_resumed_from_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,7 +451,9 @@ def test_a_run_is_resumed_from_its_folder_alone(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "tiny.yaml").unlink()
     monkeypatch.chdir(folder)
 
-    run = quietly_resume(Path("."))
+    with pytest.raises(StoreError, match=r"strategy.py: not what is in .*fedlwf.py now; read it, and say --trust"):
+        quietly_resume(Path("."))
+    run = quietly_resume(Path("."), trust=True)
 
     assert run.path == folder
     assert run.finished
@@ -448,8 +461,20 @@ def test_a_run_is_resumed_from_its_folder_alone(tmp_path: Path, monkeypatch: pyt
     assert same(final_weights(run), final_weights(whole))
     assert len(json.loads((folder / "env.json").read_text())["resumed"]) == 1
     before = (folder / "summary.json").stat().st_mtime_ns
-    assert quietly_resume(folder).summary == run.summary
+    assert quietly_resume(folder, trust=True).summary == run.summary
     assert (folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_code_that_came_with_a_folder_is_not_run_unasked(tmp_path: Path) -> None:
+    own = write_strategy(tmp_path, FEDLWF, "fedlwf")
+    folder = interrupted(tmp_path, strategy=str(own))
+    mark = tmp_path / "executed"
+    (folder / "strategy.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n{FEDLWF}")
+    with pytest.raises(StoreError, match="say --trust if its code may be run"):
+        quietly_resume(folder)
+    assert not mark.exists()
+    (folder / "strategy.py").write_text(FEDLWF)
+    assert quietly_resume(folder).finished
 
 
 def test_a_folder_that_was_changed_is_not_resumed(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ FLOORS = {
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
     **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left"), 5),
-    **dict.fromkeys(("fcil.cli", "fcil.__main__", "fcil"), 6),
+    **dict.fromkeys(("fcil.cli", "fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

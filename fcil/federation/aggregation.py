@@ -26,7 +26,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
-from fcil.averaging import MetricMeans, Weighting, weighted_mean
+from fcil.averaging import Weighting, mean_metrics, weighted_mean
 from fcil.config import Where
 from fcil.errors import TrainingError
 from fcil.federation.codec import to_arrays, to_tensors
@@ -154,13 +154,11 @@ def average(aggregation: Aggregation, updates: Iterable[Update], weighting: Weig
     received = list(updates)
     if problem := aggregation.problem(len(received)):
         raise TrainingError(f"federation.aggregation: {aggregation.name}: {problem}")
-    if any(update.weights.keys() != received[0].weights.keys() for update in received):
+    shapes = [{name: t.shape for name, t in update.weights.items()} for update in received]
+    if any(shape != shapes[0] for shape in shapes):
         raise TrainingError(f"federation.aggregation: {aggregation.name} needs the same tensors from every client")
-    metrics = MetricMeans()
-    for update in received:
-        metrics.add(update.metrics)
     weights = aggregation.combine(received, weighting, start)
-    return Update(weights, sum(update.num_examples for update in received), metrics.means())
+    return Update(weights, sum(u.num_examples for u in received), mean_metrics(u.metrics for u in received))
 
 
 @dataclass
@@ -188,9 +186,10 @@ def _closest(updates: Sequence[Update], start: Tensors, malicious: int, keep: in
     # can be off by more than two clients differ; and batch counters would count, which grow with the data.
     contents = []
     for update in updates:
-        moved = {n: t - start[n] if n in start else t for n, t in update.weights.items() if t.is_floating_point()}
+        reals = {name: t for name, t in update.weights.items() if start.get(name, t).is_floating_point()}
+        moved = {name: t - start[name] if name in start else t for name, t in reals.items()}
         contents.append(RecordDict({"arrays": to_arrays(moved)}))
-    chosen = {id(content) for content in select_multikrum(contents, malicious, keep)}
+    chosen = [id(content) for content in select_multikrum(contents, malicious, keep)]
     return [k for k, content in enumerate(contents) if id(content) in chosen]
 
 

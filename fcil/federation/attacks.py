@@ -6,8 +6,8 @@ the client made of it, they send
 
     sign_flip  g - scale (w - g)        scale  g + factor (w - g)        noise  w + N(0, std^2)
 
-in every real tensor, batch-norm statistics included, but for variances below zero, which would give them
-away. Batch counters, metrics and numbers of examples stay true. A malicious client runs what it likes, so
+in every real tensor, batch-norm statistics included; variances stay at a tenth of what they were or more,
+for a net of NaN would give them away. Batch counters, metrics and numbers of examples stay true. A malicious client runs what it likes, so
 the federation's mods do not hold it back; what the server clips (`federation.privacy`), it does clip.
 """
 
@@ -145,4 +145,4 @@ def forge(plan: Plan, who: tuple[int, int, int], message: Message, reply: Messag
         name: attack.forged(t, start[name], stream) if t.is_floating_point() and name in start else t
         for name, t in honest.items()
     }
-    reply.content["weights"] = to_arrays(settled(lies))
+    reply.content["weights"] = to_arrays(settled(lies, start))

@@ -168,7 +168,11 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query()
 def identify(message: Message, context: Context) -> Message:
-    """Which client this node plays: Flower numbers nodes anew in every run, and clients keep their number."""
+    """Which client this node plays: Flower numbers nodes anew in every run, and clients keep their number.
+
+    It is asked when a run of ours begins, of which one run of Flower's may hold many: the client begins anew.
+    """
+    context.state = RecordDict()
     return Message(
         RecordDict({"node": ConfigRecord({"client": int(context.node_config["partition-id"])})}), reply_to=message
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.common.config import get_project_dir
 from flwr.common.constant import ErrorCode, SType
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -45,6 +47,10 @@ class RefArray(Array):
     def numpy(self) -> NDArray[Any]:
         return self.__dict__["_nd"]  # type: ignore[no-any-return]
 
+    def deflate(self) -> bytes:
+        # Flower writes the name of the class into what it sends, and knows only its own.
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (RefArray, (self.__dict__["_nd"],))
 
@@ -53,6 +59,11 @@ def new_run(run_id: int) -> Run:
     """A run that no SuperLink knows, and this process as its task: `Message` asks for both."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
     return Run.create_empty(run_id=run_id)
+
+
+def app_folder(run: Run) -> Path | None:
+    """Where Flower has unpacked the app of a run; None for a run that was not submitted as one."""
+    return get_project_dir(run.fab_id, run.fab_version, run.fab_hash) if run.fab_hash else None
 
 
 def new_context(run_id: int, node_id: int, node_config: dict[str, Any]) -> Context:

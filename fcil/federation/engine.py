@@ -36,6 +36,8 @@ class Engine:
     federation: FederationSettings
     resources: Resources
     interrupts: Interrupts = field(default_factory=Interrupts)
+    grid: Grid | None = None
+    """Where the clients are, if not where this engine would put them; then it starts no Ray."""
     _pool: WorkerPool | None = None
     _executor: Executor = field(default_factory=LocalExecutor)
     _owns_ray: bool = False
@@ -44,7 +46,7 @@ class Engine:
     def __enter__(self) -> Engine:
         self._threads = torch.get_num_threads()
         settle_arithmetic(self.resources.threads)
-        if self.federation.backend == "ray":
+        if self.federation.backend == "ray" and self.grid is None:
             try:
                 self._start_ray()
             except BaseException:
@@ -84,6 +86,7 @@ class Engine:
                 raise ConfigError(
                     f"resources.ray_address: no Ray cluster at {self.resources.ray_address} ({error})"
                 ) from None
+        self.interrupts.insist()
         resources = self.resources
         # No CPU of its own: client workers hold them all, and they rest while the server synthesises.
         self._executor = RayExecutor(resources.synthesis_workers, self._options(resources.synthesis_gpus, cpus=0.0))
@@ -106,16 +109,14 @@ class Engine:
 
     # A run ------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, folder: Path, observer: Observer, grid: Grid | None = None) -> None:
+    def run(self, plan: Plan, folder: Path, observer: Observer) -> None:
         """Play a plan to its end, from the last checkpoint in its folder if there is one.
 
-        Args:
-            grid: where the clients are, if not where this engine would put them.
         Raises:
             TrainingError: too many clients failed, a term was not finite, or memory ran out.
             StoreError: a file could not be written, or the checkpoints are another run's.
         """
-        grid = grid or self._grid(plan)
+        grid = self.grid or self._grid(plan)
         loop = Loop(
             grid=grid,
             plan=plan,

@@ -25,6 +25,8 @@ from fcil.federation.replies import InvalidReplyError
 from fcil.federation.settings import FederationSettings
 from fcil.types import Update
 
+Answer = Update | tuple[Kind, str] | None
+"""Of a client: an update, what went wrong and why, or nothing to say."""
 PAUSES = (0.01, 0.2)
 """Seconds between two looks for answers on a grid of Flower's: at first, and at most."""
 ASKED = 3
@@ -70,42 +72,49 @@ class Exchange:
         ready: dict[int, Update | None] = {}
         lost: set[int] = set()
         window = self.grid.window if isinstance(self.grid, LocalGrid) else len(turns)
+
+        def settle(client: int, attempt: int, answer: Answer) -> None:
+            if not isinstance(answer, tuple):
+                ready[client] = answer
+            elif self._failed(question, client, attempt, *answer, failures) == "retried":
+                unsent.appendleft((client, attempt + 1))
+            else:
+                lost.add(client)
+                self._check_enough(question, lost)
+
         for turn in turns:
             while turn not in ready and turn not in lost:
                 while unsent and len(waiting) + len(ready) < window:
                     client, attempt = unsent.popleft()
-                    (number,) = self.grid.push_messages([question.write(client)])
-                    waiting[number] = client, attempt
-                for number, answer in self._next(question, waiting):
-                    client, attempt = waiting.pop(number)
-                    if not isinstance(answer, tuple):
-                        ready[client] = answer
-                    elif self._failed(question, client, attempt, *answer, failures) == "retried":
-                        unsent.appendleft((client, attempt + 1))
+                    # A grid of Flower's does not number what it cannot deliver.
+                    if number := next(iter(self.grid.push_messages([question.write(client)])), None):
+                        waiting[number] = client, attempt
                     else:
-                        lost.add(client)
-                        self._check_enough(question, lost)
+                        settle(client, attempt, ("died", "its node has left"))
+                for number, answer in self._next(question, waiting) if waiting else ():
+                    settle(*waiting.pop(number), answer)
             if turn in ready:
                 yield turn, ready.pop(turn)
 
-    def _next(
-        self, question: Question, waiting: dict[str, tuple[int, int]]
-    ) -> list[tuple[str, Update | tuple[Kind, str] | None]]:
+    def _next(self, question: Question, waiting: dict[str, tuple[int, int]]) -> list[tuple[str, Answer]]:
         """At least one answer, as soon as there is one: an update, nothing, or what went wrong."""
         deadline = time.monotonic() + self.settings.timeout
         late = f"no answer within {self.settings.timeout:g} seconds"
+        pause, longest = PAUSES
         with timed(self.phases, "clients"):
             while True:
-                replies = list(self.grid.pull_messages(list(waiting)))
+                found = {r.metadata.reply_to_message_id: r for r in self.grid.pull_messages(list(waiting))}
+                replies = [(number, self._read(question, r)) for number, r in found.items() if number in waiting]
                 if replies:
-                    return [(r.metadata.reply_to_message_id, self._read(question, r)) for r in replies]
+                    return replies
                 # Grids of our own time each call; of Flower's we know only that nobody answers.
                 if not isinstance(self.grid, LocalGrid) and time.monotonic() > deadline:
                     return [(number, ("timeout", late)) for number in waiting]
                 if not isinstance(self.grid, LocalGrid):
-                    time.sleep(0.01)
+                    time.sleep(pause)
+                    pause = min(1.5 * pause, longest)
 
-    def _read(self, question: Question, reply: Message) -> Update | tuple[Kind, str] | None:
+    def _read(self, question: Question, reply: Message) -> Answer:
         if reply.has_error():
             first, text = reason_of(reply)
             self.observer.note(text)

@@ -7,6 +7,7 @@ They expect one record of arrays, real numbers alone, that comes back whole. So:
 - These tensors cannot be written to: ours lie in memory that other clients read.
 - A tensor without dimensions would return neither clipped nor noised, and a client that has not moved
   would be divided by zero; both are given a form that works.
+- Variances that noise has taken below zero are made usable again.
 - Noise comes from NumPy's global stream, which is seeded for the call and put back after it.
 """
 
@@ -56,8 +57,7 @@ def rewrite(
         raise TrainingError(str(result.error.reason))
     changed = cast(ArrayRecord, result.content["weights"])
     whole = {name: changed[name].numpy().reshape(ours[name].shape) if name in names else ours[name] for name in ours}
-    # Noise can take a variance below zero.
-    reply.content["weights"] = to_arrays(settled(to_tensors(_record(whole))))
+    reply.content["weights"] = to_arrays(settled(to_tensors(_record(whole)), to_tensors(sent)))
     return cast(MetricRecord, result.content["metrics"])
 
 

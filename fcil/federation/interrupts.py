@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-GRACE = 5.0
+GRACE = 4.0
 """Seconds a run is given to come to a point where it can be saved."""
 INTERRUPTED = 130
 """The exit code of a run that was asked to stop."""
@@ -32,6 +32,7 @@ class Interrupts:
 
     def __init__(self, announce: Callable[[str], None] = lambda line: None) -> None:
         self.requested = False
+        self._listening = False
         self._patient = False  # whether somebody looks at `requested`
         self._overdue = False
         self._announce = announce
@@ -39,15 +40,23 @@ class Interrupts:
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
+        self._listening = threading.current_thread() is threading.main_thread()
+        if self._listening:
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
+
+    def insist(self) -> None:
+        """Take signals back from a library that helped itself to them, as Ray does when it starts."""
+        if self._listening:
+            for number in SIGNALS:
+                signal.signal(number, self._handle)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._listening = False
 
     @contextmanager
     def patience(self) -> Iterator[None]:

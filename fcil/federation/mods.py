@@ -25,8 +25,10 @@ from fcil.types import Positive
 
 LOG = "log"
 """The record of a reply that holds what mods have logged."""
+LONGEST, MOST = 2000, 20
+"""Characters of a line, and lines of a reply, that the server takes into its log."""
 NORM_BIT: str = KEY_NORM_BIT
-"""The metric in which a client says whether `adaptive_clipping` has shortened its step: 1, else 0."""
+"""The metric in which a client says whether `adaptive_clipping` has shortened its step."""
 Who = tuple[int, int, int]
 """Task, round and client."""
 SHARED_NORM = "clipping_norm"
@@ -52,8 +54,7 @@ class Mod:
 class ArraysSize(Mod):
     """Logs elements and bytes of the arrays a client receives and sends."""
 
-    name = "arrays_size"
-    tells = True
+    name, tells = "arrays_size", True
 
     def run(self, message: Message, reply: Message, context: Context) -> None:
         arrays_size_mod(weighable(message), context, lambda *_: weighable(reply))
@@ -63,8 +64,7 @@ class ArraysSize(Mod):
 class MessageSize(Mod):
     """Logs the bytes of all a client receives and sends."""
 
-    name = "message_size"
-    tells = True
+    name, tells = "message_size", True
 
     def run(self, message: Message, reply: Message, context: Context) -> None:
         message_size_mod(weighable(message), context, lambda *_: weighable(reply))
@@ -112,8 +112,8 @@ class FixedClipping(Mod):
 class AdaptiveClipping(Mod):
     """Shortens clients' steps to a norm that follows them, so that a chosen share is left as it is.
 
-    Andrew, Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with Adaptive Clipping",
-    NeurIPS 2021: with b the share of clients whose step was short enough, norm <- norm exp(-rate (b - target)).
+    Andrew et al., "Differentially Private Learning with Adaptive Clipping", NeurIPS 2021: with b the
+    share of clients whose step was short enough, norm <- norm exp(-rate (b - target)).
     """
 
     name = "adaptive_clipping"
@@ -172,8 +172,8 @@ class Mods:
 def around(mods: Mods, seed: int, who: Who, message: Message, context: Context, call_next: CallNext) -> Message:
     """Call the app with the mods around it, and return its reply as they leave it.
 
-    No mod changes what a client receives, so all of them are called when it has trained. What the size
-    mods log goes with the reply to the server's log (see `said`); on a worker nobody would read it.
+    No mod changes what a client receives, so all are called when it has trained. What the size mods log
+    goes with the reply to the server's log (see `said`); on a worker nobody would read it.
     """
     reply = call_next(message, context)
     if not mods.chosen or reply.has_error() or "weights" not in reply.content:
@@ -191,6 +191,8 @@ def around(mods: Mods, seed: int, who: Who, message: Message, context: Context, 
 
 
 def said(reply: Message) -> list[str]:
-    """What the mods of a client have logged."""
-    record = cast("ConfigRecord | None", reply.content.get(LOG))
-    return [] if record is None else [str(line) for line in cast("list[str]", record["lines"])]
+    """What the mods of a client have logged; printable and no longer than lines are, whoever wrote it."""
+    record = reply.content.get(LOG)
+    lines = record.get("lines") if isinstance(record, ConfigRecord) else None
+    told = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+    return ["".join(c for c in line if c.isprintable())[:LONGEST] for line in told[:MOST]]

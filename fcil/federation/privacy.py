@@ -13,6 +13,7 @@ ICLR 2018: with g the global net, w_k what client k made of it and m clients to 
 - The norm goes over every real tensor that clients send, batch-norm means and variances included, for
   they are statistics of images; they take their share of `clip` and get their share of the noise. Whole
   numbers (batch counters, which tell how much data a client has) are not taken from clients at all.
+- A variance that noise takes below a tenth of what it was is put there, which needs no client's data.
 - A strategy is given neither single updates nor metrics nor numbers of examples, only g'.
 
 Epsilon
@@ -109,7 +110,7 @@ def private_mean(
     for name in (name for name in mean if name in sums):
         noise = std * torch.randn(mean[name].shape, generator=stream, dtype=torch.float64)
         mean[name] += (sums[name] + noise.to(sums[name])) / per_round
-    return Update(settled(mean), 0, Withheld())
+    return Update(settled(mean, start), 0, Withheld())
 
 
 @lru_cache(maxsize=4096)

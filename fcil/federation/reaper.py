@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import subprocess
 import sys
+import time
 
 import psutil
 
-PATIENCE = 3.0
-"""Seconds between two looks at who descends from the driver."""
+PATIENCE = 1.0
+"""Seconds between two looks at which processes there are."""
+LOOKS = 5
+"""How often it looks for processes that are left when the driver has ended."""
 
 
 class Reaper:
@@ -36,22 +40,31 @@ class Reaper:
 def watch(driver: int, closed: int) -> None:
     """Note Ray's processes among the descendants of a process until a pipe closes; then end those that are left."""
     known: dict[int, psutil.Process] = {}
+    sessions: set[str] = set()
     while True:
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(driver).children(recursive=True):
                 if process.pid not in known and _is_of_ray(process):
                     known[process.pid] = process
+                    sessions |= _sessions(process)
         if select.select([closed], [], [], PATIENCE if known else 0.2)[0]:
             break
     if os.read(closed, 4) == b"done":
         return
-    for process in list(known.values()):
-        with contextlib.suppress(psutil.Error):  # psutil compares start times: a number used again is not the same
-            for child in process.children(recursive=True):
-                known.setdefault(child.pid, child)
-    for process in known.values():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    # Ray may be starting workers at this moment, which carry the name of their session.
+    for _ in range(LOOKS):
+        known |= {process.pid: process for process in psutil.process_iter() if sessions & _sessions(process)}
+        for process in known.values():
+            with contextlib.suppress(psutil.Error):  # compares start times: a number used again is not the same
+                process.kill()
+        time.sleep(PATIENCE)
+
+
+def _sessions(process: psutil.Process) -> set[str]:
+    """Names of Ray sessions on the command line of a process."""
+    with contextlib.suppress(psutil.Error):
+        return set(re.findall(r"session_[\d_-]{20,}", " ".join(process.cmdline())))
+    return set()
 
 
 def _is_of_ray(process: psutil.Process) -> bool:

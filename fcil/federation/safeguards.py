@@ -58,7 +58,8 @@ class Averager:
         clipping = federation.mods.get(AdaptiveClipping)
         if clipping is not None and self.calls == 1:
             norm = float(server.shared.get(SHARED_NORM, clipping.norm))  # type: ignore[arg-type]
-            server.shared[SHARED_NORM] = clipping.followed(norm, mean.metrics[NORM_BIT])
+            clipped = min(1.0, max(0.0, mean.metrics.get(NORM_BIT, 1 - clipping.target)))  # clients may say anything
+            server.shared[SHARED_NORM] = clipping.followed(norm, clipped)
         return mean
 
     def check(self) -> None:
@@ -133,6 +134,4 @@ def _check_attack(plan: Plan, class_counts: Iterable[int]) -> None:
         raise ConfigError(f"federation.attack: a share of {attack.share:g} of {clients} clients is nobody")
     alone = [number for number, count in enumerate(class_counts, start=1) if count == 1]
     if isinstance(attack, LabelFlip) and alone:
-        raise ConfigError(
-            f"federation.attack: label_flip has no other class to turn to in task {alone[0]}, of one class"
-        )
+        raise ConfigError(f"federation.attack: label_flip has nothing to turn to in task {alone[0]}, of one class")

@@ -63,7 +63,7 @@ class Loop:
     def __post_init__(self) -> None:
         federation = self.plan.federation
         self._told = ConfigRecord({"plan": self.clients_plan.to_json()})
-        nodes = find_nodes(self.grid, federation.clients, self._told, federation.timeout)
+        nodes = find_nodes(self.grid, federation.clients, self._told, federation.timeout, self.observer.note)
         self._exchange = Exchange(self.grid, nodes, federation, self.observer, self.phases)
         self._syntheses = Syntheses(
             self.plan, self.executor, self.observer, self.checkpoints, self.interrupts, self.phases, self.device

@@ -1,10 +1,18 @@
-"""Batch-norm variances that noise, or a step in the wrong direction, has taken below zero."""
+"""Batch-norm variances that noise, or a step in the wrong direction, has taken to zero or below."""
 
 from __future__ import annotations
 
 from fcil.types import Tensors
 
+LEAST = 0.1
+"""Share of its old value that a variance keeps at least."""
 
-def settled(weights: Tensors) -> Tensors:
-    """The same weights with no variance below zero, whose square root would be NaN in every answer of the net."""
-    return {name: t.clamp(min=0) if name.endswith("running_var") else t for name, t in weights.items()}
+
+def settled(weights: Tensors, start: Tensors) -> Tensors:
+    """The same weights with no variance far below that of `start`.
+
+    The net divides by their square root: below zero every answer is NaN, and close to it a few layers
+    make numbers that are not finite.
+    """
+    held = [name for name in weights if name.endswith("running_var") and name in start]
+    return {**weights, **{name: weights[name].maximum(LEAST * start[name]) for name in held}}
