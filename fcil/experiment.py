@@ -34,7 +34,7 @@ from fcil.plots import draw_comparison, draw_run
 from fcil.plugins import StrategySpec, read_source
 from fcil.progress import choose_progress, loading_bar
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
-from fcil.tables import accuracy_table, comparison_table, metrics_table, partition_table, settings_tree
+from fcil.tables import accuracy_table, comparison_table, failures_line, metrics_table, partition_table, settings_tree
 from fcil.types import Index
 
 
@@ -277,6 +277,8 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))
+    if failures := failures_line(run.summary):
+        console.print(failures, markup=False, soft_wrap=True)
     console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)
 
 

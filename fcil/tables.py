@@ -246,3 +246,14 @@ def mean_and_deviation(values: Sequence[float]) -> str:
         return NONE
     mean = f"{np.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1f}"
+
+
+def failures_line(summary: Mapping[str, Any]) -> str:
+    """What failed in a run, by kind and by client; empty if nothing did."""
+    if not summary.get("failures"):
+        return ""
+    kinds, clients = (summary.get(key) or {} for key in ("failures_by_kind", "failures_by_client"))
+    by_kind = "; ".join(f"{kind}: {count}" for kind, count in kinds.items())
+    by_client = ", ".join(f"{client} ({count})" for client, count in clients.items())
+    of_clients = f", of clients {by_client}" if by_client else ""
+    return f"failures: {summary['failures']} ({by_kind}){of_clients}; each is in rounds.jsonl"

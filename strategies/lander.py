@@ -117,7 +117,7 @@ class LANDER(Strategy):
         return mean
 
     def after_task(self, server: Server, updates: Sequence[Update]) -> None:
-        if self.settled.select == "lowest-loss":
+        if "best" in server.memo:
             server.net.load(server.memo["best"])
         if server.task.last:
             return

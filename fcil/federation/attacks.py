@@ -6,9 +6,10 @@ the client made of it, they send
 
     sign_flip  g - scale (w - g)        scale  g + factor (w - g)        noise  w + N(0, std^2)
 
-in every real tensor, batch-norm statistics included; variances stay at a tenth of what they were or more,
-for a net of NaN would give them away. Batch counters, metrics and numbers of examples stay true. A malicious client runs what it likes, so
-the federation's mods do not hold it back; what the server clips (`federation.privacy`), it does clip.
+in every real tensor, batch-norm statistics included; variances stay at a tenth of what they were or
+more, for a net of NaN would give them away. Batch counters, metrics and numbers of examples stay true,
+and so does what clients send when a task ends. A malicious client runs what it likes, so the federation's
+mods do not hold it back; what the server clips (`federation.privacy`), it does clip.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from fcil.plots.style import (
     save,
     task_axis,
 )
+from fcil.reading import UnreadableError, open_file
 from fcil.store.read import Run, load_run
 
 Array = npt.NDArray[np.float64]
@@ -97,9 +98,10 @@ def _pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         StoreError: the file holds no such thing.
     """
     try:
+        open_file(path, 2**62).close()
         with safe_open(path, framework="pt") as file:
             x, y = file.get_tensor("x"), file.get_tensor("y")
-    except (SafetensorError, OSError, ValueError) as error:
+    except (UnreadableError, SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path}: not a pool of synthetic samples ({type(error).__name__}: {error})") from None
     sides = tuple(x.shape[1:])
     fits = x.ndim in (3, 4) and y.shape == x.shape[:1] and y.dtype == torch.int64 and x.dtype in _PIXELS

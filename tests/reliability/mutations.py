@@ -139,7 +139,8 @@ def altered(draw: st.DrawFn, tree: Any, donors: list[Any]) -> Any:
         if kind == 0:
             del parent[key]
         elif kind == 1 and isinstance(parent, dict):
-            parent[draw(st.one_of(st.text(max_size=8), st.sampled_from(list(parent))))] = parent.pop(key)
+            name = draw(st.one_of(st.text(max_size=8), st.sampled_from(list(parent))))
+            parent[name] = parent.pop(key)
         elif kind == 2:
             parent[key] = [parent[key]] * draw(st.integers(0, 3))
         elif kind == 3:

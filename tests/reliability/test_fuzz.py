@@ -74,7 +74,7 @@ def counted(part: str) -> Iterator[Tally]:
         tally.report()
     assert tally.inputs >= 0.9 * INPUTS, tally
     assert tally.refused > 0, tally
-    assert tally.accepted > 0, tally
+    assert tally.accepted > 0 or INPUTS < 100, tally
     assert tally.tracebacks == 0, tally
 
 
@@ -382,7 +382,6 @@ def look_at(path: Path, name: str) -> None:
 )
 def test_run_folders(small_run: Path, tmp_path: Path, name: str) -> None:
     whole = (small_run / name).read_bytes()
-    rng = range(INPUTS)
     with counted(f"run folders: {name}") as tally:
 
         @fuzz(data=st.one_of(spoilt(whole, RUBBISH), spoilt(whole, RUBBISH), st.sampled_from(SPECIAL)))
@@ -398,7 +397,6 @@ def test_run_folders(small_run: Path, tmp_path: Path, name: str) -> None:
             tally.tell(lambda: look_at(folder, name), UserError)
 
         check()
-    assert rng
 
 
 # Anchors, names and images --------------------------------------------------------------------------
