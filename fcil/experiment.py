@@ -27,6 +27,7 @@ from fcil.federation.engine import Engine, rehearse
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.observer import Observers
 from fcil.federation.plan import Plan, anchors_of, dataset_of, from_yaml, scenario_of
+from fcil.federation.safeguards import check_safeguards
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
@@ -244,10 +245,12 @@ def rehearse_all(plans: Sequence[Plan], console: Console, where: Where) -> None:
     with loading_bar(console) as progress:
         for plan in plans:
             method, device = str(plan.strategy.fingerprint()), plan.resources.device
-            key = (plan.data, plan.federation.clients, plan.seed, plan.anchors, plan.net, method, device)
+            key = (plan.data, plan.federation, plan.seed, plan.anchors, plan.net, method, device)
             if key not in seen:
                 seen.add(key)
-                share_out(plan, where, progress)
+                scenario = share_out(plan, where, progress)
+                with named(where):
+                    check_safeguards(plan, [task.num_new for task in scenario.tasks[: plan.federation.stop_after]])
                 with named(where.at("anchors")):
                     anchors_of(plan)
                 with named(where.at("strategy").at(plan.strategy.name)):

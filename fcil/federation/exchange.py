@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from fcil.errors import TrainingError
 from fcil.federation.failures import Failure, Kind, judge, kind_of, reason_of
 from fcil.federation.grids import LocalGrid
+from fcil.federation.mods import said
 from fcil.federation.observer import Observer
 from fcil.federation.phases import Phases, timed
 from fcil.federation.replies import InvalidReplyError
@@ -119,6 +120,8 @@ class Exchange:
             first, text = reason_of(reply)
             self.observer.note(text)
             return kind_of(reply), first
+        for line in said(reply):
+            self.observer.note(line)
         try:
             update = question.read(reply)
             self.remembering |= "memory" in reply.content

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fcil.data import Scenario
+from fcil.federation.attacks import malicious
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
 from fcil.federation.codec import flatten, num_bytes, to_arrays
@@ -32,6 +33,7 @@ from fcil.federation.observer import Observer
 from fcil.federation.phases import Phases, timed
 from fcil.federation.plan import Plan, first_net, tasks_of
 from fcil.federation.replies import Expected, read_update
+from fcil.federation.safeguards import Averager, spent
 from fcil.federation.sharing import Shared
 from fcil.federation.synthesize import Syntheses
 from fcil.optimizer import learning_rate
@@ -88,6 +90,7 @@ class Loop:
         net = first_net(plan, self.anchors).to(self.device)
         anchors = None if self.anchors is None else self.anchors.to(self.device)
         server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._syntheses.run)
+        server.average = self._average = Averager(plan, server)
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
@@ -175,6 +178,10 @@ class Loop:
         with timed(self.phases, "aggregate", without="clients"):
             self._aggregate(server, self._updates(server, question, failures, record))
         record["failures"] = [f.record() for f in failures] + self._syntheses.failures
+        if plan.federation.privacy is not None:
+            record["epsilon"] = spent(plan, (task - 1) * plan.federation.rounds + number)
+        if plan.federation.attack is not None:
+            record["malicious"] = malicious(plan)
         every = plan.federation.evaluate_every
         if every and number % every == 0:
             with timed(self.phases, "evaluate"):
@@ -188,7 +195,8 @@ class Loop:
         if first is None:
             self.observer.note(f"task {server.task.number}, round {server.round}: nothing to aggregate; the net stays")
             return
-        self.strategy.aggregate(server, itertools.chain([first], updates))
+        self.strategy.aggregate(server, self._average.seal(itertools.chain([first], updates)))
+        self._average.check()
         for _ in updates:  # a strategy that stopped early still lets every client finish
             pass
 

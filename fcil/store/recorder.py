@@ -111,6 +111,7 @@ def _cost(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "bytes_down": down,
         "failures": sum(_count(p.get("failures")) for p in parts),
         "failures_by_kind": dict(sorted(Counter(f"{f['kind']}, {f['outcome']}" for f in failed).items())),
+        **({"epsilon": records[-1]["epsilon"]} if records and "epsilon" in records[-1] else {}),
         "failures_by_client": dict(sorted(Counter(str(f["client"]) for f in failed if "client" in f).items())),
     }
 
