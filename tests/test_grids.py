@@ -5,18 +5,19 @@ All that needs Ray is here: it is started once, with one engine and its workers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import grid_cases
 import psutil
 import pytest
 import ray
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
+from grid_cases import CLIENTS, ask, calls, faulty, plan_of, weights
 from small_runs import (
     LANDER,
     NAYER,
@@ -25,15 +26,13 @@ from small_runs import (
     checkpoint,
     final_weights,
     same,
-    write_experiment,
     write_strategy,
 )
 
 from fcil.errors import TrainingError
-from fcil.experiment import read
 from fcil.federation.client import app
-from fcil.federation.codec import flatten, from_records, to_arrays, to_records, to_tensors
-from fcil.federation.compat import CRASHED, RAISED, TIMED_OUT
+from fcil.federation.codec import flatten, from_records, to_records
+from fcil.federation.compat import CRASHED, TIMED_OUT
 from fcil.federation.engine import Engine
 from fcil.federation.executor import ChainWorker, Executor, LocalExecutor, RayExecutor
 from fcil.federation.grids import InProcessGrid, LocalGrid
@@ -44,39 +43,6 @@ from fcil.federation.ray_grid import RayGrid, Worker, WorkerPool
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.synthesis import create
 from fcil.types import State, Task, Tensors
-
-CLIENTS = 3
-FAULTY = """
-import os
-import signal
-import time
-from dataclasses import dataclass
-
-import torch
-
-from fcil import Strategy, Update
-
-
-@dataclass(frozen=True, kw_only=True)
-class Faulty(Strategy):
-    fault: str = "none"
-
-    def local_train(self, client):
-        client.memory["calls"] = client.memory.get("calls", 0) + 1
-        if client.round == 2 and client.index == 1:
-            client.memory["spoiled"] = torch.ones(3)
-            if self.fault == "raise":
-                raise ValueError("on purpose")
-            if self.fault == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if self.fault == "hang":
-                time.sleep(60)
-        told = {"calls": torch.tensor(client.memory["calls"]), "spoiled": torch.tensor("spoiled" in client.memory)}
-        return Update(told, 1 + client.index)
-
-    def aggregate(self, server, updates):
-        return [*updates][0]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -110,42 +76,8 @@ def pool_of(engine: Engine) -> WorkerPool:
     return engine._pool
 
 
-def plan_of(folder: Path, strategy: Any = "finetune", **federation: Any) -> Plan:
-    source = write_experiment(folder, strategy=strategy, federation={"clients": CLIENTS, **federation})
-    (plan,) = read(source)[0].plans()
-    return plan
-
-
-def faulty(folder: Path, fault: str = "none", **federation: Any) -> Plan:
-    return plan_of(folder, {str(write_strategy(folder, FAULTY, "faulty")): {"fault": fault}}, **federation)
-
-
-def ask(plan: Plan, grid: LocalGrid, clients: list[int], round: int = 1) -> dict[int, Message]:
-    """The replies of some clients to a round of training, by client."""
-    job = {"task": 1, "round": round, "lr": 0.1, "text_width": None, "shared": {}}
-    content = {
-        "weights": to_arrays(first_net(plan, None).weights()),
-        "config": ConfigRecord({"job": json.dumps(job)}),
-        "plan": ConfigRecord({"plan": plan.to_json()}),
-    }
-    nodes = list(grid.get_node_ids())
-    messages = [Message(RecordDict(dict(content)), nodes[c], MessageType.TRAIN, group_id="1") for c in clients]
-    replies = list(grid.send_and_receive(messages))
-    sent = {m.metadata.message_id: c for m, c in zip(messages, clients, strict=True)}
-    assert all(r.metadata.src_node_id == nodes[sent[r.metadata.reply_to_message_id]] for r in replies)
-    return {sent[r.metadata.reply_to_message_id]: r for r in replies}
-
-
 def states(grid: LocalGrid) -> dict[int, RecordDict]:
     return {client: grid.state(client) for client in grid.versions()}
-
-
-def weights(reply: Message) -> Tensors:
-    return to_tensors(cast(ArrayRecord, reply.content["weights"]))
-
-
-def calls(replies: dict[int, Message]) -> dict[int, int]:
-    return {client: int(weights(reply)["calls"]) for client, reply in sorted(replies.items())}
 
 
 # Every grid ------------------------------------------------------------------------------------
@@ -169,11 +101,7 @@ def test_nobody_answers_a_message_that_was_not_sent(make_grid: Any, tmp_path: Pa
 
 def test_clients_train_the_same_weights_everywhere(make_grid: Any, tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    got = ask(plan, make_grid(plan), [0, 1, 2])
-    expected = ask(plan, InProcessGrid(app, CLIENTS), [2, 0, 1])
-    assert all(same(weights(got[c]), weights(expected[c])) for c in range(CLIENTS))
-    assert not same(weights(got[0]), weights(got[1]))
-    assert all(dict(got[c].content["metrics"]) == dict(expected[c].content["metrics"]) for c in range(CLIENTS))
+    grid_cases.clients_train(plan, make_grid(plan), grid_cases.trained_in_this_process(plan))
 
 
 def test_a_client_remembers_from_message_to_message(make_grid: Any, tmp_path: Path) -> None:
@@ -187,17 +115,7 @@ def test_a_client_remembers_from_message_to_message(make_grid: Any, tmp_path: Pa
 
 def test_a_client_that_raises_is_answered_for_and_keeps_its_state(make_grid: Any, tmp_path: Path) -> None:
     plan = faulty(tmp_path, "raise")
-    grid = make_grid(plan)
-    ask(plan, grid, [0, 1, 2])
-    replies = ask(plan, grid, [0, 1, 2], round=2)
-    assert [replies[c].has_error() for c in range(3)] == [False, True, False]
-    assert replies[1].error.code == RAISED
-    reason = str(replies[1].error.reason).splitlines()
-    assert reason[0] == "ValueError: on purpose"
-    assert any("in local_train" in line for line in reason)
-    later = ask(plan, grid, [0, 1, 2], round=3)
-    assert calls(later) == {0: 3, 1: 2, 2: 3}
-    assert not weights(later[1])["spoiled"]
+    grid_cases.one_raises(plan, make_grid(plan))
 
 
 def test_a_client_that_hangs_is_answered_for_and_keeps_its_state(make_grid: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fcil.errors import printable
 from fcil.federation.compat import RefArray
 from fcil.types import State, Tensors, Value
 
@@ -43,7 +44,9 @@ def flatten(state: Mapping[str, Value], prefix: str = "") -> tuple[Tensors, Scal
         if isinstance(value, Tensor):
             tensors[name] = value
         elif isinstance(value, int) and value.bit_length() > _LONGEST:
-            raise TypeError(f'state "{name}" is a number of {value.bit_length()} bits; at most {_LONGEST} travel')
+            raise TypeError(
+                f'state "{printable(name)}" is a number of {value.bit_length()} bits; at most {_LONGEST} travel'
+            )
         elif isinstance(value, float | int | str):
             scalars[name] = value
         elif isinstance(value, Mapping):
@@ -53,7 +56,9 @@ def flatten(state: Mapping[str, Value], prefix: str = "") -> tuple[Tensors, Scal
             tensors |= below[0]
             scalars |= below[1]
         else:
-            raise TypeError(f'state "{name}" is a {type(value).__name__}; state is tensors, numbers and strings')
+            raise TypeError(
+                f'state "{printable(name)}" is a {type(value).__name__}; state is tensors, numbers and strings'
+            )
     return tensors, scalars
 
 
@@ -70,9 +75,9 @@ def unflatten(tensors: Tensors, scalars: Scalars) -> State:
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise ValueError(f'state "{name}" lies within "{parent}", which is a value')
+                raise ValueError(f'state "{printable(name)}" lies within "{printable(parent)}", which is a value')
         if leaf in place:
-            raise ValueError(f'state "{name}" is given twice')
+            raise ValueError(f'state "{printable(name)}" is given twice')
         if leaf:
             place[leaf] = value
     return cast(State, root)
@@ -93,7 +98,9 @@ def to_arrays(tensors: Tensors) -> ArrayRecord:
 def _on_cpu(name: str, tensor: Tensor) -> NDArray[Any]:
     kind = str(tensor.dtype).removeprefix("torch.")
     if kind not in NUMBERS or tensor.layout != torch.strided or tensor.is_neg():
-        raise TypeError(f'state "{name}" is a {tensor.layout} tensor of {kind}; dense ones of {_types()} travel')
+        raise TypeError(
+            f'state "{printable(name)}" is a {tensor.layout} tensor of {kind}; dense ones of {_types()} travel'
+        )
     return tensor.detach().cpu().numpy()
 
 
@@ -113,24 +120,30 @@ def to_ndarray(name: str, array: Array) -> NDArray[Any]:
     if isinstance(array, RefArray):  # of this process, or of a worker of ours
         return array.numpy()
     if array.stype != _NPY:
-        raise ValueError(f'array "{name}" is packed as {str(array.stype)[:40]!r}; expected {_NPY!r}')
+        raise ValueError(f'array "{printable(name)}" is packed as {str(array.stype)[:40]!r}; expected {_NPY!r}')
     stream = io.BytesIO(array.data)
     try:
         shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
     except Exception as error:  # whatever a made-up header makes NumPy raise
-        raise ValueError(f'array "{name}" has no header of NumPy\'s format ({type(error).__name__})') from None
+        raise ValueError(
+            f'array "{printable(name)}" has no header of NumPy\'s format ({type(error).__name__})'
+        ) from None
     if dtype.isbuiltin != 1 or dtype.name not in NUMBERS:
-        raise ValueError(f'array "{name}" is of the type {str(dtype)[:40]}; allowed: {_types()}')
+        raise ValueError(f'array "{printable(name)}" is of the type {str(dtype)[:40]}; allowed: {_types()}')
     size, there = math.prod(shape) * dtype.itemsize, len(array.data) - stream.tell()
     if min(shape, default=0) < 0 or size != there:
-        raise ValueError(f'array "{name}" says it has the shape {_short(shape)} of {dtype}, but {there} bytes')
+        raise ValueError(
+            f'array "{printable(name)}" says it has the shape {_short(shape)} of {dtype}, but {there} bytes'
+        )
     if tuple(array.shape) != shape:
-        raise ValueError(f'array "{name}" says it has the shape {_short(shape)} and the shape {_short(array.shape)}')
+        raise ValueError(
+            f'array "{printable(name)}" says it has the shape {_short(shape)} and the shape {_short(array.shape)}'
+        )
     order: Any = "F" if fortran else "C"
     try:
         return np.ndarray(shape, dtype, buffer=array.data, offset=stream.tell(), order=order)
     except ValueError as error:
-        raise ValueError(f'array "{name}" cannot have the shape {_short(shape)} ({error})') from None
+        raise ValueError(f'array "{printable(name)}" cannot have the shape {_short(shape)} ({error})') from None
 
 
 def _short(shape: tuple[int, ...]) -> str:
@@ -169,7 +182,9 @@ def from_records(arrays: ArrayRecord, values: ConfigRecord, device: torch.device
         raise ValueError(f"the numbers and strings of the state are a {type(scalars).__name__}; expected a mapping")
     for name, value in scalars.items():
         if not isinstance(value, float | int | str):
-            raise ValueError(f'state "{name}" is a {type(value).__name__}; state is tensors, numbers and strings')
+            raise ValueError(
+                f'state "{printable(name)}" is a {type(value).__name__}; state is tensors, numbers and strings'
+            )
     return unflatten(to_tensors(arrays, device, copy=True), scalars)
 
 
