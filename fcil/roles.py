@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -39,6 +39,7 @@ class Client:
     optimizer: OptimizerSettings
     device: torch.device
     frozen_net: Callable[[str], Net]
+    start: Tensors = field(default_factory=dict)  # the global weights this round began with; not to be changed
     max_batches: int | None = None
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
 
@@ -49,6 +50,18 @@ class Client:
     def frozen(self, name: str) -> Net:
         """The net whose weights are `shared[name]`, in eval mode and without gradients."""
         return self.frozen_net(name)
+
+    def keep(self, name: str, samples: Shard) -> None:
+        """Remember samples of this client's own, as exemplars of later tasks: which they are, not a copy of them."""
+        self.memory[name] = {"indices": samples.indices, "labels": samples.labels, "tasks": samples.tasks}
+
+    def kept(self, name: str) -> Shard:
+        """The samples that `keep` was given under this name; none if there are none."""
+        known = self.memory.get(name)
+        if known is None:
+            return self.shard.select(torch.empty(0, dtype=torch.int64))
+        place = self.shard.indices.device
+        return replace(self.shard, **{k: t.to(place) for k, t in cast(Tensors, known).items()})
 
     def draw(self, name: str, count: int) -> Tensor:
         """The next `count` images (count, channels, H, W) of a shared pool, augmented and normalised.

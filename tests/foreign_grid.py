@@ -75,10 +75,10 @@ class ForeignGrid(Grid):
         return cast("list[str]", numbers)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """At most two, as chance will have it."""
+        """At most two, as chance will have it; all there is if `unasked`."""
         wanted = set(self._waiting) if self.unasked else set(message_ids) & set(self._waiting)
         ready = sorted(n for n in wanted if self.client_at(self._waiting[n].metadata.dst_node_id) not in self.slow)
-        chosen = self._random.sample(ready, self._random.randint(0, min(2, len(ready))))
+        chosen = ready if self.unasked else self._random.sample(ready, self._random.randint(0, min(2, len(ready))))
         return [self._call(self._waiting.pop(number)) for number in chosen]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -88,6 +88,10 @@ class ForeignGrid(Grid):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 replies.append(reply)
         return replies
+
+    def waiting(self) -> int:
+        """How many messages have not been answered."""
+        return len(self._waiting)
 
     def client_at(self, node: int) -> int | None:
         found = self.contexts[node].node_config.get("partition-id")

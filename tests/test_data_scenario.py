@@ -223,3 +223,15 @@ def test_global_random_streams_are_left_alone() -> None:
     list(scenario(partition=PartitionSettings(kind="dirichlet", value=0.5)).shard(1, 0).batches(32, generator()))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
+
+
+def test_shards_can_be_cut_and_joined() -> None:
+    found = scenario()
+    one, two = found.shard(1, 0), found.shard(2, 0)
+    some = one.select(torch.tensor([3, 0]))
+    assert some.indices.tolist() == [one.indices[3], one.indices[0]]
+    both = two.joined(some)
+    assert len(both) == len(two) + 2
+    assert both.labels.tolist() == [*two.labels.tolist(), *some.labels.tolist()]
+    assert both.tasks.tolist() == [*two.tasks.tolist(), 1, 1]
+    assert torch.equal(both.x(torch.tensor([len(two)])), one.x(torch.tensor([3])))

@@ -301,6 +301,31 @@ def test_each_client_keeps_its_own_memory(remembers: Run) -> None:
     assert about["scalars"]["memo/count"] == 2
 
 
+def test_a_client_keeps_samples_and_knows_where_a_round_began(tmp_path: Path) -> None:
+    own = write_strategy(
+        tmp_path,
+        "import torch\n"
+        "from fcil import Strategy\n"
+        "class Keeps(Strategy):\n"
+        "    def local_train(self, client):\n"
+        "        old = client.kept('exemplars')\n"
+        "        apart = max(float((client.start[n] - w).abs().max()) for n, w in client.net.state_dict().items())\n"
+        "        client.keep('exemplars', old.joined(client.shard.select(torch.arange(2))))\n"
+        "        client.shard = client.shard.joined(old)\n"
+        "        update = super().local_train(client)\n"
+        "        moved = float((client.start['classifier.weight'] - update.weights['classifier.weight']).abs().max())\n"
+        "        update.metrics |= {'terms/kept': len(old), 'terms/apart': apart, 'terms/moved': moved}\n"
+        "        return update\n",
+        "keeps",
+    )
+    (run,) = play(write_experiment(tmp_path, strategy=str(own), federation={"max_batches": 1}), out=tmp_path)
+    assert [r["terms"]["kept"] for r in run.rounds] == [0, 2, 4, 6]
+    assert [r["terms"]["apart"] for r in run.rounds] == [0, 0, 0, 0]
+    assert all(r["terms"]["moved"] > 0 for r in run.rounds)
+    tensors = checkpoint(run)[0]
+    assert tensors["clients/0/exemplars/tasks"].tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
 def test_a_client_can_empty_its_memory(tmp_path: Path) -> None:
     own = write_strategy(
         tmp_path,

@@ -168,7 +168,7 @@ class Archive:
 
     def fingerprint(self) -> str:
         """Changes when a file is added, removed, resized or touched; no file is opened."""
-        digest = hashlib.blake2b(str(self.path.resolve()).encode(), digest_size=16)
+        digest = hashlib.blake2b(os.fsencode(os.path.realpath(self.path)), digest_size=16)
         if not os.path.lexists(self.path):
             raise DataError(f"{self}: no such folder or zip")
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -49,6 +49,16 @@ class Shard:
         """The samples at `positions` (n,) of this shard, normalised and unchanged, on its device."""
         stored = self.images.take(self.indices[positions.to(self.indices.device)])
         return normalise(stored.to(self.device), self.mean, self.std)
+
+    def select(self, positions: Tensor) -> Shard:
+        """Some of the samples of this shard, by position (n,), in that order."""
+        here = positions.to(self.indices.device)
+        return replace(self, indices=self.indices[here], labels=self.labels[here], tasks=self.tasks[here])
+
+    def joined(self, other: Shard) -> Shard:
+        """The samples of two shards of one split, those of `other` last."""
+        parts = {k: torch.cat([getattr(self, k), getattr(other, k)]) for k in ("indices", "labels", "tasks")}
+        return replace(self, **parts)
 
     def batches(
         self,

@@ -126,6 +126,7 @@ def _client(message: Message, context: Context) -> tuple[Site, Client]:
         optimizer=plan.optimizer,
         device=here.device,
         frozen_net=here.frozen_net,
+        start={name: w.to(here.device) for name, w in weights.items()},
         max_batches=plan.federation.max_batches,
     )
 

@@ -214,7 +214,7 @@ class SuperLink:
     def status(self, run: str) -> Status:
         (row,) = self._ask("list", NAME, "--run-id", run)["runs"]
         stage, _, how = str(row["status"]).partition(":")
-        details = str(row["status-details"])
+        details = "the run was stopped" if how == "stopped" else str(row["status-details"])
         for prefix in ("ServerApp failed with exception: ", "Simulation failed with exception: "):
             details = details.removeprefix(prefix)
         return Status(stage == "finished", how == "completed", details)
@@ -232,7 +232,7 @@ class SuperLink:
             answer = {}
         if code or not isinstance(answer, dict) or not answer.get("success"):
             why = answer.get("error-message") if isinstance(answer, dict) else None
-            raise TrainingError(f"flwr {' '.join(words[:2])}: {printable(str(why or text[-500:]))}")
+            raise TrainingError(f"flwr {words[0]}: {printable(str(why or text[-500:]))}")
         return answer
 
 

@@ -97,7 +97,19 @@ def spoilt(draw: st.DrawFn, whole: bytes, words: tuple[bytes, ...] = ()) -> byte
 
 NUMBERS = (0, 1, -1, 2, 3, 5, 0.5, -0.0, 1e-300, 1e300, 2**31, 2**32, 2**63, 10**18, 10**30, 10**99)
 ODD = (float("nan"), float("inf"), -float("inf"), True, False, None, "", " ", ".", "..", "a/b", "iid", "seed", "auto")
-STRINGS = ("ray", "digits", "image_folder", "~nobody", "/dev/zero", "x" * 300, "é☃", "\u202e", "{}", "finetune", "cuda:7")
+STRINGS = (
+    "ray",
+    "digits",
+    "image_folder",
+    "~nobody",
+    "/dev/zero",
+    "x" * 300,
+    "é☃",
+    "\u202e",
+    "{}",
+    "finetune",
+    "cuda:7",
+)
 LEAVES = st.one_of(
     st.sampled_from(NUMBERS),
     st.sampled_from(ODD),
