@@ -61,7 +61,8 @@ class Client:
         if known is None:
             return self.shard.select(torch.empty(0, dtype=torch.int64))
         place = self.shard.indices.device
-        return replace(self.shard, **{k: t.to(place) for k, t in cast(Tensors, known).items()})
+        indices, labels, tasks = (cast(Tensors, known)[k].to(place) for k in ("indices", "labels", "tasks"))
+        return replace(self.shard, indices=indices, labels=labels, tasks=tasks)
 
     def draw(self, name: str, count: int) -> Tensor:
         """The next `count` images (count, channels, H, W) of a shared pool, augmented and normalised.

@@ -123,7 +123,7 @@ class Archive:
             with os.scandir(self.path / folder) as entries:
                 for entry in entries:
                     if not _hidden(entry.name):
-                        kinds[not entry.is_dir()].append(entry.name)
+                        kinds[not _is_folder(entry)].append(entry.name)
         except OSError as error:
             raise DataError(f"{self}: {folder or 'the folder'} cannot be read ({_line(error)})") from None
         return sorted(kinds[0]), sorted(kinds[1])
@@ -182,6 +182,13 @@ class Archive:
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read ({_line(error)})") from None
         return digest.hexdigest()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere; reading it will say so
+        return False
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:

@@ -57,8 +57,12 @@ class Shard:
 
     def joined(self, other: Shard) -> Shard:
         """The samples of two shards of one split, those of `other` last."""
-        parts = {k: torch.cat([getattr(self, k), getattr(other, k)]) for k in ("indices", "labels", "tasks")}
-        return replace(self, **parts)
+        return replace(
+            self,
+            indices=torch.cat([self.indices, other.indices]),
+            labels=torch.cat([self.labels, other.labels]),
+            tasks=torch.cat([self.tasks, other.tasks]),
+        )
 
     def batches(
         self,

@@ -40,12 +40,12 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        return self.config.is_file()
+        return os.path.isfile(self.config)
 
     @property
     def finished(self) -> bool:
         """`summary.json` is written last, and whole."""
-        return self.summary.is_file()
+        return os.path.isfile(self.summary)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """`config.yaml`, every default written out, in the order given."""
