@@ -110,7 +110,9 @@ def _run(plans: list[Plan], config: dict[str, str], console: Console, *, nodes: 
         for client in range(clients if nodes else 0):
             link.start_node(client, clients, ports[client])
         kind = f"{clients} SuperNodes{', TLS and known keys' if tls else ''}" if nodes else f"{clients} simulated nodes"
-        console.print(f"SuperLink at {link.address}, {kind}; they need a while to start", highlight=False)
+        console.print(
+            f"SuperLink at {link.address}, {kind}; they need a while to start", highlight=False, soft_wrap=True
+        )
         run = link.submit(config, None if nodes else _simulation(clients, resources))
         link.follow(run, lambda line: console.print(Text.from_ansi(line), soft_wrap=True))
 

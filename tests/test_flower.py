@@ -16,9 +16,10 @@ from typing import Any
 import grid_cases
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
+from flwr.clientapp import ClientApp
 from foreign_grid import RUN, ForeignGrid, travelled
 from grid_cases import CLIENTS, faulty, plan_of
 from small_runs import LANDER, Stop, StopAfter, checkpoint, play, silently, write_experiment, write_strategy
@@ -26,7 +27,7 @@ from small_runs import LANDER, Stop, StopAfter, checkpoint, play, silently, writ
 import fcil
 from fcil import flower
 from fcil.errors import ConfigError, StoreError, TrainingError
-from fcil.federation import exchange
+from fcil.federation import exchange, flower_app
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import new_context
 from fcil.federation.engine import Engine
@@ -141,6 +142,24 @@ def test_a_client_that_raises_is_answered_for_and_keeps_its_state(tmp_path: Path
     grid_cases.one_raises(faulty(tmp_path, "raise"), ForeignGrid(CLIENTS))
 
 
+def test_what_a_client_that_raised_did_to_its_state_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of Flower's engines would keep it."""
+    spoiling = ClientApp()
+
+    @spoiling.train()
+    def train(message: Message, context: Context) -> Message:
+        context.state["memory"] = ConfigRecord({"values": "spoiled"})
+        raise ValueError("on purpose")
+
+    monkeypatch.setattr(flower_app, "app", spoiling)
+    grid = ForeignGrid(1)
+    (node,) = grid.contexts
+    grid.contexts[node].state["memory"] = ConfigRecord({"values": "good"})
+    (reply,) = grid.send_and_receive([Message(RecordDict(), node, MessageType.TRAIN)])
+    assert str(reply.error.reason).startswith("ValueError: on purpose\n")
+    assert grid.contexts[node].state["memory"]["values"] == "good"  # type: ignore[index]
+
+
 def test_a_client_of_a_foreign_grid_that_is_late_is_given_up(tmp_path: Path) -> None:
     """Its answer, when it comes after all, is taken for nothing, even by a grid that hands it out unasked."""
     plan = faulty(tmp_path, timeout=0.2, on_failure="skip", rounds=3, stop_after=1, min_success=0.0)
@@ -250,9 +269,10 @@ def flower_logger() -> Iterator[logging.Logger]:
 
 @pytest.mark.usefixtures("flower_logger")
 def test_the_server_app_plays_an_experiment_as_the_command_does(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Overrides, matrix, seeds and run folders; what is finished is not played again, and no Ray is started."""
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
     source = write_experiment(tmp_path, matrix={"optimizer.lr": [0.1, 0.2]}, seeds=[0, 1])
     overrides = ["federation.rounds=1", "federation.backend=ray", "net={name: resnet8, width: 2}"]
     expected = play(source, *overrides[:1], "federation.backend=inprocess", overrides[2], out=tmp_path / "here")

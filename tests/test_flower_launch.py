@@ -272,11 +272,17 @@ with Processes(Path({str(folder)!r}), {{}}) as processes:
     assert not folder.exists()
 
 
+TALKATIVE = r"""
+print("INFO: starting\n\x1b[91mERROR \x1b[0m: no room\nwhatsoever\nINFO: ending")
+exit(3)
+"""
+
+
 def test_a_process_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
     with Processes(tmp_path, {}) as processes:
-        processes.start("super node", [sys.executable, "-c", "print('one'); print('no room'); exit(3)"], {})
+        processes.start("super node", [sys.executable, "-c", TALKATIVE], {})
         processes._running["super node"].wait()
-        with pytest.raises(TrainingError, match=r"^super node ended with exit code 3: one no room$"):
+        with pytest.raises(TrainingError, match=r"^super node ended with exit code 3: ERROR : no room whatsoever$"):
             processes.check()
 
 

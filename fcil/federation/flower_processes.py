@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ MARK = "FCIL_TOGETHER"
 """The variable of the environment that holds the mark."""
 LAST_LINES = 5
 """Of what a process wrote before it ended unasked, as they are told."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Processes:
@@ -77,8 +79,10 @@ class Processes:
                 raise TrainingError(f"{name} ended with exit code {process.returncode}: {self.last_words(name)}")
 
     def last_words(self, name: str) -> str:
-        lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
-        return " ".join([line.strip() for line in lines if line.strip()][-LAST_LINES:]) or "it wrote nothing"
+        text = COLOURS.sub("", self._log(name).read_text(encoding="utf-8", errors="replace"))
+        lines = [line.strip() for line in text.splitlines()]
+        told = [line for line in lines if line and not line.startswith("INFO")]
+        return " ".join(told[-LAST_LINES:]) or "it wrote nothing"
 
     def call(self, command: Sequence[str], environment: Mapping[str, str], seconds: float = 120.0) -> tuple[int, str]:
         """Exit code and output of a process that ends by itself.

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -42,12 +43,11 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 class Launcher:
     """Runs `python -m fcil.flower` in an empty folder and knows its descendants."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.mark = folder, uuid4().hex
-        (folder / "tmp").mkdir()
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        self.folder, self.mark, self._temporary = folder, uuid4().hex, temporary
 
     def start(self, *arguments: object, offline: bool = False) -> subprocess.Popen[str]:
-        own = {"OF_A_TEST": self.mark, "COLUMNS": "200", "TMPDIR": str(self.folder / "tmp")}
+        own = {"OF_A_TEST": self.mark, "COLUMNS": "200", "TMPDIR": str(self._temporary)}
         command = [sys.executable, "-m", "fcil.flower", *map(str, arguments)]
         if offline:
             command = ["unshare", "--net", sys.executable, "-c", LOOPBACK, *command[1:]]
@@ -74,14 +74,15 @@ class Launcher:
         assert self.temporary() == []
 
     def temporary(self) -> list[Path]:
-        return list((self.folder / "tmp").glob("fcil-*"))
+        return list(self._temporary.glob("fcil-*"))
 
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    made = Launcher(tmp_path)
-    yield made
-    made.assert_nothing_is_left()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as short:  # Ray's sockets bear no long paths
+        made = Launcher(tmp_path, Path(short))
+        yield made
+        made.assert_nothing_is_left()
 
 
 def can_be_offline() -> bool:
@@ -146,10 +147,12 @@ def test_a_run_goes_on_in_one_process_where_the_simulation_was_killed(tmp_path: 
     deadline = time.monotonic() + 300
     while not [*tmp_path.glob("there/*/*/seed0/checkpoints/task*")] and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert process.poll() is None
     process.kill()
     process.communicate()
     launcher.assert_nothing_is_left()
     (begun,) = tmp_path.glob("there/*/*/seed0")
+    assert [*begun.glob("checkpoints/task*")]
     assert not (begun / "summary.json").exists()
     play(source, out=tmp_path / "there")
     assert_equal(tmp_path / "there", play(source, out=tmp_path / "here"))
@@ -186,9 +189,8 @@ def test_a_node_whose_key_is_not_known_is_refused(tmp_path: Path) -> None:
         link = SuperLink(processes, port, make_credentials(tmp_path))
         link.start()
         link.start_node(0, 2, stranger, registered=False)
-        with pytest.raises(TrainingError, match="supernode 0 ended with exit code"):
+        with pytest.raises(TrainingError, match=r"supernode 0 ended with exit code 1: .*Failed to activate SuperNode"):
             wait_for_the_end(processes, 60)
-        assert "not registered" in (tmp_path / "supernode-0.log").read_text().lower()
         del processes._running["supernode 0"]
         link.start_node(1, 2, known)
         wait_for_the_end(processes, 15)  # it stays
