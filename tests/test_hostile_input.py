@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import struct
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -37,9 +39,10 @@ from fcil.anchors import AnchorSettings, load_anchors, read_names
 from fcil.anchors.tables import FORMAT
 from fcil.cli import main
 from fcil.config import MAX_BYTES, MAX_DEPTH, Where, load_yaml, parse_fields, parse_yaml
-from fcil.data import DataSettings, load_dataset
+from fcil.data import DATASETS, DataSettings, load_dataset
 from fcil.data import decode as decode_module
 from fcil.data.archives import MAX_MEMBER_BYTES, Archive
+from fcil.data.sources import _from_torchvision
 from fcil.errors import LONGEST, ConfigError, DataError, FCILError, StoreError, UserError
 from fcil.experiment import read, resume, survey
 from fcil.federation.codec import flatten, from_records, to_arrays, to_records, to_tensors, unflatten
@@ -57,7 +60,7 @@ HERE = Where("exp.yaml")
 
 
 @contextmanager
-def refused(kind: type[UserError], *parts: str, seconds: float = 10.0) -> Iterator[None]:
+def refused(kind: type[UserError], *parts: str, seconds: float = 30.0) -> Iterator[None]:
     """The block ends in an error of this kind: one printable line of bounded length that holds `parts`."""
     began = time.monotonic()
     with pytest.raises(kind) as caught:
@@ -252,7 +255,7 @@ def test_absurd_settings_are_refused_before_memory_is_set_aside(
 
 
 def test_long_lists_of_classes_are_checked_in_time() -> None:
-    with refused(ConfigError, "exp.yaml: tasks: class 1 is given twice", seconds=2.0):
+    with refused(ConfigError, "exp.yaml: tasks: class 1 is given twice"):
         parse_fields(DataSettings, {"dataset": "digits", "tasks": [[1] * 50_000, [2] * 40_000]}, HERE)
 
 
@@ -686,15 +689,11 @@ def test_a_cache_that_lies_is_made_again(tmp_path: Path, load_images: Callable[.
         assert len(load_images(root).train) == 4, name
 
 
-def test_idx_files_that_disagree_are_refused(tmp_path: Path) -> None:
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, labels in (("train", 3), ("t10k", 2)):
-        images = np.zeros((2, 28, 28), dtype=np.uint8)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, 2, 28, 28) + images.tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, labels) + bytes(labels))
-    with refused(DataError, f"mnist: the files in {tmp_path} hold other images or labels"):
-        load_dataset(DataSettings(dataset="mnist", root=str(tmp_path), tasks=2))
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0], [0, 2], [0, -1]])
+def test_labels_that_do_not_fit_the_images_are_refused(tmp_path: Path, labels: list[int]) -> None:
+    part = SimpleNamespace(data=np.zeros((2, 28, 28), dtype=np.uint8), targets=labels, classes=["zero", "one"])
+    with refused(DataError, f"mnist: the files in {tmp_path} hold other images or labels; put the four idx files"):
+        _from_torchvision(DATASETS["mnist"], tmp_path, part)
 
 
 # Run folders ----------------------------------------------------------------------------------------
@@ -746,14 +745,18 @@ def test_what_is_no_file_in_a_run_folder_is_named_and_not_passed_over(
         ("accuracy.csv", COLUMNS + "1,1,1,1,1,1\n", "is not four whole numbers"),
         ("accuracy.csv", COLUMNS + '"' + "x" * 200_000 + "\n", "not a table"),
         ("accuracy.csv", COLUMNS + "\0", "accuracy.csv"),
-        ("rounds.jsonl", ROUND + '"terms": 3}\n', "line 1: terms is 3; expected at most 50 names with numbers"),
+        ("rounds.jsonl", ROUND + '"terms": 3}\n', "line 1: terms is 3; expected at most 1000 names with numbers"),
         ("rounds.jsonl", ROUND + '"terms": {"ce": "x"}}\n', "terms is {'ce': 'x'}"),
         ("rounds.jsonl", ROUND + '"terms": {"ce": 1e400}}\n', "terms is {'ce': inf}"),
         ("rounds.jsonl", ROUND + '"terms": {"ce": 1' + "0" * 400 + "}}\n", "terms is"),
         ("rounds.jsonl", ROUND + '"terms": {"ce": true}}\n', "terms is {'ce': True}"),
         ("rounds.jsonl", ROUND + '"terms": {"\\u001b[2J": 1}}\n', "terms is"),
         ("rounds.jsonl", ROUND + '"terms": {"\\ud800": 1}}\n', "not valid JSON (surrogates not allowed)"),
-        ("rounds.jsonl", ROUND + '"terms": ' + json.dumps({str(k): k for k in range(51)}) + "}\n", "at most 50 names"),
+        (
+            "rounds.jsonl",
+            ROUND + '"terms": ' + json.dumps({str(k): k for k in range(1001)}) + "}\n",
+            "terms is {'0': 0, ",
+        ),
         ("rounds.jsonl", ROUND + '"accuracy": "high"}\n', "accuracy is 'high'; expected a number from 0 to 1 or null"),
         ("rounds.jsonl", ROUND + '"accuracy": 2}\n', "accuracy is 2"),
         ("rounds.jsonl", ROUND + '"accuracy": NaN}\n', "not valid JSON (NaN is no JSON)"),
@@ -888,7 +891,7 @@ def test_a_pool_is_looked_at_without_reading_it_all(strange: RunFolder) -> None:
         file.truncate(path.stat().st_size + (8 + size) * count)  # 12 GiB of holes
     before = time.monotonic()
     assert png(synthetic_figure(load_run(strange.path))).startswith(b"\x89PNG")
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 30
 
 
 def test_a_long_run_is_drawn_in_time(strange: RunFolder) -> None:
@@ -900,7 +903,7 @@ def test_a_long_run_is_drawn_in_time(strange: RunFolder) -> None:
     run, began = load_run(strange.path), time.monotonic()
     for figure in (forgetting_figure, rounds_figure):
         figure(run)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_labels_stay_short_whatever_a_configuration_says() -> None:
@@ -917,13 +920,16 @@ def test_labels_stay_short_whatever_a_configuration_says() -> None:
 def test_folders_within_folders_are_not_searched_for_ever(tmp_path: Path) -> None:
     make_run(tmp_path, tasks=1, rounds=1)
     deep = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(1100):
         os.mkdir("d", dir_fd=deep)
         deep, above = os.open("d", os.O_RDONLY, dir_fd=deep), deep
         os.close(above)
     os.close(deep)
     skipped: list[str] = []
-    assert len(find_runs([tmp_path], skipped=skipped)) == 1
+    try:
+        assert len(find_runs([tmp_path], skipped=skipped)) == 1
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # pytest's own tidying up is not that patient
     assert len(skipped) == 1
     assert skipped[0].endswith("more than 64 folders within each other")
 
@@ -1012,6 +1018,11 @@ def test_an_array_that_lies_is_refused_before_memory_is_set_aside(data: bytes, s
         to_tensors(ArrayRecord({"w": Array("float32", (2, 3), "numpy.ndarray", data)}))
     assert "\n" not in str(caught.value)
     assert not FLAG
+
+
+def test_a_record_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match='array "w" is a str'):
+        to_tensors(ConfigRecord({"w": "x"}))  # type: ignore[arg-type]
 
 
 def test_a_pickle_in_place_of_an_array_is_not_opened() -> None:

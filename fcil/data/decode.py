@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,10 @@ MAX_PIXELS = 64 * 2**20
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may hold whatever it is called; other formats that Pillow knows start programs or fetch files."""
 LARGE = 2**24
-"""Bytes or pixels; of larger images one is in memory at a time."""
+"""Bytes or pixels; larger images are decoded and resized one after the other."""
 _LARGE = threading.RLock()
+Finish = Callable[[Image.Image], Image.Image]
+"""What is done with an image as long as it is in memory at its full size."""
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what it warns of is refused or does not matter here
 THREADS = min(16, os.cpu_count() or 1)
 _CHUNK = 128
@@ -48,7 +50,7 @@ _FORMAT = 1
 """Counts up when the content of the cache changes its meaning."""
 
 
-def decode(data: bytes, where: str) -> Image.Image:
+def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image:
     """The image in `data`, of mode L where it is stored as 8-bit gray and RGB otherwise.
 
     Raises:
@@ -62,8 +64,9 @@ def decode(data: bytes, where: str) -> Image.Image:
             raise DataError(f"{where} has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{where} has more than 8 bits a channel; convert it to 8 bits")
-        with _LARGE if image.width * image.height > LARGE else nullcontext():
-            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        with _turn(image.width * image.height):
+            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+            return image if finish is None else finish(image)
     except DataError:
         raise
     except Exception as error:  # Pillow's readers raise all kinds of errors on damaged files
@@ -71,14 +74,18 @@ def decode(data: bytes, where: str) -> Image.Image:
         raise DataError(f"{where} is damaged or no image ({said})") from None
 
 
-def load(archive: Archive, name: str) -> Image.Image:
+def _turn(size: int) -> AbstractContextManager[object]:
+    return _LARGE if size > LARGE else nullcontext()
+
+
+def load(archive: Archive, name: str, finish: Finish | None = None) -> Image.Image:
     """An image file of an archive, decoded; many threads may ask.
 
     Raises:
         DataError: it cannot be read or decoded.
     """
-    with _LARGE if archive.size(name) > LARGE else nullcontext():
-        return decode(archive.read(name), f"{archive}: {name}")
+    with _turn(archive.size(name)):
+        return decode(archive.read(name), f"{archive}: {name}", finish)
 
 
 def fit(image: Image.Image, short: int, side: int, position: float = 0.5, where: str = "an image") -> Image.Image:
@@ -251,8 +258,9 @@ def _decode_into(x: Pixels, archive: Archive, members: Members, resize: int | No
 
 
 def _load(archive: Archive, name: str, resize: int | None) -> Image.Image:
-    image = load(archive, name)
-    return image if resize is None else fit(image, resize, resize, where=f"{archive}: {name}")
+    if resize is None:
+        return load(archive, name)
+    return load(archive, name, lambda image: fit(image, resize, resize, where=f"{archive}: {name}"))
 
 
 def channel_statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:

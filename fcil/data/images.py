@@ -147,8 +147,8 @@ class LazyImages(Images):
         def fill(slot: int) -> None:
             name = self.names[rows[slot]]
             short = self.side if self.train else round(self.side * 256 / 224)
-            where = f"{self.archive}: {name}"
-            x[slot] = to_array(fit(load(self.archive, name), short, self.side, positions[slot], where), 3)
+            place, where = positions[slot], f"{self.archive}: {name}"
+            x[slot] = to_array(load(self.archive, name, lambda image: fit(image, short, self.side, place, where)), 3)
 
         return torch.from_numpy(x), [self._pool.submit(fill, slot) for slot in range(len(rows))]
 

@@ -117,7 +117,9 @@ def _class_names(archive: Archive, folders: list[str]) -> tuple[str, ...]:
     titles = _titles(archive)
     names = tuple(titles.get(folder, folder) for folder in folders)
     for folder, name in zip(folders, names, strict=True):
-        if not name.isprintable() or len(name) > MAX_CHARACTERS:  # it goes to terminals, figures and text encoders
+        if (
+            not name.strip() or not name.isprintable() or len(name) > MAX_CHARACTERS
+        ):  # it goes to terminals, figures and text encoders
             raise DataError(
                 f'{archive}: class folder "{folder}": its name must be printable and have at most'
                 f" {MAX_CHARACTERS} characters"

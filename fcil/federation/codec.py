@@ -119,6 +119,8 @@ def to_ndarray(name: str, array: Array) -> NDArray[Any]:
     """
     if isinstance(array, RefArray):  # of this process, or of a worker of ours
         return array.numpy()
+    if not isinstance(array, Array):
+        raise ValueError(f'array "{printable(name)}" is a {type(array).__name__}')
     if array.stype != _NPY:
         raise ValueError(f'array "{printable(name)}" is packed as {str(array.stype)[:40]!r}; expected {_NPY!r}')
     stream = io.BytesIO(array.data)

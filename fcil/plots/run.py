@@ -46,6 +46,8 @@ MOST_PIXELS = 4096
 """Along a side of a sample."""
 MOST_NUMBERS = 50
 """Tasks of a matrix whose numbers are written out."""
+MOST_TERMS = 50
+"""Terms of the loss that are drawn: the first ones."""
 MOST_BORDERS = 200
 """Tasks whose first rounds are marked."""
 
@@ -205,7 +207,7 @@ def rounds_figure(run: Run) -> Figure:
     records = run.rounds
     x = np.arange(1, len(records) + 1)
     accuracy = np.array([_number(r.get("accuracy")) for r in records])
-    names = list(dict.fromkeys(name for r in records for name in r.get("terms") or {}))
+    names = list(dict.fromkeys(name for r in records for name in r.get("terms") or {}))[:MOST_TERMS]
     starts = [1, *(i + 1 for i, (a, b) in enumerate(pairwise(records), start=1) if a["task"] != b["task"])]
     tested, trained = bool(np.isfinite(accuracy).any()), bool(names)
     with look():

@@ -9,7 +9,7 @@ from fcil import metrics
 from fcil.errors import StoreError
 
 MOST_TASKS = 10_000
-MOST_TERMS = 50
+MOST_TERMS = 1000
 MOST_CHARACTERS = 200
 """Of a name."""
 LARGEST = 1e100

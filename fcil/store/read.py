@@ -138,7 +138,7 @@ def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped:
         if not os.path.isdir(path):
             raise StoreError(f"{path}: {'not a folder' if os.path.exists(path) else 'no such folder'}")
         top = os.path.realpath(path)
-        for place, folders, names in os.walk(top):
+        for place, folders, names in os.walk(top, onerror=lambda e: reasons.append(_unreadable(e))):
             if "config.yaml" in names and re.fullmatch(r"seed[0-9]+", Path(place).name):
                 found[Path(place)] = None
                 folders.clear()
@@ -157,6 +157,10 @@ def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped:
         else:
             reasons.append(f"{place_}: not finished (go on with: fcil resume {place_})")
     return runs
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename}: cannot be read ({error.strerror or error})"
 
 
 def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
