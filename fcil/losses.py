@@ -93,6 +93,35 @@ def _kl_by_sample(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(q, p, log_target=True, reduction="none").sum(dim=1)
 
 
+# Distances of weights -------------------------------------------------------------------------
+
+
+def proximal(weights: Tensors, start: Tensors) -> Tensor:
+    """1/2 sum_i |w_i - s_i|^2 over the tensors of `weights`; `start` is constant.
+
+    FedProx's pull to where the round began (Li et al., MLSys 2020), without its factor mu.
+    """
+    return torch.stack([(w - start[name]).square().sum() for name, w in weights.items()]).sum() / 2
+
+
+def quadratic_penalty(weights: Tensors, optimum: Tensors, precision: Tensors) -> Tensor:
+    """1/2 sum_i F_i (w_i - o_i)^2 over the entries of `precision` F; o = `optimum` is constant.
+
+    EWC's way of holding on to what mattered (Kirkpatrick et al., PNAS 2017, equation 3), without its
+    factor lambda. A tensor that has grown since, as a classifier does, is held in its first rows alone.
+    """
+    held = [(precision[k], w, optimum[k]) for k, w in weights.items() if k in precision]  # summed in the net's order
+    return torch.stack([(f * (w[: len(f)] - o).square()).sum() for f, w, o in held]).sum() / 2
+
+
+def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-1/B sum_i sum_k [p_ik log sigmoid(z_i)_k + (1 - p_ik) log(1 - sigmoid(z_i)_k)], both (B, C).
+
+    Each class is a question of its own, so targets need not add up to one: iCaRL (CVPR 2017, algorithm 3).
+    """
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
+
+
 # BatchNorm matching --------------------------------------------------------------------------
 
 

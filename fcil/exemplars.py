@@ -1,0 +1,100 @@
+"""Exemplars: the few samples of old classes that a client keeps of its own, and how they are chosen.
+
+iCaRL's rules (Rebuffi et al., CVPR 2017, algorithms 4 and 5), which GLFC takes over: a class's
+exemplars are herded, so that the mean of the first m is close to the mean of the class for every m;
+when a class has to give up room, it keeps the first ones. So the order of what is kept matters.
+
+    kept = renewed(net, client.kept("exemplars"), client.shard, balanced(labels, 2000))
+
+Shapes: n samples, F feature width, C classes seen so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcil.data import Shard
+from fcil.nets import Net
+
+BATCH = 256
+"""Samples in a forward that trains nothing."""
+
+
+def herd(features: Tensor, count: int) -> Tensor:
+    """Positions of up to `count` samples, in the order in which their running mean follows the class mean.
+
+        i_k = argmin over those not chosen of |mu - (f_i + sum of chosen)/k|,   mu the mean of f (n, F)
+
+    iCaRL, algorithm 4; iCaRL gives it features of length 1, and mu is not made longer again.
+    """
+    f = features.double()  # single precision would leave near ties to the machine
+    mean, total = f.mean(dim=0), f.new_zeros(f.shape[1])
+    free = torch.ones(len(f), dtype=torch.bool, device=f.device)
+    chosen: list[Tensor] = []
+    for k in range(1, min(count, len(f)) + 1):
+        distance = (mean - (f + total) / k).square().sum(dim=1)  # (n,)
+        best = distance.masked_fill(~free, torch.inf).argmin()
+        total, free[best] = total + f[best], False
+        chosen.append(best)
+    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.int64, device=f.device)
+
+
+def balanced(labels: Tensor, budget: int) -> dict[int, int]:
+    """How many exemplars each of the classes in `labels` (n,) may have: equal shares of `budget`.
+
+    What does not divide goes to the classes that appeared first, one each, so a share never grows as
+    classes are added. A class with fewer samples leaves the rest of its share unused, as in the paper.
+    """
+    classes = sorted(set(labels.tolist()))  # labels count classes in order of appearance
+    return {label: -(-max(0, budget - rank) // len(classes)) for rank, label in enumerate(classes)}
+
+
+def renewed(net: Net, kept: Shard, fresh: Shard, shares: Mapping[int, int]) -> Shard:
+    """Exemplars after a task: the first of those `kept`, and herded ones of the classes in `fresh`.
+
+    Classes stand one after the other, each in the order of herding. A class that both hold is chosen
+    anew from `fresh`; a class without a share is dropped.
+    """
+    f = unit_features(net, fresh)
+    parts: list[tuple[Shard, Tensor]] = []
+    for label, share in sorted(shares.items()):
+        here = torch.nonzero(fresh.labels == label).flatten()
+        if len(here):
+            parts.append((fresh, here[herd(f[here.to(f.device)], share).to(here.device)]))
+        else:
+            parts.append((kept, torch.nonzero(kept.labels == label).flatten()[:share]))
+    chosen = fresh.select(torch.empty(0, dtype=torch.int64))
+    for shard, positions in parts:
+        chosen = chosen.joined(shard.select(positions))
+    return chosen
+
+
+def unit_features(net: Net, shard: Shard) -> Tensor:
+    """Features of every sample, unchanged by augmentation, scaled to length 1: (n, F), in eval mode."""
+    training = net.training
+    net.eval()
+    found = [net.classifier.weight.new_empty(0, net.classifier.in_features)]
+    with torch.no_grad():
+        for batch in shard.batches(BATCH, augment=False, shuffle=False):
+            found.append(F.normalize(net(batch.x).features, dim=1))
+    net.train(training)
+    return torch.cat(found)
+
+
+def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sum of the features of every class, (C, F), and how many there are of it, (C,); sums of clients add up."""
+    member = F.one_hot(labels.to(features.device), num_classes).to(features.dtype)  # (n, C)
+    return member.T @ features, member.sum(dim=0)
+
+
+def nearest_mean(features: Tensor, means: Tensor) -> Tensor:
+    """Scores (B, C), the largest for the nearest of the class means (C, F), all of length 1.
+
+    |f - mu|^2 = 2 - 2 f mu, so f mu it is; the length of features (B, F) does not matter either. A class
+    without exemplars has a mean of zeros and is never chosen.
+    """
+    return (features @ means.T).masked_fill(~means.any(dim=1), -torch.inf)

@@ -1,0 +1,40 @@
+"""FedLwF: learning without forgetting, by distilling the last task's global net on the new task's images.
+
+Paper: Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv:1606.09282. Federated as in
+github.com/tmtuan1307/lander @ 44d7acc, methods/lwf.py, whose client update this is.
+
+    task 1:  L = CE(z, y)
+    task t:  L = CE(z_new, y) + keep KD(z_old, z_old^T)      on real images of the new classes
+
+T is the global net at the end of the last task. The paper's KD has a temperature of 2 too; its weight is 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Terms, Update
+from fcil.losses import new_class_cross_entropy, soft_cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedLwF(Strategy):
+    keep: NonNegative = 3.0
+    """Weight of the distillation (`lamda` of the code)."""
+    temperature: Positive = 2.0
+    """Softens both sides of the distillation (`T`); there is no T^2 factor."""
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        old = client.task.num_old
+        logits = client.net(batch.x).logits  # (B, C)
+        terms = {"ce": new_class_cross_entropy(logits, batch.y, old)}
+        if not client.task.first:
+            with torch.no_grad():
+                teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
+        return terms
+
+    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+        if not server.task.last:
+            server.shared["teacher"] = server.net.weights()
