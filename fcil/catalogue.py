@@ -9,6 +9,7 @@ from typing import Any
 from fcil.anchors import ENCODERS
 from fcil.config import Where
 from fcil.data import DATASETS
+from fcil.facts import needs, paper, sent
 from fcil.nets import BACKBONES
 from fcil.plugins import built_in_files, first_line, locate, own_files, read_source, strategy_class
 from fcil.synthesis import synthesizer_class, synthesizer_names
@@ -23,7 +24,8 @@ def strategies() -> list[Row]:
         where = Where(str(path))
         source = read_source(path, where)
         kind = strategy_class(name, locate(name, where), source, where)
-        rows.append({"strategy": name, "what": first_line(source), "needs": ", ".join(sorted(kind.needs))})
+        about = {"paper": paper(source), "needs": ", ".join(needs(kind, source)), **sent(kind, source)}
+        rows.append({"strategy": name, "what": first_line(source), **about})
     return rows
 
 

@@ -67,17 +67,40 @@ def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(metavar="KIND")], as_json: Json = False) -> None:
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="KIND")],
+    as_json: Json = False,
+    measure: Annotated[bool, typer.Option("--bytes", help="Measure what each strategy sends (a minute).")] = False,
+) -> None:
     """What there is: strategies, synthesizers, datasets, nets or encoders."""
     from fcil.catalogue import LISTINGS
 
     if kind not in LISTINGS:
         raise ConfigError(f'list: unknown kind "{kind}" (have: {", ".join(LISTINGS)}).{nearest(kind, LISTINGS)}')
+    if measure and kind != "strategies":
+        raise ConfigError(f"list: --bytes is for strategies, not for {kind}")
     rows = LISTINGS[kind]()
+    if measure:
+        from fcil.weighing import weighed
+
+        rows = weighed(rows)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
+    if measure:
+        rows = _in_words(rows)
     Console().print(_table(rows))
+
+
+def _in_words(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each strategy sends, for a table."""
+    from fcil.tables import size
+    from fcil.weighing import ABOUT, BYTES
+
+    Console().print(ABOUT, markup=False)
+    return [
+        {"strategy": r["strategy"], "down": r["down"], "up": r["up"], **{k: size(r[k]) for k in BYTES}} for r in rows
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -87,6 +110,47 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*("" if v is None else str(v) for v in row.values()))
     return table
+
+
+@app.command()
+def check(
+    strategy: Annotated[str, typer.Argument(help="A file, or a name of `fcil list strategies`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hyper-parameters to change: key=value", show_default=False)
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Play it on Ray too (20 seconds more).")] = True,
+    as_json: Json = False,
+) -> None:
+    """Hold a strategy to the contract of the house: is it sound, repeatable, resumable?"""
+    from fcil.check import Result, check
+
+    progress, done = Console(stderr=True), iter(range(1, 100))
+
+    def say(result: Result, left: int) -> None:
+        number = next(done)
+        line = f"{number}/{number + left} {result.name} {result.seconds:.1f} s"
+        progress.print(line, markup=False, highlight=False)
+
+    report = check(strategy, *(overrides or []), ray=ray, say=say)
+    if as_json:
+        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
+    else:
+        Console().print(_table([result.row() for result in report.results]))
+        Console().print(printable(report.conclusion), markup=False, soft_wrap=True)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="KIND")],
+    name: str,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the two files.")] = Path("."),
+) -> None:
+    """Begin a strategy of your own: `fcil new strategy NAME` writes NAME.py and test_NAME.py."""
+    from fcil.scaffold import begin
+
+    for line in begin(kind, name, out):
+        Console().print(printable(line), markup=False, soft_wrap=True)
 
 
 @app.command()

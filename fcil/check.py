@@ -1,0 +1,184 @@
+"""Holds a strategy to the contract of the house: `fcil check mine.py`.
+
+    from fcil.check import check
+    report = check("mine.py")
+    assert report.passed, report
+
+Tiny federations are played in a temporary folder, nearly all in this process; on Ray only if asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fcil.apart import Apart
+from fcil.circumstances import (
+    check_growth,
+    check_predict,
+    check_scale,
+    check_skipped,
+    check_tested,
+    check_uneven,
+)
+from fcil.config import Where, parse_yaml
+from fcil.contract import (
+    Case,
+    Check,
+    check_ends,
+    check_finite,
+    check_options,
+    check_order,
+    check_process,
+    check_random,
+    check_ray,
+    check_repeat,
+    check_resume,
+    check_sent,
+    check_separate,
+    check_source,
+    check_state,
+)
+from fcil.experiment import place
+from fcil.plugins import StrategySpec, built_in_files, locate
+from fcil.trials import Stage, explain, plan_of
+
+_STEADY = ("ends", "sent", "repeat", "random")
+CHECKS = (
+    Check("options", check_options),
+    Check("source", check_source),
+    Check("state", check_state),
+    Check("finite", check_finite, ("state",)),
+    Check("ends", check_ends, ("state", "finite")),
+    Check("sent", check_sent, ("ends",)),
+    Check("repeat", check_repeat, ("ends", "sent")),
+    Check("random", check_random, ("ends", "sent", "repeat")),
+    Check("separate", check_separate, _STEADY),
+    Check("process", check_process, _STEADY),
+    Check("resume", check_resume, (*_STEADY, "separate")),
+    Check("order", check_order, _STEADY),
+    Check("uneven", check_uneven, ("ends",)),
+    Check("growth", check_growth, ("ends",)),
+    Check("skipped", check_skipped, ("ends",)),
+    Check("tested", check_tested, _STEADY),
+    Check("predict", check_predict, ("ends", "tested")),
+    Check("scale", check_scale, ("ends",)),
+    Check("ray", check_ray, (*_STEADY, "separate", "process", "resume", "order")),
+)
+"""Cheap ones and those that explain others first."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one check."""
+
+    name: str
+    what: str
+    passed: bool | None
+    """None where another check failed that this one needs."""
+    problem: str
+    """What is wrong and where to look, in one line; or which check it needs."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "seconds": round(self.seconds, 2)}
+
+    def row(self) -> dict[str, Any]:
+        """What a table says of it."""
+        verdict = {True: "pass", False: "FAIL", None: "left out"}[self.passed]
+        return {"check": self.name, "": verdict, "what": f"{self.what}\n{self.problem}".strip()}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of a strategy."""
+
+    strategy: str
+    results: tuple[Result, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return all(result.passed for result in self.results)
+
+    @property
+    def failed(self) -> list[Result]:
+        """Those that failed themselves, not those left out because of them."""
+        return [result for result in self.results if result.passed is False]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [result.to_json() for result in self.results]
+        return {"strategy": self.strategy, "passed": self.passed, "seconds": round(self.seconds, 1), "checks": rows}
+
+    @property
+    def conclusion(self) -> str:
+        """How many passed, in how many seconds."""
+        passed = sum(bool(result.passed) for result in self.results)
+        return f"{self.strategy}: {passed} of {len(self.results)} checks passed in {self.seconds:.0f} s"
+
+    def __str__(self) -> str:
+        lines = [f"{result.name}: {result.problem}" for result in self.failed]
+        return f"{self.strategy}: {'; '.join(lines)}" if lines else self.conclusion
+
+
+def check(
+    strategy: str | Path,
+    *overrides: str,
+    ray: bool = False,
+    process: bool = True,
+    say: Callable[[Result, int], None] = lambda result, left: None,
+) -> Report:
+    """Hold a strategy to the contract.
+
+    Args:
+        strategy: a file, or the name of one that `fcil list strategies` knows.
+        overrides: hyper-parameters, `key=value`.
+        ray: play it on Ray too, which takes 20 seconds more.
+        process: play it in another process too, which takes the seconds of importing torch.
+        say: is told of each check when it is done, and how many are left.
+    Raises:
+        ConfigError: there is no such strategy, its file does not load, or it has no such hyper-parameter.
+    """
+    began, spec = time.monotonic(), find(strategy, overrides)
+    chosen = [c for c in CHECKS if (ray or c.name != "ray") and (process or c.name != "process")]
+    results: list[Result] = []
+    with TemporaryDirectory(prefix="fcil-check-") as folder, Stage(Path(folder)) as stage:
+        case = Case(spec, stage, Apart.begin(Path(folder, "apart"), plan_of(spec)) if process else None)
+        try:
+            for one in chosen:
+                results.append(_made(one, case, results))
+                say(results[-1], len(chosen) - len(results))
+        finally:
+            if case.apart is not None:
+                case.apart.end()
+    return Report(spec.name, tuple(results), time.monotonic() - began)
+
+
+def find(strategy: str | Path, overrides: Sequence[str] = ()) -> StrategySpec:
+    """The strategy of a file or name, with hyper-parameters; a built-in one by its file, as a user's own."""
+    where = Where("fcil check")
+    path = locate(str(strategy), where) or built_in_files()[str(strategy)]
+    values: dict[str, Any] = {"strategy": {str(path): {}}}
+    for text in overrides:
+        key, given, value = text.partition("=")
+        if not given or not key:
+            raise where.error(f'"{text}" is not allowed; expected key=value')
+        place(values, f"strategy.{key}", parse_yaml(value, f'override "{key}"'), where)
+    return StrategySpec.from_yaml(values["strategy"], where)
+
+
+def _made(one: Check, case: Case, before: Sequence[Result]) -> Result:
+    began = time.monotonic()
+    missing = [r for r in before if r.name in one.needs and not r.passed]
+    if missing:
+        because = missing[0].problem if missing[0].passed is None else f"left out until {missing[0].name} passes"
+        return Result(one.name, one.what, None, because, 0.0)
+    try:
+        problem = one.look(case)
+    except Exception as error:  # whatever a strategy raises outside a run is a line too
+        problem = explain(error, str(case.spec.path))
+    return Result(one.name, one.what, problem is None, problem or "", time.monotonic() - began)

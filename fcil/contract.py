@@ -1,0 +1,226 @@
+"""The contract of a strategy, check by check.
+
+Each check plays one tiny federation or looks at one that was played, and says in a line what is
+wrong, or nothing. Its docstring is what the report calls it. A check is made only if those named in
+`needs` passed, so that one mistake shows as one failure.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from fcil.apart import Apart
+from fcil.config import Where, dump, field_docs, parse_yaml
+from fcil.errors import ConfigError
+from fcil.federation.codec import flatten
+from fcil.federation.watched import WatchedGrid
+from fcil.laws import global_draws, offences
+from fcil.plugins import StrategySpec, first_line
+from fcil.strategy import Strategy
+from fcil.trials import Played, Stage, plan_of
+
+
+@dataclass
+class Case:
+    """A strategy under check, and the runs that several checks look at."""
+
+    spec: StrategySpec
+    stage: Stage
+    apart: Apart | None = None
+
+    @property
+    def kind(self) -> type[Strategy]:
+        return type(self.spec.strategy)
+
+    @cached_property
+    def base(self) -> Played:
+        """The run that others are compared with."""
+        return self.play("base")
+
+    def play(self, name: str, grid: WatchedGrid | None = None, **options: Any) -> Played:
+        return self.stage.play(name, plan_of(self.spec), grid, **options)
+
+
+Look = Callable[[Case], str | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One clause of the contract."""
+
+    name: str
+    look: Look
+    needs: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        return (self.look.__doc__ or "").strip()
+
+
+# The file -----------------------------------------------------------------------------------------
+
+
+def check_options(case: Case) -> str | None:
+    """Its fields are settings: frozen, documented, and the same after a journey through YAML."""
+    own = vars(case.kind).get("__annotations__", {})
+    plain = [name for name, hint in own.items() if "ClassVar" not in str(hint)]
+    if plain and "__dataclass_fields__" not in vars(case.kind):
+        return f"{plain[0]} is no field: put @dataclass(frozen=True, kw_only=True) above class {case.kind.__name__}"
+    tree = ast.parse(case.spec.source)
+    if not first_line(case.spec.source):
+        return "the file begins with no docstring; its first line is what `fcil list strategies` says"
+    documented = field_docs(case.kind)
+    for name in plain:
+        if not documented.get(name):
+            return f"{name} has no sentence under it that says what it is ({_line_of(tree, name)})"
+    written = yaml.safe_dump(dump(case.spec.strategy.options()))
+    try:
+        again = case.kind.parse(parse_yaml(written, "options"), Where("options"))
+    except ConfigError as error:
+        return f"its own options are refused when they are read back: {error}"
+    if again != case.spec.strategy:
+        differ = [n for n, v in vars(case.spec.strategy).items() if vars(again).get(n) != v]
+        return f"{', '.join(differ) or 'its options'} is another after a journey through YAML"
+    return None
+
+
+def _line_of(tree: ast.AST, name: str) -> str:
+    found = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == name]
+    return f"line {found[0]}" if found else "in a base class"
+
+
+def check_source(case: Case) -> str | None:
+    """Its file prints, logs and pickles nothing, and names no device, data set or engine."""
+    return next((f"line {line}: {deed}" for line, deed in offences(case.spec.source)), None)
+
+
+# A run --------------------------------------------------------------------------------------------
+
+NO_VALUE = re.compile(
+    r'state ".*" is a |cannot be a name|cannot be read|tensor ".*" (is missing|was not asked|has the shape)'
+)
+NOT_FINITE = re.compile(r"\b(nan|inf|NaN|infinity)\b")
+
+
+def check_state(case: Case) -> str | None:
+    """What it keeps, shares and sends is values: tensors, numbers and strings by name."""
+    problem = case.base.problem
+    return problem if problem and NO_VALUE.search(problem) else None
+
+
+def check_finite(case: Case) -> str | None:
+    """Every loss term and every tensor of a run is finite."""
+    if case.base.problem:
+        return case.base.problem if NOT_FINITE.search(case.base.problem) else None
+    server = case.base.server()
+    tensors, _ = flatten({"server.net": server.net.weights(), "server.shared": server.shared})
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    return f"{bad[0].replace('/', '.')} holds NaN or infinity at the end of a run" if bad else None
+
+
+def check_ends(case: Case) -> str | None:
+    """A run of two tasks ends."""
+    return case.base.problem
+
+
+def check_sent(case: Case) -> str | None:
+    """A client leaves what it was sent as it was, and all clients of a round send the same tensors."""
+    assert case.base.grid is not None
+    if case.base.grid.changed:
+        return case.base.grid.changed[0]
+    for (task, number), names in case.base.grid.names.items():
+        (first, expected), *rest = names.items()
+        for client, sent in rest:
+            if sent != expected:
+                odd = min(sent ^ expected)
+                has, lacks = (client, first) if odd in sent else (first, client)
+                return f"task {task}, round {number}: client {has} sends {odd} and client {lacks} does not"
+    return None
+
+
+# The same run again -------------------------------------------------------------------------------
+
+
+def check_repeat(case: Case) -> str | None:
+    """The same settings give the same run, to the bit."""
+    found = difference(case.play("again").outcome(), case.base.outcome())
+    return found and f"{found}; does something outlive a run in a variable of the module?"
+
+
+def check_random(case: Case) -> str | None:
+    """Global random streams are neither used nor touched: client.generator and server.generator are there."""
+    played = case.play("seeded", seed=2)
+    found = difference(played.outcome(), case.base.outcome())
+    path, draws = case.spec.path, list(global_draws(case.spec.source))
+    places = f" ({Path(str(path)).name}:{draws[0][0]}, {draws[0][1]})" if draws else ""
+    if found:
+        return f"under another global seed {found}{places}"
+    touched = played.touched
+    return f"the global stream of {touched[0]} is not as it was before the run{places}" if touched else None
+
+
+def check_separate(case: Case) -> str | None:
+    """Clients and server share nothing but what they are handed."""
+    found = difference(case.stage.play_apart("separate", plan_of(case.spec)).outcome(), case.base.outcome())
+    return found and f"with clients in a process of their own {found}; is there a variable of the module?"
+
+
+def check_process(case: Case) -> str | None:
+    """A run in another process, where sets have another order, is the same to the bit."""
+    assert case.apart is not None
+    found = difference(case.apart.outcome(), case.base.outcome())
+    return found and f"{found}; is a set or hash() gone through in its own order? sort it"
+
+
+def check_resume(case: Case) -> str | None:
+    """A run that is interrupted after each round and task, and resumed, equals one that was not."""
+    resumed = case.stage.play_resumed("resumed", plan_of(case.spec))
+    found = difference(resumed.outcome(), case.base.outcome())
+    return found and f"{found}; what must outlive a round belongs in server.shared, server.memo or client.memory"
+
+
+def check_order(case: Case) -> str | None:
+    """It does not matter in which order clients train."""
+    grid = WatchedGrid(3, backwards=True)
+    found = difference(case.play("backwards", grid).outcome(), case.base.outcome())
+    return found and f"last client first, {found}; does a client leave something behind for the next?"
+
+
+def check_ray(case: Case) -> str | None:
+    """A run on Ray workers is the same to the bit."""
+    found = difference(case.stage.play_on_ray("ray", plan_of(case.spec)).outcome(), case.base.outcome())
+    return found and f"on Ray {found}; do clients share something that they are not handed?"
+
+
+def difference(got: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """Where one outcome first departs from another."""
+    if got["problem"] or expected["problem"]:
+        return got["problem"] if got["problem"] != expected["problem"] else None
+    for place, record in expected["records"].items():
+        other = got["records"].get(place, {})
+        for key, value in record.items():
+            if other.get(key) == value:
+                continue
+            if isinstance(value, dict) and isinstance(other.get(key), dict):
+                names = [n for n in {**value, **other[key]} if value.get(n) != other[key].get(n)]
+                return f"{place}: {key} {names[0]} is {other[key].get(names[0])}, and was {value.get(names[0])}"
+            return f"{place}: {key} is {other.get(key)}, and was {value}"
+    names = [n for n in {**expected["parts"], **got["parts"]} if expected["parts"].get(n) != got["parts"].get(n)]
+    if names:
+        return f"{_owner(names[0])} is another at the end of the run"
+    return None if got["rows"] == expected["rows"] else "accuracies differ"
+
+
+def _owner(part: str) -> str:
+    kind, _, name = part.partition("/")
+    known = {"shared": f'server.shared["{name}"]', "clients": f"the memory of client {name}"}
+    return known.get(kind, f"server.{kind}")

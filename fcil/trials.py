@@ -1,0 +1,247 @@
+"""Tiny federations that a strategy is tried in: digits, a net of a few thousand weights, two batches a round."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fcil.anchors import AnchorSettings
+from fcil.data import DataSettings, Scenario
+from fcil.errors import TrainingError, printable
+from fcil.federation.client import site
+from fcil.federation.engine import Engine
+from fcil.federation.observer import AccuracyRow, Observer
+from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.watched import WatchedGrid, final_parts, final_server
+from fcil.nets import NetSettings
+from fcil.optimizer import OptimizerSettings
+from fcil.plugins import StrategySpec
+from fcil.roles import Server
+
+
+def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation: Any) -> Plan:
+    """Two tasks of two classes, three clients, two rounds, unless said otherwise; syntheses take a few steps."""
+    settings = {"clients": 3, "rounds": 2, "local_epochs": 1, "batch_size": 16, "max_batches": 2, "stop_after": 2}
+    return Plan(
+        name="check",
+        seed=0,
+        data=DataSettings(dataset="digits", **(data or {"tasks": 5})),
+        federation=FederationSettings(**{**settings, "backend": "inprocess", **federation}),
+        optimizer=OptimizerSettings(),
+        net=NetSettings(name="resnet8", width=4),
+        anchors=AnchorSettings(),
+        strategy=replace(spec, strategy=spec.strategy.smoke()),
+        resources=Resources(device="cpu", workers=2),
+    )
+
+
+@dataclass
+class Played:
+    """What came of a run."""
+
+    plan: Plan
+    folder: Path
+    records: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    """By task and round, without what a clock says; round 0 is the end of a task."""
+    rows: dict[int, list[AccuracyRow]] = field(default_factory=dict)
+    problem: str | None = None
+    """Why the run did not end, and where in the strategy's file."""
+    touched: tuple[str, ...] = ()
+    """The global random streams that the run drew from or seeded."""
+    grid: WatchedGrid | None = None
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return final_parts(self.folder)
+
+    def server(self) -> Server:
+        return final_server(self.plan, self.folder)
+
+    def outcome(self) -> dict[str, Any]:
+        """All that two equal runs have in common, as plain values."""
+        records = {f"task {t}, round {r}" if r else f"the end of task {t}": v for (t, r), v in self.records.items()}
+        rows = {str(task): [tuple(row) for row in rows] for task, rows in self.rows.items()}
+        parts = {} if self.problem else self.parts
+        plain: dict[str, Any] = json.loads(json.dumps([records, rows, parts, self.problem]))
+        return dict(zip(("records", "rows", "parts", "problem"), plain, strict=True))
+
+
+class Listener(Observer):
+    """Collects what a run tells; raises at events that are to interrupt it."""
+
+    def __init__(self, played: Played, stops: set[tuple[str, int, int]] | None = None) -> None:
+        self.played, self.stops, self.notes = played, stops, list[str]()
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        place = record["task"], record["round"]
+        self.played.records[place] = {k: v for k, v in record.items() if k != "seconds"}
+        self._stop("round", *place)
+
+    def task_concluded(self, task: int, record: dict[str, Any]) -> None:
+        self.played.records[task, 0] = record
+
+    def task_done(self, task: Any, rows: Sequence[AccuracyRow]) -> None:
+        self.played.rows[task.number] = list(rows)
+        self._stop("task", task.number, 0)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def _stop(self, *event: Any) -> None:
+        if self.stops is not None and event not in self.stops:
+            self.stops.add(event)
+            raise Stopped
+
+
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """A run was interrupted on purpose."""
+
+
+# Playing ------------------------------------------------------------------------------------------
+
+
+class Stage:
+    """Plays runs of one strategy in a folder, one after another in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._engine = Engine(FederationSettings(backend="inprocess"), Resources(device="cpu"))
+
+    def __enter__(self) -> Stage:
+        self._engine.__enter__()
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self._engine.__exit__(*reason)
+
+    def play(
+        self,
+        name: str,
+        plan: Plan,
+        grid: WatchedGrid | None = None,
+        *,
+        deal: Callable[[Scenario], None] = lambda scenario: None,
+        seed: int = 1,
+        stops: set[tuple[str, int, int]] | None = None,
+    ) -> Played:
+        """Play a plan in the folder of this name.
+
+        Args:
+            deal: changes who holds what, or the test images.
+            seed: of the global random streams, which nothing should depend on.
+            stops: interrupt the run at the next event that is not among these, and put it there.
+        Raises:
+            Stopped: the run was interrupted.
+        """
+        grid = grid or WatchedGrid(plan.federation.clients)
+        self._engine.grid = grid
+        return self._play(self._engine, Played(plan, self.folder / name, grid=grid), deal, seed, stops)
+
+    def play_on_ray(self, name: str, plan: Plan) -> Played:
+        """The same on Ray workers."""
+        plan = replace(plan, federation=replace(plan.federation, backend="ray"))
+        with Engine(plan.federation, plan.resources) as engine:
+            return self._play(engine, Played(plan, self.folder / name), lambda scenario: None, 1, None)
+
+    def _play(
+        self,
+        engine: Engine,
+        played: Played,
+        deal: Callable[[Scenario], None],
+        seed: int,
+        stops: set[tuple[str, int, int]] | None,
+    ) -> Played:
+        site.cache_clear()
+        listener, path = Listener(played, stops), played.plan.strategy.path
+        scenario = scenario_of(played.plan)
+        before = dict(vars(scenario))
+        try:
+            deal(scenario)
+            with global_streams(seed) as touched:
+                engine.run(played.plan, played.folder, listener)
+        except Stopped:
+            raise
+        except Exception as error:  # whatever a strategy raises is one line of the report
+            played.problem = explain(error, str(path), listener.notes)
+        finally:
+            vars(scenario).update(before)
+        played.touched = tuple(touched)
+        return played
+
+    def play_apart(self, name: str, plan: Plan) -> Played:
+        """A run whose clients execute the strategy's file anew, as if they were in a process of their own."""
+        with executed_anew(plan):
+            return self.play(name, plan)
+
+    def play_resumed(self, name: str, plan: Plan) -> Played:
+        """A run that is interrupted at the end of each round and task, and goes on as in a new process."""
+        stops: set[tuple[str, int, int]] = set()
+        whole = Played(plan, self.folder / name)
+        while True:
+            listened = Played(plan, whole.folder, whole.records, whole.rows)
+            self._engine.grid = WatchedGrid(plan.federation.clients)
+            with executed_anew(plan):
+                listened.plan = from_json(plan.to_json())
+                try:
+                    return self._play(self._engine, listened, lambda scenario: None, 1, stops)
+                except Stopped:
+                    continue
+
+
+@contextmanager
+def executed_anew(plan: Plan) -> Iterator[None]:
+    """Within the block whoever asks for the strategy of this plan gets another copy of its module."""
+    name = type(plan.strategy.strategy).__module__
+    module = sys.modules.pop(name)
+    try:
+        yield
+    finally:
+        sys.modules[name] = module
+
+
+@contextmanager
+def global_streams(seed: int) -> Iterator[list[str]]:
+    """Seed the global random streams, tell which of them were touched, and leave them as they were."""
+    touched: list[str] = []
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    before = _streams()
+    try:
+        yield touched
+    finally:
+        after = _streams()
+        touched += [name for name in before if before[name] != after[name]]
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
+
+
+def _streams() -> dict[str, Any]:
+    numbers = np.random.get_state(legacy=False)
+    return {"random": random.getstate(), "np.random": str(numbers), "torch": torch.get_rng_state().tolist()}
+
+
+def explain(error: BaseException, path: str, notes: Sequence[str] = ()) -> str:
+    """What was raised, in a line, and the last place in the strategy's own file that led to it."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    line = printable(first if isinstance(error, TrainingError) else f"{type(error).__name__}: {first}")
+    told = [note for note in notes if "Traceback" in note]  # of a client, on whose answer the server only waits
+    if told and isinstance(error, TrainingError) and (cause := told[-1].splitlines()[0]).split(": ", 1)[-1] not in line:
+        line = printable(f"{line}: {cause}")
+    text = told[-1] if told and isinstance(error, TrainingError) else "".join(traceback.format_exception(error))
+    places = [m for m in re.finditer(r'File "(.+?)", line (\d+), in (\S+)', text) if m[1] == path]
+    return f"{line} ({Path(path).name}:{places[-1][2]}, in {places[-1][3]})" if places else line
