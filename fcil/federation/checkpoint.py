@@ -100,6 +100,7 @@ class Checkpoints:
             StoreError: the last good checkpoint was made under other settings or by another version.
         """
         damaged: list[str] = []
+        first = server.net.weights() if self._paths() else {}
         for path in reversed(self._paths()):
             try:
                 position, state = self._load(path)
@@ -109,25 +110,30 @@ class Checkpoints:
                 continue
             server.task, server.round = tasks[min(position.task, len(tasks)) - 1], position.round
             return position, damaged
+        if damaged:
+            server.net.load(first)
         return Position(), damaged
 
     def _load(self, path: Path) -> tuple[Position, dict[str, State]]:
         about = self._read(path)
         try:
             position = Position(**about["position"])
+            if not all(type(n) is int and n >= 0 for n in (position.task - 1, position.round)):
+                raise TypeError
             return position, {name: self.parts.get(part) for name, part in about["parts"].items()}
         except (KeyError, TypeError, AttributeError):
             raise DamagedError(f"{path}: damaged") from None
 
     def _apply(self, state: dict[str, State], server: Server, grid: Grid, position: Position, path: Path) -> None:
         device = server.net.classifier.weight.device
-        server.net.load(cast(Tensors, state["net"]["net"]))
-        server.memo = _to_device(state["memo"]["memo"], device)
-        server.shared = {
-            name: _to_device(part[name], device)
-            for name, part in ((n.removeprefix("shared/"), p) for n, p in state.items() if n.startswith("shared/"))
-        }
-        clients = {int(n.removeprefix("clients/")): p["memory"] for n, p in state.items() if n.startswith("clients/")}
+        try:
+            memo = _to_device(state["memo"]["memo"], device)
+            shared = {name: _to_device(part[name], device) for name, part in _below("shared/", state).items()}
+            clients = {int(name): part["memory"] for name, part in _below("clients/", state).items()}
+            server.net.load(cast(Tensors, state["net"]["net"]))
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise DamagedError(f"{path}: damaged") from None
+        server.memo, server.shared = memo, shared
         if isinstance(grid, LocalGrid) and not position.elsewhere:
             grid.restore({client: _to_record(cast(State, memory)) for client, memory in clients.items()})
         elif clients or position.elsewhere:
@@ -248,6 +254,10 @@ def difference(theirs: Any, ours: Any, path: str = "") -> str:
             if theirs.get(key) != ours.get(key):
                 return difference(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
     return f"{path} was {json.dumps(theirs)} there and is {json.dumps(ours)} here"
+
+
+def _below(prefix: str, state: dict[str, State]) -> dict[str, State]:
+    return {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)}
 
 
 def _digest(about: dict[str, Any]) -> str:

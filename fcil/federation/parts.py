@@ -70,7 +70,7 @@ class Parts:
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        if not re.fullmatch("[0-9a-f]{32}", name):
+        if not isinstance(name, str) or not re.fullmatch("[0-9a-f]{32}", name):
             raise DamagedError(f"{self.folder}: {name!r} is not the name of a part")
         return self.folder / f"{name}.safetensors"
 
