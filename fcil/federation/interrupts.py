@@ -7,9 +7,11 @@ A second signal ends the process there and then.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,11 +40,18 @@ class Interrupts:
         self._announce = announce
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
+        self._ours = 0  # signals that the timer sent
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+        self._woken = -1
 
     def __enter__(self) -> Interrupts:
         self._listening = threading.current_thread() is threading.main_thread()
         if self._listening:
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._ends = socket.socketpair()
+            self._ends[1].setblocking(False)
+            self._woken = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._count, args=(self._ends[0],), daemon=True).start()
         return self
 
     def insist(self) -> None:
@@ -54,6 +63,10 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._ends is not None:
+            signal.set_wakeup_fd(self._woken)
+            for end in reversed(self._ends):  # the thread reads that there is nobody left
+                end.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._listening = False
@@ -72,12 +85,19 @@ class Interrupts:
         if self.requested:
             raise Interrupted
 
+    def _count(self, arrivals: socket.socket) -> None:
+        """See to the second signal, in a thread: the main one may be at something that Python cannot interrupt."""
+        presses = 0
+        with contextlib.suppress(OSError):
+            while numbers := arrivals.recv(16):
+                presses += sum(number in SIGNALS for number in numbers)
+                if presses - self._ours > 1:
+                    os._exit(INTERRUPTED)  # Ray's processes are seen to by `fcil.federation.reaper`
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._overdue:
             self._overdue = False  # the timer below, not a second signal
             raise Interrupted
-        if self.requested:
-            os._exit(INTERRUPTED)  # Ray's processes are seen to by `fcil.federation.reaper`
         self.requested = True
         if not self._patient:
             raise Interrupted
@@ -88,7 +108,7 @@ class Interrupts:
 
     def _end(self, number: int) -> None:
         if self._patient:
-            self._overdue = True
+            self._overdue, self._ours = True, self._ours + 1
             signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 

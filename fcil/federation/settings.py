@@ -79,13 +79,13 @@ class Resources:
 
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:k`."""
-    threads: Count = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Torch threads of each process; more threads round differently, so results compare at equal counts."""
-    workers: Count | None = None
+    workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Clients trained at once on Ray; null: as many as CPUs or GPU shares allow."""
     client_gpus: Annotated[float, Field(ge=0)] = 0.2
     """Share of a GPU that Ray sets aside for each client being trained."""
-    synthesis_workers: Count = 1
+    synthesis_workers: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Synthesis chains run at once; a synthesizer has one chain unless `chains` says more."""
     synthesis_gpus: Annotated[float, Field(ge=0)] = 0.3
     """Share of a GPU that Ray sets aside for each synthesis worker."""
@@ -93,7 +93,7 @@ class Resources:
     """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", self.device):
             raise ValueError(f'device: "{self.device}" is not allowed; expected auto, cpu, cuda or cuda:k')
 
     def torch_device(self) -> torch.device:
