@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,6 +90,8 @@ def list_(
         return
     if measure:
         rows = _in_words(rows)
+    elif kind == "strategies":  # authors, venue and number fit a terminal; the title is in --json and in the file
+        rows = [{**row, "paper": re.sub(r'"[^"]*",? ?', "", row["paper"])} for row in rows]
     Console().print(_table(rows))
 
 
