@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 from fcil.types import Tensors, Update
@@ -35,6 +36,16 @@ def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") 
     if not total:
         raise ValueError("no update to average: every client failed, or none has examples")
     return Update({k: v / total for k, v in sums.items()}, examples, mean_metrics(metrics))
+
+
+def set_aside(updates: Iterable[Update], prefix: str, aside: list[Tensors]) -> Iterator[Update]:
+    """The updates without what a client sent beside its net: tensors whose names begin with `prefix`.
+
+    Those are added to `aside`, one mapping for each update, without the prefix.
+    """
+    for update in updates:
+        aside.append({k.removeprefix(prefix): w for k, w in update.weights.items() if k.startswith(prefix)})
+        yield replace(update, weights={k: w for k, w in update.weights.items() if not k.startswith(prefix)})
 
 
 def mean_metrics(metrics: Iterable[dict[str, float]]) -> dict[str, float]:

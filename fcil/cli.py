@@ -82,7 +82,7 @@ def list_(
         raise ConfigError(f"list: --bytes is for strategies, not for {kind}")
     rows = LISTINGS[kind]()
     if measure:
-        from fcil.weighing import weighed
+        from fcil.check.weighing import weighed
 
         rows = weighed(rows)
     if as_json:
@@ -97,8 +97,8 @@ def list_(
 
 def _in_words(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each strategy sends, for a table."""
+    from fcil.check.weighing import ABOUT, BYTES
     from fcil.tables import size
-    from fcil.weighing import ABOUT, BYTES
 
     Console().print(ABOUT, markup=False)
     return [

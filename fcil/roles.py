@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
 from fcil.errors import TrainingError
 from fcil.nets import Net
 from fcil.optimizer import OptimizerSettings, build_optimizer
-from fcil.rng import generator
+from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.pool import endless_rows, view
 from fcil.types import Batch, State, Task, Tensors, Terms, Update
@@ -42,6 +42,7 @@ class Client:
     start: Tensors = field(default_factory=dict)  # the global weights this round began with; not to be changed
     max_batches: int | None = None
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
+    _built: dict[str, nn.Module] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
         """This client's stream for this round and purpose."""
@@ -50,6 +51,18 @@ class Client:
     def frozen(self, name: str) -> Net:
         """The net whose weights are `shared[name]`, in eval mode and without gradients."""
         return self.frozen_net(name)
+
+    def built(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """What `build` makes, with the weights that are `shared[name]`: a generator that the server has trained.
+
+        In eval mode and without gradients for its weights; this client's own copy in this round.
+        """
+        if name not in self._built:
+            with seeded("built"):  # what is drawn here is overwritten at once
+                module = build().to(self.device)
+            module.load_state_dict(cast(Tensors, self.shared[name]))
+            self._built[name] = module.eval().requires_grad_(False)
+        return self._built[name]
 
     def keep(self, name: str, samples: Shard) -> None:
         """Remember samples of this client's own, as exemplars of later tasks: which they are, not a copy of them."""

@@ -13,12 +13,12 @@ import torch
 from small_runs import write_strategy
 
 from fcil.check import CHECKS, Report, check, find
-from fcil.circumstances import check_predict, check_scale, check_skipped, check_tested, check_uneven
+from fcil.check.circumstances import check_predict, check_scale, check_skipped, check_tested, check_uneven
+from fcil.check.contract import Case, Look, check_finite, check_order
+from fcil.check.laws import offences
+from fcil.check.trials import Played, Stage, plan_of
 from fcil.cli import main
-from fcil.contract import Case, Look, check_finite, check_order
 from fcil.errors import ConfigError
-from fcil.laws import offences
-from fcil.trials import Played, Stage, plan_of
 
 HEAD = '''"""Broken on purpose."""
 import random
@@ -43,7 +43,7 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
     """The report about a strategy with these methods; `first` of the checks are made."""
 
     def run(body: str, head: str = HEAD, process: bool = False, first: int = len(CHECKS)) -> Report:
-        monkeypatch.setattr("fcil.check.CHECKS", CHECKS[:first])
+        monkeypatch.setattr("fcil.check.verdict.CHECKS", CHECKS[:first])
         path = write_strategy(tmp_path, head + "".join(f"    {line}\n" for line in body.strip().split("\n")), "broken")
         return check(path, process=process)
 
@@ -308,8 +308,8 @@ def test_the_command_says_what_is_wrong_and_with_which_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fcil.check.CHECKS", CHECKS[:3])
-    monkeypatch.setattr("fcil.check.Apart.begin", lambda folder, plan: None)
+    monkeypatch.setattr("fcil.check.verdict.CHECKS", CHECKS[:3])
+    monkeypatch.setattr("fcil.check.verdict.Apart.begin", lambda folder, plan: None)
     monkeypatch.setenv("COLUMNS", "300")
     write_strategy(tmp_path, HEAD + "    pull: float = 1.0\n", "broken")
 

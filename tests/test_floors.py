@@ -23,8 +23,7 @@ FLOORS = {
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
     **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left", "fcil.scaffold", "fcil.facts"), 5),
-    **dict.fromkeys(("fcil.check", "fcil.contract", "fcil.circumstances", "fcil.laws", "fcil.trials"), 5),
-    **dict.fromkeys(("fcil.apart", "fcil.weighing"), 5),
+    "fcil.check": 5,
     **dict.fromkeys(("fcil.cli", "fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}

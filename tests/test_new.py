@@ -14,12 +14,12 @@ from small_runs import write_strategy
 
 from fcil.catalogue import strategies
 from fcil.check import CHECKS
+from fcil.check.weighing import BYTES, weighed
 from fcil.cli import main
 from fcil.facts import needs, paper, sent
 from fcil.plugins import load_source
 from fcil.scaffold import begin, title
 from fcil.strategy import Strategy
-from fcil.weighing import BYTES, weighed
 
 Command = Callable[..., tuple[object, str, str]]
 
@@ -50,7 +50,7 @@ def test_what_is_begun_passes_its_own_test(command: Command, tmp_path: Path, mon
     assert "strategy=./mine/my_way.py" in out
     assert sorted(path.name for path in Path("mine").iterdir()) == ["my_way.py", "test_my_way.py"]
     first = [one.name for one in CHECKS].index("process") + 1
-    monkeypatch.setattr("fcil.check.CHECKS", CHECKS[:first])
+    monkeypatch.setattr("fcil.check.verdict.CHECKS", CHECKS[:first])
     runpy.run_path("mine/test_my_way.py")["test_my_way_keeps_the_contract"]()
 
 
@@ -165,7 +165,7 @@ def test_strategies_are_listed_with_what_they_need() -> None:
 
 
 def test_bytes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.weighing.NET", "resnet8")
+    monkeypatch.setattr("fcil.check.weighing.NET", "resnet8")
     finetune, lander = weighed([{"strategy": "finetune"}, {"strategy": "lander"}])
     assert finetune["down_round"] == finetune["up_round"] > 100_000
     assert finetune["down_task"] == finetune["up_task"] == lander["up_task"] == 0
@@ -175,7 +175,7 @@ def test_bytes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bytes_can_be_asked_for_of_strategies_alone(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     found = dict(zip(BYTES, (10, 20, 30, 4_000_000), strict=True))
-    monkeypatch.setattr("fcil.weighing.measured", lambda spec: found)
+    monkeypatch.setattr("fcil.check.weighing.measured", lambda spec: found)
     code, out, _ = command("list", "strategies", "--bytes", "--json")
     assert code == 0
     assert all(row.items() >= found.items() for row in json.loads(out))

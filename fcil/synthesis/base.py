@@ -214,7 +214,7 @@ def synthesizer_names() -> list[str]:
     """The methods of this package: every module that is not part of the shared machinery."""
     import fcil.synthesis
 
-    shared = {"base", "student", "pool", "chain"}
+    shared = {"base", "student", "pool", "chain", "terms"}
     return sorted(m.name for m in pkgutil.iter_modules(fcil.synthesis.__path__) if m.name not in shared)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcil.check.trials import Stage
 from fcil.federation.plan import Plan, from_json
-from fcil.trials import Stage
 
 HASH_SEED = "20"
 """Orders sets in the other process; in this one their order is drawn when it starts."""
@@ -30,7 +30,7 @@ class Apart:
     def begin(cls, folder: Path, plan: Plan) -> Apart:
         folder.mkdir(parents=True)
         (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "fcil.apart", str(folder)]
+        command = [sys.executable, "-m", "fcil.check.apart", str(folder)]
         return cls(
             folder,
             subprocess.Popen(

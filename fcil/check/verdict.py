@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fcil.apart import Apart
-from fcil.circumstances import (
+from fcil.check.apart import Apart
+from fcil.check.circumstances import (
     check_growth,
     check_predict,
     check_scale,
@@ -25,8 +25,7 @@ from fcil.circumstances import (
     check_tested,
     check_uneven,
 )
-from fcil.config import Where, parse_yaml
-from fcil.contract import (
+from fcil.check.contract import (
     Case,
     Check,
     check_ends,
@@ -43,9 +42,10 @@ from fcil.contract import (
     check_source,
     check_state,
 )
+from fcil.check.trials import Stage, explain, plan_of
+from fcil.config import Where, parse_yaml
 from fcil.experiment import place
 from fcil.plugins import StrategySpec, built_in_files, locate
-from fcil.trials import Stage, explain, plan_of
 
 _STEADY = ("ends", "sent", "repeat", "random")
 CHECKS = (

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 import yaml
 
-from fcil.apart import Apart
+from fcil.check.apart import Apart
+from fcil.check.laws import global_draws, offences
+from fcil.check.trials import Played, Stage, plan_of
 from fcil.config import Where, dump, field_docs, parse_yaml
 from fcil.errors import ConfigError
 from fcil.federation.codec import flatten
 from fcil.federation.watched import WatchedGrid
-from fcil.laws import global_draws, offences
 from fcil.plugins import StrategySpec, first_line
 from fcil.strategy import Strategy
-from fcil.trials import Played, Stage, plan_of
 
 
 @dataclass

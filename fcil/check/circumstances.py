@@ -1,6 +1,6 @@
 """More of the contract of a strategy: federations that are uneven, growing, interrupted or large.
 
-As in `fcil/contract.py`, each check says in a line what is wrong, or nothing.
+As in `fcil/check/contract.py`, each check says in a line what is wrong, or nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcil.contract import Case, difference
+from fcil.check.contract import Case, difference
+from fcil.check.trials import plan_of
 from fcil.data import Scenario
 from fcil.data.images import MemoryImages
 from fcil.federation.codec import flatten, num_bytes
 from fcil.federation.plan import scenario_of
 from fcil.federation.watched import Asked, WatchedGrid
-from fcil.trials import plan_of
 from fcil.types import State
 
 UNEVEN = ("one sample", "no samples", "samples of one class alone", "all other samples")

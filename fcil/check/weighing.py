@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fcil.check import find
+from fcil.check.trials import Stage, plan_of
+from fcil.check.verdict import find
 from fcil.errors import TrainingError
 from fcil.nets import NetSettings
 from fcil.plugins import StrategySpec
-from fcil.trials import Stage, plan_of
 
 NET = "resnet18"
 ABOUT = (

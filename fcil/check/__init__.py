@@ -1,0 +1,7 @@
+"""`fcil check`: holds a strategy to the contract of the house, in tiny federations of its own."""
+
+from __future__ import annotations
+
+from fcil.check.verdict import CHECKS, Report, Result, check, find
+
+__all__ = ["CHECKS", "Report", "Result", "check", "find"]
