@@ -26,7 +26,7 @@ def needs(kind: type[Strategy], source: str) -> list[str]:
     found = sorted(kind.needs)
     if kind.data == "seen":
         found.append("all earlier data")
-    if "keep" in called:
+    if "keep" in called and "exemplars" not in found:
         found.append("exemplars")
     if "frozen" in called:
         found.append("a teacher on clients")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -18,7 +18,7 @@ from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.pool import endless_rows, view
-from fcil.types import Batch, State, Task, Tensors, Terms, Update
+from fcil.types import Batch, State, Task, Tensors, Terms, Update, Value
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Client:
     frozen_net: Callable[[str], Net]
     start: Tensors = field(default_factory=dict)  # the global weights this round began with; not to be changed
     max_batches: int | None = None
+    most_exemplars: int | None = None
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -65,7 +66,17 @@ class Client:
         return self._built[name]
 
     def keep(self, name: str, samples: Shard) -> None:
-        """Remember samples of this client's own, as exemplars of later tasks: which they are, not a copy of them."""
+        """Remember samples of this client's own, as exemplars of later tasks: which they are, not a copy of them.
+
+        Raises:
+            TrainingError: they are more than `federation.exemplars` allows a client, under all names together.
+        """
+        others = sum(len(cast(Tensors, m)["labels"]) for n, m in self.memory.items() if n != name and _are_samples(m))
+        if self.most_exemplars is not None and others + len(samples) > self.most_exemplars:
+            raise TrainingError(
+                f"the strategy keeps {others + len(samples)} samples of a client; "
+                f"federation.exemplars allows {self.most_exemplars}"
+            )
         self.memory[name] = {"indices": samples.indices, "labels": samples.labels, "tasks": samples.tasks}
 
     def kept(self, name: str) -> Shard:
@@ -174,6 +185,10 @@ class Server:
             samples are to be normalised by other statistics than the real data's.
         """
         return self.run_synthesis(self, synthesizer, labels, bound)
+
+
+def _are_samples(kept: Value) -> bool:
+    return isinstance(kept, Mapping) and kept.keys() == {"indices", "labels", "tasks"}
 
 
 def _check_finite(metrics: dict[str, float]) -> None:

@@ -43,7 +43,7 @@ class Strategy:
     """Weight of a client in the average: its number of examples (FedAvg), or the same for all."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What must be there before the first round: `anchors` gives the net a label-text head."""
+    """What must be there before the first round: `anchors` (a label-text head), `exemplars` (leave to keep images)."""
     data: ClassVar[Literal["task", "seen"]] = "task"
     """Which of its own data a client may touch: the current task's, or all tasks seen (an upper bound)."""
 

@@ -22,7 +22,7 @@ Shapes: B batch, C classes seen, K of them old, F feature width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,8 @@ class ICaRL(Strategy):
     """Softens both sides of the distillation in the softmax form; there is no square of it."""
     classify: Literal["means", "logits"] = "means"
     """Whether the nearest mean of exemplars decides (paper), or the largest logit."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
 
     # Client -----------------------------------------------------------------------------------
 

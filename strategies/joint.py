@@ -1,7 +1,9 @@
 """Joint: federated averaging on all data of the tasks seen so far; the upper bound.
 
-Not a method anyone may use in earnest: every client keeps everything. MFCL (Babakniya et al.,
-NeurIPS 2023) calls it ORACLE. What it still loses, it loses to federation, not to forgetting.
+Paper: Babakniya et al., NeurIPS 2023, arXiv:2311.07784, who call it ORACLE.
+
+Not a method anyone may use in earnest: every client keeps everything. What it still loses, it loses to
+federation, not to forgetting.
 """
 
 from dataclasses import dataclass

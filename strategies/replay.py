@@ -13,6 +13,7 @@ KD is a cross-entropy of softened outputs; T is the global net at the end of the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class Replay(Strategy):
     """Weight of the distillation; the code has none."""
     temperature: Positive = 2.0
     """Softens both sides of the distillation (`T`); there is no T^2 factor."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         logits, old = client.net(batch.x).logits, client.task.num_old  # (B, C)

@@ -101,6 +101,15 @@ NOT_MANY = "expected a strategy name or {name: {option: value}}"
             {"strategy": {"lander": {"synthesizer": {"nayer": {"rouns": 1}}}}},
             ["tiny.yaml: strategy.lander.synthesizer.nayer.rouns: unknown key", 'Did you mean "rounds"?'],
         ),
+        (
+            {"federation": {"exemplars": 0}, "strategy": "icarl"},
+            ['tiny.yaml: strategy.icarl: federation.exemplars: 0 is not allowed with strategy "icarl"'],
+        ),
+        (
+            {"net": {"name": "resnet8", "norm": "group"}, "strategy": "lander"},
+            ["tiny.yaml: strategy.lander: synthesizer nayer: needs batch-norm layers", "(net.norm: batch)"],
+        ),
+        ({"net": {"name": "resnet8", "norm": "grup"}}, ["tiny.yaml: net.norm: 'grup'", 'Did you mean "group"?']),
         ({"strategy": "./finetun.py"}, ['tiny.yaml: strategy: no strategy file "./finetun.py"']),
         ({"resources": {"device": "cuda:7"}}, ["tiny.yaml: resources.device: cuda:7 is not there", "GPUs"]),
         ({"resources": {"device": "gpu"}}, ['resources.device: "gpu"', "expected auto, cpu, cuda or cuda:k"]),

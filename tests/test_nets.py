@@ -11,6 +11,7 @@ from fcil import rng
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
 from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen
+from fcil.nets.resnet import group_norm
 
 
 def small_net(num_classes: int = 4, text_width: int | None = 6, key: int = 0) -> Net:
@@ -60,6 +61,15 @@ def test_the_stem_follows_the_size_of_the_images(side, stem, last_map):
         net = BACKBONES["resnet18"].build((3, side, side), stem)
         maps = net.stages(net.stem(torch.zeros(2, 3, side, side)))
     assert maps.shape == (2, 512, last_map, last_map)
+
+
+def test_group_norm_remembers_nothing_and_has_groups_of_sixteen_channels():
+    settings = NetSettings(name="resnet8", norm="group")
+    net = build_net(settings, shape=(1, 8, 8), num_classes=2, text_width=None, key=("group",))
+    groups = {m.num_channels: m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == {16: 1, 32: 2, 64: 4}
+    assert list(net.buffers()) == []
+    assert group_norm(50).num_groups == 2  # a divisor, where a third of 50 would not do
 
 
 def test_a_shortcut_without_parameters_pads_with_zeros():

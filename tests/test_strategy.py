@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden_cases import assert_matches, load_case
+from scripted import client_of, shard_of
 from tiny_net import normal, tiny_net
+from torch import nn
 
 from fcil import Server, Strategy, Update, weighted_mean
-from fcil.rng import generator
+from fcil.averaging import set_aside
+from fcil.errors import TrainingError
+from fcil.rng import generator, seeded
 from fcil.synthesis.base import Synthesizer
 from fcil.synthesis.nayer import NAYER
-from fcil.types import Task
+from fcil.types import Task, Tensors
 
 
 @pytest.mark.parametrize(("weighting", "golden"), [("uniform", "average"), ("examples", "sample_weighted")])
@@ -46,6 +50,42 @@ def test_a_client_without_examples_has_no_say_unless_all_have_the_same():
     updates = [Update({"w": torch.tensor([1.0])}, 0), Update({"w": torch.tensor([3.0])}, 4)]
     assert weighted_mean(updates, "examples").weights["w"].item() == 3
     assert weighted_mean(updates, "uniform").weights["w"].item() == 2
+
+
+def test_what_is_sent_beside_the_net_is_set_aside_and_not_averaged():
+    sent = [Update({"w": torch.tensor([float(k)]), "beside/g": torch.tensor([10.0 + k])}, 1 + k) for k in range(3)]
+    aside: list[Tensors] = []
+    mean = weighted_mean(set_aside(sent, "beside/", aside))
+    assert mean.weights.keys() == {"w"}
+    assert mean.num_examples == 6
+    assert [a["g"].item() for a in aside] == [10, 11, 12]
+    assert all(a.keys() == {"g"} for a in aside)
+
+
+def test_a_client_builds_what_the_server_shares_and_leaves_the_global_stream_alone():
+    with seeded("server"):
+        shared = nn.Linear(2, 2)
+    client = client_of(tiny_net(), shard_of([0]), shared={"generator": shared.state_dict()})
+    before = torch.get_rng_state()
+    built = client.built("generator", lambda: nn.Sequential(nn.Linear(2, 2))[0])
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(built.weight, shared.weight)
+    assert not built.training
+    assert not built.weight.requires_grad
+    assert client.built("generator", lambda: nn.Linear(2, 2)) is built
+    with torch.no_grad():
+        built.weight.zero_()
+    assert shared.weight.any()  # its own copy
+
+
+def test_a_client_keeps_no_more_images_than_the_federation_allows():
+    client = client_of(tiny_net(), shard_of([0, 1, 2, 0, 1]), most_exemplars=3)
+    client.memory["notes"] = {"a": 1}
+    client.keep("few", client.shard.select(torch.tensor([0, 1])))
+    client.keep("few", client.shard.select(torch.tensor([2, 3, 4])))  # replaces them
+    with pytest.raises(TrainingError, match=r"keeps 4 samples of a client; federation.exemplars allows 3"):
+        client.keep("more", client.shard.select(torch.tensor([0])))
+    assert set(client.memory) == {"notes", "few"}
 
 
 @pytest.mark.parametrize("updates", [[], [Update({"w": torch.ones(1)}, 0)]])

@@ -197,7 +197,7 @@ class NoNorm(Backbone):
         ({"anchors": None}, "synthesizer nayer: needs label-text embeddings, and there are none"),
         (
             {"teacher": Net(NoNorm(), 5, 16)},
-            "synthesizer nayer: needs batch-norm layers in the net, and there are none",
+            r"synthesizer nayer: needs batch-norm layers in the net \(net.norm: batch\), and there are none",
         ),
         ({"labels": [0, 5]}, r"labels \[0, 5\] do not lie in the teacher's 5 classes"),
         ({"labels": [-1, 2]}, r"labels \[-1, 2\] do not lie in the teacher's 5 classes"),

@@ -128,6 +128,7 @@ def _client(message: Message, context: Context) -> tuple[Site, Client]:
         frozen_net=here.frozen_net,
         start={name: w.to(here.device) for name, w in weights.items()},
         max_batches=plan.federation.max_batches,
+        most_exemplars=plan.federation.exemplars,
     )
 
 

@@ -183,6 +183,11 @@ def rehearse(plan: Plan) -> None:
             "say cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
         )
     anchors, strategy = anchors_of(plan), plan.strategy.strategy
+    if plan.federation.exemplars == 0 and "exemplars" in strategy.needs:
+        raise ConfigError(
+            f'federation.exemplars: 0 is not allowed with strategy "{plan.strategy.name}", '
+            "whose clients keep images of earlier tasks"
+        )
     synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     if synthesizers:
         net = first_net(plan, anchors)

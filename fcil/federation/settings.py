@@ -58,6 +58,8 @@ class FederationSettings:
     """End the run after this task, of however many; null: after the last."""
     max_batches: Count | None = None
     """End each local epoch after so many batches, for trying things out; null: never."""
+    exemplars: Index | None = None
+    """Most own images that a client may keep of earlier tasks, whatever the strategy asks; null: as many as it asks."""
     mods: Mods = Mods()
     """Flower's mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
     `fixed_clipping`, `adaptive_clipping`."""

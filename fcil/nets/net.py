@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fcil import rng
 from fcil.errors import nearest
-from fcil.nets.resnet import BACKBONES, Backbone, Shape, Stem
+from fcil.nets.resnet import BACKBONES, Backbone, Norm, Shape, Stem
 from fcil.types import Output, Tensors
 
 
@@ -34,6 +34,8 @@ class NetSettings:
     """First layers: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32 pixels."""
     width: Annotated[int, Field(ge=1, le=512)] | None = None
     """Channels of the first stage, doubled from stage to stage; null takes the backbone's own."""
+    norm: Norm = "batch"
+    """`batch`, or `group`, which has no statistics of clients: averaging mixes none, and methods have none to match."""
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
@@ -136,7 +138,7 @@ def build_net(
     label-text head.
     """
     with rng.seeded(*key):
-        backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width)
+        backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
         return Net(backbone, num_classes, text_width)
 
 

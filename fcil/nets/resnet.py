@@ -12,6 +12,7 @@ Shapes: B batch, c image channels, H and W sides in pixels, F feature width.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -20,8 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Stem = Literal["auto", "cifar", "imagenet"]
+Norm = Literal["batch", "group"]
 Shape = tuple[int, ...]
 """Channels, height and width of an image."""
+MakeNorm = Callable[[int], nn.Module]
+"""What makes the normalisation of so many channels."""
+
+
+def group_norm(channels: int) -> nn.Module:
+    """GroupNorm over groups of 16 channels or a little more (Wu and He, ECCV 2018, table 3); below 32 channels, one."""
+    groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
 
 
 class Backbone(nn.Module):
@@ -40,11 +50,12 @@ class Recipe:
     width: int  # of the first stage; it doubles from stage to stage
     projection: bool  # 1x1 convolution and BatchNorm where a block changes shape
 
-    def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None) -> ResNet:
+    def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> ResNet:
         """A net for images of this shape; draws its weights from torch's global stream."""
         if stem == "auto":
             stem = "cifar" if max(shape[1:]) <= 32 else "imagenet"
-        return ResNet(shape[0], self.blocks, width or self.width, projection=self.projection, stem=stem)
+        make = nn.BatchNorm2d if norm == "batch" else group_norm
+        return ResNet(shape[0], self.blocks, width or self.width, make, projection=self.projection, stem=stem)
 
     def num_parameters(self) -> int:
         """Trainable numbers at the default width for colour images of 32 pixels, without classifier."""
@@ -72,12 +83,13 @@ class ResNet(Backbone):
         channels: int,
         blocks: tuple[int, ...],
         width: int,
+        norm: MakeNorm = nn.BatchNorm2d,
         *,
         projection: bool,
         stem: Literal["cifar", "imagenet"],
     ) -> None:
         super().__init__()
-        self.stem = _stem(channels, width, stem)
+        self.stem = _stem(channels, width, norm, stem)
         self.stages = nn.Sequential()
         narrow = width
         for stage, depth in enumerate(blocks):
@@ -85,7 +97,7 @@ class ResNet(Backbone):
             strides = [1 if stage == 0 else 2] + [1] * (depth - 1)
             sizes = [narrow] + [wide] * (depth - 1)
             self.stages.append(
-                nn.Sequential(*(BasicBlock(n, wide, s, projection) for n, s in zip(sizes, strides, strict=True)))
+                nn.Sequential(*(BasicBlock(n, wide, s, norm, projection) for n, s in zip(sizes, strides, strict=True)))
             )
             narrow = wide
         self.width = narrow
@@ -100,13 +112,13 @@ class ResNet(Backbone):
 class BasicBlock(nn.Module):
     """relu(BN(conv(relu(BN(conv x)))) + shortcut x), 3x3 convolutions, the stride in the first."""
 
-    def __init__(self, narrow: int, wide: int, stride: int, projection: bool) -> None:
+    def __init__(self, narrow: int, wide: int, stride: int, norm: MakeNorm, projection: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(narrow, wide, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(wide)
+        self.bn1 = norm(wide)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(wide)
-        self.shortcut = _shortcut(narrow, wide, stride, projection)
+        self.bn2 = norm(wide)
+        self.shortcut = _shortcut(narrow, wide, stride, norm, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -127,22 +139,22 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
-def _shortcut(narrow: int, wide: int, stride: int, projection: bool) -> nn.Module:
+def _shortcut(narrow: int, wide: int, stride: int, norm: MakeNorm, projection: bool) -> nn.Module:
     if narrow == wide and stride == 1:
         return nn.Identity()
     if not projection:
         return PadShortcut(wide - narrow, stride)
     return nn.Sequential(
-        OrderedDict(conv=nn.Conv2d(narrow, wide, 1, stride, bias=False), bn=nn.BatchNorm2d(wide)),
+        OrderedDict(conv=nn.Conv2d(narrow, wide, 1, stride, bias=False), bn=norm(wide)),
     )
 
 
-def _stem(channels: int, width: int, stem: Literal["cifar", "imagenet"]) -> nn.Module:
+def _stem(channels: int, width: int, norm: MakeNorm, stem: Literal["cifar", "imagenet"]) -> nn.Module:
     """`cifar` keeps the sides; `imagenet` quarters them (7x7 stride 2, 3x3 max pooling stride 2)."""
     side, stride = (3, 1) if stem == "cifar" else (7, 2)
     layers = OrderedDict[str, nn.Module](
         conv=nn.Conv2d(channels, width, side, stride, padding=side // 2, bias=False),
-        bn=nn.BatchNorm2d(width),
+        bn=norm(width),
         relu=nn.ReLU(inplace=True),
     )
     if stem == "imagenet":

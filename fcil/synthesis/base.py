@@ -173,7 +173,7 @@ class Synthesizer:
         missing = {"anchors": problem.anchors is None, "batchnorm": not has_batchnorm}
         for need in sorted(self.needs):
             if missing[need]:
-                what = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net"}[need]
+                what = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net (net.norm: batch)"}[need]
                 raise ConfigError(f"synthesizer {self.name}: needs {what}, and there are none")
         if not problem.labels or max(problem.labels) >= problem.num_classes or min(problem.labels) < 0:
             raise ConfigError(

@@ -52,7 +52,7 @@ def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key
 def _draw_fresh(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Linear | nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, nn.Linear | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
         module.reset_parameters()
 
 
