@@ -7,13 +7,16 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fcil.errors import ConfigError, FCILError, UserError, nearest, printable
+from fcil.errors import ConfigError, FCILError, StoreError, UserError, nearest, printable
+
+if TYPE_CHECKING:
+    from fcil.store import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -176,15 +179,43 @@ def embed(
 
 
 @app.command()
-def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder of the figures.")] = None) -> None:
-    """Draw the figures of one run, or the curves of several beside each other."""
-    from fcil.plots import draw_comparison, draw_run
+def compare(
+    dirs: list[Path],
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables (default: tables/ in the first one).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Strategies beside each other: a table for each split, as Markdown, LaTeX and CSV too."""
+    from fcil.compare import compare, to_json, write
+    from fcil.compare.terminal import tables
+
+    comparison = compare(_finished(dirs))
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(comparison), indent=2) + "\n")
+        return
+    Console().print(tables(comparison))
+    for path in write(comparison, out or dirs[0] / "tables"):
+        Console().print(printable(str(path)), markup=False, soft_wrap=True)
+
+
+def _finished(dirs: list[Path]) -> list[Run]:
+    """The finished runs in or below some folders; what is left out is said."""
     from fcil.store import find_runs
 
     skipped: list[str] = []
     runs = find_runs(dirs, skipped=skipped)
     for reason in skipped:
         Console(stderr=True).print(f"left out: {reason}", markup=False, soft_wrap=True)
+    if not runs:
+        raise StoreError(f"{', '.join(map(str, dirs))}: no finished run")
+    return runs
+
+
+@app.command()
+def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder of the figures.")] = None) -> None:
+    """Draw the figures of one run, or the curves of several beside each other."""
+    from fcil.plots import draw_comparison, draw_run
+
+    runs = _finished(dirs)
     paths = draw_run(runs[0].path) if len(runs) == 1 else draw_comparison(runs, out or dirs[0] / "figures")
     for path in paths:
         Console().print(printable(str(path)), markup=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from fcil.anchors import AnchorSettings, warnings
+from fcil.compare.terminal import comparison_table
 from fcil.config import MAX_DEPTH, Where, choice, is_folder_name, load_yaml, parse_fields, parse_yaml
 from fcil.data import DataSettings, Scenario
 from fcil.data.decode import Progress
@@ -35,7 +36,7 @@ from fcil.plots import draw_comparison, draw_run
 from fcil.plugins import StrategySpec, read_source
 from fcil.progress import choose_progress, loading_bar
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
-from fcil.tables import accuracy_table, comparison_table, failures_line, metrics_table, partition_table, settings_tree
+from fcil.tables import accuracy_table, failures_line, metrics_table, partition_table, settings_tree
 from fcil.types import Index
 
 

@@ -62,8 +62,8 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     """` (radius 0.01)`: what sets a run apart from others of the same strategy and split, or nothing."""
     if len(rivals) == 1:
         return ""
-    flats = [_flat(r.config) for r in rivals]
-    mine = _flat(run.config)
+    flats = [flat(r.config) for r in rivals]
+    mine = flat(run.config)
     keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k != "name"]
     words = [f"{_short(key.split('.')[-1])} {_short(mine[key])}" for key in keys[:3]]
     twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
@@ -73,15 +73,15 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Key paths and their values, without those that change no result."""
     if path in IGNORED:
         return {}
     if isinstance(value, Mapping):
-        flat: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for key, inner in value.items():
-            flat |= _flat(inner, f"{path}.{key}" if path else str(key))
-        return flat
+            found |= flat(inner, f"{path}.{key}" if path else str(key))
+        return found
     return {path: value}
 
 

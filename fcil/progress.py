@@ -21,7 +21,6 @@ from rich.text import Text
 from fcil.federation.observer import AccuracyRow, Observer
 from fcil.tables import (
     accuracy_table,
-    comparison_table,
     duration,
     metrics_table,
     partition_table,
@@ -37,7 +36,6 @@ __all__ = [
     "Progress",
     "accuracy_table",
     "choose_progress",
-    "comparison_table",
     "loading_bar",
     "metrics_table",
     "partition_table",

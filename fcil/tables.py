@@ -1,4 +1,4 @@
-"""What is printed before and after a run: settings, who holds what, the accuracy matrix, metrics, a comparison."""
+"""What is printed before and after a run: settings, who holds what, the accuracy matrix, metrics."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich import box
-from rich.console import Group as Block
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from fcil import metrics
-from fcil.groups import Group, group_runs
-from fcil.store.read import Run
 
 MEANING = {
     "final_accuracy": "all classes, at the end",
@@ -65,7 +61,8 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _table(title: str = "", caption: str = "") -> Table:
+def simple_table(title: str = "", caption: str = "") -> Table:
+    """The look of every table."""
     return Table(
         title=title or None, caption=caption or None, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left",
         caption_justify="left", title_style="bold", caption_style="dim", pad_edge=False,
@@ -135,7 +132,9 @@ def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
         counts: examples (tasks, clients, classes), classes in order of appearance.
         class_names: of all classes, in the same order.
     """
-    table = _table("Training examples", "by class: a bar for each class of the task, on one scale; a dot for none")
+    table = simple_table(
+        "Training examples", "by class: a bar for each class of the task, on one scale; a dot for none"
+    )
     for name, justify in (("task", "right"), ("client", "right"), ("examples", "right"), ("classes", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("by class", overflow="fold")
@@ -172,7 +171,7 @@ def accuracy_table(rows: Sequence[Sequence[int]]) -> Table:
     """The accuracy matrix in percent, and the accuracy over all classes seen."""
     matrix, examples = metrics.accuracy_matrix(rows)
     seen = metrics.accuracy_after_each_task(matrix, examples)
-    table = _table("Accuracy (%)", "rows: after learning a task; columns: on the test examples of a task")
+    table = simple_table("Accuracy (%)", "rows: after learning a task; columns: on the test examples of a task")
     table.add_column("after", justify="right", style="bold")
     table.add_column("all seen", justify="right", style="bold")
     for task in range(len(matrix)):
@@ -185,7 +184,7 @@ def accuracy_table(rows: Sequence[Sequence[int]]) -> Table:
 
 def metrics_table(summary: Mapping[str, Any]) -> Table:
     """Every metric of a finished run by name, and what the run cost."""
-    table = _table("Metrics")
+    table = simple_table("Metrics")
     for name in ("metric", "value", "meaning"):
         table.add_column(name, justify="right" if name == "value" else "left", style="dim" if name == "meaning" else "")
     for key, meaning in MEANING.items():
@@ -208,44 +207,6 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
         if summary.get(key):
             table.add_row("time" if key == "seconds" else key.replace("_", " "), words(summary[key]), "")
     return table
-
-
-def comparison_table(runs: Sequence[Run]) -> RenderableType:
-    """Strategies beside each other, a table for each split: mean ± sample standard deviation over seeds."""
-    groups = group_runs([run for run in runs if run.finished])
-    tables: list[RenderableType] = []
-    for split in dict.fromkeys(group.split for group in groups):
-        table = _table(
-            split, "percent and points: mean ± sample standard deviation over n seeds; forgetting: Chaudhry's"
-        )
-        table.add_column("strategy", style="bold")
-        for name in ("n", "final accuracy", "average incremental", "forgetting", "time a run"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for group in groups:
-            if group.split == split:
-                table.add_row(group.label, *_cells(group))
-        tables.append(table)
-    return Block(*tables)
-
-
-def _cells(group: Group) -> list[str]:
-    summaries = [run.summary for run in group.runs]
-    columns = (
-        [s.get("final_accuracy") for s in summaries],
-        [s.get("average_incremental_accuracy") for s in summaries],
-        [(s.get("forgetting") or {}).get("chaudhry") for s in summaries],
-    )
-    seconds = [s["seconds"] for s in summaries if isinstance(s.get("seconds"), int | float)]
-    spreads = [mean_and_deviation([100 * v for v in column if v is not None]) for column in columns]
-    return [str(len(summaries)), *spreads, duration(float(np.mean(seconds))) if seconds else NONE]
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """`61.2 ± 0.8`; no deviation where there is one value, a dash where there is none."""
-    if not values:
-        return NONE
-    mean = f"{np.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.1f}"
 
 
 def failures_line(summary: Mapping[str, Any]) -> str:

@@ -17,13 +17,14 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity", "fcil.reading"), 0),
     **dict.fromkeys(("fcil.data", "fcil.nets", "fcil.anchors"), 1),
-    **dict.fromkeys(("fcil.losses", "fcil.metrics", "fcil.optimizer", "fcil.exemplars"), 1),
+    **dict.fromkeys(("fcil.losses", "fcil.metrics", "fcil.optimizer", "fcil.exemplars", "fcil.inversion"), 1),
+    "fcil.subspace": 1,
     **dict.fromkeys(("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.synthesis", "fcil.averaging"), 2),
     "strategies": 3,
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
     **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left", "fcil.scaffold", "fcil.facts"), 5),
-    "fcil.check": 5,
+    **dict.fromkeys(("fcil.check", "fcil.compare"), 5),
     **dict.fromkeys(("fcil.cli", "fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}

@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console, RenderableType
-from run_folders import make_config, make_record, make_results, make_rows, make_run, make_tasks
+from run_folders import make_config, make_record, make_rows, make_run, make_tasks
 
 from fcil import progress
 from fcil.progress import LiveProgress, PlainProgress, Progress, choose_progress, loading_bar
-from fcil.store import find_runs, load_run
+from fcil.store import load_run
 from fcil.tables import (
     accuracy_table,
-    comparison_table,
     duration,
-    mean_and_deviation,
     metrics_table,
     partition_table,
     settings_tree,
@@ -294,24 +292,6 @@ def test_the_metrics_table_names_every_definition(tmp_path: Path) -> None:
 def test_the_metrics_of_one_task_have_dashes(tmp_path: Path) -> None:
     lines = text_of(metrics_table(load_run(make_run(tmp_path, tasks=1).path).summary)).splitlines()
     assert [line.split()[1] for line in lines if line.strip().startswith("bwt")] == ["\N{EN DASH}"]
-
-
-def test_the_comparison_gives_mean_deviation_and_number_of_seeds(tmp_path: Path) -> None:
-    make_results(tmp_path)
-    make_run(tmp_path, "target", variant="0000000a", tasks=2)
-    runs = find_runs([tmp_path])
-    table = text_of(comparison_table(runs))
-    finals = [100 * r.summary["final_accuracy"] for r in runs if r.strategy == "lander"]
-    (line,) = (line for line in table.splitlines() if line.strip().startswith("lander"))
-    assert line.split()[1] == "2"
-    assert mean_and_deviation(finals) in line
-    assert "blobs, 3 tasks, dirichlet 0.5" in table
-    assert "blobs, 2 tasks, dirichlet 0.5" in table
-
-
-@pytest.mark.parametrize(("values", "words"), [([], "\N{EN DASH}"), ([61.25], "61.2"), ([60.0, 62.0], "61.0 ± 1.4")])
-def test_a_deviation_needs_two_values(values: list[float], words: str) -> None:
-    assert mean_and_deviation(values) == words
 
 
 @pytest.mark.parametrize(

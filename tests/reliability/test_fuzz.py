@@ -35,6 +35,7 @@ from small_runs import LANDER, play, write_experiment
 from fcil import cli, experiment
 from fcil.anchors import AnchorSettings, describe, load_anchors, read_names
 from fcil.anchors.tables import Table, write_table
+from fcil.compare.terminal import comparison_table
 from fcil.data import DataSettings, load_dataset
 from fcil.data import sources as sources_module
 from fcil.errors import DataError, UserError
@@ -44,7 +45,7 @@ from fcil.plots import run as figures
 from fcil.plots.comparison import accuracy_curve, curves_figure
 from fcil.plots.style import png
 from fcil.store import Run, find_runs, load_run
-from fcil.tables import accuracy_table, comparison_table, metrics_table, partition_table, settings_tree
+from fcil.tables import accuracy_table, metrics_table, partition_table, settings_tree
 
 pytestmark = pytest.mark.slow
 INPUTS = int(os.environ.get("FCIL_FUZZ_INPUTS", "300"))

@@ -1,0 +1,8 @@
+"""`fcil compare`: strategies beside each other over seeds and splits, with what may be concluded from it."""
+
+from __future__ import annotations
+
+from fcil.compare.comparison import METRICS, Comparison, Entry, Split, compare
+from fcil.compare.write import to_json, write
+
+__all__ = ["METRICS", "Comparison", "Entry", "Split", "compare", "to_json", "write"]

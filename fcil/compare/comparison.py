@@ -1,0 +1,176 @@
+"""Runs grouped over seeds and put beside each other, a table for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from fcil import metrics
+from fcil.compare.comparable import differences, kept
+from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
+from fcil.groups import Group, group_runs
+from fcil.store.read import Run
+
+Unit = Literal["percent", "points", "bytes", "seconds"]
+HEADLINE = "final_accuracy"
+"""What the tests are about."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run."""
+
+    name: str
+    title: str
+    unit: Unit
+    better: Literal["more", "less"]
+    of: Callable[[dict[str, Any]], Any]
+
+    def value(self, run: Run) -> float | None:
+        """In the unit of the table: shares become percent and points."""
+        found = self.of(run.summary)
+        if not isinstance(found, int | float):
+            return None
+        return 100 * found if self.unit in ("percent", "points") else float(found)
+
+
+def _metrics() -> dict[str, Metric]:
+    def key(name: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda summary: summary.get(name)
+
+    def forgetting(name: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda summary: (summary.get("forgetting") or {}).get(name)
+
+    found = [
+        Metric(HEADLINE, "final accuracy", "percent", "more", key(HEADLINE)),
+        Metric("average_incremental_accuracy", "average incremental", "percent", "more",
+               key("average_incremental_accuracy")),
+        Metric("forgetting", "forgetting", "points", "less", forgetting("chaudhry")),
+        *(Metric(f"forgetting_{name}", f"forgetting ({name})", "points", "less", forgetting(name))
+          for name in metrics.FORGETTING if name != "chaudhry"),
+        Metric("bwt", "BWT", "points", "more", key("bwt")),
+        Metric("plasticity", "plasticity", "percent", "more", key("plasticity")),
+        Metric("stability", "stability", "percent", "more", key("stability")),
+        Metric("bytes_up", "up", "bytes", "less", key("bytes_up")),
+        Metric("bytes_down", "down", "bytes", "less", key("bytes_down")),
+        Metric("seconds", "time", "seconds", "less", key("seconds")),
+    ]  # fmt: skip
+    return {metric.name: metric for metric in found}
+
+
+METRICS = _metrics()
+"""What is compared, by name; `forgetting` is Chaudhry's."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a table: one setting over its seeds."""
+
+    group: Group
+    spreads: dict[str, Spread | None]
+    keeps: str
+    """Of earlier tasks, on clients: nothing, `images` or `all data`, which makes it an upper bound."""
+    differs: tuple[str, ...]
+    """In what it was run otherwise than most of the table."""
+
+    @property
+    def label(self) -> str:
+        return self.group.label
+
+    @property
+    def rival(self) -> bool:
+        """Whether it may be called the best: a bound may not, nor what was run under other circumstances."""
+        return self.keeps != "all data" and not self.differs
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        found = {run.seed: METRICS[metric].value(run) for run in self.group.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Split:
+    """What was learnt, and how well each strategy did."""
+
+    label: str
+    entries: tuple[Entry, ...]
+
+    @cached_property
+    def tests(self) -> list[Pair]:
+        """Every two strategies that may be compared, on the final accuracy."""
+        return pairs({entry.label: entry.by_seed(HEADLINE) for entry in self.entries if entry.rival})
+
+    def best(self, metric: str) -> Entry | None:
+        """The strategy that is better than every other of its table beyond doubt, or None.
+
+        Beyond doubt: the bootstrap interval of its differences to each other, over at least five common
+        seeds, lies on one side of zero.
+        """
+        sign = 1 if METRICS[metric].better == "more" else -1
+        rivals = [(e, {s: sign * v for s, v in e.by_seed(metric).items()}) for e in self.entries if e.rival]
+        rivals = [(entry, values) for entry, values in rivals if values]
+        if len(rivals) < 2:
+            return None
+        first, values = max(rivals, key=lambda one: sum(one[1].values()) / len(one[1]))
+        sure = all(surely_better(values, other) for entry, other in rivals if entry is not first)
+        return first if sure else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every table, and what may be concluded from them."""
+
+    splits: tuple[Split, ...]
+
+    @cached_property
+    def ranks(self) -> Ranks | None:
+        """Friedman's test with splits as blocks, on the mean final accuracy."""
+        blocks = []
+        for split in self.splits:
+            found = {e.label: e.spreads[HEADLINE] for e in split.entries if e.rival}
+            blocks.append({label: one.mean for label, one in found.items() if one is not None})
+        return friedman(blocks)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the numbers cannot say, a line each."""
+        lines = []
+        for split in self.splits:
+            counts = {entry.group.label: len(entry.group.runs) for entry in split.entries}
+            fewest = min(counts.values())
+            if len(counts) > 1 and fewest < FEWEST:
+                lines.append(
+                    f"{split.label}: {fewest} seed{'s' * (fewest != 1)}; below {FEWEST} nothing is called the best, "
+                    f"and Wilcoxon's test cannot give less than p = {least_p(fewest):.2g}"
+                )
+            if len(set(counts.values())) > 1:
+                lines.append(f"{split.label}: not all have the same number of seeds")
+            lines += [
+                f"{split.label}: {e.label} was run with {', '.join(e.differs)}" for e in split.entries if e.differs
+            ]
+        if self.ranks is not None and self.ranks.blocks < FEWEST:
+            lines.append(f"Friedman's test over {self.ranks.blocks} splits says little")
+        return lines
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Finished runs, grouped over seeds and put into a table for each split, the highest final accuracy first."""
+    groups = group_runs([run for run in runs if run.finished])
+    splits = []
+    for label in dict.fromkeys(group.split for group in groups):
+        alike = [group for group in groups if group.split == label]
+        entries = [_entry(g, differs) for g, differs in zip(alike, differences(alike), strict=True)]
+        splits.append(Split(label, tuple(sorted(entries, key=_final, reverse=True))))
+    return Comparison(tuple(splits))
+
+
+def _final(entry: Entry) -> float:
+    found = entry.spreads[HEADLINE]
+    return -1.0 if found is None else found.mean
+
+
+def _entry(group: Group, differs: tuple[str, ...]) -> Entry:
+    values = {name: [metric.value(run) for run in group.runs] for name, metric in METRICS.items()}
+    spreads = {name: spread([v for v in column if v is not None]) for name, column in values.items()}
+    return Entry(group, spreads, kept(group), differs)

@@ -1,0 +1,57 @@
+"""A comparison on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group as Block
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fcil.compare.comparison import METRICS, Comparison, Split, compare
+from fcil.compare.write import COLUMNS, cell
+from fcil.store.read import Run
+from fcil.tables import simple_table
+
+TITLES = ("final", "average", "forgetting", "up", "down", "time")
+"""Short ones, for eighty columns."""
+CAPTION = (
+    "percent and points, mean ± sample standard deviation over n seeds; average: over tasks; forgetting: Chaudhry's; "
+    "† other circumstances"
+)
+
+
+def comparison_table(runs: Sequence[Run]) -> RenderableType:
+    """Strategies beside each other, a table for each split."""
+    return tables(compare(runs))
+
+
+def tables(comparison: Comparison) -> RenderableType:
+    """The tables, and below them what the numbers cannot say."""
+    ranks = comparison.ranks
+    lines = list(comparison.warnings)
+    if ranks is not None:
+        listed = ", ".join(f"{name} {rank:.2f}" for name, rank in sorted(ranks.ranks.items(), key=lambda one: one[1]))
+        lines.insert(0, f"mean ranks over {ranks.blocks} splits (Friedman, p = {ranks.p:.2g}): {listed}")
+    return Block(*map(_table, comparison.splits), *(Text(f"! {line}", style="dim") for line in lines))
+
+
+def _table(split: Split) -> Table:
+    table = simple_table(split.label, CAPTION + "".join(_kept(split, what) for what in ("images", "all data")))
+    table.add_column("strategy", style="bold", overflow="fold", min_width=8)
+    for title in ("n", *TITLES):
+        table.add_column(title, justify="right", no_wrap=True)
+    best = {name: split.best(name) for name in COLUMNS[:3]}
+    for entry in split.entries:
+        cells = [cell(entry.spreads[name], METRICS[name]) for name in COLUMNS]
+        cells = [f"[bold]{c}[/]" if best.get(n) is entry else c for n, c in zip(COLUMNS, cells, strict=True)]
+        name = Text(entry.label + (" †" if entry.differs else ""))
+        table.add_row(name, str(len(entry.group.runs)), *cells)
+    return table
+
+
+def _kept(split: Split, what: str) -> str:
+    """`; keep images of earlier tasks: icarl, replay`, or nothing."""
+    names = [entry.label for entry in split.entries if entry.keeps == what]
+    return f"; keep{'s' * (len(names) == 1)} {what} of earlier tasks: {', '.join(names)}" if names else ""

@@ -1,0 +1,229 @@
+"""`fcil compare`: who is grouped, what is said of it, and what is not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from run_folders import make_config, make_results, make_run
+from scipy import stats
+from test_cli import Command, assert_refused, command  # noqa: F401 (a fixture)
+
+from fcil.compare import METRICS, compare, to_json, write
+from fcil.compare.statistics import FEWEST, friedman, holm, interval, least_p, pairs, spread, surely_better
+from fcil.compare.terminal import tables
+from fcil.compare.write import latex, markdown
+from fcil.store import find_runs
+
+KEEPS_IMAGES = "client.keep('exemplars', chosen)\n"
+KEEPS_ALL = 'class Joint:\n    data: ClassVar[str] = "seen"\n'
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("run_folders.RunRecorder.synthesis_done", lambda self, task, samples: None)
+
+
+def compared(folder: Path) -> Any:
+    return compare(find_runs([folder]))
+
+
+def printed(thing: Any, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(thing)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+# Statistics ---------------------------------------------------------------------------------------
+
+
+def test_a_spread_is_mean_sample_deviation_and_an_interval_around_them():
+    found = spread([50.0, 60.0, 70.0])
+    assert (found.mean, found.std, found.n) == (60.0, 10.0, 3)
+    assert 50.0 <= found.low < 60.0 < found.high <= 70.0
+    assert spread([]) is None
+    one = spread([42.0])
+    assert (one.mean, one.std, one.low, one.high) == (42.0, None, None, None)
+
+
+def test_the_interval_is_the_percentile_bootstrap_and_always_the_same():
+    values = [51.0, 47.5, 60.1, 39.9, 55.5, 44.0, 58.0]
+    ours = interval(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.3)
+    assert ours == interval(values)
+
+
+def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_pairs_are_tested_over_the_seeds_they_share():
+    a = {s: 50.0 + s for s in range(6)}
+    b = {s: 40.0 + 2 * s for s in range(1, 8)}
+    (found,) = pairs({"a": a, "b": b})
+    assert found.n == 5
+    assert found.difference == pytest.approx(np.mean([10 - s for s in range(1, 6)]))
+    assert found.p == pytest.approx(0.0625)  # five differences of one sign: 2 / 2^5, no fewer
+    assert found.p == pytest.approx(least_p(5))
+    assert pairs({"a": a, "c": {9: 1.0}}) == []
+    assert pairs({"a": a, "same": a})[0].p == 1.0
+
+
+def test_better_beyond_doubt_needs_seeds_and_differences_of_one_side():
+    low, high = {s: 40.0 + s for s in range(FEWEST)}, {s: 60.0 + s for s in range(FEWEST)}
+    assert surely_better(high, low)
+    assert not surely_better(low, high)
+    assert not surely_better(dict(list(high.items())[:-1]), low)  # one seed too few
+    mixed = {s: v + (25 if s % 2 else -25) for s, v in low.items()}
+    assert not surely_better(mixed, low)
+
+
+def test_friedmans_ranks_are_scipys_and_need_three_strategies_and_two_splits():
+    blocks = [{"a": 3.0, "b": 2.0, "c": 1.0}, {"a": 6.0, "b": 4.0, "c": 5.0}, {"a": 9.0, "b": 8.0, "c": 7.0}]
+    found = friedman(blocks)
+    assert found.ranks == pytest.approx({"a": 1.0, "b": 7 / 3, "c": 8 / 3})
+    table = np.array([list(block.values()) for block in blocks])
+    assert found.p == pytest.approx(stats.friedmanchisquare(*table.T).pvalue)
+    assert friedman(blocks[:1]) is None
+    assert friedman([{"a": 1.0, "b": 2.0}] * 3) is None
+    assert friedman([{"a": 1.0, "b": 1.0, "c": 1.0}] * 2).p == 1.0
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def test_strategies_are_grouped_over_seeds_and_put_in_order(tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=(0, 1, 2))
+    (split,) = compared(tmp_path).splits
+    assert split.label == "blobs, 3 tasks, dirichlet 0.5"
+    assert [entry.label for entry in split.entries] == ["lander", "finetune"]
+    runs = [run for run in find_runs([tmp_path]) if run.strategy == "lander"]
+    found = split.entries[0].spreads
+    assert found["final_accuracy"].mean == pytest.approx(100 * np.mean([r.summary["final_accuracy"] for r in runs]))
+    assert found["forgetting"].mean == pytest.approx(100 * np.mean([r.summary["forgetting"]["chaudhry"] for r in runs]))
+    assert found["seconds"].mean == pytest.approx(61.0)
+    assert {name for name in METRICS if name.startswith("forgetting")} == {
+        "forgetting", "forgetting_chaudhry_including_last", "forgetting_first", "forgetting_first_over_T",
+        "forgetting_lander", "forgetting_libcontinual",
+    }  # fmt: skip
+
+
+def test_few_seeds_make_nobody_the_best_and_it_is_said(tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=range(FEWEST - 1))
+    few = compared(tmp_path)
+    assert few.splits[0].best("final_accuracy") is None
+    assert "**" not in markdown(few)
+    assert any("below 5 nothing is called the best" in line for line in few.warnings)
+    make_results(tmp_path, seeds=range(FEWEST))
+    enough = compared(tmp_path)
+    assert enough.splits[0].best("final_accuracy").label == "lander"
+    assert enough.splits[0].best("forgetting").label == "lander"
+    assert markdown(enough).count("**") == 6  # three numbers of one line
+    assert latex(enough).count("\\mathbf") == 3
+    assert enough.warnings == []
+
+
+def test_an_upper_bound_is_no_rival_and_what_is_kept_is_said(tmp_path: Path) -> None:
+    for number, (strategy, source) in enumerate([("finetune", ""), ("lander", KEEPS_IMAGES), ("joint", KEEPS_ALL)]):
+        for seed in range(FEWEST):
+            make_run(tmp_path, strategy, seed, variant=f"{number:08x}").write_strategy(source)
+    (split,) = compared(tmp_path).splits
+    assert {e.label: e.keeps for e in split.entries} == {"finetune": "", "lander": "images", "joint": "all data"}
+    assert split.best("final_accuracy").label == "lander"
+    assert {label for pair in split.tests for label in (pair.a, pair.b)} == {"finetune", "lander"}
+
+
+def test_runs_under_other_circumstances_are_marked_and_not_called_the_best(tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=range(FEWEST))
+    for seed in range(FEWEST):
+        folder = make_run(tmp_path, "joint", seed, variant="0000000a")
+        config = make_config("joint", seed)
+        config["federation"] |= {"rounds": 9, "backend": "ray"}  # where it ran changes nothing
+        folder.write_config(config)
+    found = compared(tmp_path)
+    odd = {entry.label: entry.differs for entry in found.splits[0].entries}
+    assert odd == {"lander": (), "finetune": (), "joint": ("federation.rounds 9 (others 4)",)}
+    assert "blobs, 3 tasks, dirichlet 0.5: joint was run with federation.rounds 9 (others 4)" in found.warnings
+    assert "joint †" in printed(tables(found))
+    assert "†" not in markdown(found).split("joint")[0]
+
+
+def test_every_split_has_a_table_and_splits_are_ranked_together(tmp_path: Path) -> None:
+    for tasks in (2, 3, 4):
+        for number, strategy in enumerate(("finetune", "lander", "target")):
+            make_run(tmp_path, strategy, 0, tasks=tasks, variant=f"{tasks}{number:07x}")
+    found = compared(tmp_path)
+    assert len(found.splits) == 3
+    assert found.ranks.ranks == {"lander": 1.0, "target": 2.0, "finetune": 3.0}
+    assert "Mean ranks over 3 splits" in markdown(found)
+    assert "Friedman's test over 3 splits says little" in found.warnings
+    assert latex(found).count("\\multicolumn{3}{c}") == 3
+
+
+def test_names_are_text_wherever_they_are_printed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, "fin_e|t*[red]", seed, variant="00000001")
+    found = compared(tmp_path)
+    assert "fin\\_e\\|t\\*\\[red\\]" in markdown(found)
+    assert "fin\\_e|t*[red]" in latex(found)
+    assert "fin_e|t*[red]" in printed(tables(found), 120)
+
+
+def test_the_tables_fit_eighty_columns(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    make_run(tmp_path, "joint", 0, variant="0000000b").write_strategy(KEEPS_ALL)
+    text = printed(tables(compared(tmp_path)))
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("lander"))
+    assert line.split()[-1] == "s"  # the last column is there
+    assert "keeps all data of earlier tasks: joint" in " ".join(text.split())
+    assert "…" not in text
+
+
+def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
+    make_results(tmp_path / "runs", seeds=(0, 1, 2))
+    found = compared(tmp_path / "runs")
+    paths = write(found, tmp_path / "tables")
+    assert [path.name for path in paths] == ["comparison.md", "comparison.tex", "comparison.csv", "tests.csv"]
+    lines = list(csv.DictReader(paths[2].open()))
+    assert {line["metric"] for line in lines} == set(METRICS)
+    (line,) = (x for x in lines if x["strategy"] == "lander" and x["metric"] == "final_accuracy")
+    assert float(line["mean"]) == pytest.approx(found.splits[0].entries[0].spreads["final_accuracy"].mean, rel=1e-5)
+    (test,) = csv.DictReader(paths[3].open())
+    assert float(test["p"]) == pytest.approx(0.25)
+    again = json.loads(json.dumps(to_json(found)))
+    assert again["friedman"] is None
+    assert len(again["rows"]) == len(lines)
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_writes_and_names_what_it_leaves_out(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    make_results(tmp_path / "runs")
+    broken = make_run(tmp_path / "runs", "finetune", 7, variant="00000000")
+    broken.accuracy.write_text("no table\n")
+    make_run(tmp_path / "runs", "finetune", 8, variant="00000000", stop_after=1)
+    said = command("compare", tmp_path / "runs")
+    assert said.code == 0
+    assert "lander" in said.out
+    assert (tmp_path / "runs" / "tables" / "comparison.tex").is_file()
+    left = [line for line in said.err.splitlines() if line.startswith("left out: ")]
+    assert len(left) == 2
+    assert any("seed7" in line and "expected the columns" in line for line in left)
+    assert any("seed8" in line and "not finished" in line for line in left)
+    assert json.loads(command("compare", tmp_path / "runs", "--json").out)["rows"]
+
+
+def test_nothing_to_compare_is_one_line(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    assert_refused(command("compare", tmp_path / "empty"), "empty: no finished run")
+    assert_refused(command("compare", tmp_path / "nowhere"), "nowhere: no such folder")
