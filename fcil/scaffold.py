@@ -20,7 +20,7 @@ Paper: Authors, "Title of the paper", venue and year, arXiv:0000.00000.
 Shapes: B batch, C classes seen, K of them old.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,7 @@ class {title}(Strategy):
             terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, 2.0)
         return terms
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if not server.task.last:
             server.shared["teacher"] = server.net.weights()
 '''

@@ -76,8 +76,12 @@ class Strategy:
         server.net.load({**server.net.weights(), **mean.weights})
         return mean
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
-        """After the last round, with what `after_local_task` returned: synthesis, teacher, prototypes."""
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
+        """After the last round, with what `after_local_task` returned: synthesis, teacher, prototypes.
+
+        `updates` yields in order of client number, one at a time, and can be read once, so that memory does not
+        grow with the number of clients; it is `()` where no client had anything to say.
+        """
 
     # Rarely -----------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class FedEWC(Strategy):
 
     # Server -----------------------------------------------------------------------------------
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if server.task.last or not updates:
             return
         fisher, share = weighted_mean(updates).weights, server.task.num_old / server.task.num_seen

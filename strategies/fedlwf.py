@@ -9,7 +9,7 @@ github.com/tmtuan1307/lander @ 44d7acc, methods/lwf.py, whose client update this
 T is the global net at the end of the last task. The paper's KD has a temperature of 2 too; its weight is 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,6 @@ class FedLwF(Strategy):
             terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
         return terms
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if not server.task.last:
             server.shared["teacher"] = server.net.weights()

@@ -20,7 +20,7 @@ Until the means of a new task exist, in the rounds of a task, `predict` goes by 
 Shapes: B batch, C classes seen, K of them old, F feature width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -87,9 +87,9 @@ class ICaRL(Strategy):
 
     # Server -----------------------------------------------------------------------------------
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if updates:
-            sums = torch.stack([u.weights["sums"] for u in updates]).sum(dim=0)  # (C, F)
+            sums = sum(u.weights["sums"] for u in updates)  # (C, F)
             server.shared["means"] = F.normalize(sums, dim=1)  # a mean and a sum point the same way
         if not server.task.last:
             server.shared["teacher"] = server.net.weights()

@@ -21,7 +21,7 @@ generator, `data.partition.draw: reference`.
 Shapes: B batch, C classes seen, K of them old, D width of an anchor, N synthetic images a step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf, log2, sqrt
 from typing import ClassVar, Literal, Self
@@ -116,7 +116,7 @@ class LANDER(Strategy):
         server.net.load(mean.weights)
         return mean
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if "best" in server.memo:
             server.net.load(server.memo["best"])
         if server.task.last:

@@ -11,7 +11,7 @@ what it keeps, and over a hundred rounds it sees everything again. `icarl` is th
 KD is a cross-entropy of softened outputs; T is the global net at the end of the last task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,6 +51,6 @@ class Replay(Strategy):
     def after_local_task(self, client: Client) -> None:
         client.keep("past", client.kept("past").joined(client.shard))
 
-    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if not server.task.last:
             server.shared["teacher"] = server.net.weights()

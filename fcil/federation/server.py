@@ -131,23 +131,30 @@ class Loop:
 
     def _end(self, server: Server) -> None:
         """Collect what clients have to say, let the strategy conclude, and measure."""
-        updates: list[Update] = []
         failures: list[Failure] = []
         record: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0}
         self._syntheses.begin()
-        if type(self.strategy).after_local_task is not Strategy.after_local_task:
-            everyone = range(self.plan.federation.clients)
-            question = self._question(server, everyone, AFTER_TASK, lr=0.0, record=record)
-            for _, update in self._exchange.answers(question, failures):
-                if update is not None:
-                    record["bytes_up"] += num_bytes(update.weights)
-                    updates.append(update)
-        self.strategy.after_task(server, updates)
+        updates = self._conclusions(server, failures, record)
+        first = next(updates, None)
+        self.strategy.after_task(server, () if first is None else itertools.chain([first], updates))
+        for _ in updates:  # a strategy that stopped early still lets every client finish
+            pass
         record["failures"] = [f.record() for f in failures] + self._syntheses.failures
         self.observer.task_concluded(server.task.number, record)
         with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.scenario)
         self.observer.task_done(server.task, rows)
+
+    def _conclusions(self, server: Server, failures: list[Failure], record: dict[str, Any]) -> Iterator[Update]:
+        """What `after_local_task` returns on each client that has something to say, in order of clients."""
+        if type(self.strategy).after_local_task is Strategy.after_local_task:
+            return
+        everyone = range(self.plan.federation.clients)
+        question = self._question(server, everyone, AFTER_TASK, lr=0.0, record=record)
+        for _, update in self._exchange.answers(question, failures):
+            if update is not None:
+                record["bytes_up"] += num_bytes(update.weights)
+                yield update
 
     # Rounds -----------------------------------------------------------------------------------
 
