@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fcil.data import DataSettings, load_dataset
-from fcil.data.sources import hold_out
+from fcil.data.sources import a_few, hold_out
 from fcil.errors import DataError
 
 
@@ -47,6 +47,20 @@ def test_loading_twice_gives_the_same_split() -> None:
     first, second = (load_dataset(DataSettings(dataset="digits", tasks=5)) for _ in range(2))
     rows = torch.arange(359)
     assert torch.equal(first.test.take(rows), second.test.take(rows))
+
+
+def test_a_few_of_each_class_are_the_same_few_in_every_run_and_the_test_stays_whole() -> None:
+    whole = load_dataset(DataSettings(dataset="digits", tasks=5))
+    few, again = (load_dataset(DataSettings(dataset="digits", tasks=5, per_class=7)) for _ in range(2))
+    assert torch.bincount(few.train.y).tolist() == [7] * 10
+    assert torch.equal(few.train.take(torch.arange(70)), again.train.take(torch.arange(70)))
+    assert torch.equal(few.test.y, whole.test.y)
+    rows = a_few(whole.train.y, 7)
+    assert torch.equal(few.train.take(torch.arange(70)), whole.train.take(rows))
+    most = load_dataset(DataSettings(dataset="digits", tasks=5, per_class=10_000))
+    assert torch.equal(most.train.y, whole.train.y)
+    held = load_dataset(DataSettings(dataset="digits", tasks=5, per_class=7, validation=0.25))
+    assert torch.bincount(held.train.y).tolist() == [7] * 10
 
 
 def test_validation_images_come_from_training_and_leave_the_test_alone() -> None:

@@ -11,7 +11,7 @@ from fcil.data.catalog import DATASETS
 from fcil.data.decode import Progress
 from fcil.data.images import Images
 from fcil.data.settings import DataSettings
-from fcil.data.sources import hold_out, read
+from fcil.data.sources import a_few, hold_out, read
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
 
@@ -48,7 +48,8 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None) ->
     """Open, download or decode the data set that the settings name.
 
     With `validation`, that fraction of the training images, drawn once and for all and equally from
-    all classes, takes the place of the test images, which are then not used at all.
+    all classes, takes the place of the test images, which are then not used at all. With `per_class`, so
+    many of the training images that are left are used, of every class, drawn in the same manner.
 
     Args:
         progress: is told what is going on, how much is done and how much there is.
@@ -62,5 +63,7 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None) ->
     if settings.validation:
         kept, held = hold_out(train.y, settings.validation, "validation")
         train, test = train.subset(kept), train.subset(held, train=False)
+    if settings.per_class is not None:
+        train = train.subset(a_few(train.y, settings.per_class))
     augment = info.augment or Augment(max(1, min(train.shape[1:]) // 8), True)
     return Dataset(info.name, train, test, found.class_names, found.mean, found.std, augment)

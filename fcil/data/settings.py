@@ -117,6 +117,8 @@ class DataSettings:
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
     images, so that hyper-parameters can be chosen without looking at the test set."""
+    per_class: Count | None = None
+    """At most so many training images of each class, drawn once and for all, for a look at a large set; null: all."""
     augment: bool = True
     """Whether training images are cropped, flipped and brightened at random."""
 

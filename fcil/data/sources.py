@@ -81,6 +81,16 @@ def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
 
 
+def a_few(y: Tensor, count: int) -> Tensor:
+    """Sorted indices of at most `count` samples of every class of labels `y` (N,), the same in every run."""
+    labels = y.numpy()
+    chosen = [
+        numpy_generator("a few", label).permutation(np.flatnonzero(labels == label))[:count]
+        for label in np.unique(labels).tolist()
+    ]
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
 def _digits() -> Splits:
     """The test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, CC BY 4.0).
 
