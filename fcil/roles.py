@@ -118,9 +118,20 @@ class Client:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def train(self, loss: Callable[[Client, Batch], Terms], trained: Sequence[str]) -> Update:
+    def train(
+        self,
+        loss: Callable[[Client, Batch], Terms],
+        trained: Sequence[str],
+        beside: Iterable[nn.Parameter] = (),
+        after_step: Callable[[Client, Batch], Terms] | None = None,
+    ) -> Update:
         """`local_epochs` passes of SGD on the sum of the terms of `loss`.
 
+        Args:
+            trained: names of the tensors of the net that are trained and sent.
+            beside: parameters of another module that take part in every step; the caller sends them.
+            after_step: called after every step, for an adversary that descends on a loss of its own; its
+                terms are reported with the others.
         Returns:
             The trained tensors, the number of examples, and as metrics the mean of each term over
             the steps (`terms/<name>`) and the sum of the loss over the first local epoch.
@@ -129,7 +140,7 @@ class Client:
         """
         keep = set(trained)
         parameters = [p for name, p in self.net.named_parameters() if name in keep]
-        optimizer = build_optimizer(self.optimizer, parameters, self.lr)
+        optimizer = build_optimizer(self.optimizer, [*parameters, *beside], self.lr)
         self.net.train()
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         first, steps = torch.zeros((), device=self.device), 0
@@ -142,6 +153,8 @@ class Client:
                 total.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 steps += 1
+                if after_step is not None:
+                    terms = terms | after_step(self, batch)
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0) + term.detach()
                 if epoch == 0:
