@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
-from fcil.nets.generators import NoisyGenerator
+from fcil.nets.acgan import AcGan, ConditionalGenerator, evenly, one_of, real_fake_head, unremembered
+from fcil.nets.generators import NoisyGenerator, PlainGenerator
+from fcil.nets.latent import LatentGenerator
 from fcil.nets.net import Net, NetSettings, build_net, frozen
 from fcil.nets.resnet import BACKBONES, Backbone, Recipe, ResNet
 
-__all__ = ["BACKBONES", "Backbone", "Net", "NetSettings", "NoisyGenerator", "Recipe", "ResNet", "build_net", "frozen"]
+__all__ = [
+    "BACKBONES",
+    "AcGan",
+    "Backbone",
+    "ConditionalGenerator",
+    "LatentGenerator",
+    "Net",
+    "NetSettings",
+    "NoisyGenerator",
+    "PlainGenerator",
+    "Recipe",
+    "ResNet",
+    "build_net",
+    "evenly",
+    "frozen",
+    "one_of",
+    "real_fake_head",
+    "unremembered",
+]

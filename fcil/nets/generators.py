@@ -1,6 +1,8 @@
 """Generators of images for data-free synthesis.
 
-`NoisyGenerator` is the generator of NAYER (Tran et al., CVPR 2024, arXiv:2310.00258; code
+`PlainGenerator` reads noise: the generator of DAFL, CMI and Fast-DFKD (Fang et al., AAAI 2022,
+arXiv:2112.06253; code @ 0dcecbc) and of TARGET (code @ 78cb9c0, `methods/target.py`: Generator).
+`NoisyGenerator` reads labels: the generator of NAYER (Tran et al., CVPR 2024, arXiv:2310.00258; code
 @ c6bedcd) and of LANDER (code @ 44d7acc, `methods/generator.py`: NLGenerator, NLGenerator_IN).
 
 Shapes: B batch, C classes, D width of a label-text embedding, n latent width, w base width,
@@ -18,6 +20,40 @@ import torch
 from torch import Tensor, nn
 
 from fcil.nets.resnet import Shape
+
+
+class PlainGenerator(nn.Sequential):
+    """Noise unfolded into images in [0, 1]:  x = sigmoid(convs(linear(z))).
+
+    The plain stack doubles the first map twice, the deep one four times; `deep=None` takes the deep
+    one from 128 pixels on. Weights start from torch's global stream: build inside `fcil.rng.seeded`.
+
+    Args:
+        shape: c, H, W of the images.
+        latent: n.
+        width: w, channels before the last convolution; the first maps have 2 w.
+
+    Raises:
+        ValueError: a side is no multiple of 4 (of 16 in the deep stack).
+    """
+
+    l1: nn.Linear
+    bn0: nn.BatchNorm2d
+
+    def __init__(self, shape: Shape, latent: int = 256, width: int = 64, deep: bool | None = None) -> None:
+        first, convs = _unfolding(shape, width, deep)
+        super().__init__(
+            OrderedDict(
+                l1=nn.Linear(latent, math.prod(first)),
+                unfold=nn.Unflatten(1, first),
+                **OrderedDict(convs),
+                squash=nn.Sigmoid(),
+            )
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Noise (B, n) -> images (B, c, H, W)."""
+        return cast(Tensor, super().forward(z))  # type: ignore[no-untyped-call]
 
 
 class NoisyLayers(nn.ModuleList):
@@ -82,20 +118,14 @@ class NoisyGenerator(nn.Sequential):
         rows_per_layer: int = 10,
         deep: bool | None = None,
     ) -> None:
-        channels, *sides = shape
-        deep = max(sides) >= 128 if deep is None else deep
-        factor = 16 if deep else 4
-        if any(side < 1 or side % factor for side in sides):
-            kind = "the deep generator" if deep else "the generator"
-            raise ValueError(f"{kind} makes images whose sides are multiples of {factor}, not {sides[0]} x {sides[1]}")
-        first = (2 * width, sides[0] // factor, sides[1] // factor)
+        first, convs = _unfolding(shape, width, deep)
         super().__init__(
             OrderedDict(
                 bn_label=nn.BatchNorm1d(anchors.shape[1]),
                 noisy=NoisyLayers(batch_size, rows_per_layer, anchors.shape[1], latent),
                 l1=nn.Linear(latent, math.prod(first)),
                 unfold=nn.Unflatten(1, first),
-                **OrderedDict(_deep_convs(channels, width) if deep else _convs(channels, width)),
+                **OrderedDict(convs),
                 squash=nn.Sigmoid(),
             )
         )
@@ -108,6 +138,20 @@ class NoisyGenerator(nn.Sequential):
     def redraw(self, generator: torch.Generator) -> None:
         """New noisy layers, the rest unchanged: call it before each generated batch."""
         self.noisy.redraw(generator)
+
+
+def _unfolding(
+    shape: Shape, width: int, deep: bool | None
+) -> tuple[tuple[int, int, int], Iterator[tuple[str, nn.Module]]]:
+    """The first map (channels, s, s) and the layers that make an image of it."""
+    channels, *sides = shape
+    deep = max(sides) >= 128 if deep is None else deep
+    factor = 16 if deep else 4
+    if any(side < 1 or side % factor for side in sides):
+        kind = "the deep generator" if deep else "the generator"
+        raise ValueError(f"{kind} makes images whose sides are multiples of {factor}, not {sides[0]} x {sides[1]}")
+    first = (2 * width, sides[0] // factor, sides[1] // factor)
+    return first, _deep_convs(channels, width) if deep else _convs(channels, width)
 
 
 def _convs(channels: int, w: int) -> Iterator[tuple[str, nn.Module]]:
