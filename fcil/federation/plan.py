@@ -21,6 +21,7 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec, strategy_class
+from fcil.synthesis import Synthesizer
 from fcil.types import Index, Task
 
 
@@ -136,19 +137,25 @@ def tasks_of(plan: Plan) -> tuple[Task, ...]:
 
 
 def anchors_of(plan: Plan) -> Tensor | None:
-    """Label-text embeddings (classes, D) in order of appearance, if the strategy needs them."""
-    if "anchors" not in plan.strategy.strategy.needs:
+    """Label-text embeddings (classes, D) in order of appearance, if the strategy or a synthesizer of its needs them."""
+    strategy = plan.strategy.strategy
+    required = [value.required for value in vars(strategy).values() if isinstance(value, Synthesizer)]
+    if "anchors" not in strategy.needs.union(*required):
         return None
     return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
 
 
 def first_net(plan: Plan, anchors: Tensor | None) -> Net:
-    """The net a run begins with, for the classes of the first task, on the CPU."""
+    """The net a run begins with, for the classes of the first task, on the CPU.
+
+    It has a label-text head where the strategy asks for anchors; a synthesizer that does reads them alone.
+    """
+    headed = "anchors" in plan.strategy.strategy.needs
     return build_net(
         plan.net,
         shape=scenario_of(plan).dataset.shape,
         num_classes=scenario_of(plan).tasks[0].num_seen,
-        text_width=None if anchors is None else anchors.shape[1],
+        text_width=anchors.shape[1] if anchors is not None and headed else None,
         key=(plan.seed, "net"),
     )
 
@@ -163,7 +170,7 @@ _DATASETS: dict[tuple[Any, ...], Dataset] = {}
 
 def dataset_of(data: DataSettings, progress: Progress | None = None) -> Dataset:
     """The data set of these settings; the last one stays loaded, whatever its tasks and partition."""
-    key = (data.dataset, data.root, data.resize, data.validation)
+    key = (data.dataset, data.root, data.resize, data.validation, data.per_class)
     if key not in _DATASETS:
         _DATASETS.clear()
         _DATASETS[key] = load_dataset(data, progress=progress)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,10 +24,15 @@ from fcil.fidelity import Fidelity
 from fcil.losses import bounding
 from fcil.nets import Net, frozen
 from fcil.rng import Key
+from fcil.synthesis.pool import endless_rows, view
 from fcil.types import Count, NonNegative, Tensors
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (episodes done, episodes in all, mean of each loss term)."""
+
+
+NEEDS = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net (net.norm: batch)"}
+"""What a method may need, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,7 @@ class Inversion:
     augment: Augment
     key: tuple[Key, ...]  # names the random streams
     precision: Literal["fp32", "bf16"] = "fp32"
+    student: Net | None = None  # one that is taught between episodes by whoever asks; a method then teaches none
 
     @property
     def device(self) -> torch.device:
@@ -71,6 +77,21 @@ class Inversion:
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic where it is asked for; weights and statistics stay in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+class Views(NamedTuple):
+    """What a student learns from in one step."""
+
+    x: Tensor  # (B, *shape), augmented and normalised
+    y: Tensor  # (B,), the labels asked for, or the teacher's answers
+    id: Tensor | None  # (B,), which sample of the pool each is a view of; None for fresh ones
+
+
+def views_of(pool: Tensors, problem: Inversion, count: int, rng: torch.Generator) -> Iterator[Views]:
+    """Random views of a pool, in passes without end."""
+    for rows in endless_rows(len(pool["x"]), count, rng, problem.device):
+        x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
+        yield Views(x, pool["y"][rows], rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +130,13 @@ class Synthesizer:
         raise NotImplementedError
 
     # The rest is shared -------------------------------------------------------------------------
+
+    def views(self, problem: Inversion, state: Any, count: int, rng: torch.Generator) -> Iterator[Views]:
+        """Batches for a student without end: random views of the pool as it stands.
+
+        A method whose generator lives on gives fresh samples of it instead, which have no number.
+        """
+        yield from views_of(self.pool(problem, state), problem, count, rng)
 
     def run(
         self,
@@ -171,16 +199,20 @@ class Synthesizer:
         """The problem, if it has all this method needs."""
         has_batchnorm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.teacher.modules())
         missing = {"anchors": problem.anchors is None, "batchnorm": not has_batchnorm}
-        for need in sorted(self.needs):
+        for need in sorted(self.required):
             if missing[need]:
-                what = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net (net.norm: batch)"}[need]
-                raise ConfigError(f"synthesizer {self.name}: needs {what}, and there are none")
+                raise ConfigError(f"synthesizer {self.name}: needs {NEEDS[need]}, and there are none")
         if not problem.labels or max(problem.labels) >= problem.num_classes or min(problem.labels) < 0:
             raise ConfigError(
                 f"synthesizer {self.name}: labels {list(problem.labels)[:8]} do not lie in the teacher's "
                 f"{problem.num_classes} classes"
             )
         return problem
+
+    @property
+    def required(self) -> frozenset[str]:
+        """What of `needs` the method cannot do without under these settings."""
+        return self.needs
 
     def smoke(self) -> Self:
         """The same method, cut to a few steps."""
@@ -206,7 +238,12 @@ class Synthesizer:
 
 
 def merge(pools: Sequence[Tensors]) -> Tensors:
-    """One pool from those of the chains, in order; statistics a chain learnt stay with its samples."""
+    """One pool from those of the chains, in order; statistics a chain learnt stay with its samples.
+
+    The pool of one chain stays as it is: it may hold more than samples, a generator's weights.
+    """
+    if len(pools) == 1:
+        return dict(pools[0])
     return {name: torch.cat([pool[name] for pool in pools]) for name in pools[0]}
 
 
@@ -214,7 +251,7 @@ def synthesizer_names() -> list[str]:
     """The methods of this package: every module that is not part of the shared machinery."""
     import fcil.synthesis
 
-    shared = {"base", "student", "pool", "chain", "terms"}
+    shared = {"base", "student", "pool", "chain", "keeper", "terms"}
     return sorted(m.name for m in pkgutil.iter_modules(fcil.synthesis.__path__) if m.name not in shared)
 
 

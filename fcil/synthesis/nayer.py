@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.data import normalise
-from fcil.errors import ConfigError, TrainingError
+from fcil.errors import ConfigError
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import (
     Averages,
@@ -49,8 +49,9 @@ from fcil.losses import (
 from fcil.nets import Net, NoisyGenerator
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.keeper import Lowest, readable, sweeps
 from fcil.synthesis.pool import string_sorted, to_bytes
-from fcil.synthesis.student import distillation, train_student, untrained_copy
+from fcil.synthesis.student import distillation, student_of, train_student
 from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -196,7 +197,7 @@ class NAYER(Synthesizer):
         return Chain(
             number=chain,
             generator=self._generator(problem, chain, life=0),
-            student=untrained_copy(problem.teacher, s.student_start or "fresh", *problem.key, chain),
+            student=student_of(problem, s.student_start or "fresh", *problem.key, chain),
             mean=nn.Parameter(torch.full((channels,), 0.5, device=device)),
             spread=nn.Parameter(torch.full((channels,), spread, device=device)),
         )
@@ -218,17 +219,14 @@ class NAYER(Synthesizer):
                 chain.labels.append(labels)
                 chain.statistics.append(found[-1].statistics)
         means = {name: torch.cat([f.terms[name] for f in found]).mean() for name in found[0].terms}
-        if keep and self.student_steps:
+        if keep and self.student_steps and problem.student is None:
             means |= self.teach(problem, chain, key)
         chain.student.eval()
-        return _readable(means, number)
+        return readable(means, number)
 
     def requested(self, problem: Inversion, rng: torch.Generator) -> Tensor:
         """Labels of one batch (B,): whole sweeps over the classes, then a random rest."""
-        classes = torch.tensor(problem.labels, device=problem.device)
-        sweeps, rest = divmod(self.batch_size, len(classes))
-        tail = torch.randint(len(classes), (rest,), generator=rng, device=rng.device).to(problem.device)
-        return torch.cat([classes.repeat(sweeps), classes[tail]])
+        return sweeps(problem.labels, self.batch_size, rng, problem.device)
 
     def optimise(
         self, problem: Inversion, chain: Chain, labels: Tensor, *, adversarial: bool, rng: torch.Generator
@@ -238,9 +236,7 @@ class NAYER(Synthesizer):
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
         adam = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)
-        lowest = torch.tensor(math.inf, device=problem.device)
-        kept, under = torch.empty(0), torch.empty(0)
-        history: list[Terms] = []
+        lowest, history = Lowest(), list[Terms]()
         statistics: Statistics = {}
         for _ in range(self.steps):
             now = torch.stack(self.statistics(problem, chain)).detach()
@@ -251,13 +247,10 @@ class NAYER(Synthesizer):
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-            with torch.no_grad():  # no number is read on the host here: that would stop a GPU each step
-                better = loss < lowest
-                kept = torch.where(better, images, kept) if history else images.detach()
-                under = torch.where(better, now, under) if history else now
-                lowest = torch.where(better, loss, lowest)
+            lowest.offer(loss, images, now)
             history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
         chain.averages = update_averages(chain.averages, statistics, self.bn_momentum)
+        kept, under = lowest.kept
         return Optimised(kept, under, {name: torch.stack([h[name] for h in history]) for name in history[0]})
 
     def terms(
@@ -333,11 +326,3 @@ class NAYER(Synthesizer):
             width=self.width,
             rows_per_layer=self.rows_per_layer or len(problem.labels),
         )
-
-
-def _readable(means: dict[str, Tensor], number: int) -> dict[str, float]:
-    values = {name: float(value) for name, value in means.items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(f'synthesis term "{name}" became {value} in episode {number}; try a smaller lr')
-    return values

@@ -31,6 +31,11 @@ def distillation(student: Output, teacher: Output, temperature: float, text_weig
     return terms
 
 
+def student_of(problem: Inversion, start: Literal["fresh", "reference"], *key: Key) -> Net:
+    """The student that the problem brings along, or an untrained copy of the teacher."""
+    return problem.student if problem.student is not None else untrained_copy(problem.teacher, start, *key)
+
+
 def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key) -> Net:
     """A student of the teacher's architecture that knows nothing, or nearly.
 

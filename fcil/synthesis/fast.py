@@ -1,0 +1,345 @@
+"""Fast-DFKD: a generator that is a good place to start from, adapted in a few steps to every batch.
+
+Paper: Fang et al., "Up to 100x Faster Data-free Knowledge Distillation", AAAI 2022, arXiv:2112.06253.
+Code: github.com/zju-vipa/Fast-Datafree @ 0dcecbc, datafree/synthesis/fast_meta.py, whose constants for a
+ResNet-34 on CIFAR and ten steps are the defaults here. Also the server side of TARGET, ICCV 2023,
+arXiv:2303.06937, github.com/zj-jayzhang/Federated-Class-Continual-Learning @ 78cb9c0, methods/target.py.
+
+What all samples have in common lives in a meta generator G. An episode draws noise z and labels y, and
+takes a copy G' and z itself a few steps of Adam down
+
+    L  = w_bn sum_l ||V_l - v_l|| + ||M_l - m_l||           batch statistics of the teacher's inputs
+       + w_ce CE(T(x'), y)                                  x' = (augment(G'(z)) - mean) / std
+       - w_adv mean_i KL(T(x'_i) || S(x'_i)) [argmax T = argmax S]
+       + bound(g(x'), e_y)                                  where the caller asks for one
+
+The batch of the lowest L enters the pool, and G takes one step of an Adam of its own, `steps` times as
+fast, with a gradient that is
+
+    maml:     the sum over the steps of dL/dG', each taken where G' was: first-order MAML
+    reptile:  67 (G - G') at the end: Reptile, in the scale of the code
+
+After the warm-up the student S learns from the pool. Statistics mean and std are the real data's.
+
+The warm-up is 20 of 220 episodes. With few episodes S would never learn, as in TARGET's released code, which
+stops after 10: neither S nor the adversarial term play a part there. On the paper's side the warm-up keeps its
+share of the episodes instead, one in eleven.
+
+Shapes: B batch, C classes, n width of the noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fcil.data import normalise
+from fcil.errors import ConfigError
+from fcil.fidelity import Fidelity, settle
+from fcil.losses import (
+    Averages,
+    Statistics,
+    masked_adversarial,
+    record_statistics,
+    statistics_distance,
+    update_averages,
+)
+from fcil.nets import Net, PlainGenerator
+from fcil.rng import Key, generator, seeded
+from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.keeper import Lowest, readable, sweeps
+from fcil.synthesis.pool import string_sorted, to_bytes
+from fcil.synthesis.student import distillation, student_of, train_student
+from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+REPTILE = 67.0
+"""Factor of the code before G - G'. Adam divides by the size of a gradient, so it hardly matters."""
+BETAS = (0.5, 0.999)
+
+SIDES: dict[str, tuple[object, object]] = {
+    # field: (the paper's method, or ours where the paper is silent; the released code)
+    "warmup": (None, 20),  # null stays: an eleventh of the episodes, which is 20 of the 220
+    "student_start": ("fresh", "reference"),
+    "cut": ("latest", "string-sorted"),
+    "rounding": ("round", "floor"),
+}
+
+
+@dataclass
+class Chain:
+    """The state of one meta generator and its student."""
+
+    number: int
+    generator: PlainGenerator  # G; where it is not adapted, the generator itself
+    meta: torch.optim.Adam  # of G, for all episodes
+    student: Net
+    teaching: torch.optim.SGD  # of S, for all episodes
+    averages: Averages | None = None
+    images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
+    labels: list[Tensor] = field(default_factory=list)  # (B,) each
+
+
+class Adapted(NamedTuple):
+    """What one episode found."""
+
+    generator: PlainGenerator  # G'
+    z: Tensor  # (B, n), after the last step
+    kept: Tensor  # (B, channels, H, W) in [0, 1], of the step with the lowest loss
+    terms: dict[str, Tensor]  # each (steps,), measured before the step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fast(Synthesizer):
+    """Noise and a copy of a meta-learnt generator, adapted together for a few steps."""
+
+    fidelity: Fidelity | None = None
+    """Side taken where paper and code differ, in every field that is null; null: as the caller, or `paper`."""
+    rounds: Count = 220
+    """Episodes; the batch of each enters the pool (`epochs`; `syn_round`, 10, in TARGET)."""
+    warmup: Index | None = None
+    """First episodes in which the student does not learn: one in eleven (paper), or 20 of however many (reference)."""
+    steps: Count = 10
+    """Steps of adaptation in an episode (`g_steps`; 2 and 5 are the faster forms)."""
+    batch_size: Count = 256
+    """Samples of an episode (`synthesis_batch_size`)."""
+    meta: Literal["maml", "reptile", "none"] = "maml"
+    """How G learns from G' (`is_maml`); `none`: there is one generator, which episodes go on training (`fast`)."""
+    lr: Positive = 2e-3
+    """Adam's rate for the copy (`lr_g`; 3e-3 for 5 steps, 5e-3 for 2); G's is `steps` times that."""
+    latent_lr: Positive = 1e-2
+    """Adam's rate for the noise (`lr_z`; 0.015 for 2 steps)."""
+    latent: Count = 256
+    """Width of the noise (`nz`)."""
+    width: Count = 64
+    """Channels of the generator's last stage (`ngf`)."""
+    reset: Count | None = 140
+    """Episode before which the first layers of G are drawn anew from N(0, 0.02) (`reset_l0`); null: never."""
+    labels: Literal["random", "balanced"] = "random"
+    """Every label by itself, or whole sweeps over the classes and a random rest."""
+    bn: NonNegative = 10.0
+    """Weight of batch-norm matching; without it the net needs no batch norm."""
+    bn_momentum: Share = 0.9
+    """Share of the past in the matched statistics; 0 matches every batch by itself (`bn_mmt`)."""
+    ce: NonNegative = 0.5
+    """Weight of the cross-entropy to the wanted class (`oh`; 0.4 for Wide-ResNets)."""
+    adv: NonNegative = 1.33
+    """Weight of the disagreement with the student, from the last episode of the warm-up on (1 in TARGET)."""
+    student_start: Literal["fresh", "reference"] | None = None
+    """Student drawn anew (ours), or with the teacher's classifier and statistics (reference: TARGET)."""
+    student_steps: Index = 400
+    """Student steps per episode after the warm-up (`kd_steps`)."""
+    student_lr: Positive = 0.2
+    """SGD rate with which the student begins; a cosine over its episodes, momentum 0.9 kept all the way."""
+    student_lr_end: NonNegative = 2e-4
+    """SGD rate towards which the cosine goes."""
+    student_batch: Count = 256
+    """Samples per student step."""
+    student_decay: NonNegative = 1e-4
+    """Weight decay of the student."""
+    temperature: Positive = 20.0
+    """Softens teacher and student (`T`); the loss carries T^2."""
+    cut: Literal["latest", "string-sorted"] | None = None
+    """Which samples are kept when there are too many: the latest (ours), or by file name (reference: TARGET)."""
+    rounding: Literal["round", "floor"] | None = None
+    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+
+    # Settings ---------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> Self:
+        """The same settings with every null that `fidelity` decides filled in."""
+        s = settle(self, self.fidelity or "paper", SIDES)
+        return s if s.warmup is not None else replace(s, warmup=round(self.episodes / 11))
+
+    def with_fidelity(self, fidelity: Fidelity) -> Self:
+        return self if self.fidelity else replace(self, fidelity=fidelity)
+
+    def smoke(self) -> Self:
+        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
+        return replace(self, rounds=3, warmup=0, steps=2, batch_size=batch, student_steps=student_steps)
+
+    @property
+    def episodes(self) -> int:
+        return -(-self.rounds // self.chains)
+
+    @property
+    def required(self) -> frozenset[str]:
+        return self.needs if self.bn else frozenset()
+
+    # Method -----------------------------------------------------------------------------------
+
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        if len(problem.shape) != 3:
+            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
+        try:
+            with torch.device("meta"):
+                PlainGenerator(problem.shape, self.latent, self.width)
+        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
+            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        return problem
+
+    def start(self, problem: Inversion, chain: int) -> Chain:
+        with seeded(*problem.key, chain, "generator"):
+            made = PlainGenerator(problem.shape, self.latent, self.width).to(problem.device)
+        student = student_of(problem, self.settled.student_start or "fresh", *problem.key, chain)
+        return Chain(
+            number=chain,
+            generator=made,
+            meta=torch.optim.Adam(made.parameters(), lr=self.lr * self.steps, betas=BETAS, fused=True),
+            student=student,
+            teaching=torch.optim.SGD(
+                student.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
+            ),
+        )
+
+    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+        s, key = self.settled, (*problem.key, chain.number, number)
+        rng, warmup = generator(*key, "labels and noise", device=problem.device), cast(int, s.warmup)
+        if number == self.reset:
+            redraw(chain.generator, rng)
+        labels, z = self.requested(problem, rng)
+        found = self.adapt(problem, chain, labels, z, adversarial=number >= warmup, rng=rng)
+        chain.images.append(to_bytes(found.kept, s.rounding or "round"))
+        chain.labels.append(labels)
+        means = {name: term.mean() for name, term in found.terms.items()}
+        if number > warmup and self.student_steps and problem.student is None:
+            past = (number - warmup - 1) / (self.episodes - warmup)  # of the student's episodes
+            means |= self.teach(problem, chain, past, key)
+        return readable(means, number)
+
+    def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Labels (B,) and noise (B, n) of an episode."""
+        if self.labels == "balanced":
+            labels = sweeps(problem.labels, self.batch_size, rng, problem.device)
+        else:
+            rows = torch.randint(len(problem.labels), (self.batch_size,), generator=rng, device=rng.device)
+            labels = torch.tensor(problem.labels, device=problem.device)[rows.to(problem.device)]
+        z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
+        return labels, z.to(problem.device)
+
+    def adapt(
+        self,
+        problem: Inversion,
+        chain: Chain,
+        labels: Tensor,
+        noise: Tensor,
+        *,
+        adversarial: bool,
+        rng: torch.Generator,
+    ) -> Adapted:
+        """`steps` Adam steps of a copy of G and of the noise, with a fresh Adam; then one step of G."""
+        adapted, z = chain.generator, nn.Parameter(noise)
+        if self.meta != "none":
+            adapted = copy.deepcopy(chain.generator)
+        groups = [{"params": list(adapted.parameters()), "lr": self.lr}, {"params": [z], "lr": self.latent_lr}]
+        adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        lowest, history = Lowest(), list[Terms]()
+        statistics: Statistics = {}
+        for _ in range(self.steps):
+            with problem.autocast():
+                images = adapted(z)
+                terms, statistics = self.terms(problem, chain, images, labels, adversarial=adversarial, rng=rng)
+            loss = torch.stack(list(terms.values())).sum()
+            adam.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self.meta == "maml":
+                add_gradients(chain.generator, adapted)
+            adam.step()
+            lowest.offer(loss, images)
+            history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
+        if self.meta == "reptile":
+            point_at(chain.generator, adapted)
+        if self.meta != "none":
+            chain.meta.step()
+            chain.meta.zero_grad(set_to_none=True)
+        chain.averages = update_averages(chain.averages, statistics, self.bn_momentum)
+        (kept,) = lowest.kept
+        means = {name: torch.stack([h[name] for h in history]) for name in history[0]}
+        return Adapted(adapted, z.detach(), kept, means)
+
+    def terms(
+        self,
+        problem: Inversion,
+        chain: Chain,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        adversarial: bool,
+        rng: torch.Generator,
+    ) -> tuple[Terms, Statistics]:
+        """The weighted terms of L for a batch of raw images (B, channels, H, W)."""
+        x = normalise(problem.augment(images, rng), problem.mean, problem.std)
+        with record_statistics(problem.teacher) as statistics:
+            teacher = problem.teacher(x)
+        terms = {"ce": self.ce * F.cross_entropy(teacher.logits, labels)}
+        if self.bn:
+            distance = statistics_distance(problem.teacher, statistics, chain.averages, self.bn_momentum)
+            terms["bn"] = self.bn * distance
+        if adversarial and self.adv:
+            terms["adv"] = self.adv * masked_adversarial(chain.student(x).logits, teacher.logits)
+        if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
+            terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
+        return terms, statistics
+
+    def teach(self, problem: Inversion, chain: Chain, past: float, key: tuple[Key, ...]) -> dict[str, Tensor]:
+        """The student's steps on the pool so far; its loss terms are reported as `student_...`.
+
+        Args:
+            past: the share of the student's episodes that lies behind it, in [0, 1).
+        """
+        fall = (1 + math.cos(math.pi * past)) / 2
+        lr = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
+        chain.teaching.param_groups[0]["lr"] = lr
+        means = train_student(
+            chain.student,
+            problem,
+            self.pool(problem, chain),
+            lambda student, teacher: distillation(student, teacher, self.temperature, 0.0),
+            steps=self.student_steps,
+            batch_size=self.student_batch,
+            optimizer=chain.teaching,
+            key=key,
+        )
+        return {f"student_{name}": value for name, value in means.items()}
+
+    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+        share, pool = self.share(chain.number), {"x": torch.cat(chain.images), "y": torch.cat(chain.labels)}
+        if self.settled.cut == "string-sorted":
+            rows = torch.tensor(string_sorted(len(chain.images), self.batch_size, share), device=problem.device)
+            return {name: t[rows] for name, t in pool.items()}
+        return {name: t[-share:] for name, t in pool.items()}
+
+
+@torch.no_grad()
+def redraw(made: PlainGenerator, rng: torch.Generator) -> None:
+    """The linear layer and the batch norm after it anew: weights from N(0, 0.02), biases zero."""
+    for layer in (made.l1, made.bn0):
+        drawn = torch.randn(layer.weight.shape, generator=rng, device=rng.device)
+        layer.weight.copy_(0.02 * drawn)
+        layer.bias.zero_()
+
+
+def add_gradients(meta: nn.Module, adapted: nn.Module) -> None:
+    """dL/dG' to what G has of them already."""
+    for own, other in zip(meta.parameters(), adapted.parameters(), strict=True):
+        if other.grad is not None:
+            own.grad = other.grad.clone() if own.grad is None else own.grad + other.grad
+
+
+@torch.no_grad()
+def point_at(meta: nn.Module, adapted: nn.Module) -> None:
+    """The gradient of G that leads to G'."""
+    for own, other in zip(meta.parameters(), adapted.parameters(), strict=True):
+        own.grad = REPTILE * (own - other)
