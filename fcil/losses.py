@@ -87,6 +87,11 @@ def new_class_cross_entropy(logits: Tensor, labels: Tensor, num_old: int) -> Ten
     return F.cross_entropy(logits[:, num_old:], labels - num_old)
 
 
+def head_cross_entropy(classifier: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+    """CE(h(stop f), y): the classifier h learns to tell classes apart, the features f (B, F) are left alone (MFCL)."""
+    return F.cross_entropy(classifier(features.detach()), labels)
+
+
 def _kl_by_sample(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(softmax t || softmax s) of every sample (B,), differentiable in both."""
     p, q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)

@@ -15,6 +15,11 @@ steered by the same anchors, and clients of the next task distil from them.
     a_cur = current (1 + 1/kappa) / delta,   a_pre = previous kappa delta
     kappa = log2(C/2 + 1),   delta = sqrt(K/C)                K of C classes are old
 
+Nothing above tells the classifier an old class from a new one: CE is over new logits, KD over old ones. `head`,
+off by default, adds what MFCL (NeurIPS 2023, arXiv:2311.07784) has for it, with T's word for synthetic labels:
+
+    + head CE(h(stop f), y)                                  on both kinds of images, h the classifier alone
+
 One more difference lies in the data: the reference shares out every task with a re-seeded
 generator, `data.partition.draw: reference`.
 
@@ -31,7 +36,7 @@ import torch.nn.functional as F
 
 from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update
 from fcil.fidelity import Fidelity, settle
-from fcil.losses import bounding, new_class_cross_entropy, soft_cross_entropy
+from fcil.losses import bounding, head_cross_entropy, new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
 
@@ -67,6 +72,8 @@ class LANDER(Strategy):
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     select: Literal["last", "lowest-loss"] | None = None
     """The net that ends a task: the last (ours), or the one clients found easiest to start from (reference)."""
+    head: NonNegative = 0.0
+    """Weight of the classifier's cross-entropy over old and new classes together, on features left alone (MFCL's)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors"})
 
@@ -90,12 +97,17 @@ class LANDER(Strategy):
         student = client.net(synthetic)
         with torch.no_grad():
             teacher = client.frozen("teacher")(synthetic)  # logits (N, K)
-        return {
+        terms = {
             "ce": cur * new_class_cross_entropy(out.logits, batch.y, old),
             "bound": cur * bound,
             "kd": pre * soft_cross_entropy(student.logits[:, :old], teacher.logits, self.temperature),
             "embedding": pre * F.mse_loss(student.embedding, teacher.embedding),
         }
+        if self.head:
+            features = torch.cat([out.features, student.features])  # (B + N, F)
+            labels = torch.cat([batch.y, teacher.logits.argmax(dim=1)])
+            terms["head"] = self.head * head_cross_entropy(client.net.classifier, features, labels)
+        return terms
 
     def balance(self, num_old: int, num_seen: int) -> tuple[float, float]:
         """The weights (a_cur, a_pre): the more classes are old, the more keeping them counts."""

@@ -166,6 +166,27 @@ def test_an_update_in_a_later_task_matches_the_reference():
     assert client.asked == [("synthetic", 7)] * 6
 
 
+@pytest.mark.usefixtures("_double")
+def test_the_head_may_learn_old_and_new_classes_together_and_leaves_the_features_alone():
+    case = load_case("21_lander_client_later_task")
+    teacher = golden_net(case.under("params.teacher"))
+    client = golden_client(case, golden_net(case.under("params.student")), teacher)
+    client.net.train()
+    synthetic, batch = case.tensors["inputs.synthetic0.x"], client.real[0]
+    terms = LANDER(head=0.7).local_loss(client, batch)
+    features = torch.cat([client.net(batch.x).features, client.net(synthetic).features])
+    labels = torch.cat([batch.y, frozen(teacher)(synthetic).logits.argmax(dim=1)])
+    logits = features @ client.net.classifier.weight.T + client.net.classifier.bias
+    by_hand = -0.7 * logits.log_softmax(dim=1)[torch.arange(len(labels)), labels].mean()
+    assert terms["head"].item() == pytest.approx(by_hand.item(), rel=1e-9)
+    weight, convolution = client.net.classifier.weight, client.net.backbone.conv.weight
+    got, none = torch.autograd.grad(terms["head"], [weight, convolution], allow_unused=True)
+    assert none is None
+    (expected,) = torch.autograd.grad(by_hand, [weight])
+    assert_matches(got, expected, 1e-9)
+    assert "head" not in LANDER().local_loss(client, batch)
+
+
 @pytest.mark.parametrize("row", range(12))
 @pytest.mark.parametrize(("suffix", "unit"), [("", False), ("_unit", True)])
 def test_the_balance_matches_the_reference(row, suffix, unit):

@@ -1,0 +1,261 @@
+"""MFCL's synthesis: a generator that learns on the server and then travels to the clients.
+
+Paper: Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetting in Federated Class
+Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784. Code:
+github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b, clients/helper.py and models/generator.py.
+
+Noise becomes images, normalised as the net's input is: x = G(n), n ~ N(0, 1). With T the frozen net,
+
+    L  = ce CE(T(x) / temperature, argmax T(x))       an image is surely of some class
+       + balance [1 + sum_k q_k log q_k / log C]      a batch has as much of every class, q its mean prediction
+       + bn 1/L sum_l KL(N(M_l, V_l) || N(m_l, v_l))  T sees statistics that it remembers
+       + smooth |x - blur(x)|^2                       neighbouring pixels are alike
+       + bound(g(x), e_argmax)                        where the caller asks for one
+
+Nothing tells the generator which class to make; T's answer is the label.
+
+Beside usual samples the pool holds the generator's weights, as `generator.<name>`. So there is one chain.
+
+Differs: a generator starts anew at every task; the released code goes on with the last task's.
+
+Shapes: B batch, C classes, n latent width, w base width, (c, H, W) an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Self, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fcil.data import normalise
+from fcil.errors import ConfigError
+from fcil.fidelity import Fidelity, settle
+from fcil.losses import record_statistics
+from fcil.nets.resnet import Shape
+from fcil.rng import generator, seeded
+from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.keeper import readable
+from fcil.synthesis.pool import to_bytes
+from fcil.synthesis.terms import balance, batchnorm_divergence, confidence, gaussian, smoothness
+from fcil.types import Count, NonNegative, Positive, Tensors, Terms
+
+TRAVELS = "generator."
+"""What begins the names of the generator's weights in a pool."""
+
+SIDES: dict[str, tuple[object, object]] = {
+    # field: (the paper's method, or ours where the paper is silent; the released code)
+    "temperature": (1.0, 1000.0),
+    "sigma": (1.0, math.sqrt(2)),
+}
+
+
+class ImageGenerator(nn.Sequential):
+    """Noise (B, n) -> images (B, c, H, W) of about mean 0 and deviation 1 in every channel.
+
+    A linear layer, `doublings` stages that double the side, and at the end tanh and a BatchNorm without gain.
+    The last stage has half the width. Weights start from torch's global stream: build inside `fcil.rng.seeded`.
+
+    Raises:
+        ValueError: a side is no multiple of 2^doublings.
+    """
+
+    stream: torch.Generator
+    """Where `sample` draws noise; whoever samples sets it."""
+
+    def __init__(self, shape: Shape, latent: int = 1000, width: int = 128, doublings: int | None = None) -> None:
+        channels, *sides = shape
+        doublings = doublings or usual_doublings(max(sides))
+        if any(side < 1 or side % 2**doublings for side in sides):
+            raise ValueError(
+                f"a generator of {doublings} doublings makes images whose sides are multiples of {2**doublings}, "
+                f"not {sides[0]} x {sides[1]}"
+            )
+        first = (width, *(side // 2**doublings for side in sides))
+        super().__init__(
+            OrderedDict(
+                l1=nn.Linear(latent, math.prod(first)),
+                unfold=nn.Unflatten(1, first),
+                bn0=nn.BatchNorm2d(width),
+                **OrderedDict(_stages(channels, width, doublings)),
+            )
+        )
+        self.latent = latent
+
+    def noise(self, count: int) -> Tensor:
+        """(count, n); drawn in single precision where the stream lives, so equal on every device."""
+        drawn = torch.randn(count, self.latent, generator=self.stream, device=self.stream.device)
+        return drawn.to(cast(nn.Linear, self.l1).weight)
+
+    def sample(self, count: int) -> Tensor:
+        """The next `count` images of the stream."""
+        return cast(Tensor, self(self.noise(count)))
+
+
+def usual_doublings(side: int) -> int:
+    """As in the reference code: 2 for CIFAR, 3 for the 64 pixels of Tiny-ImageNet, 5 for ImageNet."""
+    return 2 if side < 64 else 3 if side < 128 else 5
+
+
+def _stages(channels: int, width: int, doublings: int) -> Iterator[tuple[str, nn.Module]]:
+    inputs = width
+    for number in range(1, doublings + 1):
+        outputs = width if number < doublings else max(1, width // 2)
+        yield f"up{number}", nn.Upsample(scale_factor=2)
+        yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1)
+        yield f"bn{number}", nn.BatchNorm2d(outputs, eps=0.8)  # the reference's; a slip for the momentum, we guess
+        yield f"act{number}", nn.LeakyReLU(0.2)
+        inputs = outputs
+    yield f"conv{doublings + 1}", nn.Conv2d(inputs, channels, 3, padding=1)
+    yield "squash", nn.Tanh()
+    yield f"bn{doublings + 1}", nn.BatchNorm2d(channels, affine=False)
+
+
+@dataclass
+class Chain:
+    """The state of the one generator."""
+
+    generator: ImageGenerator
+    optimizer: torch.optim.Adam
+
+
+@dataclass(frozen=True, kw_only=True)
+class MFCL(Synthesizer):
+    """A generator from noise that is itself the result."""
+
+    fidelity: Fidelity | None = None
+    """Side taken where paper and code differ, in every field below that is null; null: as the caller, or `paper`."""
+    rounds: Count = 100
+    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    steps: Count = 50
+    """Generator steps per episode: 5000 in all, the code's for SuperImageNet (`pi`; its default is 100)."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images per generator step."""
+    lr: Positive = 1e-3
+    """Adam's rate (`generator_lr`)."""
+    latent: Count = 1000
+    """Numbers of noise for an image (`z_dim`)."""
+    width: Count = 128
+    """Channels of the generator's stages; the last has half of them."""
+    doublings: Count | None = None
+    """How often a side is doubled; null: 2 below 64 pixels, 3 below 128, 5 from there on."""
+    ce: NonNegative = 1.0
+    """Weight of the cross-entropy with the net's own answer."""
+    temperature: Positive | None = None
+    """Divides the logits in it: 1 (paper), or 1000, which nearly switches it off (reference)."""
+    balance: NonNegative = 1.0
+    """Weight of having as much of every class (`w_ie`)."""
+    bn: NonNegative = 50.0
+    """Weight of batch-norm matching (`w_bn`); a net without batch-norm needs 0."""
+    smooth: NonNegative = 1e-3
+    """Weight of the smoothness of images (`w_noise`)."""
+    sigma: Positive | None = None
+    """Pixels of the blur, of 5 x 5: 1 (paper), or the root of 2, by an exponent without its 2 (reference)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chains > 1:
+            raise ValueError(f"chains: {self.chains} chains would make as many generators; one can be sent, so 1 it is")
+
+    # Settings ---------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> Self:
+        """The same settings with every null that `fidelity` decides filled in."""
+        return settle(self, self.fidelity or "paper", SIDES)
+
+    def with_fidelity(self, fidelity: Fidelity) -> Self:
+        return self if self.fidelity else replace(self, fidelity=fidelity)
+
+    def smoke(self) -> Self:
+        return replace(self, rounds=2, steps=2, batch_size=min(self.batch_size, 32), samples=min(self.samples, 64))
+
+    @property
+    def episodes(self) -> int:
+        return self.rounds
+
+    @property
+    def required(self) -> frozenset[str]:
+        return self.needs if self.bn else frozenset()
+
+    # Method -----------------------------------------------------------------------------------
+
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        if len(problem.shape) != 3:
+            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
+        try:
+            with torch.device("meta"):
+                self.new_generator(problem.shape)
+        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
+            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        return problem
+
+    def new_generator(self, shape: Shape) -> ImageGenerator:
+        """An untrained generator, such as these settings train; it takes its weights from torch's global stream."""
+        return ImageGenerator(shape, self.latent, self.width, self.doublings)
+
+    def start(self, problem: Inversion, chain: int) -> Chain:
+        with seeded(*problem.key, chain, "generator"):
+            made = self.new_generator(problem.shape).to(problem.device)
+        return Chain(made, torch.optim.Adam(made.parameters(), self.lr, fused=True))
+
+    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+        chain.generator.train().stream = generator(*problem.key, number, "noise", device=problem.device)
+        sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
+        for _ in range(self.steps):
+            with problem.autocast():
+                images = chain.generator.sample(self.batch_size)
+            terms = self.terms(problem, images)
+            loss = torch.stack(list(terms.values())).sum()
+            chain.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            chain.optimizer.step()
+            for name, term in (terms | {"total": loss}).items():
+                sums[name] = sums.get(name, 0) + term.detach()
+        return readable({name: total / self.steps for name, total in sums.items()}, number)
+
+    def terms(self, problem: Inversion, images: Tensor) -> Terms:
+        """The weighted terms of L for a batch of normalised images (B, c, H, W)."""
+        s, asked = self.settled, torch.tensor(problem.labels, device=problem.device)
+        with problem.autocast(), record_statistics(problem.teacher) as statistics:
+            out = problem.teacher(images)
+        logits = out.logits[:, asked]  # (B, C)
+        terms = {
+            "ce": self.ce * confidence(logits, s.temperature or 1.0),
+            "balance": self.balance * balance(logits),
+            "smooth": self.smooth * smoothness(images.to(logits), gaussian(s.sigma or 1.0)),
+        }
+        if self.bn:
+            terms["bn"] = self.bn * batchnorm_divergence(problem.teacher, statistics)
+        if problem.bound is not None and problem.anchors is not None and out.embedding is not None:
+            terms["bound"] = problem.bound(out.embedding, problem.anchors[asked[logits.argmax(dim=1)]])
+        return terms
+
+    @torch.no_grad()
+    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+        """Samples `x`, cut to [0, 1], with the net's answer to them as `y`; and the generator's weights."""
+        made, asked = chain.generator.eval(), torch.tensor(problem.labels, device=problem.device)
+        made.stream = generator(*problem.key, "pool", device=problem.device)
+        mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
+        stored: list[Tensor] = []
+        labels: list[Tensor] = []
+        for begin in range(0, self.samples, self.batch_size):
+            images = made.sample(min(self.batch_size, self.samples - begin))
+            stored.append(to_bytes(images * std + mean, "round"))
+            seen = problem.teacher(normalise(stored[-1], problem.mean, problem.std)).logits
+            labels.append(asked[seen[:, asked].argmax(dim=1)])
+        weights = {f"{TRAVELS}{name}": t.clone() for name, t in made.state_dict().items()}
+        return {"x": torch.cat(stored), "y": torch.cat(labels), **weights}
+
+
+def travelling(pool: Tensors) -> Tensors:
+    """The generator's weights in a pool, by the names that it has for them."""
+    return {name.removeprefix(TRAVELS): t for name, t in pool.items() if name.startswith(TRAVELS)}

@@ -1,0 +1,111 @@
+"""MFCL: a generator trained on the server, without data, lets every client imagine the old classes.
+
+Paper: Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetting in Federated Class
+Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784. Code:
+github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b, clients/MFCL.py.
+
+When a task ends, the server trains a generator to please the global net T (`fcil/synthesis/mfcl.py`) and
+sends it, not images, to the clients. In every step a client makes new images x' and labels them as T does.
+With X the real images of new classes and x' together, h the net's classifier and W that of T,
+
+    task 1:  L = CE(z, y)
+    task t:  L = CE(z_new, y)                          on real images, new logits alone
+               + head CE(h(stop f), y)                 on X, all classes; no gradient to the features f
+               + distil |W f - W f^T|^2 / K            on X, mean over images
+
+So features learn new classes while they stay what W can read, and the classifier alone learns to tell old
+from new. Nothing but weights leaves a client.
+
+Shapes: B real images, N synthetic ones, C classes seen, K of them old, F feature width.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcil import Batch, Client, Count, NonNegative, Server, Strategy, Synthesizer, Terms, Update
+from fcil.fidelity import Fidelity, settle
+from fcil.losses import head_cross_entropy, new_class_cross_entropy
+from fcil.synthesis import mfcl
+
+SIDES: dict[str, tuple[object, object]] = {
+    # field: (the paper's method, or ours where the paper is silent; the released code)
+    "weighting": ("examples", "uniform"),
+    "passes": (1, 2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MFCL(Strategy):
+    fidelity: Fidelity = "paper"
+    """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
+    synthetic: Count = 128
+    """Images that a client imagines in every step (`syn_size`; the code has 32 real ones beside them)."""
+    head: NonNegative = 1.0
+    """Weight of the classifier's cross-entropy over all classes (`w_ft`)."""
+    distil: NonNegative = 0.1
+    """Weight of keeping features as the old classifier sees them (`w_kd`, mu)."""
+    synthesizer: Synthesizer = field(default_factory=mfcl.MFCL)
+    """How the generator is trained; `mfcl`, which has one to send."""
+    weighting: Literal["examples", "uniform"] | None = None
+    """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
+    passes: Literal[1, 2] | None = None
+    """Forwards in a step: 1 (ours), or 2, whose second moves batch-norm statistics alone (reference)."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.synthesizer, mfcl.MFCL):
+            raise ValueError(f'synthesizer: "{self.synthesizer.name}" makes images; clients need a generator (mfcl)')
+
+    @property
+    def settled(self) -> Self:
+        return settle(self, self.fidelity, SIDES)
+
+    # Client -----------------------------------------------------------------------------------
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        if client.task.first:
+            return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
+        real, old, teacher = len(batch.y), client.task.num_old, client.frozen("teacher")
+        with torch.no_grad():
+            x = torch.cat([batch.x, self.imagined(client, batch.x.shape[1:])])  # (B + N, channels, H, W)
+            before = teacher(x).logits  # (B + N, K)
+        y = torch.cat([batch.y, before[real:].argmax(dim=1)])
+        out = client.net(x)
+        features = out.features  # (B + N, F)
+        kept = F.mse_loss(teacher.classifier(features), before)  # both through W; its bias cancels
+        if self.settled.passes == 2:
+            with torch.no_grad():
+                features = client.net(x).features
+        return {
+            "ce": new_class_cross_entropy(out.logits[:real], batch.y, old),
+            "head": self.head * head_cross_entropy(client.net.classifier, features, y),
+            "kd": self.distil * kept,
+        }
+
+    def imagined(self, client: Client, shape: torch.Size) -> Tensor:
+        """The next synthetic images (N, channels, H, W), normalised."""
+
+        def build() -> mfcl.ImageGenerator:
+            made = cast(mfcl.MFCL, self.synthesizer).new_generator(tuple(shape))
+            made.stream = client.generator("noise")  # one for all the steps of the round
+            return made
+
+        return cast(mfcl.ImageGenerator, client.built("generator", build)).sample(self.synthetic)
+
+    # Server -----------------------------------------------------------------------------------
+
+    def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
+        mean = server.average(updates, self.settled.weighting)
+        server.net.load({**server.net.weights(), **mean.weights})
+        return mean
+
+    def after_task(self, server: Server, updates: Sequence[Update]) -> None:
+        if server.task.last:
+            return
+        synthesizer = self.synthesizer.with_fidelity(self.fidelity)
+        pool = server.synthesize(synthesizer, range(server.task.num_seen))
+        server.shared |= {"generator": mfcl.travelling(pool), "teacher": server.net.weights()}
