@@ -342,7 +342,7 @@ def test_figures_are_drawn_again(command: Command) -> None:
 def test_nothing_to_plot_is_one_line(command: Command) -> None:
     Path("empty").mkdir()
     assert_refused(command("plot", "nowhere"), "nowhere: no such folder")
-    assert_refused(command("plot", "empty"), "no run has a finished task")
+    assert_refused(command("plot", "empty"), "empty: no finished run")
 
 
 def test_help_names_the_verbs_and_does_not_wait_for_torch() -> None:

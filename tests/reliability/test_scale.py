@@ -1,0 +1,91 @@
+"""A hundred clients, ten of them in a round: every strategy plays it, in memory that does not grow with the hundred.
+
+    pytest -m slow tests/reliability/test_scale.py
+
+Each strategy runs twice in a process of its own, with 20 and with 100 clients. `FCIL_SCALE_REPORT`
+names a file to which the peak memory of every pair is added as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from small_runs import NAYER, write_experiment
+
+from fcil.plugins import built_in_files
+from fcil.store import Run, find_runs
+
+pytestmark = pytest.mark.slow
+IN_A_ROUND = 10
+ALLOWED = 1.05
+"""Peak memory with 100 clients over that with 20; what clients remember of themselves is in it."""
+FAST = {
+    "rounds": 2,
+    "warmup": 1,
+    "steps": 2,
+    "batch_size": 10,
+    "samples": 20,
+    "width": 4,
+    "latent": 8,
+    "student_steps": 2,
+}
+MFCL = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20}
+SMALL: dict[str, Any] = {
+    "lander": {"synthesizer": {"nayer": NAYER}},
+    "target": {"synthesizer": {"fast": FAST}},
+    "mfcl": {"synthesizer": {"mfcl": MFCL}},
+}
+
+
+def played(folder: Path, strategy: str, clients: int) -> tuple[Run, int]:
+    """A run of two tasks and three rounds, and the most memory it ever held, in bytes."""
+    folder.mkdir()
+    source = write_experiment(
+        folder,
+        data={"tasks": 5, "partition": {"dirichlet": 0.5}},
+        federation={"clients": clients, "fraction": IN_A_ROUND / clients, "rounds": 3},
+        net={"name": "resnet8"},
+        strategy={strategy: SMALL.get(strategy, {})},
+    )
+    out = folder / "out"
+    done = subprocess.Popen([sys.executable, "-m", "fcil", "run", str(source), "--out", str(out)])
+    peak = 0
+    while done.poll() is None:
+        peak = max(peak, peak_memory(done.pid))
+        try:
+            done.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    assert done.returncode == 0
+    (run,) = find_runs([out])
+    return run, peak
+
+
+def peak_memory(pid: int) -> int:
+    """The most that a process has held so far, as the kernel counts it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return 1024 * int(lines.get("VmHWM", "0 kB").split()[0])
+
+
+@pytest.mark.parametrize("strategy", sorted(built_in_files()))
+def test_memory_does_not_grow_with_the_number_of_clients(tmp_path: Path, strategy: str) -> None:
+    (_, few), (run, many) = (played(tmp_path / f"{n}", strategy, n) for n in (20, 100))
+    assert all(len(record["clients"]) == IN_A_ROUND for record in run.rounds)
+    assert len({client for record in run.rounds for client in record["clients"]}) > 2 * IN_A_ROUND
+    assert not any(record["failures"] for record in run.rounds)
+    if report := os.environ.get("FCIL_SCALE_REPORT"):
+        line = {"strategy": strategy, "clients_20": few, "clients_100": many, "load": psutil.getloadavg()[0]}
+        with open(report, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    assert many < ALLOWED * few
