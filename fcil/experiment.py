@@ -91,6 +91,16 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     Raises:
         ConfigError: names the file, the key path, the value and what is allowed.
     """
+    where = Where(str(source))
+    experiments = [parse_fields(Experiment, cell, where) for cell in cells(source, overrides)]
+    runs = sum(len(experiment.seeds) for experiment in experiments)
+    if runs > MAX_RUNS:
+        raise where.at("seeds").error(f"makes {runs:,} runs; at most {MAX_RUNS:,} are allowed")
+    return experiments
+
+
+def cells(source: str | Path, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The values of a file with the overrides in place: one mapping, or one for each cell of its `matrix`."""
     path = Path(source)
     raw, where = load_yaml(path), Where(str(path))
     if not isinstance(raw, Mapping):
@@ -102,14 +112,10 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     if isinstance(values.get("matrix"), Mapping):  # a key that is set by hand varies no more
         varied = {key: choices for key, choices in values["matrix"].items() if key not in changes}
         values["matrix"] = varied if varied or not values["matrix"] else None
-    cells = list(expand(values, where))
-    for cell, (key, value) in itertools.product(cells, changes.items()):
+    found = list(expand(values, where))
+    for cell, (key, value) in itertools.product(found, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
-    experiments = [parse_fields(Experiment, cell, where) for cell in cells]
-    runs = sum(len(experiment.seeds) for experiment in experiments)
-    if runs > MAX_RUNS:
-        raise where.at("seeds").error(f"makes {runs:,} runs; at most {MAX_RUNS:,} are allowed")
-    return experiments
+    return found
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -181,6 +181,8 @@ class Server:
     memo: State = field(default_factory=dict)
     average: Callable[[Iterable[Update], Weighting], Update] = weighted_mean
     """The mean of clients' updates, robust or private where the federation asks for it."""
+    show: Callable[[Tensors], None] = lambda pool: None
+    """Puts samples `x`, `y` of a pool that was made elsewhere into the run folder, as `synthesize` does its own."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """The server's stream for this task, round and purpose."""

@@ -91,6 +91,7 @@ class Loop:
         anchors = None if self.anchors is None else self.anchors.to(self.device)
         server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._syntheses.run)
         server.average = self._average = Averager(plan, server)
+        server.show = lambda pool: self.observer.synthesis_done(server.task.number, pool)
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
