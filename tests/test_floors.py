@@ -18,13 +18,15 @@ FLOORS = {
     **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity", "fcil.reading"), 0),
     **dict.fromkeys(("fcil.data", "fcil.nets", "fcil.anchors"), 1),
     **dict.fromkeys(("fcil.losses", "fcil.metrics", "fcil.optimizer", "fcil.exemplars", "fcil.inversion"), 1),
+    "fcil.registry": 0,
     "fcil.subspace": 1,
+    "fcil.distillers": 2,
     **dict.fromkeys(("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.synthesis", "fcil.averaging"), 2),
     "strategies": 3,
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
     **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left", "fcil.scaffold", "fcil.facts"), 5),
-    **dict.fromkeys(("fcil.check", "fcil.compare"), 5),
+    **dict.fromkeys(("fcil.check", "fcil.compare", "fcil.distillation"), 5),
     **dict.fromkeys(("fcil.cli", "fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}

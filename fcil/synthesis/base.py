@@ -8,8 +8,6 @@ of one worker or four.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -17,12 +15,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from fcil.config import Where, choice, dump_fields, parse_fields
+from fcil.config import Where, dump_fields
 from fcil.data import Augment
 from fcil.errors import ConfigError
 from fcil.fidelity import Fidelity
 from fcil.losses import bounding
 from fcil.nets import Net, frozen
+from fcil.registry import class_in, names_in, read_choice
 from fcil.rng import Key
 from fcil.synthesis.pool import endless_rows, view
 from fcil.types import Count, NonNegative, Tensors
@@ -131,6 +130,10 @@ class Synthesizer:
 
     # The rest is shared -------------------------------------------------------------------------
 
+    def ready(self, state: Any) -> bool:
+        """Whether there are samples: there are none while a method warms up whose first batches are not kept."""
+        return bool(getattr(state, "images", True))
+
     def views(self, problem: Inversion, state: Any, count: int, rng: torch.Generator) -> Iterator[Views]:
         """Batches for a student without end: random views of the pool as it stands.
 
@@ -228,10 +231,7 @@ class Synthesizer:
 
     @classmethod
     def from_yaml(cls, raw: object, where: Where) -> Synthesizer:
-        name, options = choice(raw, where, "synthesizer")
-        if name not in synthesizer_names():
-            raise where.unknown("synthesizer", name, synthesizer_names())
-        return parse_fields(synthesizer_class(name), options, where.at(name))
+        return read_choice(raw, where, "synthesizer", synthesizer_names(), synthesizer_class)
 
     def to_yaml(self) -> dict[str, Any]:
         return {self.name: dump_fields(self)}
@@ -249,21 +249,16 @@ def merge(pools: Sequence[Tensors]) -> Tensors:
 
 def synthesizer_names() -> list[str]:
     """The methods of this package: every module that is not part of the shared machinery."""
-    import fcil.synthesis
-
-    shared = {"base", "student", "pool", "chain", "keeper", "terms"}
-    return sorted(m.name for m in pkgutil.iter_modules(fcil.synthesis.__path__) if m.name not in shared)
+    shared = {
+        "base", "student", "pool", "chain", "keeper", "live", "mixture", "pixels", "noisy", "sizes",
+        "terms", "contrast",
+    }  # fmt: skip
+    return names_in("fcil.synthesis", shared)
 
 
 def synthesizer_class(name: str) -> type[Synthesizer]:
     """The `Synthesizer` subclass defined in the module of this name."""
-    module = importlib.import_module(f"fcil.synthesis.{name}")
-    (found,) = (
-        v
-        for v in vars(module).values()
-        if isinstance(v, type) and issubclass(v, Synthesizer) and v.__module__ == module.__name__
-    )
-    return found
+    return class_in(f"fcil.synthesis.{name}", Synthesizer)
 
 
 def create(name: str, **options: Any) -> Synthesizer:

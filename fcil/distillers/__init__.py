@@ -1,0 +1,12 @@
+"""What a student learns from its teacher, given samples and what both nets say of them.
+
+    import fcil.distillers
+    crd = fcil.distillers.create("crd", kd=1.0)
+
+A distiller makes no samples; `fcil.synthesis` does.
+"""
+
+from fcil.distillers.base import Distiller, Stateless, create, distiller_class, distiller_names
+from fcil.distillers.kd import KD
+
+__all__ = ["KD", "Distiller", "Stateless", "create", "distiller_class", "distiller_names"]

@@ -1,0 +1,309 @@
+"""CMI: every image is to differ, in what the teacher sees in it, from all that were made before.
+
+Paper: Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021,
+arXiv:2105.08584. Code: github.com/zju-vipa/CMI, also in DataFree @ 9e79fa9, datafree/synthesis/contrastive.py,
+whose constants for learning from scratch are the defaults here.
+
+An episode draws labels y and noise z, and trains a new generator G and z itself. An image G(z) is seen as a
+whole, x, augmented as the data are, and in part, x', a piece of it enlarged. What the teacher sees is f, the
+means over positions of the inputs of its BatchNorm layers; h projects it onto directions and lives through all
+episodes. A bank keeps (f(x'), f(x)) of past images. With a sample of it behind the B images of the batch,
+
+    L = w_bn sum_l ||V_l - v_l|| + ||M_l - m_l||           batch statistics of the teacher's inputs
+      + w_ce CE(T(x), y)
+      - w_adv mean_i KL(T(x_i) || S(x_i)) [argmax T = argmax S]
+      + bound(g(x), e_y)                                   where the caller asks for one
+      + w_contrast [mean_{i <= B} C_i + mean_{i > B} C_i]  the second for h alone: the bank is constant
+    C_i = -log softmax_j (h(f(x'_i)) . stop h(f(x_j)) / tau)_i
+
+The batch of the lowest L enters the pool, and what was seen in it the bank. Then the student S learns from the pool.
+
+Differs: a part is mirrored only where the data may be; the released code mirrors half of them always. The bank
+drops its oldest rows; there it is overwritten in place, and seems empty at the moment it is full.
+
+Shapes: B batch, n width of the noise, D width of f, d width of the directions, R rows with those of the bank.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcil.data import normalise
+from fcil.errors import ConfigError
+from fcil.fidelity import Fidelity, settle
+from fcil.losses import masked_adversarial, record_statistics, statistics_distance
+from fcil.nets import Net, PlainGenerator
+from fcil.rng import Key, generator, seeded
+from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.contrast import Projector, contrastive, enlarged, look, looked_at
+from fcil.synthesis.keeper import Lowest, readable
+from fcil.synthesis.pool import to_bytes
+from fcil.synthesis.student import distillation, student_of, train_student
+from fcil.types import Count, Fraction, Index, NonNegative, Positive, Tensors, Terms
+
+BETAS = (0.5, 0.999)
+RATIO = math.log(4 / 3)
+"""The logarithm of a part's longest side over its shortest, where the image is a square."""
+
+SIDES: dict[str, tuple[object, object]] = {
+    # field: (ours, as the paper is silent; the released code)
+    "rounding": ("round", "floor"),
+}
+
+
+@dataclass
+class Chain:
+    """The state of one sequence of generators and its student."""
+
+    number: int
+    projector: Projector  # h
+    projecting: torch.optim.Adam  # of h, for all episodes
+    bank: Tensor  # (rows, 2 D), f of parts and wholes
+    student: Net | None  # where there is an adversarial term
+    teaching: torch.optim.SGD | None  # of S, for all episodes, where it is taught here
+    images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
+    labels: list[Tensor] = field(default_factory=list)  # (B,) each
+
+
+class Inverted(NamedTuple):
+    """What one episode found."""
+
+    generator: PlainGenerator  # after the last step, as z
+    z: Tensor  # (B, n)
+    kept: Tensor  # (B, channels, H, W) in [0, 1], of the step with the lowest loss
+    features: Tensor  # (B, 2 D), of that step
+    terms: dict[str, Tensor]  # each (steps,), measured before the step
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMI(Synthesizer):
+    """Noise and a new generator for every batch, which is held against a bank of earlier ones."""
+
+    fidelity: Fidelity | None = None
+    """Side taken where paper and code differ, in every field that is null; null: as the caller, or `paper`."""
+    rounds: Count = 200
+    """Episodes; the batch of each enters the pool (`epochs`)."""
+    steps: Count = 200
+    """Generator steps in an episode (`g_steps`)."""
+    batch_size: Count = 256
+    """Samples of an episode (`synthesis_batch_size`)."""
+    lr: Positive = 1e-3
+    """Adam's rate for generator, noise and projector (`lr_g`)."""
+    latent: Count = 256
+    """Width of the noise (`nz`)."""
+    width: Count = 64
+    """Channels of the generator's last stage (`ngf`)."""
+    bn: NonNegative = 1.0
+    """Weight of batch-norm matching."""
+    ce: NonNegative = 1.0
+    """Weight of the cross-entropy to the wanted class (`oh`)."""
+    adv: NonNegative = 0.5
+    """Weight of the disagreement with the student; at 0 there is no student."""
+    contrast: Positive = 0.8
+    """Weight of the contrast (`cr`)."""
+    sharpness: Positive = 0.1
+    """Temperature that divides the cosine of two directions (`cr_T`; 0.2 in another of the code's scripts)."""
+    layers: Count | None = None
+    """BatchNorm layers that are looked at, evenly over the depth; null: all, or 4 if those have over 4096 channels."""
+    directions: Count = 256
+    """Width of the projector's output (`head_dim`)."""
+    bank: Count = 40_960
+    """Past images that are remembered by what the teacher saw in them (`bank_size`)."""
+    negatives: Count = 4096
+    """Of those, drawn anew for every step (`n_neg`)."""
+    part: Fraction = 0.25
+    """Smallest share of an image's area that its part shows."""
+    student_steps: Index = 400
+    """Student steps per episode (`kd_steps`)."""
+    student_lr: Positive = 0.1
+    """SGD rate with which the student begins; a cosine over the episodes, momentum 0.9 kept all the way."""
+    student_lr_end: NonNegative = 2e-4
+    """SGD rate towards which the cosine goes."""
+    student_batch: Count = 128
+    """Samples per student step."""
+    student_decay: NonNegative = 1e-4
+    """Weight decay of the student."""
+    temperature: Positive = 20.0
+    """Softens teacher and student (`T`); the loss carries T^2."""
+    rounding: Literal["round", "floor"] | None = None
+    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+
+    # Settings ---------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> Self:
+        """The same settings with every null that `fidelity` decides filled in."""
+        return settle(self, self.fidelity or "paper", SIDES)
+
+    def with_fidelity(self, fidelity: Fidelity) -> Self:
+        return self if self.fidelity else replace(self, fidelity=fidelity)
+
+    def smoke(self) -> Self:
+        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
+        return replace(self, rounds=3, steps=2, batch_size=batch, student_steps=student_steps)
+
+    @property
+    def episodes(self) -> int:
+        return -(-self.rounds // self.chains)
+
+    # Method -----------------------------------------------------------------------------------
+
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        if len(problem.shape) != 3:
+            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
+        if self.adv and problem.student is problem.teacher:
+            raise ConfigError(f"synthesizer {self.name}: the student is the teacher, who never disagrees with itself")
+        try:
+            looked_at(problem.teacher, self.layers)
+            with torch.device("meta"):
+                PlainGenerator(problem.shape, self.latent, self.width)
+        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
+            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        return problem
+
+    def start(self, problem: Inversion, chain: int) -> Chain:
+        width, own = sum(looked_at(problem.teacher, self.layers).values()), problem.mean
+        with seeded(*problem.key, chain, "projector"):
+            projector = Projector(width, self.directions).to(own)
+        student = student_of(problem, "fresh", *problem.key, chain) if self.adv else None
+        teaching = None
+        if student is not None and problem.student is None:
+            teaching = torch.optim.SGD(
+                student.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
+            )
+        projecting = torch.optim.Adam(projector.parameters(), lr=self.lr, fused=True)
+        return Chain(chain, projector, projecting, own.new_empty(0, 2 * width), student, teaching)
+
+    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+        key = (*problem.key, chain.number, number)
+        rng = generator(*key, "labels and noise", device=problem.device)
+        labels, z = self.requested(problem, rng)
+        found = self.invert(problem, chain, self.new_generator(problem, *key), labels, z, rng)
+        chain.images.append(to_bytes(found.kept, self.settled.rounding or "round"))
+        chain.labels.append(labels)
+        over = len(chain.bank) + len(labels) - self.bank
+        chain.bank = torch.cat([chain.bank[max(over, 0) :], found.features[-self.bank :]])
+        means = {name: term.mean() for name, term in found.terms.items()}
+        if chain.teaching is not None and self.student_steps:
+            means |= self.teach(problem, chain, (number - 1) / self.episodes, key)
+        return readable(means, number)
+
+    def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Labels (B,), each drawn by itself, and noise (B, n) of an episode."""
+        rows = torch.randint(len(problem.labels), (self.batch_size,), generator=rng, device=rng.device)
+        z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
+        return torch.tensor(problem.labels, device=problem.device)[rows.to(problem.device)], z.to(problem.device)
+
+    def new_generator(self, problem: Inversion, *key: Key) -> PlainGenerator:
+        """A generator whose weights are drawn from N(0, 0.02), gains from N(1, 0.02), and whose biases are 0."""
+        with seeded(*key, "generator"):
+            made = PlainGenerator(problem.shape, self.latent, self.width)
+            for layer in made:
+                if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                    nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), 0.02)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        return made.to(problem.device)
+
+    def invert(
+        self,
+        problem: Inversion,
+        chain: Chain,
+        made: PlainGenerator,
+        labels: Tensor,
+        noise: Tensor,
+        rng: torch.Generator,
+    ) -> Inverted:
+        """`steps` Adam steps of the generator and of the noise, and as many of the projector with its own Adam."""
+        z = nn.Parameter(noise)
+        adam = torch.optim.Adam([*made.parameters(), z], lr=self.lr, betas=BETAS, fused=True)
+        lowest, history = Lowest(), list[Terms]()
+        if chain.student is not None:
+            chain.student.eval().requires_grad_(False)
+        for _ in range(self.steps):
+            with problem.autocast():
+                images = made(z)
+            terms, features = self.terms(problem, chain, images.to(problem.mean.dtype), labels, rng)
+            loss = torch.stack(list(terms.values())).sum()
+            for optimizer in (adam, chain.projecting):
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in (adam, chain.projecting):
+                optimizer.step()
+            lowest.offer(loss, images, features)
+            history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
+        kept, features = lowest.kept
+        means = {name: torch.stack([h[name] for h in history]) for name in history[0]}
+        return Inverted(made, z.detach(), kept, features, means)
+
+    def terms(
+        self, problem: Inversion, chain: Chain, images: Tensor, labels: Tensor, rng: torch.Generator
+    ) -> tuple[Terms, Tensor]:
+        """The weighted terms of L for raw images (B, channels, H, W), and what the teacher saw in them (B, 2 D)."""
+        layers = looked_at(problem.teacher, self.layers)
+        x = normalise(problem.augment(images, rng), problem.mean, problem.std)
+        parts = normalise(self.parts(problem, images, rng), problem.mean, problem.std)
+        with problem.autocast():
+            with record_statistics(problem.teacher) as statistics:
+                teacher, wholes_seen = look(problem.teacher, layers, x)
+            _, parts_seen = look(problem.teacher, layers, parts)  # after the recording: its statistics are not matched
+            student = chain.student(x) if chain.student is not None else None
+        terms = {"ce": self.ce * F.cross_entropy(teacher.logits, labels)}
+        if self.bn:
+            terms["bn"] = self.bn * statistics_distance(problem.teacher, statistics)
+        if student is not None:
+            terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
+        if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
+            terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
+        features = torch.cat([parts_seen, wholes_seen], dim=1)
+        past = chain.bank[torch.randperm(len(chain.bank), generator=rng, device=rng.device)[: self.negatives]]
+        locals_, globals_ = torch.cat([features, past]).chunk(2, dim=1)  # (R, D) each
+        terms["contrast"] = self.contrast * contrastive(
+            chain.projector(locals_), chain.projector(globals_).detach(), len(images), self.sharpness
+        )
+        return terms, features
+
+    def parts(self, problem: Inversion, images: Tensor, rng: torch.Generator) -> Tensor:
+        """A random piece of every image (B, channels, H, W), enlarged to the size of the whole."""
+        draw = torch.rand(5, len(images), generator=rng, device=rng.device).to(images)
+        area = self.part + (1 - self.part) * draw[0]
+        stretch = (RATIO * (2 * draw[1] - 1)).exp()  # width over height
+        lengths = torch.stack([area / stretch, area * stretch]).sqrt().clamp(max=1)  # (2, B), of height and width
+        mirror = draw[4] < (0.5 if problem.augment.flip else 0.0)
+        return enlarged(images, draw[2:4] * (1 - lengths), lengths, mirror)
+
+    def teach(self, problem: Inversion, chain: Chain, past: float, key: tuple[Key, ...]) -> dict[str, Tensor]:
+        """The student's steps on the pool so far; its loss terms are reported as `student_...`.
+
+        Args:
+            past: the share of the episodes that lies behind it, in [0, 1).
+        """
+        assert chain.student is not None
+        assert chain.teaching is not None
+        fall = (1 + math.cos(math.pi * past)) / 2
+        lr = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
+        chain.teaching.param_groups[0]["lr"] = lr
+        means = train_student(
+            chain.student,
+            problem,
+            self.pool(problem, chain),
+            lambda student, teacher: distillation(student, teacher, self.temperature, 0.0),
+            steps=self.student_steps,
+            batch_size=self.student_batch,
+            optimizer=chain.teaching,
+            key=key,
+        )
+        return {f"student_{name}": value for name, value in means.items()}
+
+    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+        share = self.share(chain.number)
+        return {"x": torch.cat(chain.images)[-share:], "y": torch.cat(chain.labels)[-share:]}
