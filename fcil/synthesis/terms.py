@@ -8,12 +8,13 @@ Shapes: B batch, C classes, c x H x W an image.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcil.losses import Statistics
+from fcil.losses import Statistics, kl_divergence, record_statistics
 
 EPSILON = 1e-8
 """Added to variances before they are divided by."""
@@ -54,11 +55,49 @@ def balance(logits: Tensor) -> Tensor:
     It is 1 where all samples are surely of one class. The information entropy of DAFL (Chen et al., ICCV 2019)
     and MFCL, shifted to begin at 0. A net of one class has nothing to balance and gives 0. Logits z (B, C).
     """
-    count, classes = logits.shape
+    classes = logits.shape[1]
     if classes == 1:
         return 0 * logits.sum()
-    log_q = F.log_softmax(logits, dim=1).logsumexp(dim=0) - math.log(count)  # (C,): finite where q itself is 0
-    return 1 + (log_q.exp() * log_q).sum() / math.log(classes)
+    return 1 + negative_entropy(logits) / math.log(classes)
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    """sum_k q_k log q_k with q = 1/B sum_i softmax(z_i): the balance as DAFL has it, from -log C up to 0.
+
+    In code "information entropy" or "balance" (RDSKD @ 8512a9d, DataFree @ 9e79fa9). Logits z (B, C).
+    """
+    log_q = F.log_softmax(logits, dim=1).logsumexp(dim=0) - math.log(len(logits))  # (C,): finite where q itself is 0
+    return (log_q.exp() * log_q).sum()
+
+
+def activation(features: Tensor) -> Tensor:
+    """-mean |f|: real images excite a net more than noise does (DAFL). Features f (B, F), as the classifier reads."""
+    return -features.abs().mean()
+
+
+def disagreement(student: Tensor, teacher: Tensor, distance: Literal["kl", "l1"], temperature: float = 1.0) -> Tensor:
+    """How far apart two nets are on a batch, differentiable in both; logits s, t (B, C).
+
+        kl    T^2 / B sum_i KL(softmax(t_i / T) || softmax(s_i / T))
+        l1    mean |s - t| over all entries
+
+    A generator is after much of it (Micaelli and Storkey, NeurIPS 2019: kl; DFAD: l1), a student after little.
+    """
+    if distance == "l1":
+        return F.l1_loss(student, teacher)
+    return kl_divergence(student, teacher, temperature)
+
+
+def sameness(x: Tensor, logits: Tensor) -> Tensor:
+    """|p_2 - p_1| / |x_2 - x_1|, Frobenius norms of the two halves of a batch apart, p = softmax(z).
+
+    Images are to differ more than what the net says of them. RDSKD's diversity (@ 8512a9d) is
+    1 / (|x_2 - x_1| / |p_2 - p_1| + 1e-20); so written, equal answers do no harm. Input x (B, ...), logits z (B, C).
+    """
+    halves = (t.chunk(2) for t in (x, logits.softmax(dim=1)))
+    apart, answers = (torch.linalg.vector_norm(second - first) for first, second in halves)
+    ratio: Tensor = answers / (apart + 1e-20 * answers).clamp(min=torch.finfo(x.dtype).tiny)
+    return ratio
 
 
 def gaussian(sigma: float, side: int = 5) -> Tensor:
@@ -78,3 +117,71 @@ def smoothness(images: Tensor, blur: Tensor) -> Tensor:
     kernel = blur.to(images).expand(channels, 1, -1, -1)
     smooth = F.conv2d(F.pad(images, (reach,) * 4, mode="reflect"), kernel, groups=channels)
     return F.mse_loss(images, smooth)
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """How much neighbouring pixels differ: mean |a - b| for each of four directions, summed; x (B, c, H, W).
+
+    To the right, downwards and along both diagonals, so sides are at least 2. DeepInversion in the form of
+    DataFree (@ 9e79fa9, `get_image_prior_losses`); NVlabs' own code takes Euclidean norms instead of means.
+    """
+    pairs = (
+        (images[..., :-1], images[..., 1:]),
+        (images[..., :-1, :], images[..., 1:, :]),
+        (images[..., 1:, :-1], images[..., :-1, 1:]),
+        (images[..., :-1, :-1], images[..., 1:, 1:]),
+    )
+    return torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
+
+
+def jensen_shannon(one: Tensor, other: Tensor, temperature: float = 1.0) -> Tensor:
+    """1/B sum_i 1/2 [KL(p_i || m_i) + KL(q_i || m_i)], m = (p + q) / 2: 0 where both agree, log 2 at most.
+
+    p, q are the softmax of logits (B, C) divided by `temperature`.
+    """
+    log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (one, other))
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    both = [(log.exp() * (log - log_m)).sum(dim=1).mean() for log in (log_p, log_q)]
+    return torch.stack(both).mean()
+
+
+def clamped_jensen_shannon(one: Tensor, other: Tensor, temperature: float = 1.0) -> Tensor:
+    """1/B sum_i 1/2 [KL(m_i || p_i) + KL(m_i || q_i)], with p, q and m cut to [0.01, 0.99] after m was formed.
+
+    The released codes of DeepInversion (NVlabs; DataFree @ 9e79fa9, `jsdiv`): the divergences run the other
+    way. What is cut has no gradient; with a hundred classes that is most of p and q. Logits (B, C).
+    """
+    p, q = (F.softmax(logits / temperature, dim=1) for logits in (one, other))
+    m, p, q = (t.clamp(0.01, 0.99) for t in ((p + q) / 2, p, q))
+    both = [(m * (m.log() - t.log())).sum(dim=1).mean() for t in (p, q)]
+    return torch.stack(both).mean()
+
+
+@torch.no_grad()
+def bns_score(net: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
+    """How unlike a net's training data samples are: `batchnorm_divergence` with the statistics of all of them.
+
+    So it is KL(net || samples), its mean over layers and channels; near 0 for training data. The measure of data
+    similarity of "The Knowledge Within" (CVPR 2020). x (N, ...) as the net's input is; `batch_size` is a matter
+    of memory alone: means and variances of the batches are put together exactly.
+
+    Raises:
+        ValueError: the net is in train mode, which would change what it remembers, or has no BatchNorm.
+    """
+    if net.training:
+        raise ValueError("a net in train mode would learn from the samples it is to judge; call eval() first")
+    shares, parts = list[float](), list[Statistics]()
+    for batch in torch.split(x, batch_size):
+        with record_statistics(net) as stats:
+            net(batch)
+        shares.append(len(batch) / len(x))
+        parts.append(dict(stats))
+    whole: Statistics = {}
+    for name in parts[0]:
+        if name.endswith("running_mean"):
+            variance = f"{name.removesuffix('mean')}var"
+            means, variances = (torch.stack([part[key] for part in parts], dim=1) for key in (name, variance))
+            whole[name] = means @ means.new_tensor(shares)
+            apart = (means - whole[name][:, None]).square()
+            whole[variance] = (variances + apart) @ means.new_tensor(shares)
+    return batchnorm_divergence(net, whole)

@@ -1,0 +1,181 @@
+"""The Knowledge Within: samples that agree with the batch-norm statistics of a net, or with less of it.
+
+Paper: Haroush et al., "The Knowledge Within: Methods for Data-Free Model Compression", CVPR 2020,
+arXiv:1912.01274. There is no public code.
+
+Three schemes, of which the paper finds the last the best:
+
+    gaussian    x ~ N(0, 1), and nothing is optimised
+    inception   L = -w_logit mean_i T(x'_i)_{y_i} + w_tv TV(x) + w_l2 ||x||
+    bns         L = w_bn KL(N(M, V) || N(m, v)) + w_ce CE(T(x'), y) + w_tv TV(x) + w_l2 ||x||
+
+each with + bound(g(x'), e_y) where the caller asks for one and something is optimised. M, V are the mean and
+variance that a batch-norm layer remembers, m, v those of the batch, and x' is x rolled by a few pixels.
+
+What is whose:
+
+    the paper's own words   the three schemes; that they are to calibrate and fine-tune compressed nets; that the
+                            third goes by batch-norm statistics, with or without classes (BNS+I and BNS); that the
+                            same statistic measures how alike data are (`fcil.synthesis.terms.bns_score`)
+    from reading notes      the formula of the divergence, in this direction; that inception maximises a logit;
+                            that a student of Gaussian samples is to keep its batch-norm statistics as they are
+    ours                    the mean of the divergence over layers and channels; cross-entropy as what asks for a
+                            class in bns; total variation, norm, rolling, box and Adam, with DeepInversion's
+                            numbers; every weight and the number of steps; which iterate is kept
+
+In `inception`, and in `bns` where ce is above 0, labels are those asked for; to raise a logit does not lower the
+others, so that the net may see another class in a dream. Else nothing asks for a class, and the label is the net's
+answer to the image as it is stored. Gaussian samples are cut to what an image can be. Since statistics are those
+of a whole batch, its labels are balanced.
+
+Shapes: B batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fcil.data import normalise
+from fcil.losses import record_statistics
+from fcil.rng import generator
+from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.keeper import readable
+from fcil.synthesis.pixels import (
+    Gathered,
+    Shift,
+    noise,
+    nothing_yet,
+    optimise,
+    refuse_what_is_no_image,
+    requested,
+    shifts,
+    stored,
+)
+from fcil.synthesis.terms import batchnorm_divergence, confidence, total_variation
+from fcil.types import Count, NonNegative, Positive, Tensors, Terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeWithin(Synthesizer):
+    """Noise, dreams of a class, or images with a net's batch-norm statistics."""
+
+    scheme: Literal["gaussian", "inception", "bns"] = "bns"
+    """Noise as it is, images of the highest logit, or images with the statistics that the net remembers."""
+    rounds: Count | None = None
+    """Episodes, the batch of each entering the pool; null: as many as fill `samples`."""
+    steps: Count = 1000
+    """Steps per episode; `gaussian` has none."""
+    batch_size: Count = 256
+    """Images of an episode, whose statistics are matched."""
+    lr: Positive = 0.1
+    """Adam's rate for the pixels."""
+    labels: Literal["random", "balanced"] = "balanced"
+    """Every label by itself, or whole sweeps over the classes and a random rest."""
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.125
+    """Share of a side by which the images are rolled at most, either way, anew in each step."""
+    flip: bool | None = None
+    """Mirror the images in half of the steps; null: where the data is mirrored."""
+    kept: Literal["best", "last"] = "best"
+    """Which iterate is kept: that of the lowest loss, or the last."""
+    bn: Positive = 10.0
+    """Weight of the divergence of batch-norm statistics, in `bns`."""
+    ce: NonNegative = 1.0
+    """Weight of the cross-entropy to the wanted class, in `bns`; 0: no class is asked for, the net gives the labels."""
+    logit: Positive = 1.0
+    """Weight of the wanted class's logit, in `inception`."""
+    tv: NonNegative = 1e-3
+    """Weight of the total variation."""
+    l2: NonNegative = 0.0
+    """Weight of the Euclidean norm of the whole batch."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+
+    # Settings ---------------------------------------------------------------------------------
+
+    def smoke(self) -> Self:
+        return replace(self, rounds=2, steps=2, batch_size=min(self.batch_size, 32))
+
+    @property
+    def episodes(self) -> int:
+        rounds = self.rounds or -(-self.samples // self.batch_size)
+        return -(-rounds // self.chains)
+
+    @property
+    def required(self) -> frozenset[str]:
+        return self.needs if self.scheme == "bns" else frozenset()
+
+    @property
+    def asks(self) -> bool:
+        """Whether images are made for a class."""
+        return self.scheme == "inception" or (self.scheme == "bns" and self.ce > 0)
+
+    # Method -----------------------------------------------------------------------------------
+
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        refuse_what_is_no_image(self.name, problem)
+        return problem
+
+    def start(self, problem: Inversion, chain: int) -> Gathered:
+        return Gathered(chain, *nothing_yet(problem))
+
+    def episode(self, problem: Inversion, chain: Gathered, number: int) -> dict[str, float]:
+        key = (*problem.key, chain.number, number)
+        rng = generator(*key, "labels and noise", device=problem.device)
+        labels = requested(problem, self.batch_size, self.labels, rng)
+        x, found = noise(problem, self.batch_size, rng), Terms()
+        if self.scheme != "gaussian":
+            mirror = problem.augment.flip if self.flip is None else self.flip
+            views = shifts(self.steps, problem.shape, self.jitter, mirror, generator(*key, "shifts"))
+
+            def terms(x: Tensor, step: int) -> Terms:
+                return self.terms(problem, x, labels, views[step])
+
+            x, found = optimise(problem, x, terms, steps=self.steps, lr=self.lr, kept=self.kept)
+        images = stored(problem, x)
+        if not self.asks:
+            labels, found["confidence"] = answers(problem, images)
+        chain.add(images, labels, self.share(chain.number))
+        return readable({name: term.mean() for name, term in found.items()}, number)
+
+    def terms(self, problem: Inversion, x: Tensor, labels: Tensor, view: Shift) -> Terms:
+        """The weighted terms of L for a batch of normalised images (B, channels, H, W)."""
+        with record_statistics(problem.teacher) as statistics:
+            out = problem.teacher(view(x))
+        terms: Terms = {}
+        if self.scheme == "inception":
+            terms["logit"] = -self.logit * out.logits.gather(1, labels[:, None]).mean()
+        else:
+            terms["bn"] = self.bn * batchnorm_divergence(problem.teacher, statistics)
+            if self.asks:
+                terms["ce"] = self.ce * F.cross_entropy(out.logits, labels)
+        if self.tv:
+            terms["tv"] = self.tv * total_variation(x)
+        if self.l2:
+            terms["l2"] = self.l2 * torch.linalg.vector_norm(x)
+        if problem.bound is not None and problem.anchors is not None and out.embedding is not None:
+            towards = labels if self.asks else among(problem, out.logits)
+            terms["bound"] = problem.bound(out.embedding, problem.anchors[towards])
+        return terms
+
+    def pool(self, problem: Inversion, chain: Gathered) -> Tensors:
+        return chain.pool
+
+
+def among(problem: Inversion, logits: Tensor) -> Tensor:
+    """The net's answers (B,), one of the classes that are asked for, to logits (B, C)."""
+    asked = torch.tensor(problem.labels, device=problem.device)
+    return asked[logits[:, asked].argmax(dim=1)]
+
+
+@torch.no_grad()
+def answers(problem: Inversion, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The net's answers to images in bytes, and the cross-entropy with them: 0 where it is sure."""
+    logits = problem.teacher(normalise(images, problem.mean, problem.std)).logits
+    return among(problem, logits), confidence(logits)

@@ -1,0 +1,133 @@
+"""Images that are optimised themselves, without a generator: Adam on pixels, inside the box of what an image can be.
+
+What DeepInversion and The Knowledge Within share. Images are normalised, as the net's input is, so the box is
+[(0 - mean) / std, (1 - mean) / std] in every channel.
+
+Shapes: B batch, N images so far, (c, H, W) an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fcil.errors import ConfigError
+from fcil.synthesis.base import Inversion
+from fcil.synthesis.keeper import Lowest, sweeps
+from fcil.synthesis.pool import Rounding, to_bytes
+from fcil.types import Tensors, Terms
+
+Kept = Literal["best", "last"]
+BETAS = (0.5, 0.99)
+
+
+@dataclass
+class Gathered:
+    """What a chain has made so far: the latest samples, no more than it may contribute."""
+
+    number: int
+    x: Tensor  # uint8 (N, c, H, W)
+    y: Tensor  # (N,)
+
+    def add(self, x: Tensor, y: Tensor, most: int) -> None:
+        self.x, self.y = torch.cat([self.x, x])[-most:], torch.cat([self.y, y])[-most:]
+
+    @property
+    def pool(self) -> Tensors:
+        return {"x": self.x, "y": self.y}
+
+
+def nothing_yet(problem: Inversion) -> tuple[Tensor, Tensor]:
+    """No images, and no labels of them."""
+    x = torch.empty(0, *problem.shape, dtype=torch.uint8, device=problem.device)
+    return x, torch.empty(0, dtype=torch.int64, device=problem.device)
+
+
+class Shift(NamedTuple):
+    """A view of a batch: rolled around its borders, all images alike, and perhaps mirrored."""
+
+    rows: int
+    columns: int
+    mirrored: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rolled = torch.roll(x, (self.rows, self.columns), dims=(-2, -1))
+        return rolled.flip(-1) if self.mirrored else rolled
+
+
+def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: torch.Generator) -> list[Shift]:
+    """One view for every step: up to `share` of each side either way, half of them mirrored if `mirror`.
+
+    Drawn at once and on the CPU, since whoever rolls has to know by how much, and a GPU would have to stop.
+    """
+    drawn = [torch.randint(-reach, reach + 1, (steps,), generator=rng) for reach in (int(n * share) for n in shape[1:])]
+    mirrored = torch.rand(steps, generator=rng) < (0.5 if mirror else 0.0)
+    return [Shift(*view) for view in zip(*(t.tolist() for t in (*drawn, mirrored)), strict=True)]
+
+
+def requested(problem: Inversion, count: int, how: Literal["random", "balanced"], rng: torch.Generator) -> Tensor:
+    """Labels (count,): each by itself, or whole sweeps over the classes and a random rest."""
+    if how == "balanced":
+        return sweeps(problem.labels, count, rng, problem.device)
+    rows = torch.randint(len(problem.labels), (count,), generator=rng, device=rng.device)
+    return torch.tensor(problem.labels, device=problem.device)[rows.to(problem.device)]
+
+
+def noise(problem: Inversion, count: int, rng: torch.Generator) -> Tensor:
+    """Where images begin: N(0, 1) in every pixel, (count, c, H, W)."""
+    return torch.randn(count, *problem.shape, generator=rng, device=rng.device).to(problem.mean)
+
+
+def stored(problem: Inversion, x: Tensor, rounding: Rounding = "round") -> Tensor:
+    """Normalised images as bytes."""
+    mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
+    return to_bytes(x * std + mean, rounding)
+
+
+class Optimised(NamedTuple):
+    """What an optimisation found."""
+
+    x: Tensor  # (B, c, H, W), normalised
+    terms: Tensors  # each (steps,), measured before the step
+
+
+def optimise(
+    problem: Inversion, start: Tensor, terms: Callable[[Tensor, int], Terms], *, steps: int, lr: float, kept: Kept
+) -> Optimised:
+    """`steps` Adam steps of a batch of images down the sum of the terms, back into the box after each.
+
+    Args:
+        start: (B, c, H, W), normalised; it is not changed.
+        terms: the weighted terms of a batch, and the number of the step from 0.
+        kept: `best`, the iterate of the lowest loss among those that were measured, or what the last step made.
+    """
+    low, high = ((bound - problem.mean.view(-1, 1, 1)) / problem.std.view(-1, 1, 1) for bound in (0.0, 1.0))
+    x = nn.Parameter(start.clone())
+    adam = torch.optim.Adam([x], lr, betas=BETAS, fused=True)
+    lowest, history = Lowest(), list[Terms]()
+    for step in range(steps):
+        with problem.autocast():
+            found = terms(x, step)
+        loss = torch.stack(list(found.values())).sum()
+        (x.grad,) = torch.autograd.grad(loss, [x])  # of the images alone, whatever net took part
+        if kept == "best":
+            lowest.offer(loss, x.detach().clone())  # a copy: Adam changes x in place
+        adam.step()
+        with torch.no_grad():
+            x.clamp_(low, high)
+        history.append({name: term.detach() for name, term in found.items()} | {"total": loss.detach()})
+    (best,) = lowest.kept if kept == "best" else [x.detach()]
+    return Optimised(best, {name: torch.stack([h[name] for h in history]) for name in history[0]})
+
+
+def refuse_what_is_no_image(name: str, problem: Inversion) -> None:
+    """Raises ConfigError unless samples are images of two pixels a side and more."""
+    if len(problem.shape) != 3:
+        raise ConfigError(f"synthesizer {name}: makes images; this data has samples of shape {problem.shape}")
+    if min(problem.shape[1:]) < 2:
+        rows, columns = problem.shape[1:]
+        raise ConfigError(f"synthesizer {name}: images of {rows} x {columns} pixels have no neighbours; 2 x 2 at least")
