@@ -44,6 +44,14 @@ def run(
 
 
 @app.command()
+def distill(experiment: Path, overrides: Overrides = None, out: Out = Path("results")) -> None:
+    """Teach a student what a teacher knows, without data: every synthesizer of its matrix, every seed."""
+    from fcil.distillation import distill
+
+    distill(experiment, *(overrides or []), out=out)
+
+
+@app.command()
 def resume(
     run_dir: Path,
     trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,

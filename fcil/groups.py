@@ -11,6 +11,10 @@ from fcil.store.read import Run
 
 IGNORED = ("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every")
 """Settings that change no result, and so tell no two groups apart."""
+CHOICES = ("synthesizer", "distiller")
+"""Settings that name a method and hold its options."""
+UNTOLD = ("strategy.distill.teacher", "strategy.distill.digest")
+"""Settings that follow from others and would tell a reader nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
         return ""
     flats = [flat(r.config) for r in rivals]
     mine = flat(run.config)
-    keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k != "name"]
-    words = [f"{_short(key.split('.')[-1])} {_short(mine[key])}" for key in keys[:3]]
+    keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k not in ("name", *UNTOLD)]
+    chosen = [k for k in keys if k.split(".")[-1] in CHOICES]  # their options are not those of another choice
+    keys = [k for k in keys if not any(k.startswith(f"{choice}.") for choice in chosen)]
+    words = [_short(mine[k]) if k in chosen else f"{_short(k.split('.')[-1])} {_short(mine[k])}" for k in keys[:3]]
     twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
     if twins > 1:
         named = len({r.name for r in rivals}) == len(rivals)
@@ -78,7 +84,8 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     if path in IGNORED:
         return {}
     if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
+        chosen = path.split(".")[-1] in CHOICES and len(value) == 1
+        found: dict[str, Any] = {path: next(iter(value))} if chosen else {}
         for key, inner in value.items():
             found |= flat(inner, f"{path}.{key}" if path else str(key))
         return found

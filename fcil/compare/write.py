@@ -41,7 +41,7 @@ def cell(spread: Spread | None, metric: Metric, *, bounds: bool = False) -> str:
     if spread is None:
         return NONE
     if metric.unit == "bytes":
-        return size(spread.mean)
+        return size(float(f"{spread.mean:.2g}"))  # two digits say enough, and fit a terminal
     if metric.unit == "seconds":
         return f"{spread.mean:.0f} s" if spread.mean < 1000 else duration(spread.mean)
     text = f"{spread.mean:.1f}"

@@ -14,5 +14,6 @@
 from fcil.store.folder import RunFolder, check_writable
 from fcil.store.read import Run, find_runs, load, load_run
 from fcil.store.recorder import RunRecorder
+from fcil.store.weights import final_weights
 
-__all__ = ["Run", "RunFolder", "RunRecorder", "check_writable", "find_runs", "load", "load_run"]
+__all__ = ["Run", "RunFolder", "RunRecorder", "check_writable", "final_weights", "find_runs", "load", "load_run"]
