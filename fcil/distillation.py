@@ -21,7 +21,6 @@ from fcil.anchors import AnchorSettings
 from fcil.config import Where, dump, parse_fields
 from fcil.data import DataSettings
 from fcil.distillers import KD, Distiller
-from fcil.errors import ConfigError
 from fcil.experiment import cells, named, play, rehearse_all, share_out
 from fcil.federation.parts import DamagedError, read_tensors
 from fcil.federation.plan import Plan, first_net

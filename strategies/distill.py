@@ -65,6 +65,7 @@ class Distill(Strategy):
     # Client -----------------------------------------------------------------------------------
 
     def local_train(self, client: Client) -> Update:
+        client.net.eval().requires_grad_(False)  # to the synthesizer it is a judge and no pupil
         problem = self.problem(client)
         lesson = self.lesson(client, problem)
         terms: dict[str, float] = {}
@@ -108,8 +109,9 @@ class Distill(Strategy):
         """A new one in every task, then as the last round left it."""
         key = (*problem.key, "distiller")
         notes = self.distiller.start(problem, client.net, self.synthesizer.samples, key)
-        trained = [*client.net.parameters(), *self.distiller.parameters(notes)]
-        optimizer = build_optimizer(client.optimizer, [p.requires_grad_() for p in trained], client.lr)
+        trained = [*client.net.requires_grad_(True).parameters(), *self.distiller.parameters(notes)]
+        optimizer = build_optimizer(client.optimizer, trained, client.lr)
+        client.net.requires_grad_(False)
         lesson = Lesson(self.synthesizer.start(problem, 0), notes, optimizer)
         if client.memory.get("task") == client.task.number:
             student = client.net.weights()  # as the server sent it; the chain's is the same net
@@ -137,7 +139,9 @@ class Distill(Strategy):
         student.eval().requires_grad_(False)
         return sums
 
-    def after_local_task(self, client: Client) -> Update:
+    def after_local_task(self, client: Client) -> Update | None:
+        if client.memory.get("task") != client.task.number:
+            return None  # it was not drawn in this task
         problem = self.problem(client)
         pool = self.synthesizer.pool(problem, self.lesson(client, problem).chain)
         return Update({name: pool[name] for name in ("x", "y")}, 1)

@@ -1,4 +1,4 @@
-"""`fcil distill`: teachers trained or given, students taught without data, and what is refused before anything begins."""
+"""`fcil distill`: teachers trained or given, students taught without data, and what is refused beforehand."""
 
 from __future__ import annotations
 
