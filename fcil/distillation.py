@@ -8,14 +8,16 @@ So a distillation is resumed, watched, drawn and compared like any run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from rich.table import Table
+from rich.text import Text
+from safetensors.torch import load_file, save_file
 
 from fcil.anchors import AnchorSettings
 from fcil.config import Where, dump, parse_fields
@@ -23,15 +25,21 @@ from fcil.data import DataSettings
 from fcil.distillers import KD, Distiller
 from fcil.experiment import cells, named, play, rehearse_all, share_out
 from fcil.federation.parts import DamagedError, read_tensors
-from fcil.federation.plan import Plan, first_net
+from fcil.federation.plan import Plan, first_net, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.nets import NetSettings
+from fcil.groups import group_runs
+from fcil.nets import NetSettings, frozen
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec
 from fcil.store import Run, check_writable, final_weights, load_run
-from fcil.store.files import replacing
+from fcil.store.files import read_json, replacing, write_json
 from fcil.synthesis import Synthesizer
-from fcil.types import Count, Index
+from fcil.synthesis.quality import quality
+from fcil.tables import NONE, percent, simple_table
+from fcil.types import Count, Index, Tensors
+
+QUALITY = "quality.json"
+"""In a student's run folder: what its samples were like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +207,44 @@ def distill(
     for folder in trained:
         accuracy = load_run(out / folder).summary["final_accuracy"]
         console.print(f"teacher: {100 * accuracy:.1f} % ({files[folder]})", markup=False, soft_wrap=True)
+    for run, plan, (one, seed) in zip(runs, plans, asked, strict=True):
+        if not (run.path / QUALITY).is_file():
+            share_out(plan, where)
+            measure(run, replace(one.teacher_plan(seed), data=plan.data), load_file(_teacher_of(plan)))
+    console.print(quality_table(runs))
     return runs
+
+
+def _teacher_of(plan: Plan) -> str:
+    return str(vars(plan.strategy.strategy)["teacher"])
+
+
+def measure(run: Run, teacher: Plan, weights: Tensors) -> None:
+    """Write `quality.json`: what the pool of a run is like to its teacher.
+
+    Args:
+        teacher: the plan that says which net it is, and on what data.
+    """
+    net = first_net(teacher, None)
+    net.load({name: w for name, w in weights.items() if not name.startswith("text_head.")})
+    pool = load_file(run.folder.synthetic / "task1.safetensors")
+    dataset = scenario_of(teacher).dataset
+    found = quality(frozen(net), pool, torch.tensor(dataset.mean), torch.tensor(dataset.std))
+    write_json(run.path / QUALITY, asdict(found))
+
+
+def quality_table(runs: Sequence[Run]) -> Table:
+    """What was made, and what the student has of it."""
+    table = simple_table("Samples", "agreement: the teacher sees the label; bns: KL to its statistics, less is nearer")
+    for title in ("", "student", "samples", "agreement", "bns", "diversity"):
+        table.add_column(title, justify="right" if title else "left")
+    for group in group_runs(runs):
+        for run in group.runs:
+            about = read_json(run.path / QUALITY)
+            numbers = [f"{about[key]:.3g}" if about[key] is not None else NONE for key in ("bns", "diversity")]
+            shares = percent(run.summary["final_accuracy"]), percent(about["agreement"])
+            table.add_row(Text(group.label), shares[0], str(about["samples"]), shares[1], *numbers)
+    return table
 
 
 def exported(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def test_a_teacher_is_trained_and_a_student_learns_from_what_it_dreams(tmp_path:
     pool = load_file(run.path / "synthetic" / "task1.safetensors")
     assert pool["x"].shape == (20, 1, 8, 8)
     assert pool["x"].dtype == torch.uint8
+    about = json.loads((run.path / "quality.json").read_text())
+    assert about["samples"] == sum(about["counts"]) == 20
+    assert 0 <= about["agreement"] <= 1
+    assert "agreement" in printed
     exported = load_file(teacher.path / "net.safetensors")
     assert same(exported, final_weights(teacher))
     student = final_weights(run)

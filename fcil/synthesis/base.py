@@ -250,7 +250,7 @@ def merge(pools: Sequence[Tensors]) -> Tensors:
 def synthesizer_names() -> list[str]:
     """The methods of this package: every module that is not part of the shared machinery."""
     shared = {
-        "base", "student", "pool", "chain", "keeper", "live", "mixture", "pixels", "noisy", "sizes",
+        "base", "student", "pool", "chain", "quality", "keeper", "live", "mixture", "pixels", "noisy", "sizes",
         "terms", "contrast",
     }  # fmt: skip
     return names_in("fcil.synthesis", shared)
