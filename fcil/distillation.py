@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from fcil.anchors import AnchorSettings
 from fcil.config import Where, dump, parse_fields
 from fcil.data import DataSettings
+from fcil.data.folders import data_folder
 from fcil.distillers import KD, Distiller
 from fcil.experiment import cells, named, play, rehearse_all, share_out
 from fcil.federation.parts import DamagedError, read_tensors
@@ -29,6 +30,7 @@ from fcil.federation.plan import Plan, first_net, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.groups import group_runs
 from fcil.nets import NetSettings, frozen
+from fcil.nets.ported import torchvision_weights
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec
 from fcil.store import Run, check_writable, final_weights, load_run
@@ -49,7 +51,7 @@ class TeacherSettings:
     net: NetSettings = NetSettings()
     """Which net it is."""
     file: str | None = None
-    """A safetensors file with its weights; null: it is trained."""
+    """A safetensors file with its weights, or `torchvision` for what that has trained; null: it is trained."""
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 64
@@ -188,25 +190,22 @@ def distill(
     out, console, where = Path(out), console or Console(), Where(str(source))
     found = read(source, overrides)
     check_writable(out)
-    given = {one.teacher.file for one in found} - {None}
-    for one in found:
-        if one.teacher.file in given:
-            given.discard(one.teacher.file)
-            check_teacher(Path(str(one.teacher.file)), one.teacher_plan(one.seeds[0]), where)
+    given = {(one.teacher.file, one.teacher.net): one for one in found if one.teacher.file}
+    files = {key: given_teacher(one, where) for key, one in given.items()}
     asked = [(one, seed) for one in found for seed in one.seeds]
     # What a method cannot do without, the teacher has to have.
     rehearse_all([replace(one.student_plan(seed), net=one.teacher.net) for one, seed in asked], console, where)
     trained = {one.teacher_plan(seed).folder: one.teacher_plan(seed) for one, seed in asked if not one.teacher.file}
     play(list(trained.values()), out, console, where)
-    files = {folder: exported(out / folder) for folder in trained}
+    made = {folder: exported(out / folder) for folder in trained}
     plans = [
-        one.student_plan(seed, Path(one.teacher.file) if one.teacher.file else files[one.teacher_plan(seed).folder])
+        one.student_plan(seed, files.get((one.teacher.file, one.teacher.net)) or made[one.teacher_plan(seed).folder])
         for one, seed in asked
     ]
     runs = play(plans, out, console, where)
     for folder in trained:
         accuracy = load_run(out / folder).summary["final_accuracy"]
-        console.print(f"teacher: {100 * accuracy:.1f} % ({files[folder]})", markup=False, soft_wrap=True)
+        console.print(f"teacher: {100 * accuracy:.1f} % ({made[folder]})", markup=False, soft_wrap=True)
     for run, plan, (one, seed) in zip(runs, plans, asked, strict=True):
         if not (run.path / QUALITY).is_file():
             share_out(plan, where)
@@ -254,6 +253,23 @@ def exported(folder: Path) -> Path:
         weights = {name: tensor.cpu().contiguous() for name, tensor in final_weights(folder).items()}
         with replacing(path) as temporary:
             save_file(weights, temporary)
+    return path
+
+
+def given_teacher(one: Distillation, where: Where) -> Path:
+    """The file of a teacher that is not trained here, after a look at it.
+
+    Raises:
+        ConfigError: it cannot be had, or cannot serve.
+    """
+    path = Path(str(one.teacher.file))
+    if one.teacher.file == "torchvision":
+        with named(where.at("teacher.file")):
+            weights = torchvision_weights(one.teacher.net.name)
+        path = data_folder() / f"torchvision-{one.teacher.net.name}.safetensors"
+        with replacing(path) as temporary:
+            save_file({name: w.contiguous() for name, w in weights.items()}, temporary)
+    check_teacher(path, one.teacher_plan(one.seeds[0]), where)
     return path
 
 

@@ -14,10 +14,12 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from small_runs import Stop, StopAfter, checkpoint, final_weights, same, silently, without_seconds
 
+from fcil.config import Where, parse
 from fcil.distillation import distill, read
 from fcil.errors import ConfigError
 from fcil.federation.observer import Observer
 from fcil.groups import group_runs
+from fcil.nets import NetSettings, build_net
 from fcil.store import Run, find_runs
 from strategies.distill import Distill
 
@@ -107,6 +109,23 @@ def test_a_teacher_from_a_file_needs_no_training(tmp_path: Path) -> None:
 def test_the_student_waits_for_the_warmup(tmp_path: Path) -> None:
     (run,), _ = taught(write(tmp_path, student={"wait": 3}), out=tmp_path / "out")
     assert ["student_kl" in record["terms"] for record in run.rounds] == [False, False, False, True]
+
+
+def test_torchvisions_weights_serve_where_they_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
+    parts = {"teacher": {"net": {"name": "resnet18", "stem": "imagenet", "width": 4}, "file": "torchvision"}}
+    asked = []
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        asked.append(name)
+        net = parse(NetSettings, parts["teacher"]["net"], Where("test"))
+        return build_net(net, shape=(1, 8, 8), num_classes=10, text_width=None, key=("theirs",)).weights()
+
+    monkeypatch.setattr("fcil.distillation.torchvision_weights", weights)
+    (run,), _ = taught(write(tmp_path, student={"rounds": 2}, **parts), out=tmp_path / "out")
+    assert asked == ["resnet18"]
+    assert run.finished
+    assert not (tmp_path / "out" / "tiny-teacher").exists()
 
 
 def broken(tmp_path: Path, change: Any) -> Path:
