@@ -31,7 +31,8 @@ class PlainGenerator(nn.Sequential):
     Args:
         shape: c, H, W of the images.
         latent: n.
-        width: w, channels before the last convolution; the first maps have 2 w.
+        width: w, channels before the last convolution; the first maps have `first` w.
+        first: 2, or 4 in the generator of DAFL, ZSKT, DFQ and DFAD (DataFree @ 9e79fa9: LargeGenerator).
 
     Raises:
         ValueError: a side is no multiple of 4 (of 16 in the deep stack).
@@ -40,12 +41,14 @@ class PlainGenerator(nn.Sequential):
     l1: nn.Linear
     bn0: nn.BatchNorm2d
 
-    def __init__(self, shape: Shape, latent: int = 256, width: int = 64, deep: bool | None = None) -> None:
-        first, convs = _unfolding(shape, width, deep)
+    def __init__(
+        self, shape: Shape, latent: int = 256, width: int = 64, deep: bool | None = None, first: int = 2
+    ) -> None:
+        unfolded, convs = _unfolding(shape, width, deep, first)
         super().__init__(
             OrderedDict(
-                l1=nn.Linear(latent, math.prod(first)),
-                unfold=nn.Unflatten(1, first),
+                l1=nn.Linear(latent, math.prod(unfolded)),
+                unfold=nn.Unflatten(1, unfolded),
                 **OrderedDict(convs),
                 squash=nn.Sigmoid(),
             )
@@ -141,7 +144,7 @@ class NoisyGenerator(nn.Sequential):
 
 
 def _unfolding(
-    shape: Shape, width: int, deep: bool | None
+    shape: Shape, width: int, deep: bool | None, first: int = 2
 ) -> tuple[tuple[int, int, int], Iterator[tuple[str, nn.Module]]]:
     """The first map (channels, s, s) and the layers that make an image of it."""
     channels, *sides = shape
@@ -150,19 +153,19 @@ def _unfolding(
     if any(side < 1 or side % factor for side in sides):
         kind = "the deep generator" if deep else "the generator"
         raise ValueError(f"{kind} makes images whose sides are multiples of {factor}, not {sides[0]} x {sides[1]}")
-    first = (2 * width, sides[0] // factor, sides[1] // factor)
-    return first, _deep_convs(channels, width) if deep else _convs(channels, width)
+    unfolded = (first * width, sides[0] // factor, sides[1] // factor)
+    return unfolded, _deep_convs(channels, width, first) if deep else _convs(channels, width, first)
 
 
-def _convs(channels: int, w: int) -> Iterator[tuple[str, nn.Module]]:
-    yield "bn0", nn.BatchNorm2d(2 * w)
-    yield from _step(1, 2 * w, 2 * w)
+def _convs(channels: int, w: int, first: int) -> Iterator[tuple[str, nn.Module]]:
+    yield "bn0", nn.BatchNorm2d(first * w)
+    yield from _step(1, first * w, 2 * w)
     yield from _step(2, 2 * w, w)
     yield "conv3", nn.Conv2d(w, channels, 3, padding=1)
 
 
-def _deep_convs(channels: int, w: int) -> Iterator[tuple[str, nn.Module]]:
-    yield from _step(0, 2 * w, 2 * w, grow=False)
+def _deep_convs(channels: int, w: int, first: int) -> Iterator[tuple[str, nn.Module]]:
+    yield from _step(0, first * w, 2 * w, grow=False)
     yield from _step(1, 2 * w, 2 * w)
     yield from _step(2, 2 * w, w)
     yield from _step(3, w, w)

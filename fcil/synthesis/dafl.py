@@ -1,0 +1,33 @@
+"""DAFL: a generator of what a teacher is sure of, in equal shares, without a look at any student.
+
+Paper: Chen et al., "Data-Free Learning of Student Networks", ICCV 2019, arXiv:1904.01186. Constants and architecture
+for CIFAR from github.com/zju-vipa/DataFree @ 9e79fa9, which compares methods on equal terms.
+
+    L  = CE(T(x), argmax T(x)) + 20 sum_k q_k log q_k - 0.001 mean |f|         x = (G(z) - mean) / std
+
+T is the teacher, f the features that its classifier reads, q its mean prediction over a batch; large batches tell q
+well. No term asks a student, so none is there: who wants one teaches it on the samples.
+
+Shapes: as in `fcil.synthesis.mixture`, which holds the loss; `fcil.synthesis.live` holds the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fcil.synthesis.mixture import Mixture
+from fcil.types import Count, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAFL(Mixture):
+    """Certainty, balance and activation."""
+
+    latent: Count = 512
+    """Width of the noise (`nz`)."""
+    ce: NonNegative = 1.0
+    """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
+    balance: NonNegative = 20.0
+    """Weight of having as much of every class."""
+    act: NonNegative = 1e-3
+    """Weight of the size of the features."""

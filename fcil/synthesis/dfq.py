@@ -1,0 +1,43 @@
+"""DFQ: a generator of batches like the teacher's data, in equal shares, where the student disagrees.
+
+Paper: Choi et al., "Data-Free Network Quantization With Adversarial Knowledge Distillation", CVPR Workshops 2020,
+arXiv:2005.04136. Constants and architecture for CIFAR from github.com/zju-vipa/DataFree @ 9e79fa9.
+
+    L   = sum_l ||V_l - v_l|| + ||M_l - m_l|| + CE(T(x), argmax T(x)) + 20 sum_k q_k log q_k - KL(T(x) || S(x))
+    L_S = KL(T(x) || S(x))           ten steps of S to one of G, each on new x = (G(z) - mean) / std
+
+T is the teacher, S the student, G the generator, m_l, v_l the statistics of layer l's input in this batch, M_l, V_l
+those that T remembers, q its mean prediction over the batch.
+
+Differs: the paper is about quantised students and has several generators; as in the code above, ours is the loss alone.
+
+Shapes: as in `fcil.synthesis.mixture`, which holds the loss; `fcil.synthesis.live` holds the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fcil.synthesis.mixture import Mixture
+from fcil.types import Count, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class DFQ(Mixture):
+    """Batch-norm matching, certainty, balance and disagreement."""
+
+    rounds: Count = 400
+    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    bn: NonNegative = 1.0
+    """Weight of batch-norm matching; without it the net needs no batch norm."""
+    ce: NonNegative = 1.0
+    """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
+    balance: NonNegative = 20.0
+    """Weight of having as much of every class."""
+    adv: NonNegative = 1.0
+    """Weight of the disagreement with the student; with 0 there is no student."""
+    student_steps: Count = 10
+    """Student steps to one of the generator, each on a new batch (`kd_steps`)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
