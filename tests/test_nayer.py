@@ -21,8 +21,9 @@ from fcil.losses import cross_entropy_with, kl_divergence
 from fcil.nets import Net, NoisyGenerator, frozen
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis import chain as chain_state
 from fcil.synthesis import nayer as nayer_module
-from fcil.synthesis.nayer import NAYER, SIDES, Chain, Optimised
+from fcil.synthesis.nayer import ALONE, NAYER, SIDES, Chain, Optimised
 from fcil.synthesis.pool import string_sorted, to_bytes, view
 from fcil.synthesis.student import distillation
 from fcil.types import Output, Tensors, Terms
@@ -658,3 +659,121 @@ def test_an_episode_reports_the_mean_of_each_term(problem):
 def test_a_share_of_one_is_no_average():
     with pytest.raises(ConfigError, match="bn_momentum"):
         create("nayer", bn_momentum=1.0)
+
+
+# NAYER on its own ------------------------------------------------------------------------------
+
+
+def test_its_own_constants_are_the_released_codes():
+    """Scripts and defaults for CIFAR-10: 80,000 images in the warm-up, 800 in every episode after it."""
+    p, method = load_case("40_nayer_generator_rounds").parameters, create("nayer", **ALONE)
+    assert (method.bn, method.ce, method.adv, method.lr) == (p["bn"], p["oh"], p["adv"], p["lr_g"])
+    assert (method.loops, method.warmup_loops, method.life, method.steps) == (2, 10, 10, 30)
+    assert (method.rounds, method.warmup, method.batch_size, method.latent, method.width) == (100, 20, 400, 1000, 64)
+    assert (method.student_steps, method.student_lr, method.student_lr_end, method.student_batch) == (
+        400,
+        0.2,
+        2e-4,
+        512,
+    )
+    assert (method.student_decay, method.temperature, method.student_text) == (1e-4, 20.0, 0.0)
+    moments = [method.moment(number) for number in range(1, method.episodes + 1)]
+    assert len(moments) == 120
+    assert sum(m.loops for m in moments[:20]) * 400 == 80_000
+    assert {m.loops * 400 for m in moments[20:]} == {800}
+    assert sum(m.loops * m.keep for m in moments) * 400 == method.samples == 160_000
+    assert sum(m.loops for m in moments) * method.steps == 12_000
+    assert sum(m.teach for m in moments) * method.student_steps == 40_000
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rebuilt", "adversarial", "learns"),
+    [("lander", [5, 9], range(6, 10), range(4, 10)), ("nayer", [4, 5, 8, 9], range(4, 10), range(4, 10))],
+)
+def test_a_schedule_says_what_happens_when(problem, schedule, rebuilt, adversarial, learns):
+    """Warm-up of 3, life of 4: the released code rebuilds after 4 and 8 episodes, and 0 and 4 after the warm-up."""
+    method = small(schedule=schedule, warmup=3, rounds=6, life=4, warmup_loops=2, steps=1, student_steps=1)
+    chain, generators, reports = method.start(problem, 0), [], []
+    before = chain.generator
+    for number in range(1, 10):
+        reports.append(method.episode(problem, chain, number))
+        if chain.generator is not before:
+            generators.append(number)
+        before = chain.generator
+    assert generators == rebuilt
+    loops = [2, 2, 2, *[1] * 6]
+    expected = [number in adversarial for number, count in enumerate(loops, 1) for _ in range(count)]
+    assert method.notes["adversarial"] == expected
+    assert [number for number, report in enumerate(reports, 1) if "student_kl" in report] == list(learns)
+    assert len(chain.images) == len(chain.labels) == (sum(loops) if schedule == "nayer" else 6)
+
+
+def test_a_generator_lives_on_where_it_has_no_end():
+    assert not any(small(schedule="nayer").moment(number).rebuild for number in range(1, 50))
+
+
+def test_one_student_optimizer_serves_all_episodes_and_its_rate_falls_as_a_cosine(problem, monkeypatch):
+    rates, optimizers = [], []
+    train = nayer_module.train_student
+
+    def noted(*arguments: Any, **options: Any) -> Tensors:
+        optimizers.append(options["optimizer"])
+        rates.append(options["optimizer"].param_groups[0]["lr"])
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(nayer_module, "train_student", noted)
+    alone = small(schedule="nayer", rounds=4, student_lr=0.2, student_lr_end=0.1)
+    chain = run_chain(alone, problem)
+    assert rates == pytest.approx([0.1 + 0.1 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)])
+    assert all(optimizer is chain.teaching for optimizer in optimizers)
+    assert all("momentum_buffer" in chain.teaching.state[w] for w in chain.student.parameters() if w.ndim == 4)
+    optimizers.clear()
+    rates.clear()
+    chain = run_chain(small(rounds=4, student_lr=0.2), problem)
+    assert chain.teaching is None
+    assert len(set(map(id, optimizers))) == 4
+    assert rates == [0.2] * 4
+
+
+@pytest.mark.parametrize("schedule", ["lander", "nayer"])
+def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, schedule):
+    method = NAYER(**SMALL | {"rounds": 4, "schedule": schedule, "life": 2, "loops": 2})
+    straight, stopped = run_chain(method, problem), run_chain(method, problem, episodes=3)
+    went_on = method.start(problem, 0)
+    chain_state.restore(went_on, chain_state.values(stopped))
+    for number in (4, 5):
+        method.episode(problem, went_on, number)
+    for part in ("generator", "student"):
+        a, b = (getattr(chain, part).state_dict() for chain in (straight, went_on))
+        assert all(torch.equal(a[name], b[name]) for name in a), part
+    a, b = (method.pool(problem, chain) for chain in (straight, went_on))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_somebody_elses_student_is_a_judge_and_learns_nothing(problem):
+    judge = frozen(tiny_net(5, key=9))
+    here, method = replace(problem, student=judge), small(schedule="nayer", warmup=0, ce=2.0)
+    before, chain = judge.weights(), method.start(replace(problem, student=judge), 0)
+    report = method.episode(here, chain, 1)
+    assert chain.student is judge
+    assert chain.teaching is None
+    assert "adv" in report
+    assert "student_kl" not in report
+    assert all(torch.equal(before[name], w) for name, w in judge.weights().items())
+
+
+def test_a_student_that_is_the_teacher_is_refused(problem):
+    same = replace(problem, student=problem.teacher)
+    with pytest.raises(ConfigError, match=r"adv: 1.0 is not allowed where the student is the teacher itself"):
+        small().checked(same)
+    assert small(adv=0.0).checked(same) is same
+
+
+@pytest.mark.parametrize("side", [32, 128, 224])
+def test_images_of_any_usual_size(side):
+    problem = problem_of(tiny_net(5), normal(5, 16), shape=(3, side, side), labels=(0, 2, 4))
+    method = small(schedule="nayer", rows_per_layer=None, batch_size=6, steps=1, width=2, rounds=1, warmup=0)
+    chain = run_chain(method, method.checked(problem))
+    assert method.pool(problem, chain)["x"].shape == (6, 3, side, side)
+    assert len(chain.generator.noisy) == 2  # K-to-1: a layer for each sweep over the three classes
+    assert ("conv5" in dict(chain.generator.named_children())) == (side >= 128)

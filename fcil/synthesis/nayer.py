@@ -14,12 +14,21 @@ layer between e_y and the convolutions, drawn from N(0, 1) at each episode and t
        - w_adv mean_i KL(T(x'_i) || S(x'_i)) [argmax T = argmax S]
        + bound(g(x'), e_y)                                  where the caller asks for one
 
-Each episode keeps the batch of its lowest L. After the warm-up, kept batches enter the pool and
-the student S learns from the pool.
+Each inner loop keeps the batch of its lowest L; the student S learns from what was kept.
 
-The schedule is LANDER's: one optimizer per episode for the student, the adversarial term two
-episodes after the warm-up, no batch kept before. NAYER on its own has a longer warm-up whose
-batches are kept, and one student optimizer with a cosine; fields name its constants.
+`schedule` says in which order things happen (a table is in noisy.py), the other fields how much of
+each. The defaults are LANDER's: two episodes of the student before it plays against the generator.
+NAYER on its own has a longer warm-up of ten loops an episode, whose batches are kept, a generator
+that is rebuilt every ten episodes, and one student optimizer: `ALONE` holds its constants for
+CIFAR-10. As YAML they are
+
+    nayer: {schedule: nayer, rounds: 100, warmup: 20, warmup_loops: 10, loops: 2, life: 10, steps: 30,
+            batch_size: 400, samples: 160000, lr: 0.004, latent: 1000, rows_per_layer: null, bn: 10,
+            adv: 1.33, learn_stats: false, student_steps: 400, student_lr: 0.2, student_batch: 512,
+            student_decay: 0.0001, student_text: 0}
+
+CIFAR-100 takes 40 steps; Tiny-ImageNet 60, in batches of 200 and 4 loops (20 in the warm-up), with 1000
+student steps of 256 at 0.1. Images of 128 pixels and more come from a deeper generator, as in the code.
 
 Shapes: B batch, C classes, D width of e_y.
 """
@@ -27,60 +36,51 @@ Shapes: B batch, C classes, D width of e_y.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from fcil.data import normalise
 from fcil.errors import ConfigError
-from fcil.fidelity import Fidelity, settle
-from fcil.losses import (
-    Averages,
-    Statistics,
-    masked_adversarial,
-    record_statistics,
-    statistics_distance,
-    update_averages,
-)
-from fcil.nets import Net, NoisyGenerator
+from fcil.losses import Statistics, masked_adversarial, record_statistics, statistics_distance, update_averages
+from fcil.nets import NoisyGenerator
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.base import Inversion
 from fcil.synthesis.keeper import Lowest, readable, sweeps
+from fcil.synthesis.noisy import SIDES, Chain, Noisy
 from fcil.synthesis.pool import string_sorted, to_bytes
 from fcil.synthesis.student import distillation, student_of, train_student
-from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
+from fcil.types import Output, Tensors, Terms
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+__all__ = ["ALONE", "NAYER", "SIDES", "Chain", "Optimised"]
 
-SIDES: dict[str, tuple[object, object]] = {
-    # field: (the paper's method, or ours where the paper is silent; the released code)
-    "stats": ("carry", "discard"),
-    "sigma": ("positive", "free"),
-    "student_start": ("fresh", "reference"),
-    "student_mode": ("eval", "reference"),
-    "first_kept": ("after-warmup", "last-warmup"),
-    "cut": ("latest", "string-sorted"),
-    "rounding": ("round", "floor"),
+ALONE: dict[str, Any] = {
+    "schedule": "nayer",
+    "rounds": 100,
+    "warmup": 20,
+    "warmup_loops": 10,
+    "loops": 2,
+    "life": 10,
+    "steps": 30,
+    "batch_size": 400,
+    "samples": 160_000,
+    "lr": 4e-3,
+    "latent": 1000,
+    "rows_per_layer": None,
+    "bn": 10.0,
+    "adv": 1.33,
+    "learn_stats": False,
+    "student_steps": 400,
+    "student_lr": 0.2,
+    "student_batch": 512,
+    "student_decay": 1e-4,
+    "student_text": 0.0,
 }
-
-
-@dataclass
-class Chain:
-    """The state of one generator and its student."""
-
-    number: int
-    generator: NoisyGenerator
-    student: Net
-    mean: nn.Parameter  # (channels,)
-    spread: nn.Parameter  # (channels,); sigma, or what softplus turns into sigma
-    averages: Averages | None = None
-    images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
-    labels: list[Tensor] = field(default_factory=list)  # (B,) each
-    statistics: list[Tensor] = field(default_factory=list)  # (2, channels) each: what the batch was made under
+"""NAYER as its own code runs it for 100 rounds on CIFAR-10: `create("nayer", **ALONE)`."""
 
 
 class Optimised(NamedTuple):
@@ -92,92 +92,8 @@ class Optimised(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NAYER(Synthesizer):
+class NAYER(Noisy):
     """Noisy-layer generation from label-text embeddings."""
-
-    fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field below that is null; null: as the caller, or `paper`."""
-    rounds: Count = 40
-    """Episodes whose batch enters the pool (`syn_round`)."""
-    warmup: Index = 10
-    """Episodes before the first batch is kept (`warmup`)."""
-    steps: Count = 40
-    """Generator steps per inner loop (`g_steps`)."""
-    batch_size: Count = 256
-    """Samples per generator step (`synthesis_batch_size`)."""
-    loops: Count = 1
-    """Inner loops per episode, each with a re-drawn noisy layer (`g_loops`; 2 in NAYER alone)."""
-    life: Count | None = None
-    """Rebuild the whole generator every so many episodes (`g_life`; 10 in NAYER alone, never in LANDER)."""
-    lr: Positive = 2e-3
-    """Adam's rate for the generator (`lr_g`)."""
-    stats_lr: Positive = 1e-2
-    """Adam's rate for the learnt mean and deviation."""
-    latent: Count = 256
-    """Outputs of a noisy layer (`nz`; 1000 in NAYER alone)."""
-    width: Count = 64
-    """Channels of the generator's last stage (`ngf`)."""
-    rows_per_layer: Count | None = 10
-    """Rows of a batch that share a noisy layer (`nl`); null: as many as classes, the K-to-1 form of NAYER."""
-    bn: NonNegative = 1.0
-    """Weight of batch-norm matching (10 in NAYER alone)."""
-    bn_momentum: Share = 0.9
-    """Share of the past in the matched statistics, the same on both sides; 0 matches every batch by itself."""
-    ce: NonNegative = 0.5
-    """Weight of the cross-entropy to the wanted class (`oh`)."""
-    adv: NonNegative = 1.0
-    """Weight of the disagreement with the student (1.33 in NAYER alone)."""
-    learn_stats: bool = True
-    """Learn the mean and deviation that normalise samples (LANDER), instead of being told the real ones."""
-    stats: Literal["carry", "discard"] | None = None
-    """Whether samples keep the learnt statistics (paper) or are normalised by the real ones later (reference)."""
-    sigma: Literal["positive", "free"] | None = None
-    """Learnt deviation kept positive by softplus (ours), or unconstrained (reference)."""
-    student_start: Literal["fresh", "reference"] | None = None
-    """Student drawn anew (ours; the paper is silent), or with the teacher's classifier and statistics (reference)."""
-    student_mode: Literal["eval", "reference"] | None = None
-    """Student in eval mode in every loop (ours), or in train mode from an episode's second loop on (reference)."""
-    first_kept: Literal["after-warmup", "last-warmup"] | None = None
-    """First episode whose batch is kept: after the warm-up (ours), or its last one (reference; 41 instead of 40)."""
-    student_steps: Index = 50
-    """Student steps per episode after the warm-up (`kd_steps`)."""
-    student_lr: Positive = 0.1
-    """SGD rate of the student."""
-    student_batch: Count = 128
-    """Samples per student step."""
-    student_decay: NonNegative = 2e-4
-    """Weight decay of the student."""
-    temperature: Positive = 20.0
-    """Softens teacher and student (`T`); the loss carries T^2."""
-    student_text: NonNegative = 5.0
-    """Weight of matching the label-text heads of teacher and student, where there are any."""
-    cut: Literal["latest", "string-sorted"] | None = None
-    """Which samples are kept when there are too many: the latest (ours), or by file name (reference)."""
-    rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"anchors", "batchnorm"})
-
-    # Settings ---------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
-        return settle(self, self.fidelity or "paper", SIDES)
-
-    def with_fidelity(self, fidelity: Fidelity) -> Self:
-        return self if self.fidelity else replace(self, fidelity=fidelity)
-
-    def smoke(self) -> Self:
-        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
-        return replace(self, rounds=3, warmup=0, steps=2, batch_size=batch, student_steps=student_steps)
-
-    @property
-    def episodes(self) -> int:
-        """Every chain warms up; the rounds that are kept are shared."""
-        return self.warmup + -(-self.rounds // self.chains)
-
-    # Method -----------------------------------------------------------------------------------
 
     def checked(self, problem: Inversion) -> Inversion:
         super().checked(problem)
@@ -188,39 +104,52 @@ class NAYER(Synthesizer):
                 self._new_generator(problem)
         except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
             raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        if self.adv and problem.student is problem.teacher:
+            raise ConfigError(
+                f"synthesizer {self.name}: adv: {self.adv} is not allowed where the student is the teacher itself, "
+                "with whom it never disagrees; expected another net, or adv: 0"
+            )
         return problem
 
     def start(self, problem: Inversion, chain: int) -> Chain:
         s = self.settled
         channels, device = problem.shape[0], problem.device
         spread = 0.2 if s.sigma == "free" else math.log(math.expm1(0.2))  # softplus(spread) = 0.2
-        return Chain(
+        made = Chain(
             number=chain,
             generator=self._generator(problem, chain, life=0),
             student=student_of(problem, s.student_start or "fresh", *problem.key, chain),
             mean=nn.Parameter(torch.full((channels,), 0.5, device=device)),
             spread=nn.Parameter(torch.full((channels,), spread, device=device)),
         )
+        made.beyond = self.beyond(problem, made)
+        if self.schedule == "nayer" and self.teaches(problem):
+            made.teaching = self.sgd(self.learners(problem, made))
+        return made
+
+    def beyond(self, problem: Inversion, chain: Chain) -> Any:
+        """What a method that builds on this one keeps besides; nothing here."""
+        return None
 
     def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
-        s, key = self.settled, (*problem.key, chain.number, number)
+        s, key, now = self.settled, (*problem.key, chain.number, number), self.moment(number)
         rng = generator(*key, "labels and noise", device=problem.device)
-        if self.life and number > 1 and (number - 1) % self.life == 0:
+        if now.rebuild:
             chain.generator = self._generator(problem, chain.number, life=number)
-        keep = number > self.warmup or (number == self.warmup and s.first_kept == "last-warmup")
-        found: list[Optimised] = []
-        for loop in range(self.loops):
+        history: list[Terms] = []
+        for loop in range(now.loops):
             chain.student.train(loop > 0 and s.student_mode == "reference")
             labels = self.requested(problem, rng)
             chain.generator.redraw(rng)
-            found.append(self.optimise(problem, chain, labels, adversarial=number > self.warmup + 2, rng=rng))
-            if keep:
-                chain.images.append(to_bytes(found[-1].kept, s.rounding or "round"))
+            found = self.optimise(problem, chain, labels, adversarial=now.adversarial, rng=rng)
+            history.append(found.terms)
+            if now.keep:
+                chain.images.append(to_bytes(found.kept, s.rounding or "round"))
                 chain.labels.append(labels)
-                chain.statistics.append(found[-1].statistics)
-        means = {name: torch.cat([f.terms[name] for f in found]).mean() for name in found[0].terms}
-        if keep and self.student_steps and problem.student is None:
-            means |= self.teach(problem, chain, key)
+                chain.statistics.append(found.statistics)
+        means = {name: torch.cat([terms[name] for terms in history]).mean() for name in history[0]}
+        if now.teach and self.student_steps and self.teaches(problem):
+            means |= self.teach(problem, chain, key, now.past)
         chain.student.eval()
         return readable(means, number)
 
@@ -268,15 +197,32 @@ class NAYER(Synthesizer):
         x = normalise(problem.augment(images, rng), mean, std)
         with record_statistics(problem.teacher) as statistics:
             teacher = problem.teacher(x)
+        student = chain.student(x) if adversarial and self.adv else None
+        return self.weighted(problem, chain, labels, statistics, teacher, student), statistics
+
+    def weighted(
+        self,
+        problem: Inversion,
+        chain: Chain,
+        labels: Tensor,
+        statistics: Statistics,
+        teacher: Output,
+        student: Output | None,
+    ) -> Terms:
+        """The terms of L from what both nets answer; without a student's answer the adversarial one is left out."""
         terms = {
-            "bn": self.bn * statistics_distance(problem.teacher, statistics, chain.averages, self.bn_momentum),
+            "bn": self.bn * self.distance(problem, chain, statistics),
             "ce": self.ce * F.cross_entropy(teacher.logits, labels),
         }
-        if adversarial and self.adv:
-            terms["adv"] = self.adv * masked_adversarial(chain.student(x).logits, teacher.logits)
+        if student is not None and self.adv:
+            terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
         if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
             terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
-        return terms, statistics
+        return terms
+
+    def distance(self, problem: Inversion, chain: Chain, statistics: Statistics) -> Tensor:
+        """How far a batch is from what the teacher's batch norms remember, without a weight."""
+        return statistics_distance(problem.teacher, statistics, chain.averages, self.bn_momentum)
 
     def statistics(self, problem: Inversion, chain: Chain) -> tuple[Tensor, Tensor]:
         """The mean and deviation (channels,) that the teacher's input is normalised by."""
@@ -284,11 +230,33 @@ class NAYER(Synthesizer):
             return problem.mean, problem.std
         return chain.mean, chain.spread if self.settled.sigma == "free" else F.softplus(chain.spread)
 
-    def teach(self, problem: Inversion, chain: Chain, key: tuple[Key, ...]) -> dict[str, Tensor]:
-        """The student's steps on the pool so far; its loss terms are reported as `student_...`."""
-        optimizer = torch.optim.SGD(
-            chain.student.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
-        )
+    def sgd(self, parameters: Iterable[nn.Parameter]) -> optim.SGD:
+        """A student's optimizer as it begins."""
+        return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
+
+    def learners(self, problem: Inversion, chain: Chain) -> list[nn.Parameter]:
+        """What learns from the pool."""
+        return list(chain.student.parameters())
+
+    def optimizer(self, problem: Inversion, chain: Chain, past: float) -> optim.SGD:
+        """The one that serves all episodes, at its present rate, or a new one where each has its own."""
+        if chain.teaching is None:
+            return self.sgd(self.learners(problem, chain))
+        fall = (1 + math.cos(math.pi * past)) / 2
+        rate = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
+        chain.teaching.param_groups[0]["lr"] = rate
+        return chain.teaching
+
+    def teaches(self, problem: Inversion) -> bool:
+        """Whether there is something that learns from the pool here."""
+        return problem.student is None
+
+    def teach(self, problem: Inversion, chain: Chain, key: tuple[Key, ...], past: float = 0.0) -> dict[str, Tensor]:
+        """The student's steps on the pool so far; its loss terms are reported as `student_...`.
+
+        Args:
+            past: the share of the student's episodes that lies behind it, in [0, 1).
+        """
         means = train_student(
             chain.student,
             problem,
@@ -296,21 +264,29 @@ class NAYER(Synthesizer):
             lambda student, teacher: distillation(student, teacher, self.temperature, self.student_text),
             steps=self.student_steps,
             batch_size=self.student_batch,
-            optimizer=optimizer,
+            optimizer=self.optimizer(problem, chain, past),
             key=key,
         )
         return {f"student_{name}": value for name, value in means.items()}
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
-        s, share = self.settled, self.share(chain.number)
-        pool = {"x": torch.cat(chain.images), "y": torch.cat(chain.labels)}
-        if self.learn_stats and s.stats == "carry":
+        rows = self.rows(chain)
+        return {name: t[rows] for name, t in ({"x": torch.cat(chain.images)} | self.about(chain)).items()}
+
+    def about(self, chain: Chain) -> Tensors:
+        """What is known of every image that was kept: its label, and the statistics it was made under."""
+        about = {"y": torch.cat(chain.labels)}
+        if self.learn_stats and self.settled.stats == "carry":
             made_under = torch.stack(chain.statistics).repeat_interleave(self.batch_size, dim=0)  # (N, 2, channels)
-            pool |= {"mean": made_under[:, 0], "std": made_under[:, 1]}
-        if s.cut == "string-sorted":
-            rows = torch.tensor(string_sorted(len(chain.images), self.batch_size, share), device=problem.device)
-            return {name: t[rows] for name, t in pool.items()}
-        return {name: t[-share:] for name, t in pool.items()}
+            about |= {"mean": made_under[:, 0], "std": made_under[:, 1]}
+        return about
+
+    def rows(self, chain: Chain) -> Tensor | slice:
+        """Which images of all that were kept are in the pool."""
+        share = self.share(chain.number)
+        if self.settled.cut == "latest":
+            return slice(-share, None)
+        return torch.tensor(string_sorted(len(chain.images), self.batch_size, share), device=chain.labels[0].device)
 
     def _generator(self, problem: Inversion, chain: int, life: int) -> NoisyGenerator:
         with seeded(*problem.key, chain, "generator", life):
