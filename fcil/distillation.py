@@ -190,18 +190,15 @@ def distill(
     out, console, where = Path(out), console or Console(), Where(str(source))
     found = read(source, overrides)
     check_writable(out)
-    given = {(one.teacher.file, one.teacher.net): one for one in found if one.teacher.file}
-    files = {key: given_teacher(one, where) for key, one in given.items()}
+    given = {one.teacher: given_teacher(one, where) for one in found if one.teacher.file}
     asked = [(one, seed) for one in found for seed in one.seeds]
     # What a method cannot do without, the teacher has to have.
     rehearse_all([replace(one.student_plan(seed), net=one.teacher.net) for one, seed in asked], console, where)
     trained = {one.teacher_plan(seed).folder: one.teacher_plan(seed) for one, seed in asked if not one.teacher.file}
     play(list(trained.values()), out, console, where)
     made = {folder: exported(out / folder) for folder in trained}
-    plans = [
-        one.student_plan(seed, files.get((one.teacher.file, one.teacher.net)) or made[one.teacher_plan(seed).folder])
-        for one, seed in asked
-    ]
+    teachers = [given.get(one.teacher) or made[one.teacher_plan(seed).folder] for one, seed in asked]
+    plans = [one.student_plan(seed, teacher) for (one, seed), teacher in zip(asked, teachers, strict=True)]
     runs = play(plans, out, console, where)
     for folder in trained:
         accuracy = load_run(out / folder).summary["final_accuracy"]

@@ -26,21 +26,15 @@ pytestmark = pytest.mark.slow
 IN_A_ROUND = 10
 ALLOWED = 1.05
 """Peak memory with 100 clients over that with 20; what clients remember of themselves is in it."""
-FAST = {
-    "rounds": 2,
-    "warmup": 1,
-    "steps": 2,
-    "batch_size": 10,
-    "samples": 20,
-    "width": 4,
-    "latent": 8,
-    "student_steps": 2,
-}
-MFCL = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20}
+FAST = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 4, "latent": 8, "student_steps": 2}
+MFCL = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 8, "latent": 8}
 SMALL: dict[str, Any] = {
+    "distill": {"synthesizer": {"fast": FAST}, "steps": 2},
+    "fedcil": {"width": 4, "consolidation": 2, "images": 8},
+    "glfc": {"steps": 5},
     "lander": {"synthesizer": {"nayer": NAYER}},
+    "mfcl": {"synthetic": 8, "synthesizer": {"mfcl": MFCL}},
     "target": {"synthesizer": {"fast": FAST}},
-    "mfcl": {"synthesizer": {"mfcl": MFCL}},
 }
 
 
