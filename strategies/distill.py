@@ -43,6 +43,7 @@ class Lesson:
     chain: Any  # of the synthesizer
     notes: Any  # of the distiller
     optimizer: torch.optim.Optimizer  # of the student, and of what the distiller trains beside it
+    episodes: int = 0  # played so far: a client need not be drawn in every round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,9 @@ class Distill(Strategy):
         problem = self.problem(client)
         lesson = self.lesson(client, problem)
         terms: dict[str, float] = {}
-        if client.round <= self.synthesizer.episodes:
-            terms |= self.synthesizer.episode(problem, lesson.chain, client.round)
+        if lesson.episodes < self.synthesizer.episodes:
+            lesson.episodes += 1
+            terms |= self.synthesizer.episode(problem, lesson.chain, lesson.episodes)
             terms.pop("total", None)  # the sum of the others, which whoever shows them adds up
         if client.round > self.wait and self.synthesizer.ready(lesson.chain):
             terms |= {f"student_{name}": float(term) for name, term in self.teach(client, problem, lesson).items()}
