@@ -118,7 +118,7 @@ def test_a_mistake_is_told_with_its_place(checked: Checked) -> None:
 
 def test_a_mistake_on_the_server_is_told_with_its_place(checked: Checked) -> None:
     report = checked("def after_task(self, server, updates):\n    server.shared['x'] = updates[0]")
-    assert_fails(report, ends="IndexError: list index out of range (broken.py:16, in after_task)")
+    assert_fails(report, ends="IndexError: tuple index out of range (broken.py:16, in after_task)")
 
 
 def test_a_client_that_changes_what_is_shared(checked: Checked) -> None:

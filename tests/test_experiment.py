@@ -203,6 +203,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "evaluate_every": 2,
         "stop_after": 3,
         "max_batches": 3,
+        "exemplars": 5,
         "mods": ["fixed_clipping"],
         "aggregation": "median",
         "privacy": {"noise": 0.5},
@@ -415,8 +416,9 @@ def test_what_a_synthesizer_lacks_is_said_before_the_first_round(tmp_path: Path)
         "    synthesizer: Synthesizer = NAYER()\n",
         "lacks",
     )
-    with pytest.raises(ConfigError, match=r"tiny.yaml: strategy.lacks: synthesizer nayer: needs label-text embeddings"):
-        play(write_experiment(tmp_path, strategy=str(own)), out=tmp_path / "out")
+    source = write_experiment(tmp_path, strategy=str(own), net={"norm": "group"})
+    with pytest.raises(ConfigError, match=r"tiny.yaml: strategy.lacks: synthesizer nayer: needs batch-norm layers"):
+        play(source, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -6,6 +6,7 @@ All that needs Ray is here: it is started once, with one engine and its workers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -379,6 +380,16 @@ class Kept:
         self.deaths.append(reason)
 
 
+def chain_workers() -> list[psutil.Process]:
+    """Ray's workers at a synthesis; one that was killed before may still be there, with nothing to say."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ChainWorker" in process.name() + str(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path) -> None:
     """Also in the middle of an episode: the killer waits until one has begun."""
     plan = plan_of(tmp_path, LANDER)
@@ -391,10 +402,7 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
     def tick(done: int, terms: dict[str, float]) -> None:
         if done in (2, 5) and done not in killed:
             killed.append(done)
-            workers = [
-                p for p in psutil.Process().children(recursive=True) if "ChainWorker" in p.name() + str(p.cmdline())
-            ]
-            workers[0].kill()
+            chain_workers()[0].kill()
 
     keeper = Kept()
     pools = engine._executor.run(jobs, nayer.episodes, tick, keeper)
@@ -463,6 +471,18 @@ def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tm
         engine._executor.run([job], nayer.episodes, lambda done, terms: None, Kept())
     assert "synthesis term" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_synthesis_that_fails_leaves_its_workers_to_the_next(engine: Engine, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, LANDER)
+    anchors = anchors_of(plan)
+    problem = inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",))
+    bad, good = create("nayer", **{**NAYER, "lr": 1e30, "chains": 2}), create("nayer", **{**NAYER, "chains": 2})
+    for method, fails in ((bad, True), (bad, True), (good, False)):
+        jobs = [Job.of(method, chain, plan.net, problem, 1) for chain in range(2)]
+        with pytest.raises(TrainingError) if fails else nullcontext():
+            pools = engine._executor.run(jobs, method.episodes, lambda done, terms: None, Kept())
+    assert [len(pool["x"]) for pool in pools] == [10, 10]
 
 
 def test_a_chain_is_stepped_episode_by_episode(tmp_path: Path) -> None:

@@ -139,6 +139,30 @@ class RayExecutor:
             for number, job in enumerate(jobs)
         ]
         waiting, active = list(chains), dict[Any, _RayChain]()
+        try:
+            self._play(waiting, active, chains, tick, keeper)
+        except BaseException:
+            for chain in chains:
+                self.drop(chain)  # whatever it is at, nobody will ask for it
+            raise
+        return [chain.pool or {} for chain in chains]
+
+    def drop(self, chain: _RayChain) -> None:
+        """End the worker of a chain that is given up; another may be made."""
+        import ray
+
+        if chain.actor is not None:
+            ray.kill(chain.actor)
+            self.replace()
+
+    def _play(
+        self,
+        waiting: list[_RayChain],
+        active: dict[Any, _RayChain],
+        chains: list[_RayChain],
+        tick: Tick,
+        keeper: Keeper,
+    ) -> None:
         while waiting or active:
             while waiting and (actor := self.take()) is not None:
                 chain = waiting.pop(0)
@@ -148,6 +172,7 @@ class RayExecutor:
             try:
                 terms = chain.collect(reference)
             except WorkerDied as error:
+                chain.actor = None
                 self.replace()
                 keeper.lost(chain.number, str(error))
                 chain.bereaved(self.DEATHS, error)
@@ -157,9 +182,9 @@ class RayExecutor:
                 active[chain.next()] = chain
             else:
                 self.give_back(chain.actor)
+                chain.actor = None
             if terms is not None:
                 tick(sum(c.done for c in chains), terms)
-        return [chain.pool or {} for chain in chains]
 
     def _next(self, active: dict[Any, _RayChain]) -> Any:
         """The next call that has ended.
