@@ -33,6 +33,7 @@ from fcil.nets import NetSettings, frozen
 from fcil.nets.ported import torchvision_weights
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec
+from fcil.quantisation import QuantiseSettings, check_installed, quantise, quantised_table
 from fcil.store import Run, check_writable, final_weights, load_run
 from fcil.store.files import read_json, replacing, write_json
 from fcil.synthesis import Synthesizer
@@ -98,6 +99,8 @@ class Distillation:
     """How samples are made."""
     distiller: Distiller = KD()
     """How the student learns from them."""
+    quantise: QuantiseSettings | None = None
+    """Also bring the teacher to eight bits with what was made, and see what it loses; null: not."""
     anchors: AnchorSettings = AnchorSettings()
     """Where label-text embeddings come from, for methods that need them."""
     resources: Resources = Resources()
@@ -190,6 +193,9 @@ def distill(
     out, console, where = Path(out), console or Console(), Where(str(source))
     found = read(source, overrides)
     check_writable(out)
+    if any(one.quantise for one in found):
+        with named(where.at("quantise")):
+            check_installed()
     given = {one.teacher: given_teacher(one, where) for one in found if one.teacher.file}
     asked = [(one, seed) for one in found for seed in one.seeds]
     # What a method cannot do without, the teacher has to have.
@@ -203,10 +209,15 @@ def distill(
     for folder in trained:
         accuracy = load_run(out / folder).summary["final_accuracy"]
         console.print(f"teacher: {100 * accuracy:.1f} % ({made[folder]})", markup=False, soft_wrap=True)
-    for run, plan, (one, seed) in zip(runs, plans, asked, strict=True):
+    played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
+    for plan, (one, seed) in zip(plans, asked, strict=True):
+        run = played[plan.folder]
         if not (run.path / QUALITY).is_file():
             share_out(plan, where)
             measure(run, replace(one.teacher_plan(seed), data=plan.data), load_file(_teacher_of(plan)))
+        if one.quantise:
+            about = quantise(run, one.teacher_plan(seed), load_file(_teacher_of(plan)), one.quantise)
+            console.print(quantised_table(about))
     console.print(quality_table(runs))
     return runs
 

@@ -7,6 +7,7 @@ under `$FCIL_CACHE/anchors` (else `~/.cache/fcil/anchors`).
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -180,6 +181,7 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of torchao, which transformers loads
     try:
         hub, shown = import_module("huggingface_hub.utils"), import_module("transformers.utils.logging")
     except ImportError as error:
