@@ -44,7 +44,7 @@ from fcil.synthesis.base import Inversion, Synthesizer
 from fcil.synthesis.contrast import Projector, contrastive, enlarged, look, looked_at
 from fcil.synthesis.keeper import Lowest, readable
 from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.student import distillation, student_of, train_student
+from fcil.synthesis.student import cosine, lessons, student_of
 from fcil.types import Count, Fraction, Index, NonNegative, Positive, Tensors, Terms
 
 BETAS = (0.5, 0.999)
@@ -289,20 +289,17 @@ class CMI(Synthesizer):
         """
         assert chain.student is not None
         assert chain.teaching is not None
-        fall = (1 + math.cos(math.pi * past)) / 2
-        lr = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
-        chain.teaching.param_groups[0]["lr"] = lr
-        means = train_student(
+        return lessons(
             chain.student,
             problem,
             self.pool(problem, chain),
-            lambda student, teacher: distillation(student, teacher, self.temperature, 0.0),
+            rate=cosine(self.student_lr, self.student_lr_end, past),
+            temperature=self.temperature,
             steps=self.student_steps,
             batch_size=self.student_batch,
             optimizer=chain.teaching,
             key=key,
         )
-        return {f"student_{name}": value for name, value in means.items()}
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
         share = self.share(chain.number)

@@ -25,7 +25,6 @@ Shapes: B batch.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -53,7 +52,7 @@ from fcil.synthesis.pixels import (
     shifts,
     stored,
 )
-from fcil.synthesis.student import distillation, student_of, train_student
+from fcil.synthesis.student import cosine, lessons, student_of
 from fcil.synthesis.terms import clamped_jensen_shannon, jensen_shannon, total_variation
 from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 
@@ -219,20 +218,17 @@ class DeepInversion(Synthesizer):
         """The student's steps on the pool so far; its loss terms are reported as `student_...`."""
         assert chain.student is not None
         assert chain.teaching is not None
-        fall = (1 + math.cos(math.pi * (number - 1) / self.episodes)) / 2
-        rate = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
-        chain.teaching.param_groups[0]["lr"] = rate
-        means = train_student(
+        return lessons(
             chain.student,
             problem,
             chain.pool,
-            lambda student, teacher: distillation(student, teacher, self.temperature, 0.0),
+            rate=cosine(self.student_lr, self.student_lr_end, (number - 1) / self.episodes),
+            temperature=self.temperature,
             steps=self.student_steps,
             batch_size=self.student_batch,
             optimizer=chain.teaching,
             key=key,
         )
-        return {f"student_{name}": value for name, value in means.items()}
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
         return chain.pool

@@ -31,7 +31,6 @@ Shapes: B batch, C classes, n width of the noise.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self, cast
 
@@ -56,7 +55,7 @@ from fcil.rng import Key, generator, seeded
 from fcil.synthesis.base import Inversion, Synthesizer
 from fcil.synthesis.keeper import Lowest, readable, sweeps
 from fcil.synthesis.pool import string_sorted, to_bytes
-from fcil.synthesis.student import distillation, student_of, train_student
+from fcil.synthesis.student import cosine, lessons, student_of
 from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -299,20 +298,17 @@ class Fast(Synthesizer):
         Args:
             past: the share of the student's episodes that lies behind it, in [0, 1).
         """
-        fall = (1 + math.cos(math.pi * past)) / 2
-        lr = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
-        chain.teaching.param_groups[0]["lr"] = lr
-        means = train_student(
+        return lessons(
             chain.student,
             problem,
             self.pool(problem, chain),
-            lambda student, teacher: distillation(student, teacher, self.temperature, 0.0),
+            rate=cosine(self.student_lr, self.student_lr_end, past),
+            temperature=self.temperature,
             steps=self.student_steps,
             batch_size=self.student_batch,
             optimizer=chain.teaching,
             key=key,
         )
-        return {f"student_{name}": value for name, value in means.items()}
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
         share, pool = self.share(chain.number), {"x": torch.cat(chain.images), "y": torch.cat(chain.labels)}

@@ -23,7 +23,6 @@ Shapes: B batch, C classes, n width of the noise, (c, H, W) an image.
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self, cast
@@ -38,7 +37,7 @@ from fcil.losses import Statistics, record_statistics, statistics_distance
 from fcil.nets import Net
 from fcil.synthesis.base import Inversion
 from fcil.synthesis.live import Chain, Live, asked, bounded
-from fcil.synthesis.student import student_of
+from fcil.synthesis.student import cosine, student_of
 from fcil.synthesis.terms import activation, disagreement, negative_entropy
 from fcil.types import Count, NonNegative, Positive, Terms
 
@@ -105,8 +104,7 @@ class Mixture(Live):
 
     def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
         if chain.teaching is not None:
-            fall = (1 + math.cos(math.pi * (number - 1) / self.episodes)) / 2
-            rate = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
+            rate = cosine(self.student_lr, self.student_lr_end, (number - 1) / self.episodes)
             chain.teaching.param_groups[0]["lr"] = rate
         return super().episode(problem, chain, number)
 

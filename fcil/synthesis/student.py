@@ -7,6 +7,7 @@ term); on its own it is what data-free distillation is after.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from itertools import islice
 from typing import Literal
@@ -70,6 +71,39 @@ def _draw_as_reference(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         nn.init.xavier_normal_(module.weight)
         nn.init.normal_(module.bias)
+
+
+def cosine(first: float, last: float, past: float) -> float:
+    """From `first` towards `last` along half a cosine; `past` in [0, 1) is the share that lies behind."""
+    return last + (first - last) * ((1 + math.cos(math.pi * past)) / 2)
+
+
+def lessons(
+    student: Net,
+    problem: Inversion,
+    pool: Tensors,
+    *,
+    rate: float,
+    temperature: float,
+    steps: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    key: tuple[Key, ...],
+) -> dict[str, Tensor]:
+    """Steps on the pool by the teacher's softened answers, at a rate; the means of the terms, as `student_...`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    means = train_student(
+        student,
+        problem,
+        pool,
+        lambda ours, theirs: distillation(ours, theirs, temperature, 0.0),
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        key=key,
+    )
+    return {f"student_{name}": value for name, value in means.items()}
 
 
 def train_student(
