@@ -24,8 +24,8 @@ from fcil.store import Run, find_runs
 
 pytestmark = pytest.mark.slow
 IN_A_ROUND = 10
-ALLOWED = 1.05
-"""Peak memory with 100 clients over that with 20; what clients remember of themselves is in it."""
+ALLOWED = 200 * 10**6
+"""Bytes that the peak may differ by, which it does by itself; a net for each of 80 more clients would be 390 MB."""
 FAST = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 4, "latent": 8, "student_steps": 2}
 MFCL = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 8, "latent": 8}
 SMALL: dict[str, Any] = {
@@ -45,7 +45,7 @@ def played(folder: Path, strategy: str, clients: int) -> tuple[Run, int]:
         folder,
         data={"tasks": 5, "partition": {"dirichlet": 0.5}},
         federation={"clients": clients, "fraction": IN_A_ROUND / clients, "rounds": 3},
-        net={"name": "resnet8"},
+        net={"name": "resnet8", "width": 64},  # 4.9 MB
         strategy={strategy: SMALL.get(strategy, {})},
     )
     out = folder / "out"
@@ -82,4 +82,4 @@ def test_memory_does_not_grow_with_the_number_of_clients(tmp_path: Path, strateg
         line = {"strategy": strategy, "clients_20": few, "clients_100": many, "load": psutil.getloadavg()[0]}
         with open(report, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-    assert many < ALLOWED * few
+    assert many < few + ALLOWED
