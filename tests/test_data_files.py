@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -339,3 +341,14 @@ def test_resizing_and_cutting_equal_torchvision(size: tuple[int, int]) -> None:
     for short, side in ((16, 14), (14, 14), (32, 28), (17, 12)):
         expected = transforms.CenterCrop(side)(transforms.Resize(short)(image))
         assert np.array_equal(np.asarray(fit(image, short, side)), np.asarray(expected)), (short, side)
+
+
+def test_a_zip_is_closed_with_its_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
+        file.writestr("train/cat/1.png", "x")
+    archive: Any = Archive(tmp_path / "set.zip")
+    opened = archive._zip.fp
+    archive.itself = archive  # only the collector finds it
+    del archive
+    gc.collect()
+    assert opened.closed

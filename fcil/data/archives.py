@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -61,7 +62,9 @@ class Archive:
         if not os.path.lexists(self.path):
             raise DataError(f"{self}: no such folder or zip")
         try:
-            return zipfile.ZipFile(open_file(self.path, 2**62))
+            file = open_file(self.path, 2**62)
+            weakref.finalize(self, file.close)  # a zip does not close what it was given
+            return zipfile.ZipFile(file)
         except (UnreadableError, *_DAMAGES) as error:
             raise DataError(f"{self}: neither a folder nor a readable zip ({_line(error)})") from None
 

@@ -29,7 +29,6 @@ ALLOWED = 200 * 10**6
 FAST = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 4, "latent": 8, "student_steps": 2}
 MFCL = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 8, "latent": 8}
 SMALL: dict[str, Any] = {
-    "distill": {"synthesizer": {"fast": FAST}, "steps": 2},
     "fedcil": {"width": 4, "consolidation": 2, "images": 8},
     "glfc": {"steps": 5},
     "lander": {"synthesizer": {"nayer": NAYER}},
@@ -72,7 +71,8 @@ def peak_memory(pid: int) -> int:
     return 1024 * int(lines.get("VmHWM", "0 kB").split()[0])
 
 
-@pytest.mark.parametrize("strategy", sorted(built_in_files()))
+# Without `distill`: each of its clients keeps a synthesizer of its own, and it is meant for one.
+@pytest.mark.parametrize("strategy", sorted(built_in_files().keys() - {"distill"}))
 def test_memory_does_not_grow_with_the_number_of_clients(tmp_path: Path, strategy: str) -> None:
     (_, few), (run, many) = (played(tmp_path / f"{n}", strategy, n) for n in (20, 100))
     assert all(len(record["clients"]) == IN_A_ROUND for record in run.rounds)
