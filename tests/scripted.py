@@ -70,6 +70,16 @@ def gradient(term: Tensor, parameter: Tensor) -> Tensor | None:
     return got
 
 
+def check_logits_are_moved_apart(client: Client, terms: Terms) -> None:
+    """`ce` moves the logits of new classes alone, `kd` those of the two old ones alone."""
+    weight = client.net.classifier.weight
+    new, old = gradient(terms["ce"], weight), gradient(terms["kd"], weight)
+    assert not new[:2].any()
+    assert new[2:].any(dim=1).all()
+    assert not old[2:].any()
+    assert old[:2].any(dim=1).all()
+
+
 def watched(strategy: Strategy, steps: list[Terms]) -> Strategy:
     """The same strategy, which notes the terms of every step."""
     inner = strategy.local_loss

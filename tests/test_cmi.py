@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -12,30 +11,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
-from scripted import tiny
-from small_runs import checkpoint, play
-from test_nayer import problem_of
-from tiny_net import normal, renamed, tiny_net
-from torch import Tensor, nn
+from inversion_cases import (
+    alike,
+    bounded_problem,
+    gone_on,
+    plain_problem,
+    problem_of,
+    run_chain,
+    sharp_net,
+    synthetic_of_a_run,
+    two_convs_net,
+)
+from tiny_net import normal, tiny_net
+from torch import Tensor
 
 from fcil.data import Augment
 from fcil.errors import ConfigError
 from fcil.losses import masked_adversarial, statistics_distance
-from fcil.nets import Backbone, Net, NetSettings, PlainGenerator, build_net
+from fcil.nets import NetSettings, PlainGenerator, build_net
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis import chain as chain_state
 from fcil.synthesis.cmi import CMI, Chain, Inverted
 from fcil.synthesis.contrast import Projector, contrastive, enlarged, look, looked_at
 from fcil.synthesis.pool import to_bytes
-from fcil.types import Tensors
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Watched(CMI):
@@ -64,8 +62,8 @@ class Watched(CMI):
             self.notes[name][-1].append(tensor.detach().clone())
         return terms, features
 
-    def teach(self, problem: Inversion, chain: Chain, past: float, key: Any) -> dict[str, Tensor]:
-        means = super().teach(problem, chain, past, key)
+    def teach(self, problem: Inversion, chain: Chain, key: Any, past: float = 0.0) -> dict[str, Tensor]:
+        means = super().teach(problem, chain, key, past)
         self.notes["lr"].append(chain.teaching.param_groups[0]["lr"])
         return means
 
@@ -88,37 +86,10 @@ def small(**settings: Any) -> Any:
 
 @pytest.fixture
 def problem() -> Inversion:
-    return problem_of(tiny_net(5), normal(5, 16), bound=Bound())
-
-
-def run_chain(method: CMI, problem: Inversion, episodes: int | None = None) -> Chain:
-    chain = method.start(problem, 0)
-    for number in range(1, (episodes or method.episodes) + 1):
-        method.episode(problem, chain, number)
-    return chain
+    return bounded_problem()
 
 
 # The reference, step by step -------------------------------------------------------------------
-
-
-class TwoConvolutions(Backbone):
-    """Images (B, 3, H, W) -> features (B, width)."""
-
-    def __init__(self, narrow: int, width: int) -> None:
-        super().__init__()
-        self.width = width
-        self.conv, self.bn = nn.Conv2d(3, narrow, 3, padding=1, bias=False), nn.BatchNorm2d(narrow)
-        self.conv2, self.bn2 = nn.Conv2d(narrow, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn(self.conv(x)))))).mean(dim=(2, 3))
-
-
-def two_layer_net(tensors: Tensors) -> Net:
-    net = Net(TwoConvolutions(len(tensors["bn.bias"]), len(tensors["bn2.bias"])), len(tensors["fc.bias"])).double()
-    second = {f"backbone.{name}": tensors[name] for name in tensors if name.split(".")[0].endswith("2")}
-    net.load(renamed({k: v for k, v in tensors.items() if f"backbone.{k}" not in second}) | second)
-    return net.eval()
 
 
 class Deterministic(Watched):
@@ -154,11 +125,11 @@ def test_two_rounds_of_synthesis_match_the_reference():
     case = load_case("65_cmi_generator_rounds")
     p, method = case.parameters, golden_method(case)
     problem = problem_of(
-        two_layer_net(case.under("params.teacher")),
+        two_convs_net(case.under("params.teacher")),
         None,
         mean=torch.tensor(p["normalise_mean"]),
         std=torch.tensor(p["normalise_std"]),
-        student=two_layer_net(case.under("params.student")),
+        student=two_convs_net(case.under("params.student")).eval(),
     )
     chain = method.start(method.checked(problem), 0)
     chain.projector.load_state_dict(case.under("params.head"))
@@ -375,11 +346,6 @@ def test_half_precision_is_for_the_nets_alone(problem):
     assert method.notes["features"][-1][0].dtype == torch.float32
 
 
-def test_hooks_are_gone_after_an_episode(problem):
-    run_chain(small(), problem, episodes=1)
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in problem.teacher.modules())
-
-
 # The student -----------------------------------------------------------------------------------
 
 
@@ -432,24 +398,16 @@ def test_a_chain_is_repeatable_and_goes_on_from_what_was_saved_to_the_bit(proble
     method = CMI(**SMALL | {"rounds": 4, "bank": 25})
     here = replace(problem, augment=Augment(padding=1, flip=True))
     straight, again = (run_chain(method, here) for _ in range(2))
-    went_on = method.start(here, 0)
-    chain_state.restore(went_on, chain_state.values(run_chain(method, here, episodes=2)))
-    for number in (3, 4):
-        method.episode(here, went_on, number)
-    for other in (again, went_on):
+    for other in (again, gone_on(method, here, after=2)):
         for part in ("projector", "student"):
-            a, b = (getattr(chain, part).state_dict() for chain in (straight, other))
-            assert all(torch.equal(a[name], b[name]) for name in a), part
+            assert alike(getattr(straight, part), getattr(other, part)), part
         assert torch.equal(straight.bank, other.bank)
         assert torch.equal(method.pool(here, straight)["x"], method.pool(here, other)["x"])
 
 
 def test_a_chain_without_a_student_is_saved_too(problem):
     method = CMI(**SMALL | {"adv": 0.0})
-    went_on = method.start(problem, 0)
-    chain_state.restore(went_on, chain_state.values(run_chain(method, problem, episodes=2)))
-    method.episode(problem, went_on, 3)
-    assert torch.equal(run_chain(method, problem).bank, went_on.bank)
+    assert torch.equal(run_chain(method, problem).bank, gone_on(method, problem, after=2).bank)
 
 
 def test_chains_differ_and_share_the_episodes_and_the_samples(problem):
@@ -461,10 +419,7 @@ def test_chains_differ_and_share_the_episodes_and_the_samples(problem):
 
 
 def test_samples_get_closer_to_what_was_asked_for():
-    teacher = tiny_net(3, None, key=8)
-    with torch.no_grad():
-        teacher.classifier.weight.mul_(20)
-    here = problem_of(teacher, None)
+    here = problem_of(sharp_net())
     method = small(steps=40, lr=1e-2, bn=0.0, adv=0.0, contrast=0.01, batch_size=30)
     method.episode(here, method.start(here, 0), 1)
     first, last = method.notes["found"][0].terms["ce"][[0, -1]].tolist()
@@ -493,18 +448,9 @@ def test_an_open_field_takes_the_side_and_a_chosen_one_wins():
     assert CMI(fidelity="paper").with_fidelity("reference").settled.rounding == "round"
 
 
-class Plain(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.width, self.conv = 4, nn.Conv2d(3, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x)).mean(dim=(2, 3))
-
-
 def test_a_net_without_batchnorm_is_refused():
     with pytest.raises(ConfigError, match="synthesizer cmi: needs batch-norm layers"):
-        CMI(bn=0.0).checked(problem_of(Net(Plain(), 3), None))
+        CMI(bn=0.0).checked(plain_problem())
 
 
 @pytest.mark.parametrize(
@@ -535,7 +481,4 @@ def test_a_smoke_run_takes_a_moment(problem):
 @pytest.mark.parametrize("strategy", ["target", "lander"])
 def test_strategies_run_with_it(tmp_path, strategy):
     settings = RUN | {"student_steps": 1}
-    (run,) = play(tiny(tmp_path, {strategy: {"synthesizer": {"cmi": settings}}}, rounds=1, stop_after=2), out=tmp_path)
-    tensors, _ = checkpoint(run)
-    assert tensors["shared/synthetic/x"].shape[0] == 20
-    assert torch.tensor([n for record in run.rounds for n in record["terms"].values()]).isfinite().all()
+    assert len(synthetic_of_a_run(tmp_path, strategy, {"cmi": settings})["x"]) == 20

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
-from scripted import tiny
-from small_runs import checkpoint, play
-from test_nayer import problem_of
+from inversion_cases import (
+    bounded_problem,
+    check_batchnorm_is_needed_to_match_it,
+    digits_problem,
+    gone_on,
+    problem_of,
+    run_chain,
+    synthetic_of_a_run,
+    two_convs_net,
+)
+from scripted import gradient
 from tiny_net import normal, tiny_net
-from torch import Tensor, nn
+from torch import Tensor
 
-from fcil.data import Augment, DataSettings, load_dataset, normalise
+from fcil.data import Augment, normalise
 from fcil.errors import ConfigError, TrainingError
 from fcil.losses import record_statistics, statistics_distance
-from fcil.nets import Backbone, Net, frozen
-from fcil.rng import generator, seeded
+from fcil.nets import Net
+from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, create, synthesizer_names
-from fcil.synthesis import chain as chain_state
 from fcil.synthesis.deepinversion import SIDES, Chain, DeepInversion
 from fcil.synthesis.pixels import Optimised, Shift, noise, optimise, shifts, stored
 from fcil.synthesis.pool import to_bytes
@@ -32,13 +37,6 @@ from fcil.synthesis.terms import bns_score, clamped_jensen_shannon, jensen_shann
 from fcil.types import Tensors, Terms
 
 SMALL: dict[str, Any] = {"rounds": 3, "steps": 2, "batch_size": 10, "student_steps": 2, "student_batch": 4}
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Watched(DeepInversion):
@@ -61,8 +59,8 @@ class Watched(DeepInversion):
             self.notes["x"][-1].append(x.detach().clone())
         return super().terms(problem, chain, x, labels, view)
 
-    def teach(self, problem: Inversion, chain: Chain, number: int, key: Any) -> dict[str, Tensor]:
-        means = super().teach(problem, chain, number, key)
+    def teach(self, problem: Inversion, chain: Chain, key: Any, past: float = 0.0) -> dict[str, Tensor]:
+        means = super().teach(problem, chain, key, past)
         self.notes["lr"].append(chain.teaching.param_groups[0]["lr"])
         return means
 
@@ -73,71 +71,14 @@ def small(**settings: Any) -> Watched:
 
 @pytest.fixture
 def problem() -> Inversion:
-    return problem_of(tiny_net(5), normal(5, 16), bound=Bound())
-
-
-def run_chain(method: Any, problem: Inversion, episodes: int | None = None) -> Any:
-    chain = method.start(problem, 0)
-    for number in range(1, (episodes or method.episodes) + 1):
-        method.episode(problem, chain, number)
-    return chain
-
-
-def gradient(term: Tensor, x: Tensor) -> Tensor:
-    (got,) = torch.autograd.grad(term, x, retain_graph=True)
-    return got
-
-
-# A net that has seen digits --------------------------------------------------------------------
-
-
-class TwoConvs(Backbone):
-    """Images (B, c, H, W) -> features: twice a convolution, BatchNorm and ReLU; the mean over positions."""
-
-    def __init__(self, channels: int, first: int, second: int) -> None:
-        super().__init__()
-        self.width = second
-        self.conv = nn.Conv2d(channels, first, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(second)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn(self.conv(x)))))).mean(dim=(2, 3))
-
-
-@cache
-def digits() -> tuple[Net, Tensor, Tensor, Tensor]:
-    """A net trained on digits for a second; normalised training images, and the mean and deviation of the data."""
-    data = load_dataset(DataSettings(dataset="digits", tasks=5))
-    mean, std = torch.tensor(data.mean), torch.tensor(data.std)
-    x, y = normalise(data.train.take(torch.arange(len(data.train))), mean, std), data.train.y
-    with seeded("digits"):
-        net = Net(TwoConvs(1, 16, 32), 10)
-    optimizer, rng = torch.optim.Adam(net.parameters()), generator("digits")
-    for lr in (2e-2, 2e-2, 1e-2, 1e-3):
-        optimizer.param_groups[0]["lr"] = lr
-        for rows in torch.randperm(len(x), generator=rng).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x[rows]).logits, y[rows]).backward()
-            optimizer.step()
-    return frozen(net), x, mean, std
-
-
-def digits_problem(**settings: Any) -> Inversion:
-    net, _, mean, std = digits()
-    return problem_of(net, None, **{"shape": (1, 8, 8), "mean": mean, "std": std} | settings)
+    return bounded_problem()
 
 
 # The reference, step by step -------------------------------------------------------------------
 
 
 def golden_net(tensors: Tensors) -> Net:
-    net = Net(TwoConvs(3, len(tensors["bn.bias"]), len(tensors["bn2.bias"])), len(tensors["fc.bias"])).double()
-    homes = {"fc": "classifier"}
-    split = {name: name.split(".") for name in tensors}
-    net.load({f"{homes.get(a, f'backbone.{a}')}.{b}": tensors[name] for name, (a, b) in split.items()})
-    return net.eval().requires_grad_(False)
+    return two_convs_net(tensors).eval().requires_grad_(False)
 
 
 def golden_method(case: Case, **settings: Any) -> Watched:
@@ -287,22 +228,6 @@ def test_without_anchors_or_a_text_head_there_is_no_bound():
         method = small()
         here = problem_of(net, anchors, bound=Bound())
         assert "bound" not in method.episode(here, method.start(method.checked(here), 0), 1)
-
-
-@pytest.mark.parametrize("measure", ["norms", "divergence"])
-def test_training_images_are_far_closer_to_what_a_net_remembers_than_noise(measure):
-    net, x, _, _ = digits()
-    fake = normal(*x.shape)
-
-    def distance(images: Tensor) -> float:
-        if measure == "divergence":
-            return bns_score(net, images).item()
-        with record_statistics(net) as stats:
-            net(images)
-        return statistics_distance(net, stats).item()
-
-    assert distance(x) < distance(fake) / 10
-    assert distance(x[:256]) < distance(fake[:256]) / 10
 
 
 # Pixels ----------------------------------------------------------------------------------------
@@ -493,10 +418,7 @@ def test_the_same_key_gives_the_same_pool_and_chains_share_it(problem):
 def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, adv):
     method = DeepInversion(**SMALL | {"adv": adv, "rounds": 4})
     straight = run_chain(method, problem)
-    went_on = method.start(problem, 0)
-    chain_state.restore(went_on, chain_state.values(run_chain(method, problem, episodes=2)))
-    for number in (3, 4):
-        method.episode(problem, went_on, number)
+    went_on = gone_on(method, problem, after=2)
     for name, pooled in method.pool(problem, straight).items():
         assert torch.equal(pooled, method.pool(problem, went_on)[name])
     if adv:
@@ -519,11 +441,7 @@ def test_images_of_digits_are_what_they_were_asked_to_be_and_agree_with_the_stat
 @pytest.mark.parametrize("strategy", ["target", "lander"])
 def test_strategies_run_with_it(tmp_path, strategy):
     settings = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "student_steps": 2}
-    source = tiny(tmp_path, {strategy: {"synthesizer": {"deepinversion": settings}}}, rounds=1, stop_after=2)
-    (run,) = play(source, out=tmp_path)
-    tensors, _ = checkpoint(run)
-    assert tensors["shared/synthetic/x"].shape == (20, 1, 8, 8)
-    assert torch.tensor([n for record in run.rounds for n in record["terms"].values()]).isfinite().all()
+    assert synthetic_of_a_run(tmp_path, strategy, {"deepinversion": settings})["x"].shape == (20, 1, 8, 8)
 
 
 # Sides and refusals ----------------------------------------------------------------------------
@@ -543,28 +461,8 @@ def test_it_takes_the_callers_side_where_it_has_none():
     assert DeepInversion(fidelity="paper").with_fidelity("reference").settled.kept == "best"
 
 
-class Plain(Backbone):
-    def __init__(self) -> None:
-        super().__init__()
-        self.width, self.conv = 4, nn.Conv2d(3, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x)).mean(dim=(2, 3))
-
-
-def plain_problem() -> Inversion:
-    with seeded("plain"):
-        return problem_of(Net(Plain(), 3), None)
-
-
 def test_batchnorm_is_needed_where_it_is_matched_alone():
-    here = plain_problem()
-    with pytest.raises(ConfigError, match=r"needs batch-norm layers"):
-        small().checked(here)
-    method = small(bn=0.0)
-    report = method.episode(method.checked(here), method.start(here, 0), 1)
-    assert "bn" not in report
-    assert math.isfinite(report["total"])
+    check_batchnorm_is_needed_to_match_it(small)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import assert_matches, load_case
-from test_nayer import problem_of
+from inversion_cases import problem_of
 from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,28 +10,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
-from test_nayer import problem_of
+from inversion_cases import (
+    alike,
+    bounded_problem,
+    check_batchnorm_is_needed_to_match_it,
+    gone_on,
+    problem_of,
+    run_chain,
+    sharp_net,
+)
 from tiny_net import golden_net, normal, tiny_net
 from torch import Tensor, nn
 
 from fcil.data import Augment
 from fcil.errors import ConfigError, TrainingError
 from fcil.losses import masked_adversarial, statistics_distance
-from fcil.nets import Net, PlainGenerator
+from fcil.nets import PlainGenerator
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis import chain as chain_state
 from fcil.synthesis.fast import SIDES, Adapted, Chain, Fast, add_gradients, point_at, redraw
 from fcil.synthesis.keeper import Lowest, readable, sweeps
 from fcil.synthesis.pool import to_bytes
 from fcil.types import Tensors
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Watched(Fast):
@@ -59,8 +58,8 @@ class Watched(Fast):
         self.notes["images"][-1].append(images.detach().clone())
         return super().terms(problem, chain, images, labels, **options)
 
-    def teach(self, problem: Inversion, chain: Chain, past: float, key: Any) -> dict[str, Tensor]:
-        means = super().teach(problem, chain, past, key)
+    def teach(self, problem: Inversion, chain: Chain, key: Any, past: float = 0.0) -> dict[str, Tensor]:
+        means = super().teach(problem, chain, key, past)
         self.notes["lr"].append(chain.teaching.param_groups[0]["lr"])
         return means
 
@@ -83,14 +82,7 @@ def small(**settings: Any) -> Watched:
 
 @pytest.fixture
 def problem() -> Inversion:
-    return problem_of(tiny_net(5), normal(5, 16), bound=Bound())
-
-
-def run_chain(method: Fast, problem: Inversion, episodes: int | None = None) -> Chain:
-    chain = method.start(problem, 0)
-    for number in range(1, (episodes or method.episodes) + 1):
-        method.episode(problem, chain, number)
-    return chain
+    return bounded_problem()
 
 
 # The reference, step by step -------------------------------------------------------------------
@@ -400,24 +392,15 @@ def test_chains_differ_and_share_the_episodes_and_the_samples(problem):
 def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem):
     method = Fast(**SMALL | {"rounds": 5, "warmup": 1, "reset": 4})
     straight = run_chain(method, problem)
-    stopped = run_chain(method, problem, episodes=3)
-    went_on = method.start(problem, 0)
-    chain_state.restore(went_on, chain_state.values(stopped))
-    for number in (4, 5):
-        method.episode(problem, went_on, number)
+    went_on = gone_on(method, problem, after=3)
     for part in ("generator", "student"):
-        a, b = (weights_of(getattr(chain, part)) for chain in (straight, went_on))
-        assert all(torch.equal(a[name], b[name]) for name in a), part
+        assert alike(getattr(straight, part), getattr(went_on, part)), part
     assert torch.equal(method.pool(problem, straight)["x"], method.pool(problem, went_on)["x"])
 
 
 def test_samples_get_closer_to_what_was_asked_for():
     """An episode of many steps makes images that the teacher sees as the wanted classes."""
-    with seeded("sharp"):
-        teacher: Net = tiny_net(3, None, key=8)
-    with torch.no_grad():
-        teacher.classifier.weight.mul_(20)
-    here = problem_of(teacher, None)
+    here = problem_of(sharp_net())
     method = small(steps=40, lr=1e-2, latent_lr=0.1, bn=0.0, batch_size=30)
     method.episode(here, method.start(here, 0), 1)
     first, last = method.notes["found"][0].terms["ce"][[0, -1]].tolist()
@@ -442,24 +425,8 @@ def test_it_takes_the_callers_side_where_it_has_none():
     assert Fast(fidelity="paper").with_fidelity("reference").settled.cut == "latest"
 
 
-class Plain(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.width, self.conv = 4, nn.Conv2d(3, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x)).mean(dim=(2, 3))
-
-
 def test_batchnorm_is_needed_where_it_is_matched_alone():
-    with seeded("plain"):
-        here = problem_of(Net(Plain(), 3), None)
-    with pytest.raises(ConfigError, match=r"needs batch-norm layers"):
-        small().checked(here)
-    method = small(bn=0.0)
-    report = method.episode(method.checked(here), method.start(here, 0), 1)
-    assert "bn" not in report
-    assert math.isfinite(report["total"])
+    check_batchnorm_is_needed_to_match_it(small)
 
 
 @pytest.mark.parametrize(

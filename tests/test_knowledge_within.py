@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from scripted import tiny
-from small_runs import checkpoint, play
-from test_deepinversion import digits, digits_problem, gradient, plain_problem, run_chain
-from test_nayer import problem_of
+from inversion_cases import (
+    bounded_problem,
+    digits,
+    digits_problem,
+    gone_on,
+    plain_problem,
+    problem_of,
+    run_chain,
+    synthetic_of_a_run,
+)
+from scripted import gradient
 from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 
@@ -22,7 +28,6 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import record_statistics
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis import chain as chain_state
 from fcil.synthesis.knowledge_within import KnowledgeWithin, among
 from fcil.synthesis.pixels import Shift, noise, stored
 from fcil.synthesis.pool import to_bytes
@@ -38,7 +43,7 @@ def small(**settings: Any) -> KnowledgeWithin:
 
 @pytest.fixture
 def problem() -> Inversion:
-    return problem_of(tiny_net(5), normal(5, 16), bound=Bound())
+    return bounded_problem()
 
 
 def answers_to(problem: Inversion, images: Tensor) -> Tensor:
@@ -46,13 +51,6 @@ def answers_to(problem: Inversion, images: Tensor) -> Tensor:
 
 
 # The score -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def layer(mean: list[float], var: list[float]) -> nn.BatchNorm1d:
@@ -280,9 +278,7 @@ def test_half_precision_changes_little(problem, scheme):
 def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, scheme):
     method = small(scheme=scheme, samples=25)
     straight = run_chain(method, problem)
-    went_on = method.start(problem, 0)
-    chain_state.restore(went_on, chain_state.values(run_chain(method, problem, episodes=2)))
-    method.episode(problem, went_on, 3)
+    went_on = gone_on(method, problem, after=2)
     for name, pooled in method.pool(problem, straight).items():
         assert len(pooled) == 25
         assert torch.equal(pooled, method.pool(problem, went_on)[name])
@@ -297,11 +293,7 @@ def test_neither_a_hook_nor_a_gradient_stays_behind(problem):
 @pytest.mark.parametrize(("strategy", "scheme"), [("lander", "bns"), ("lander", "inception"), ("target", "gaussian")])
 def test_strategies_run_with_it(tmp_path, strategy, scheme):
     settings = {"scheme": scheme, "rounds": 2, "steps": 2, "batch_size": 10, "samples": 20}
-    source = tiny(tmp_path, {strategy: {"synthesizer": {"knowledge_within": settings}}}, rounds=1, stop_after=2)
-    (run,) = play(source, out=tmp_path)
-    tensors, _ = checkpoint(run)
-    assert tensors["shared/synthetic/x"].shape == (20, 1, 8, 8)
-    assert torch.tensor([n for record in run.rounds for n in record["terms"].values()]).isfinite().all()
+    assert synthetic_of_a_run(tmp_path, strategy, {"knowledge_within": settings})["x"].shape == (20, 1, 8, 8)
 
 
 # Refusals --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
+from scripted import check_logits_are_moved_apart, gradient
 from tiny_net import golden_net, normal, renamed, tiny_net
 from torch import Tensor
 
@@ -24,13 +25,6 @@ from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
 from fcil.types import Task
 from strategies.lander import LANDER, SIDES
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class ScriptedClient(Client):
@@ -296,7 +290,7 @@ def test_selection_starts_anew_in_every_task():
 def test_after_a_task_the_final_net_is_inverted_and_becomes_the_teacher(fidelity, hinge):
     asked = []
 
-    def synthesize(server: Server, synthesizer: NAYER, labels: range, bound: Bound) -> dict[str, Tensor]:
+    def synthesize(server: Server, synthesizer: NAYER, labels: range, bound: Bound, _: None) -> dict[str, Tensor]:
         asked.append((server.net.weights(), synthesizer, list(labels), bound))
         return {"x": torch.zeros(1)}
 
@@ -398,20 +392,9 @@ def later() -> tuple[ScriptedClient, Batch, Tensor]:
     return client, batch, synthetic
 
 
-def gradient(term: Tensor, parameter: Tensor) -> Tensor | None:
-    (got,) = torch.autograd.grad(term, parameter, retain_graph=True, allow_unused=True)
-    return got
-
-
 def test_new_data_moves_new_logits_alone_and_synthetic_data_old_ones_alone(later):
     client, batch, _ = later
-    terms = LANDER().local_loss(client, batch)
-    weight = client.net.classifier.weight
-    new, old = gradient(terms["ce"], weight), gradient(terms["kd"], weight)
-    assert not new[:2].any()
-    assert new[2:].any(dim=1).all()
-    assert not old[2:].any()
-    assert old[:2].any(dim=1).all()
+    check_logits_are_moved_apart(client, LANDER().local_loss(client, batch))
 
 
 def test_the_text_head_stands_beside_the_classifier(later):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Any
@@ -13,9 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
-from scripted import tiny
-from small_runs import checkpoint, play
-from test_mfcl import golden_net, problem_of
+from inversion_cases import (
+    alike,
+    bounded_problem,
+    gone_on,
+    problem_of,
+    run_chain,
+    synthetic_of_a_run,
+    two_convs_net,
+)
 from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 
@@ -25,7 +30,6 @@ from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import PlainGenerator
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create, synthesizer_names
-from fcil.synthesis.chain import restore, values
 from fcil.synthesis.dafl import DAFL
 from fcil.synthesis.dfad import DFAD
 from fcil.synthesis.dfq import DFQ
@@ -51,30 +55,12 @@ EVERY = [*((name, SMALL | TAUGHT) for name in FOUR), ("rdskd", SMALL)]
 
 
 @pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
 def problem() -> Inversion:
-    return problem_of(tiny_net(5), anchors=normal(5, 16), bound=Bound())
+    return bounded_problem()
 
 
 def small(name: str, **settings: Any) -> Mixture:
     return FOUR[name](**SMALL | TAUGHT | settings)
-
-
-def played(method: Live, problem: Inversion, episodes: int | None = None) -> Chain:
-    chain = method.start(problem, 0)
-    for number in range(1, (episodes or method.episodes) + 1):
-        method.episode(problem, chain, number)
-    return chain
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
 
 
 # The reference, step by step -------------------------------------------------------------------
@@ -84,10 +70,10 @@ def golden_start(case: Case, name: str) -> tuple[Mixture, Inversion, Chain]:
     p, double = case.parameters, torch.float64
     method = FOUR[name](rounds=1, steps=p["steps"], batch_size=p["batch"], latent=p["nz"], width=p["ngf"])
     problem = problem_of(
-        golden_net(case.under("params.teacher")),
+        two_convs_net(case.under("params.teacher")),
         mean=torch.tensor(p["normalise_mean"], dtype=double),
         std=torch.tensor(p["normalise_std"], dtype=double),
-        student=golden_net(case.under("params.student")).eval().requires_grad_(False),
+        student=two_convs_net(case.under("params.student")).eval().requires_grad_(False),
     )
     chain = method.start(problem, 0)
     chain.generator.load_state_dict(case.under("params.generator"))
@@ -355,7 +341,7 @@ def test_a_student_that_others_teach_is_only_asked(problem):
 
 
 def test_without_disagreement_there_is_no_student(problem):
-    chain = played(small("dafl"), problem)
+    chain = run_chain(small("dafl"), problem)
     assert chain.student is None
     assert chain.teaching is None
 
@@ -386,10 +372,10 @@ def test_every_term_is_learnt(problem, name):
 @pytest.mark.parametrize(("name", "settings"), EVERY)
 def test_a_pool_holds_what_the_teacher_says_of_its_bytes_and_is_the_same_again(problem, name, settings):
     method = create(name, **settings)
-    chain = played(method, problem)
+    chain = run_chain(method, problem)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in problem.teacher.modules()]
     assert not any(hooks)
-    pool, again = method.pool(problem, chain), method.pool(problem, played(method, problem))
+    pool, again = method.pool(problem, chain), method.pool(problem, run_chain(method, problem))
     assert pool.keys() == {"x", "y"}
     assert pool["x"].shape == (25, 3, 8, 8)
     assert pool["x"].dtype == torch.uint8
@@ -403,13 +389,9 @@ def test_a_pool_holds_what_the_teacher_says_of_its_bytes_and_is_the_same_again(p
 @pytest.mark.parametrize(("name", "settings"), EVERY)
 def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, name, settings):
     method = create(name, **settings)
-    straight, stopped = played(method, problem), played(method, problem, episodes=1)
-    went_on = method.start(problem, 0)
-    restore(went_on, values(stopped))
-    for number in (2, 3):
-        method.episode(problem, went_on, number)
-    assert same(straight.generator, went_on.generator)
-    assert straight.student is None or same(straight.student, went_on.student)
+    straight, went_on = run_chain(method, problem), gone_on(method, problem, after=1)
+    assert alike(straight.generator, went_on.generator)
+    assert straight.student is None or alike(straight.student, went_on.student)
     assert straight.memory.keys() == went_on.memory.keys()
     assert all(torch.equal(t, went_on.memory[key]) for key, t in straight.memory.items())
     assert torch.equal(method.pool(problem, straight)["x"], method.pool(problem, went_on)["x"])
@@ -484,7 +466,7 @@ def test_views_are_new_samples_of_the_generator_as_it_stands(problem, name, sett
     assert not torch.equal(next(method.views(problem, chain, 7, generator("views"))).x, first.x)
     before = copy.deepcopy(chain.generator)
     next(views)
-    assert same(before, chain.generator)  # looking changes nothing
+    assert alike(before, chain.generator)  # looking changes nothing
 
 
 def test_chains_differ_and_share_the_episodes_and_the_samples(problem):
@@ -517,9 +499,9 @@ def test_every_step_of_every_episode_and_chain_has_noise_of_its_own(problem, mon
 
 def test_augmentation_and_the_global_stream_play_no_part(problem):
     method = small("dfq")
-    plain = played(method, problem)
+    plain = run_chain(method, problem)
     torch.manual_seed(7)
-    assert same(plain.generator, played(method, replace(problem, augment=Augment(padding=2, flip=True))).generator)
+    assert alike(plain.generator, run_chain(method, replace(problem, augment=Augment(padding=2, flip=True))).generator)
 
 
 @pytest.mark.parametrize(("name", "settings"), EVERY)
@@ -605,11 +587,7 @@ def test_a_loss_that_is_no_number_is_named(problem, name, settings):
 @pytest.mark.parametrize(("strategy", "name"), [("lander", "dfq"), ("target", "dfad"), ("lander", "rdskd")])
 def test_strategies_run_with_them(tmp_path, strategy, name):
     settings = dict(EVERY)[name]
-    source = tiny(tmp_path, {strategy: {"synthesizer": {name: settings}}}, rounds=1, stop_after=2)
-    (run,) = play(source, out=tmp_path)
-    tensors, _ = checkpoint(run)
-    assert tensors["shared/synthetic/x"].shape[0] == 25
-    assert torch.tensor([n for record in run.rounds for n in record["terms"].values()]).isfinite().all()
+    assert len(synthetic_of_a_run(tmp_path, strategy, {name: settings})["x"]) == 25
 
 
 def test_machinery_is_no_method():
@@ -621,5 +599,5 @@ def test_machinery_is_no_method():
 def test_a_seeded_generator_is_named_by_its_key(problem):
     with seeded(0, 0, "generator"):
         alone = small("dafl").new_generator((3, 8, 8))
-    assert same(alone, small("dafl").start(problem, 0).generator)
+    assert alike(alone, small("dafl").start(problem, 0).generator)
     assert isinstance(alone, PlainGenerator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
+from inversion_cases import problem_of, two_convs_named, two_convs_net
 from safetensors.torch import load_file
 from scripted import check_runs, client_of, gradient, server_of, shard_of, tiny, watched
 from small_runs import play
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from fcil import Batch, Client, Update
 from fcil.config import Where, parse
-from fcil.data import Augment
 from fcil.errors import ConfigError, TrainingError
-from fcil.nets import Backbone, Net, frozen
+from fcil.nets import frozen
 from fcil.optimizer import OptimizerSettings
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create, mfcl
@@ -33,52 +32,6 @@ from fcil.types import Tensors, Terms
 from strategies.mfcl import MFCL, SIDES
 
 SMALL = {"rounds": 2, "steps": 2, "batch_size": 8, "samples": 20, "latent": 6, "width": 4}
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-class TwoConvs(Backbone):
-    """The trunk of these golden cases: two convolutions, each with BatchNorm and ReLU, and the mean over positions."""
-
-    def __init__(self, widths: tuple[int, int]) -> None:
-        super().__init__()
-        self.width = widths[1]
-        self.conv, self.bn = nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0])
-        self.conv2, self.bn2 = nn.Conv2d(*widths, 3, padding=1, bias=False), nn.BatchNorm2d(widths[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn(self.conv(x)))))).mean(dim=(2, 3))
-
-
-def ours(tensors: Tensors) -> Tensors:
-    return {f"classifier{k[2:]}" if k.startswith("fc.") else f"backbone.{k}": t for k, t in tensors.items()}
-
-
-def golden_net(tensors: Tensors) -> Net:
-    widths = len(tensors["bn.bias"]), len(tensors["bn2.bias"])
-    net = Net(TwoConvs(widths), len(tensors["fc.bias"])).double()
-    net.load(ours(tensors))
-    return net
-
-
-def problem_of(teacher: Net, **settings: Any) -> Inversion:
-    own = teacher.classifier.weight
-    defaults = {
-        "labels": tuple(range(teacher.num_classes)),
-        "shape": (3, 8, 8),
-        "anchors": None,
-        "bound": None,
-        "mean": own.new_full((3,), 0.5),
-        "std": own.new_full((3,), 0.25),
-        "augment": Augment(),
-        "key": (0,),
-    }
-    return Inversion(teacher=frozen(teacher), **defaults | settings)
 
 
 # The generator of the reference ----------------------------------------------------------------
@@ -98,7 +51,7 @@ def golden_synthesis(case: Case) -> tuple[mfcl.MFCL, Inversion, mfcl.Chain]:
         balance=p["w_ie"],
         smooth=p["w_noise"],
     )
-    problem = problem_of(golden_net(case.under("params.teacher")))
+    problem = problem_of(two_convs_net(case.under("params.teacher")))
     chain = method.start(problem, 0)
     chain.generator.load_state_dict(case.under("params.generator"))
     return method, problem, chain
@@ -342,12 +295,12 @@ class Imagining(MFCL):
 def test_an_update_in_a_later_task_matches_the_reference():
     case = load_case("53_mfcl_client_update")
     p, t = case.parameters, case.tensors
-    teacher = golden_net(case.under("params.teacher"))
+    teacher = two_convs_net(case.under("params.teacher"))
     replay = [t[f"inputs.replay{i}.x"] for i in range(2)]
     for i, images in enumerate(replay):
         assert torch.equal(frozen(teacher)(images).logits.argmax(dim=1), t[f"inputs.replay{i}.labels"])
     client = client_of(
-        golden_net(case.under("params.student")),
+        two_convs_net(case.under("params.student")),
         [None] * 10,
         old=p["known"],
         real=[Batch(t[f"inputs.batch{i}.x"], t[f"inputs.batch{i}.labels"]) for i in range(2)],
@@ -359,7 +312,7 @@ def test_an_update_in_a_later_task_matches_the_reference():
     steps: list[Terms] = []
     strategy = watched(Imagining(fidelity="reference", head=p["w_ft"], distil=p["mu"]), steps)
     update = strategy.local_train(client)
-    expected = ours(case.under("expected.final"))
+    expected = two_convs_named(case.under("expected.final"))
     assert update.weights.keys() == expected.keys()
     for name, value in expected.items():
         assert_matches(update.weights[name], value, case.tolerance, name)
@@ -490,7 +443,7 @@ def test_after_a_task_the_generator_and_the_net_are_shared_and_no_images(fidelit
     pool = {"x": torch.zeros(1), "y": torch.zeros(1), "generator.l1.bias": torch.ones(2)}
     server.run_synthesis = lambda server, *what: asked.append(what) or pool
     small(fidelity=fidelity).after_task(server, [])
-    ((synthesizer, labels, bound),) = asked
+    ((synthesizer, labels, bound, _),) = asked
     assert synthesizer == mfcl.MFCL(**SMALL, fidelity=fidelity)
     assert list(labels) == [0, 1, 2, 3]
     assert bound is None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from itertools import combinations, islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from scripted import tiny
-from small_runs import checkpoint, play
-from test_nayer import problem_of
+from inversion_cases import alike, gone_on, problem_of, run_chain, synthetic_of_a_run
 from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 
@@ -24,10 +24,9 @@ from fcil.nets import Backbone, Net, NetSettings, NoisyGenerator, build_net, fro
 from fcil.nets.cam import activation_maps, cells, masked
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis import chain as chain_state
-from fcil.synthesis.muse import MUSE, pull, text_distance
+from fcil.synthesis.embedding import text_distance
+from fcil.synthesis.muse import MUSE, pull
 from fcil.synthesis.nayer import ALONE, NAYER
-from fcil.synthesis.noisy import Chain
 from fcil.synthesis.sizes import (
     SizedGenerator,
     bucketed,
@@ -39,6 +38,7 @@ from fcil.synthesis.sizes import (
     usual_sizes,
 )
 from fcil.types import Tensors, Terms
+from strategies.distill import Distill, Lesson
 
 SMALL: dict[str, Any] = {
     "rounds": 3,
@@ -68,13 +68,6 @@ def resnet(key: int = 0, classes: int = 5) -> Net:
 @pytest.fixture
 def problem() -> Inversion:
     return problem_of(resnet(), normal(5, 16), bound=Bound())
-
-
-def run_chain(method: MUSE, problem: Inversion, episodes: int | None = None) -> Chain:
-    chain = method.start(problem, 0)
-    for number in range(1, (episodes or method.episodes) + 1):
-        method.episode(problem, chain, number)
-    return chain
 
 
 def unsure(teacher: Net) -> Net:
@@ -543,13 +536,8 @@ def test_a_pool_is_repeatable_and_chains_differ(problem):
 def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, theirs):
     method = small(rounds=4, life=2, steps=1)
     here = replace(problem, student=frozen(resnet(key=7))) if theirs else problem
-    straight, stopped = run_chain(method, here), run_chain(method, here, episodes=3)
-    went_on = method.start(here, 0)
-    chain_state.restore(went_on, chain_state.values(stopped))
-    for number in (4, 5):
-        method.episode(here, went_on, number)
-    for a, b in ((c.generator, d.generator) for c, d in [(straight, went_on)]):
-        assert all(torch.equal(w, b.state_dict()[name]) for name, w in a.state_dict().items())
+    straight, went_on = run_chain(method, here), gone_on(method, here, after=3)
+    assert alike(straight.generator, went_on.generator)
     assert torch.equal(straight.beyond.head.weight, went_on.beyond.head.weight)
     assert torch.equal(straight.beyond.told, went_on.beyond.told)
     a, b = (method.pool(here, chain) for chain in (straight, went_on))
@@ -571,6 +559,64 @@ def test_somebody_elses_student_is_left_alone_and_its_embedding_is_learnt(proble
     chain = plain.start(here, 0)
     assert chain.teaching is None
     assert not any("student_ed" in plain.episode(here, chain, number) for number in range(1, 4))
+
+
+def test_another_student_is_looked_at_in_a_few_batches_and_the_teacher_is_not_asked(problem):
+    theirs, seen = frozen(resnet(key=7)), Counter[str]()
+    here, method = replace(problem, student=theirs), small(student_steps=50, ed_batches=3, ed=2.0)
+    chain = run_chain(method, here, episodes=1)
+    for name, net in (("teacher", here.teacher), ("student", theirs)):
+        net.register_forward_hook(lambda net, x, out, name=name: seen.update([name]))
+    first, second = (method.teach(here, chain, (0, number))["student_ed"] for number in (2, 3))
+    assert seen == {"student": 6}
+    assert second < first  # P learns
+    assert torch.allclose(chain.beyond.told, (0.9 * first + 0.1 * second) / 2.0)
+
+
+def test_whoever_teaches_the_student_draws_it_to_the_texts_too(problem):
+    theirs = frozen(resnet(key=7))
+    here, method = replace(problem, student=theirs), small(ed=2.0)
+    chain = method.start(here, 0)
+    run = {"net": theirs, "batch_size": 4, "generator": generator, "autocast": nullcontext}
+    strategy = Distill(synthesizer=method, steps=2)
+    lesson = Lesson(chain, strategy.distiller.start(here, theirs, 40, ()), torch.optim.SGD(theirs.parameters(), 0.1))
+    method.episode(here, chain, 1)
+    view = next(method.views(here, chain, 4, generator(1)))
+    assert method.beside(here, chain, view, theirs(view.x)) == {}  # P has not learnt
+    assert strategy.teach(SimpleNamespace(**run), here, lesson).keys() == {"kl"}
+    method.episode(here, chain, 2)
+    out = theirs.requires_grad_(True)(view.x)
+    terms = method.beside(here, chain, view, out)
+    assert terms.keys() == {"text"}
+    assert torch.allclose(
+        terms["text"], 2 * text_distance(chain.beyond.head, out.features, here.anchors[view.y]).mean()
+    )
+    assert torch.autograd.grad(terms["text"], theirs.backbone.stem.conv.weight)[0].any()
+    before = {name: w.clone() for name, w in chain.beyond.head.named_parameters()}
+    assert strategy.teach(SimpleNamespace(**run), here, lesson).keys() == {"kl", "text"}
+    assert all(torch.equal(w, before[name]) for name, w in chain.beyond.head.named_parameters())
+    assert NAYER().beside(here, chain, view, out) == {}
+
+
+def test_lessons_of_an_embedding_alone_are_those_beside_a_student_who_stands_still(problem):
+    """One batch, all of the pool: the steps are gradient steps on it, as by hand."""
+    theirs = frozen(resnet(key=7))
+    here = replace(problem, student=theirs)
+    method = small(student_steps=2, ed_batches=1, student_batch=20, ed=3.0, sizes=(8,), student_view="native")
+    chain = run_chain(method, here, episodes=1)
+    pool, before = method.pool(here, chain), {n: w.clone() for n, w in chain.beyond.head.named_parameters()}
+    features = theirs(normalise(pool["x"], here.mean, here.std)).features
+    w, b = (before[name].requires_grad_() for name in ("weight", "bias"))
+    sgd = torch.optim.SGD([w, b], lr=0.2, momentum=0.9, weight_decay=1e-4)
+    for _ in range(2):
+        loss = 3 * (F.linear(features, w, b) - here.anchors[pool["y"]]).square().sum(dim=1).mean() / 16
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    method.teach(here, chain, (0, 2))
+    assert torch.allclose(chain.beyond.head.weight, w, atol=1e-5)
+    assert torch.allclose(chain.beyond.head.bias, b, atol=1e-5)
+    assert not chain.beyond.head.weight.requires_grad
 
 
 def test_the_teacher_is_as_it_was_without_hooks(problem):
@@ -648,7 +694,7 @@ def test_a_teacher_of_one_size_sees_images_stretched():
 def test_it_needs_anchors_batch_norm_and_a_student_of_its_own(problem):
     with pytest.raises(ConfigError, match="needs label-text embeddings"):
         small().checked(replace(problem, anchors=None))
-    with pytest.raises(ConfigError, match="the student is the teacher itself"):
+    with pytest.raises(ConfigError, match="the student is the teacher, so they never differ; set adv: 0"):
         small().checked(replace(problem, student=problem.teacher))
     with pytest.raises(ConfigError, match=r"makes images; this data has samples of shape \(3, 8\)"):
         small().checked(replace(problem, shape=(3, 8)))
@@ -675,8 +721,6 @@ def test_smoke_is_short_and_reaches_all_terms(problem):
 @pytest.mark.parametrize("strategy", ["lander", "target"])
 def test_it_serves_strategies_on_images_of_eight_pixels(tmp_path, strategy):
     muse = {**SMALL, "rounds": 2, "samples": 20, "warmup_loops": 1}
-    (run,) = play(tiny(tmp_path, {strategy: {"synthesizer": {"muse": muse}}}, rounds=1, stop_after=2), out=tmp_path)
-    tensors, _ = checkpoint(run)
-    assert tensors["shared/synthetic/x"].shape == (20, 1, 8, 8)
-    assert set(tensors["shared/synthetic/y"].tolist()) <= {0, 1}
-    assert torch.tensor([n for record in run.rounds for n in record["terms"].values()]).isfinite().all()
+    pool = synthetic_of_a_run(tmp_path, strategy, {"muse": muse})
+    assert pool["x"].shape == (20, 1, 8, 8)
+    assert set(pool["y"].tolist()) <= {0, 1}

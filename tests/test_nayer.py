@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -12,16 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
+from inversion_cases import alike, bounded_problem, gone_on, problem_of, run_chain
 from tiny_net import golden_net, normal, renamed, tiny_net
 from torch import Tensor, nn
 
 from fcil.data import Augment
 from fcil.errors import ConfigError, TrainingError
 from fcil.losses import cross_entropy_with, kl_divergence
-from fcil.nets import Net, NoisyGenerator, frozen
+from fcil.nets import NoisyGenerator, frozen
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis import chain as chain_state
+from fcil.synthesis import Bound, Inversion, create, taught
 from fcil.synthesis import nayer as nayer_module
 from fcil.synthesis.nayer import ALONE, NAYER, SIDES, Chain, Optimised
 from fcil.synthesis.pool import string_sorted, to_bytes, view
@@ -29,27 +28,6 @@ from fcil.synthesis.student import distillation
 from fcil.types import Output, Tensors, Terms
 
 GOLDEN_TERMS = {"bn": "bn", "cross_entropy": "ce", "adversarial": "adv", "bound": "bound"}
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def problem_of(teacher: Net, anchors: Tensor | None, **settings: Any) -> Inversion:
-    own = teacher.classifier.weight
-    defaults = {
-        "labels": tuple(range(teacher.num_classes)),
-        "shape": (3, 8, 8),
-        "bound": None,
-        "mean": own.new_full((3,), 0.5),
-        "std": own.new_full((3,), 0.25),
-        "augment": Augment(),
-        "key": (0,),
-    }
-    return Inversion(teacher=frozen(teacher), anchors=anchors, **defaults | settings)
 
 
 class Watched(NAYER):
@@ -349,14 +327,7 @@ def small(**settings: Any) -> Watched:
 
 @pytest.fixture
 def problem() -> Inversion:
-    return problem_of(tiny_net(5), normal(5, 16), bound=Bound())
-
-
-def run_chain(method: NAYER, problem: Inversion, episodes: int | None = None) -> Chain:
-    chain = method.start(problem, 0)
-    for number in range(1, (episodes or method.episodes) + 1):
-        method.episode(problem, chain, number)
-    return chain
+    return bounded_problem()
 
 
 # Sides -----------------------------------------------------------------------------------------
@@ -714,14 +685,14 @@ def test_a_generator_lives_on_where_it_has_no_end():
 
 def test_one_student_optimizer_serves_all_episodes_and_its_rate_falls_as_a_cosine(problem, monkeypatch):
     rates, optimizers = [], []
-    train = nayer_module.train_student
+    train = taught.train_student
 
     def noted(*arguments: Any, **options: Any) -> Tensors:
         optimizers.append(options["optimizer"])
         rates.append(options["optimizer"].param_groups[0]["lr"])
         return train(*arguments, **options)
 
-    monkeypatch.setattr(nayer_module, "train_student", noted)
+    monkeypatch.setattr(taught, "train_student", noted)
     alone = small(schedule="nayer", rounds=4, student_lr=0.2, student_lr_end=0.1)
     chain = run_chain(alone, problem)
     assert rates == pytest.approx([0.1 + 0.1 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)])
@@ -738,14 +709,9 @@ def test_one_student_optimizer_serves_all_episodes_and_its_rate_falls_as_a_cosin
 @pytest.mark.parametrize("schedule", ["lander", "nayer"])
 def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, schedule):
     method = NAYER(**SMALL | {"rounds": 4, "schedule": schedule, "life": 2, "loops": 2})
-    straight, stopped = run_chain(method, problem), run_chain(method, problem, episodes=3)
-    went_on = method.start(problem, 0)
-    chain_state.restore(went_on, chain_state.values(stopped))
-    for number in (4, 5):
-        method.episode(problem, went_on, number)
+    straight, went_on = run_chain(method, problem), gone_on(method, problem, after=3)
     for part in ("generator", "student"):
-        a, b = (getattr(chain, part).state_dict() for chain in (straight, went_on))
-        assert all(torch.equal(a[name], b[name]) for name in a), part
+        assert alike(getattr(straight, part), getattr(went_on, part)), part
     a, b = (method.pool(problem, chain) for chain in (straight, went_on))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -764,7 +730,7 @@ def test_somebody_elses_student_is_a_judge_and_learns_nothing(problem):
 
 def test_a_student_that_is_the_teacher_is_refused(problem):
     same = replace(problem, student=problem.teacher)
-    with pytest.raises(ConfigError, match=r"adv: 1.0 is not allowed where the student is the teacher itself"):
+    with pytest.raises(ConfigError, match=r"the student is the teacher, so they never differ; set adv: 0"):
         small().checked(same)
     assert small(adv=0.0).checked(same) is same
 

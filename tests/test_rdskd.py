@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import Case, assert_matches, load_case
-from test_mfcl import problem_of
+from inversion_cases import problem_of
 from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 
@@ -25,13 +24,6 @@ from fcil.synthesis.terms import confidence, negative_entropy, sameness
 from fcil.types import Output, Terms
 
 SMALL: dict[str, Any] = {"rounds": 3, "steps": 3, "batch_size": 10, "samples": 20, "latent": 6, "width": 4}
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

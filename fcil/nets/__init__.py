@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fcil.nets.acgan import AcGan, ConditionalGenerator, evenly, one_of, real_fake_head, unremembered
-from fcil.nets.generators import NoisyGenerator, PlainGenerator
+from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.nets.latent import LatentGenerator
-from fcil.nets.net import Net, NetSettings, build_net, frozen
+from fcil.nets.net import Net, NetSettings, build_net, frozen, net_of
 from fcil.nets.resnet import BACKBONES, Backbone, Recipe, ResNet
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "AcGan",
     "Backbone",
     "ConditionalGenerator",
+    "ImageGenerator",
     "LatentGenerator",
     "Net",
     "NetSettings",
@@ -23,6 +24,7 @@ __all__ = [
     "build_net",
     "evenly",
     "frozen",
+    "net_of",
     "one_of",
     "real_fake_head",
     "unremembered",

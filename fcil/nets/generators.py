@@ -4,6 +4,8 @@
 arXiv:2112.06253; code @ 0dcecbc) and of TARGET (code @ 78cb9c0, `methods/target.py`: Generator).
 `NoisyGenerator` reads labels: the generator of NAYER (Tran et al., CVPR 2024, arXiv:2310.00258; code
 @ c6bedcd) and of LANDER (code @ 44d7acc, `methods/generator.py`: NLGenerator, NLGenerator_IN).
+`ImageGenerator` reads noise and normalises its images itself: the generator of MFCL (Babakniya et al.,
+NeurIPS 2023, arXiv:2311.07784; code @ 8ab937b, models/generator.py) and of RDSKD (code @ 8512a9d).
 
 Shapes: B batch, C classes, D width of a label-text embedding, n latent width, w base width,
 (c, H, W) an image, s x s the first map: H/4 x W/4, or H/16 x W/16 in the deep stack.
@@ -180,3 +182,64 @@ def _step(number: int, inputs: int, outputs: int, *, grow: bool = True) -> Itera
     yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     yield f"bn{number}", nn.BatchNorm2d(outputs)
     yield f"act{number}", nn.LeakyReLU(0.2)
+
+
+class ImageGenerator(nn.Sequential):
+    """Noise (B, n) -> images (B, c, H, W) of about mean 0 and deviation 1 in every channel.
+
+    A linear layer, `doublings` stages that double the side, and at the end tanh and a BatchNorm without gain.
+    The last stage has half the width. Weights start from torch's global stream: build inside `fcil.rng.seeded`.
+
+    Raises:
+        ValueError: a side is no multiple of 2^doublings.
+    """
+
+    stream: torch.Generator
+    """Where `sample` draws noise; whoever samples sets it."""
+
+    def __init__(self, shape: Shape, latent: int = 1000, width: int = 128, doublings: int | None = None) -> None:
+        channels, *sides = shape
+        doublings = doublings or usual_doublings(max(sides))
+        if any(side < 1 or side % 2**doublings for side in sides):
+            raise ValueError(
+                f"a generator of {doublings} doublings makes images whose sides are multiples of {2**doublings}, "
+                f"not {sides[0]} x {sides[1]}"
+            )
+        first = (width, *(side // 2**doublings for side in sides))
+        super().__init__(
+            OrderedDict(
+                l1=nn.Linear(latent, math.prod(first)),
+                unfold=nn.Unflatten(1, first),
+                bn0=nn.BatchNorm2d(width),
+                **OrderedDict(_stages(channels, width, doublings)),
+            )
+        )
+        self.latent = latent
+
+    def noise(self, count: int) -> Tensor:
+        """(count, n); drawn in single precision where the stream lives, so equal on every device."""
+        drawn = torch.randn(count, self.latent, generator=self.stream, device=self.stream.device)
+        return drawn.to(cast(nn.Linear, self.l1).weight)
+
+    def sample(self, count: int) -> Tensor:
+        """The next `count` images of the stream."""
+        return cast(Tensor, self(self.noise(count)))
+
+
+def usual_doublings(side: int) -> int:
+    """As in the reference code: 2 for CIFAR, 3 for the 64 pixels of Tiny-ImageNet, 5 for ImageNet."""
+    return 2 if side < 64 else 3 if side < 128 else 5
+
+
+def _stages(channels: int, width: int, doublings: int) -> Iterator[tuple[str, nn.Module]]:
+    inputs = width
+    for number in range(1, doublings + 1):
+        outputs = width if number < doublings else max(1, width // 2)
+        yield f"up{number}", nn.Upsample(scale_factor=2)
+        yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1)
+        yield f"bn{number}", nn.BatchNorm2d(outputs, eps=0.8)  # the reference's; a slip for the momentum, we guess
+        yield f"act{number}", nn.LeakyReLU(0.2)
+        inputs = outputs
+    yield f"conv{doublings + 1}", nn.Conv2d(inputs, channels, 3, padding=1)
+    yield "squash", nn.Tanh()
+    yield f"bn{doublings + 1}", nn.BatchNorm2d(channels, affine=False)

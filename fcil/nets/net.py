@@ -142,6 +142,20 @@ def build_net(
         return Net(backbone, num_classes, text_width)
 
 
+def net_of(settings: NetSettings, weights: Tensors, shape: Shape) -> Net:
+    """The net of these settings that has these weights: as many classes as they, and a text head where they have one.
+
+    Raises:
+        ValueError: they are of another net.
+    """
+    head, rows = weights.get("text_head.weight"), weights["classifier.bias"]
+    net = build_net(
+        settings, shape=shape, num_classes=len(rows), text_width=None if head is None else len(head), key=("weights",)
+    )
+    net.load(weights)
+    return net.to(rows.device)
+
+
 def frozen(net: Net) -> Net:
     """A copy of the net in eval mode whose weights want no gradient; gradients still reach its input."""
     still = copy.deepcopy(net).eval().requires_grad_(False)

@@ -24,7 +24,7 @@ from fcil.nets import Net, frozen
 from fcil.registry import class_in, names_in, read_choice
 from fcil.rng import Key
 from fcil.synthesis.pool import endless_rows, view
-from fcil.types import Count, NonNegative, Tensors
+from fcil.types import Count, NonNegative, Output, Tensors, Terms
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (episodes done, episodes in all, mean of each loss term)."""
@@ -72,6 +72,12 @@ class Inversion:
     @property
     def num_classes(self) -> int:
         return self.teacher.num_classes
+
+    def bounded(self, embedding: Tensor | None, labels: Tensor) -> Terms:
+        """The bounding loss to the anchors of labels (B,), where it is asked for and there is a text head."""
+        if self.bound is None or self.anchors is None or embedding is None:
+            return {}
+        return {"bound": self.bound(embedding, self.anchors[labels])}
 
     def autocast(self) -> torch.autocast:
         """bf16 arithmetic where it is asked for; weights and statistics stay in fp32."""
@@ -141,6 +147,10 @@ class Synthesizer:
         """
         yield from views_of(self.pool(problem, state), problem, count, rng)
 
+    def beside(self, problem: Inversion, state: Any, view: Views, student: Output) -> Terms:
+        """Weighted terms for a student whom somebody else teaches, beside what the teacher says; none here."""
+        return {}
+
     def run(
         self,
         *,
@@ -184,15 +194,16 @@ class Synthesizer:
             key=key,
             precision=precision,
         )
-        pools = []
-        for chain in range(self.chains):
-            state = self.start(self.checked(problem), chain)
-            for number in range(1, self.episodes + 1):
-                terms = self.episode(problem, state, number)
-                if progress is not None:
-                    progress(chain * self.episodes + number, self.chains * self.episodes, terms)
-            pools.append(self.pool(problem, state))
-        return merge(pools)
+        return merge([self._played(self.checked(problem), chain, progress) for chain in range(self.chains)])
+
+    def _played(self, problem: Inversion, chain: int, progress: Progress | None) -> Tensors:
+        """What a chain contributes after all its episodes."""
+        state = self.start(problem, chain)
+        for number in range(1, self.episodes + 1):
+            terms = self.episode(problem, state, number)
+            if progress is not None:
+                progress(chain * self.episodes + number, self.chains * self.episodes, terms)
+        return self.pool(problem, state)
 
     def share(self, chain: int) -> int:
         """How many of the samples a chain contributes."""
@@ -251,7 +262,7 @@ def synthesizer_names() -> list[str]:
     """The methods of this package: every module that is not part of the shared machinery."""
     shared = {
         "base", "student", "pool", "chain", "quality", "keeper", "live", "mixture", "pixels", "noisy", "sizes",
-        "terms", "contrast",
+        "terms", "contrast", "checks", "sided", "taught", "embedding", "sized",
     }  # fmt: skip
     return names_in("fcil.synthesis", shared)
 

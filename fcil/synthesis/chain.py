@@ -7,6 +7,7 @@ and what `values` took is put into it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -111,10 +112,17 @@ def _key(mark: str) -> str | int:
 
 def _device(chain: Any) -> torch.device:
     """Where the nets of a chain are."""
-    for field in fields(chain):
-        thing = getattr(chain, field.name)
-        if isinstance(thing, nn.Module):
-            return next((p.device for p in thing.parameters()), torch.device("cpu"))
-        if isinstance(thing, Tensor):
-            return thing.device
-    return torch.get_default_device()
+    return next(_devices(chain), torch.get_default_device())
+
+
+def _devices(thing: Any) -> Iterator[torch.device]:
+    """Where tensors are that belong to a thing, also to a chain within it."""
+    if isinstance(thing, Tensor):
+        yield thing.device
+    elif isinstance(thing, nn.Module):
+        yield from (p.device for p in thing.parameters())
+    elif isinstance(thing, torch.optim.Optimizer):
+        yield from (p.device for group in thing.param_groups for p in group["params"])
+    elif is_dataclass(thing) and not isinstance(thing, type):
+        for field in fields(thing):
+            yield from _devices(getattr(thing, field.name))

@@ -27,25 +27,24 @@ Shapes: B batch, n width of the noise, D width of f, d width of the directions, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.data import normalise
-from fcil.errors import ConfigError
-from fcil.fidelity import Fidelity, settle
 from fcil.losses import masked_adversarial, record_statistics, statistics_distance
 from fcil.nets import Net, PlainGenerator
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.base import Inversion, Synthesizer
+from fcil.synthesis.base import Inversion
+from fcil.synthesis.checks import makeable
 from fcil.synthesis.contrast import Projector, contrastive, enlarged, look, looked_at
-from fcil.synthesis.keeper import Lowest, readable
+from fcil.synthesis.keeper import Batches, History, Lowest, readable, requested
 from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.student import cosine, lessons, student_of
-from fcil.types import Count, Fraction, Index, NonNegative, Positive, Tensors, Terms
+from fcil.synthesis.taught import Taught
+from fcil.types import Count, Fraction, NonNegative, Positive, Tensors, Terms
 
 BETAS = (0.5, 0.999)
 RATIO = math.log(4 / 3)
@@ -58,17 +57,14 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain:
+class Chain(Batches):
     """The state of one sequence of generators and its student."""
 
-    number: int
     projector: Projector  # h
     projecting: torch.optim.Adam  # of h, for all episodes
     bank: Tensor  # (rows, 2 D), f of parts and wholes
     student: Net | None  # where there is an adversarial term
     teaching: torch.optim.SGD | None  # of S, for all episodes, where it is taught here
-    images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
-    labels: list[Tensor] = field(default_factory=list)  # (B,) each
 
 
 class Inverted(NamedTuple):
@@ -82,17 +78,13 @@ class Inverted(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMI(Synthesizer):
+class CMI(Taught):
     """Noise and a new generator for every batch, which is held against a bank of earlier ones."""
 
-    fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field that is null; null: as the caller, or `paper`."""
     rounds: Count = 200
     """Episodes; the batch of each enters the pool (`epochs`)."""
     steps: Count = 200
     """Generator steps in an episode (`g_steps`)."""
-    batch_size: Count = 256
-    """Samples of an episode (`synthesis_batch_size`)."""
     lr: Positive = 1e-3
     """Adam's rate for generator, noise and projector (`lr_g`)."""
     latent: Count = 256
@@ -119,89 +111,46 @@ class CMI(Synthesizer):
     """Of those, drawn anew for every step (`n_neg`)."""
     part: Fraction = 0.25
     """Smallest share of an image's area that its part shows."""
-    student_steps: Index = 400
-    """Student steps per episode (`kd_steps`)."""
-    student_lr: Positive = 0.1
-    """SGD rate with which the student begins; a cosine over the episodes, momentum 0.9 kept all the way."""
-    student_lr_end: NonNegative = 2e-4
-    """SGD rate towards which the cosine goes."""
     student_batch: Count = 128
-    """Samples per student step."""
-    student_decay: NonNegative = 1e-4
-    """Weight decay of the student."""
-    temperature: Positive = 20.0
-    """Softens teacher and student (`T`); the loss carries T^2."""
-    rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
-
-    # Settings ---------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
-        return settle(self, self.fidelity or "paper", SIDES)
-
-    def with_fidelity(self, fidelity: Fidelity) -> Self:
-        return self if self.fidelity else replace(self, fidelity=fidelity)
-
-    def smoke(self) -> Self:
-        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
-        return replace(self, rounds=3, steps=2, batch_size=batch, student_steps=student_steps)
-
-    @property
-    def episodes(self) -> int:
-        return -(-self.rounds // self.chains)
-
-    # Method -----------------------------------------------------------------------------------
+    differences = SIDES
 
     def checked(self, problem: Inversion) -> Inversion:
         super().checked(problem)
-        if len(problem.shape) != 3:
-            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
-        if self.adv and problem.student is problem.teacher:
-            raise ConfigError(f"synthesizer {self.name}: the student is the teacher, who never disagrees with itself")
-        try:
-            looked_at(problem.teacher, self.layers)
-            with torch.device("meta"):
-                PlainGenerator(problem.shape, self.latent, self.width)
-        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
-            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        makeable(
+            self.name,
+            problem,
+            lambda: looked_at(problem.teacher, self.layers),
+            lambda: PlainGenerator(problem.shape, self.latent, self.width),
+        )
         return problem
 
     def start(self, problem: Inversion, chain: int) -> Chain:
         width, own = sum(looked_at(problem.teacher, self.layers).values()), problem.mean
         with seeded(*problem.key, chain, "projector"):
             projector = Projector(width, self.directions).to(own)
-        student = student_of(problem, "fresh", *problem.key, chain) if self.adv else None
-        teaching = None
-        if student is not None and problem.student is None:
-            teaching = torch.optim.SGD(
-                student.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
-            )
         projecting = torch.optim.Adam(projector.parameters(), lr=self.lr, fused=True)
-        return Chain(chain, projector, projecting, own.new_empty(0, 2 * width), student, teaching)
+        return Chain(chain, projector, projecting, own.new_empty(0, 2 * width), *self.pupil(problem, chain))
 
     def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
         key = (*problem.key, chain.number, number)
         rng = generator(*key, "labels and noise", device=problem.device)
         labels, z = self.requested(problem, rng)
         found = self.invert(problem, chain, self.new_generator(problem, *key), labels, z, rng)
-        chain.images.append(to_bytes(found.kept, self.settled.rounding or "round"))
-        chain.labels.append(labels)
+        chain.keep(to_bytes(found.kept, self.settled.rounding or "round"), labels)
         over = len(chain.bank) + len(labels) - self.bank
         chain.bank = torch.cat([chain.bank[max(over, 0) :], found.features[-self.bank :]])
         means = {name: term.mean() for name, term in found.terms.items()}
         if chain.teaching is not None and self.student_steps:
-            means |= self.teach(problem, chain, (number - 1) / self.episodes, key)
+            means |= self.teach(problem, chain, key, (number - 1) / self.episodes)
         return readable(means, number)
 
     def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels (B,), each drawn by itself, and noise (B, n) of an episode."""
-        rows = torch.randint(len(problem.labels), (self.batch_size,), generator=rng, device=rng.device)
+        labels = requested(problem, self.batch_size, "random", rng)
         z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
-        return torch.tensor(problem.labels, device=problem.device)[rows.to(problem.device)], z.to(problem.device)
+        return labels, z.to(problem.device)
 
     def new_generator(self, problem: Inversion, *key: Key) -> PlainGenerator:
         """A generator whose weights are drawn from N(0, 0.02), gains from N(1, 0.02), and whose biases are 0."""
@@ -226,7 +175,7 @@ class CMI(Synthesizer):
         """`steps` Adam steps of the generator and of the noise, and as many of the projector with its own Adam."""
         z = nn.Parameter(noise)
         adam = torch.optim.Adam([*made.parameters(), z], lr=self.lr, betas=BETAS, fused=True)
-        lowest, history = Lowest(), list[Terms]()
+        lowest, history = Lowest(), History()
         if chain.student is not None:
             chain.student.eval().requires_grad_(False)
         for _ in range(self.steps):
@@ -240,10 +189,9 @@ class CMI(Synthesizer):
             for optimizer in (adam, chain.projecting):
                 optimizer.step()
             lowest.offer(loss, images, features)
-            history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
+            history.add(terms, loss)
         kept, features = lowest.kept
-        means = {name: torch.stack([h[name] for h in history]) for name in history[0]}
-        return Inverted(made, z.detach(), kept, features, means)
+        return Inverted(made, z.detach(), kept, features, history.terms)
 
     def terms(
         self, problem: Inversion, chain: Chain, images: Tensor, labels: Tensor, rng: torch.Generator
@@ -262,8 +210,7 @@ class CMI(Synthesizer):
             terms["bn"] = self.bn * statistics_distance(problem.teacher, statistics)
         if student is not None:
             terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
-        if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
-            terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
+        terms |= problem.bounded(teacher.embedding, labels)
         features = torch.cat([parts_seen, wholes_seen], dim=1)
         past = chain.bank[torch.randperm(len(chain.bank), generator=rng, device=rng.device)[: self.negatives]]
         locals_, globals_ = torch.cat([features, past]).chunk(2, dim=1)  # (R, D) each
@@ -281,26 +228,6 @@ class CMI(Synthesizer):
         mirror = draw[4] < (0.5 if problem.augment.flip else 0.0)
         return enlarged(images, draw[2:4] * (1 - lengths), lengths, mirror)
 
-    def teach(self, problem: Inversion, chain: Chain, past: float, key: tuple[Key, ...]) -> dict[str, Tensor]:
-        """The student's steps on the pool so far; its loss terms are reported as `student_...`.
-
-        Args:
-            past: the share of the episodes that lies behind it, in [0, 1).
-        """
-        assert chain.student is not None
-        assert chain.teaching is not None
-        return lessons(
-            chain.student,
-            problem,
-            self.pool(problem, chain),
-            rate=cosine(self.student_lr, self.student_lr_end, past),
-            temperature=self.temperature,
-            steps=self.student_steps,
-            batch_size=self.student_batch,
-            optimizer=chain.teaching,
-            key=key,
-        )
-
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
-        share = self.share(chain.number)
-        return {"x": torch.cat(chain.images)[-share:], "y": torch.cat(chain.labels)[-share:]}
+        rows = chain.rows(self.share(chain.number), "latest")
+        return {"x": torch.cat(chain.images)[rows], "y": torch.cat(chain.labels)[rows]}

@@ -25,36 +25,22 @@ Shapes: B batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from fcil.errors import ConfigError
-from fcil.fidelity import Fidelity, settle
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net
-from fcil.rng import Key, generator
-from fcil.synthesis.base import Inversion, Synthesizer
-from fcil.synthesis.keeper import readable
-from fcil.synthesis.pixels import (
-    Gathered,
-    Optimised,
-    Shift,
-    noise,
-    nothing_yet,
-    optimise,
-    refuse_what_is_no_image,
-    requested,
-    shifts,
-    stored,
-)
-from fcil.synthesis.student import cosine, lessons, student_of
-from fcil.synthesis.terms import clamped_jensen_shannon, jensen_shannon, total_variation
-from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
+from fcil.rng import generator
+from fcil.synthesis.base import Inversion
+from fcil.synthesis.keeper import readable, requested
+from fcil.synthesis.pixels import Gathered, Optimised, Pixels, Shift, noise, nothing_yet, optimise, stored
+from fcil.synthesis.taught import Taught
+from fcil.synthesis.terms import clamped_jensen_shannon, jensen_shannon
+from fcil.types import Count, NonNegative, Positive, Terms
 
 SIDES: dict[str, tuple[object, object]] = {
     # field: (the paper's method, or ours where the paper is silent; the released code)
@@ -74,23 +60,15 @@ class Chain(Gathered):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepInversion(Synthesizer):
+class DeepInversion(Pixels, Taught):
     """Images optimised pixel by pixel, against a net's batch-norm statistics."""
 
-    fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field that is null; null: as the caller, or `paper`."""
     rounds: Count | None = None
     """Episodes, the batch of each entering the pool; null: as many as fill `samples` (200 epochs in the code)."""
     steps: Count = 1000
     """Steps per episode (`g_steps`; 2000 in the published tables and in the paper)."""
-    batch_size: Count = 256
-    """Images of an episode (`synthesis_batch_size`)."""
     lr: Positive = 0.1
     """Adam's rate for the pixels (`lr_g`; 0.05 in the paper)."""
-    labels: Literal["random", "balanced"] = "random"
-    """Every label by itself, or whole sweeps over the classes and a random rest."""
-    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.125
-    """Share of a side by which the images are rolled at most, either way, anew in each step."""
     flip: bool | None = None
     """Mirror the images in half of the steps; null: where the data is mirrored (ours), or always (reference)."""
     kept: Literal["best", "last"] | None = None
@@ -101,49 +79,14 @@ class DeepInversion(Synthesizer):
     """Weight of the cross-entropy to the wanted class (`oh`)."""
     tv: NonNegative = 1e-3
     """Weight of the total variation (2.5e-5 in the paper, of norms instead of means)."""
-    l2: NonNegative = 0.0
-    """Weight of the Euclidean norm of the whole batch."""
     adv: NonNegative = 1.0
     """Weight of the divergence from the student; 0 is plain DeepInversion, which has none."""
     adv_temperature: Positive = 3.0
     """Softens teacher and student in the divergence."""
     divergence: Literal["exact", "clamped"] | None = None
     """Jensen-Shannon (paper), or with its divergences the other way round and cut probabilities (reference)."""
-    student_steps: Index = 400
-    """Student steps per episode (`kd_steps`)."""
-    student_lr: Positive = 0.1
-    """SGD rate with which the student begins; a cosine over the episodes, momentum 0.9 kept all the way."""
-    student_lr_end: NonNegative = 2e-4
-    """SGD rate towards which the cosine goes."""
-    student_batch: Count = 256
-    """Samples per student step."""
-    student_decay: NonNegative = 1e-4
-    """Weight decay of the student."""
-    temperature: Positive = 20.0
-    """Softens teacher and student where the student learns (`T`); the loss carries T^2."""
-    rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
-
-    # Settings ---------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
-        return settle(self, self.fidelity or "paper", SIDES)
-
-    def with_fidelity(self, fidelity: Fidelity) -> Self:
-        return self if self.fidelity else replace(self, fidelity=fidelity)
-
-    def smoke(self) -> Self:
-        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
-        return replace(self, rounds=3, steps=2, batch_size=batch, student_steps=student_steps)
-
-    @property
-    def episodes(self) -> int:
-        rounds = self.rounds or -(-self.samples // self.batch_size)
-        return -(-rounds // self.chains)
+    differences = SIDES
 
     @property
     def required(self) -> frozenset[str]:
@@ -151,40 +94,19 @@ class DeepInversion(Synthesizer):
 
     # Method -----------------------------------------------------------------------------------
 
-    def checked(self, problem: Inversion) -> Inversion:
-        super().checked(problem)
-        refuse_what_is_no_image(self.name, problem)
-        if self.adv and problem.student is problem.teacher:
-            raise ConfigError(f"synthesizer {self.name}: the student is the teacher, so they never differ; set adv: 0")
-        return problem
-
     def start(self, problem: Inversion, chain: int) -> Chain:
-        begun = Chain(chain, *nothing_yet(problem))
-        if self.adv:
-            begun.student = student_of(problem, "fresh", *problem.key, chain)
-        if begun.student is not None and problem.student is None:
-            weights = begun.student.parameters()
-            begun.teaching = torch.optim.SGD(
-                weights, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
-            )
-        return begun
+        return Chain(chain, *nothing_yet(problem), *self.pupil(problem, chain))
 
     def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
         s, key = self.settled, (*problem.key, chain.number, number)
         rng = generator(*key, "labels and noise", device=problem.device)
         labels = requested(problem, self.batch_size, self.labels, rng)
-        found = self.invert(problem, chain, labels, noise(problem, self.batch_size, rng), self.shifts(problem, key))
+        found = self.invert(problem, chain, labels, noise(problem, self.batch_size, rng), s.shifts(problem, key))
         chain.add(stored(problem, found.x, s.rounding or "round"), labels, self.share(chain.number))
         means = {name: term.mean() for name, term in found.terms.items()}
         if self.student_steps and chain.teaching is not None:
-            means |= self.teach(problem, chain, number, key)
+            means |= self.teach(problem, chain, key, (number - 1) / self.episodes)
         return readable(means, number)
-
-    def shifts(self, problem: Inversion, key: tuple[Key, ...]) -> list[Shift]:
-        """What is done to the images before the nets see them, for every step."""
-        s = self.settled
-        mirror = problem.augment.flip if s.flip is None else s.flip
-        return shifts(self.steps, problem.shape, self.jitter, mirror, generator(*key, "shifts"))
 
     def invert(self, problem: Inversion, chain: Chain, labels: Tensor, start: Tensor, views: list[Shift]) -> Optimised:
         """From noise (B, channels, H, W) to images of these labels."""
@@ -203,32 +125,8 @@ class DeepInversion(Synthesizer):
         terms = {"ce": self.ce * F.cross_entropy(teacher.logits, labels)}
         if self.bn:
             terms["bn"] = self.bn * statistics_distance(problem.teacher, statistics)
-        if self.tv:
-            terms["tv"] = self.tv * total_variation(x)
-        if self.l2:
-            terms["l2"] = self.l2 * torch.linalg.vector_norm(x)
+        terms |= self.likely(x)
         if self.adv and chain.student is not None:
             apart = clamped_jensen_shannon if self.settled.divergence == "clamped" else jensen_shannon
             terms["adv"] = -self.adv * apart(chain.student(seen).logits, teacher.logits, self.adv_temperature)
-        if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
-            terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
-        return terms
-
-    def teach(self, problem: Inversion, chain: Chain, number: int, key: tuple[Key, ...]) -> dict[str, Tensor]:
-        """The student's steps on the pool so far; its loss terms are reported as `student_...`."""
-        assert chain.student is not None
-        assert chain.teaching is not None
-        return lessons(
-            chain.student,
-            problem,
-            chain.pool,
-            rate=cosine(self.student_lr, self.student_lr_end, (number - 1) / self.episodes),
-            temperature=self.temperature,
-            steps=self.student_steps,
-            batch_size=self.student_batch,
-            optimizer=chain.teaching,
-            key=key,
-        )
-
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
-        return chain.pool
+        return terms | problem.bounded(teacher.embedding, labels)

@@ -31,7 +31,7 @@ Shapes: B batch, C classes, n width of the noise.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self, cast
 
 import torch
@@ -40,8 +40,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.data import normalise
-from fcil.errors import ConfigError
-from fcil.fidelity import Fidelity, settle
 from fcil.losses import (
     Averages,
     Statistics,
@@ -51,11 +49,13 @@ from fcil.losses import (
     update_averages,
 )
 from fcil.nets import Net, PlainGenerator
-from fcil.rng import Key, generator, seeded
-from fcil.synthesis.base import Inversion, Synthesizer
-from fcil.synthesis.keeper import Lowest, readable, sweeps
-from fcil.synthesis.pool import string_sorted, to_bytes
-from fcil.synthesis.student import cosine, lessons, student_of
+from fcil.rng import generator, seeded
+from fcil.synthesis.base import Inversion
+from fcil.synthesis.checks import makeable
+from fcil.synthesis.keeper import Batches, Cut, History, Lowest, readable, requested
+from fcil.synthesis.pool import to_bytes
+from fcil.synthesis.student import student_of
+from fcil.synthesis.taught import Taught
 from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -74,17 +74,14 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain:
+class Chain(Batches):
     """The state of one meta generator and its student."""
 
-    number: int
     generator: PlainGenerator  # G; where it is not adapted, the generator itself
     meta: torch.optim.Adam  # of G, for all episodes
     student: Net
     teaching: torch.optim.SGD  # of S, for all episodes
     averages: Averages | None = None
-    images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
-    labels: list[Tensor] = field(default_factory=list)  # (B,) each
 
 
 class Adapted(NamedTuple):
@@ -97,19 +94,15 @@ class Adapted(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fast(Synthesizer):
+class Fast(Taught):
     """Noise and a copy of a meta-learnt generator, adapted together for a few steps."""
 
-    fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field that is null; null: as the caller, or `paper`."""
     rounds: Count = 220
     """Episodes; the batch of each enters the pool (`epochs`; `syn_round`, 10, in TARGET)."""
     warmup: Index | None = None
     """First episodes in which the student does not learn: one in eleven (paper), or 20 of however many (reference)."""
     steps: Count = 10
     """Steps of adaptation in an episode (`g_steps`; 2 and 5 are the faster forms)."""
-    batch_size: Count = 256
-    """Samples of an episode (`synthesis_batch_size`)."""
     meta: Literal["maml", "reptile", "none"] = "maml"
     """How G learns from G' (`is_maml`); `none`: there is one generator, which episodes go on training (`fast`)."""
     lr: Positive = 2e-3
@@ -134,43 +127,22 @@ class Fast(Synthesizer):
     """Weight of the disagreement with the student, from the last episode of the warm-up on (1 in TARGET)."""
     student_start: Literal["fresh", "reference"] | None = None
     """Student drawn anew (ours), or with the teacher's classifier and statistics (reference: TARGET)."""
-    student_steps: Index = 400
-    """Student steps per episode after the warm-up (`kd_steps`)."""
     student_lr: Positive = 0.2
-    """SGD rate with which the student begins; a cosine over its episodes, momentum 0.9 kept all the way."""
-    student_lr_end: NonNegative = 2e-4
-    """SGD rate towards which the cosine goes."""
-    student_batch: Count = 256
-    """Samples per student step."""
-    student_decay: NonNegative = 1e-4
-    """Weight decay of the student."""
-    temperature: Positive = 20.0
-    """Softens teacher and student (`T`); the loss carries T^2."""
-    cut: Literal["latest", "string-sorted"] | None = None
+    cut: Cut | None = None
     """Which samples are kept when there are too many: the latest (ours), or by file name (reference: TARGET)."""
-    rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+    differences = SIDES
 
     # Settings ---------------------------------------------------------------------------------
 
     @property
     def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
-        s = settle(self, self.fidelity or "paper", SIDES)
+        s = super().settled
         return s if s.warmup is not None else replace(s, warmup=round(self.episodes / 11))
 
-    def with_fidelity(self, fidelity: Fidelity) -> Self:
-        return self if self.fidelity else replace(self, fidelity=fidelity)
-
     def smoke(self) -> Self:
-        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
-        return replace(self, rounds=3, warmup=0, steps=2, batch_size=batch, student_steps=student_steps)
-
-    @property
-    def episodes(self) -> int:
-        return -(-self.rounds // self.chains)
+        return replace(super().smoke(), warmup=0)
 
     @property
     def required(self) -> frozenset[str]:
@@ -180,13 +152,7 @@ class Fast(Synthesizer):
 
     def checked(self, problem: Inversion) -> Inversion:
         super().checked(problem)
-        if len(problem.shape) != 3:
-            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
-        try:
-            with torch.device("meta"):
-                PlainGenerator(problem.shape, self.latent, self.width)
-        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
-            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        makeable(self.name, problem, lambda: PlainGenerator(problem.shape, self.latent, self.width))
         return problem
 
     def start(self, problem: Inversion, chain: int) -> Chain:
@@ -198,9 +164,7 @@ class Fast(Synthesizer):
             generator=made,
             meta=torch.optim.Adam(made.parameters(), lr=self.lr * self.steps, betas=BETAS, fused=True),
             student=student,
-            teaching=torch.optim.SGD(
-                student.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True
-            ),
+            teaching=self.sgd(student.parameters()),
         )
 
     def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
@@ -210,21 +174,16 @@ class Fast(Synthesizer):
             redraw(chain.generator, rng)
         labels, z = self.requested(problem, rng)
         found = self.adapt(problem, chain, labels, z, adversarial=number >= warmup, rng=rng)
-        chain.images.append(to_bytes(found.kept, s.rounding or "round"))
-        chain.labels.append(labels)
+        chain.keep(to_bytes(found.kept, s.rounding or "round"), labels)
         means = {name: term.mean() for name, term in found.terms.items()}
         if number > warmup and self.student_steps and problem.student is None:
             past = (number - warmup - 1) / (self.episodes - warmup)  # of the student's episodes
-            means |= self.teach(problem, chain, past, key)
+            means |= self.teach(problem, chain, key, past)
         return readable(means, number)
 
     def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels (B,) and noise (B, n) of an episode."""
-        if self.labels == "balanced":
-            labels = sweeps(problem.labels, self.batch_size, rng, problem.device)
-        else:
-            rows = torch.randint(len(problem.labels), (self.batch_size,), generator=rng, device=rng.device)
-            labels = torch.tensor(problem.labels, device=problem.device)[rows.to(problem.device)]
+        labels = requested(problem, self.batch_size, self.labels, rng)
         z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
         return labels, z.to(problem.device)
 
@@ -244,7 +203,7 @@ class Fast(Synthesizer):
             adapted = copy.deepcopy(chain.generator)
         groups = [{"params": list(adapted.parameters()), "lr": self.lr}, {"params": [z], "lr": self.latent_lr}]
         adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
-        lowest, history = Lowest(), list[Terms]()
+        lowest, history = Lowest(), History()
         statistics: Statistics = {}
         for _ in range(self.steps):
             with problem.autocast():
@@ -257,7 +216,7 @@ class Fast(Synthesizer):
                 add_gradients(chain.generator, adapted)
             adam.step()
             lowest.offer(loss, images)
-            history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
+            history.add(terms, loss)
         if self.meta == "reptile":
             point_at(chain.generator, adapted)
         if self.meta != "none":
@@ -265,8 +224,7 @@ class Fast(Synthesizer):
             chain.meta.zero_grad(set_to_none=True)
         chain.averages = update_averages(chain.averages, statistics, self.bn_momentum)
         (kept,) = lowest.kept
-        means = {name: torch.stack([h[name] for h in history]) for name in history[0]}
-        return Adapted(adapted, z.detach(), kept, means)
+        return Adapted(adapted, z.detach(), kept, history.terms)
 
     def terms(
         self,
@@ -288,34 +246,11 @@ class Fast(Synthesizer):
             terms["bn"] = self.bn * distance
         if adversarial and self.adv:
             terms["adv"] = self.adv * masked_adversarial(chain.student(x).logits, teacher.logits)
-        if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
-            terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
-        return terms, statistics
-
-    def teach(self, problem: Inversion, chain: Chain, past: float, key: tuple[Key, ...]) -> dict[str, Tensor]:
-        """The student's steps on the pool so far; its loss terms are reported as `student_...`.
-
-        Args:
-            past: the share of the student's episodes that lies behind it, in [0, 1).
-        """
-        return lessons(
-            chain.student,
-            problem,
-            self.pool(problem, chain),
-            rate=cosine(self.student_lr, self.student_lr_end, past),
-            temperature=self.temperature,
-            steps=self.student_steps,
-            batch_size=self.student_batch,
-            optimizer=chain.teaching,
-            key=key,
-        )
+        return terms | problem.bounded(teacher.embedding, labels), statistics
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
-        share, pool = self.share(chain.number), {"x": torch.cat(chain.images), "y": torch.cat(chain.labels)}
-        if self.settled.cut == "string-sorted":
-            rows = torch.tensor(string_sorted(len(chain.images), self.batch_size, share), device=problem.device)
-            return {name: t[rows] for name, t in pool.items()}
-        return {name: t[-share:] for name, t in pool.items()}
+        rows = chain.rows(self.share(chain.number), self.settled.cut or "latest")
+        return {"x": torch.cat(chain.images)[rows], "y": torch.cat(chain.labels)[rows]}
 
 
 @torch.no_grad()

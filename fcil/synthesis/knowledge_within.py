@@ -34,53 +34,33 @@ Shapes: B batch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from fcil.data import normalise
 from fcil.losses import record_statistics
 from fcil.rng import generator
-from fcil.synthesis.base import Inversion, Synthesizer
-from fcil.synthesis.keeper import readable
-from fcil.synthesis.pixels import (
-    Gathered,
-    Shift,
-    noise,
-    nothing_yet,
-    optimise,
-    refuse_what_is_no_image,
-    requested,
-    shifts,
-    stored,
-)
-from fcil.synthesis.terms import batchnorm_divergence, confidence, total_variation
-from fcil.types import Count, NonNegative, Positive, Tensors, Terms
+from fcil.synthesis.base import Inversion
+from fcil.synthesis.keeper import asked, readable, requested
+from fcil.synthesis.pixels import Gathered, Pixels, Shift, noise, nothing_yet, optimise, stored
+from fcil.synthesis.terms import batchnorm_divergence, confidence
+from fcil.types import Count, NonNegative, Positive, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowledgeWithin(Synthesizer):
+class KnowledgeWithin(Pixels):
     """Noise, dreams of a class, or images with a net's batch-norm statistics."""
 
     scheme: Literal["gaussian", "inception", "bns"] = "bns"
     """Noise as it is, images of the highest logit, or images with the statistics that the net remembers."""
-    rounds: Count | None = None
-    """Episodes, the batch of each entering the pool; null: as many as fill `samples`."""
     steps: Count = 1000
     """Steps per episode; `gaussian` has none."""
     batch_size: Count = 256
     """Images of an episode, whose statistics are matched."""
-    lr: Positive = 0.1
-    """Adam's rate for the pixels."""
     labels: Literal["random", "balanced"] = "balanced"
-    """Every label by itself, or whole sweeps over the classes and a random rest."""
-    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.125
-    """Share of a side by which the images are rolled at most, either way, anew in each step."""
-    flip: bool | None = None
-    """Mirror the images in half of the steps; null: where the data is mirrored."""
     kept: Literal["best", "last"] = "best"
     """Which iterate is kept: that of the lowest loss, or the last."""
     bn: Positive = 10.0
@@ -89,22 +69,11 @@ class KnowledgeWithin(Synthesizer):
     """Weight of the cross-entropy to the wanted class, in `bns`; 0: no class is asked for, the net gives the labels."""
     logit: Positive = 1.0
     """Weight of the wanted class's logit, in `inception`."""
-    tv: NonNegative = 1e-3
-    """Weight of the total variation."""
-    l2: NonNegative = 0.0
-    """Weight of the Euclidean norm of the whole batch."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
 
     # Settings ---------------------------------------------------------------------------------
 
     def smoke(self) -> Self:
         return replace(self, rounds=2, steps=2, batch_size=min(self.batch_size, 32))
-
-    @property
-    def episodes(self) -> int:
-        rounds = self.rounds or -(-self.samples // self.batch_size)
-        return -(-rounds // self.chains)
 
     @property
     def required(self) -> frozenset[str]:
@@ -117,11 +86,6 @@ class KnowledgeWithin(Synthesizer):
 
     # Method -----------------------------------------------------------------------------------
 
-    def checked(self, problem: Inversion) -> Inversion:
-        super().checked(problem)
-        refuse_what_is_no_image(self.name, problem)
-        return problem
-
     def start(self, problem: Inversion, chain: int) -> Gathered:
         return Gathered(chain, *nothing_yet(problem))
 
@@ -131,8 +95,7 @@ class KnowledgeWithin(Synthesizer):
         labels = requested(problem, self.batch_size, self.labels, rng)
         x, found = noise(problem, self.batch_size, rng), Terms()
         if self.scheme != "gaussian":
-            mirror = problem.augment.flip if self.flip is None else self.flip
-            views = shifts(self.steps, problem.shape, self.jitter, mirror, generator(*key, "shifts"))
+            views = self.shifts(problem, key)
 
             def terms(x: Tensor, step: int) -> Terms:
                 return self.terms(problem, x, labels, views[step])
@@ -155,23 +118,14 @@ class KnowledgeWithin(Synthesizer):
             terms["bn"] = self.bn * batchnorm_divergence(problem.teacher, statistics)
             if self.asks:
                 terms["ce"] = self.ce * F.cross_entropy(out.logits, labels)
-        if self.tv:
-            terms["tv"] = self.tv * total_variation(x)
-        if self.l2:
-            terms["l2"] = self.l2 * torch.linalg.vector_norm(x)
-        if problem.bound is not None and problem.anchors is not None and out.embedding is not None:
-            towards = labels if self.asks else among(problem, out.logits)
-            terms["bound"] = problem.bound(out.embedding, problem.anchors[towards])
-        return terms
-
-    def pool(self, problem: Inversion, chain: Gathered) -> Tensors:
-        return chain.pool
+        towards = labels if self.asks else among(problem, out.logits)
+        return terms | self.likely(x) | problem.bounded(out.embedding, towards)
 
 
 def among(problem: Inversion, logits: Tensor) -> Tensor:
     """The net's answers (B,), one of the classes that are asked for, to logits (B, C)."""
-    asked = torch.tensor(problem.labels, device=problem.device)
-    return asked[logits[:, asked].argmax(dim=1)]
+    classes = asked(problem)
+    return classes[logits[:, classes].argmax(dim=1)]
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -27,12 +26,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.data import normalise
-from fcil.errors import ConfigError, TrainingError
+from fcil.errors import TrainingError
 from fcil.nets import Net, PlainGenerator
 from fcil.nets.resnet import Shape
 from fcil.rng import generator, seeded
 from fcil.synthesis.base import Inversion, Synthesizer, Views
-from fcil.synthesis.keeper import readable
+from fcil.synthesis.checks import makeable
+from fcil.synthesis.keeper import asked, readable
 from fcil.synthesis.pool import to_bytes
 from fcil.types import Count, Positive, Tensors, Terms
 
@@ -98,13 +98,7 @@ class Live(Synthesizer):
 
     def checked(self, problem: Inversion) -> Inversion:
         super().checked(problem)
-        if len(problem.shape) != 3:
-            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
-        try:
-            with torch.device("meta"):
-                self.new_generator(problem.shape)
-        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
-            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        makeable(self.name, problem, lambda: self.new_generator(problem.shape))
         return problem
 
     def start(self, problem: Inversion, chain: int) -> Chain:
@@ -190,22 +184,3 @@ class Live(Synthesizer):
                 f"{len(problem.labels)} classes asked for; raise rounds"
             )
         return torch.cat(samples), torch.cat(answers)
-
-
-def asked(problem: Inversion) -> Tensor:
-    """The classes asked for, on the device."""
-    return _row(problem.labels, problem.device)
-
-
-@lru_cache(maxsize=8)
-def _row(labels: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept, because a copy to a GPU at every step is a wait."""
-    with torch.inference_mode(False):  # a tensor made under inference mode could not be used in training later
-        return torch.tensor(labels, device=device)
-
-
-def bounded(problem: Inversion, embedding: Tensor | None, answers: Tensor) -> Terms:
-    """The bounding loss to the anchors of the answers (B,), where the caller asks for it and there is a text head."""
-    if problem.bound is None or problem.anchors is None or embedding is None:
-        return {}
-    return {"bound": problem.bound(embedding, problem.anchors[answers])}

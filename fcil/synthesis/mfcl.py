@@ -24,26 +24,27 @@ Shapes: B batch, C classes, n latent width, w base width, (c, H, W) an image.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcil.data import normalise
-from fcil.errors import ConfigError
-from fcil.fidelity import Fidelity, settle
 from fcil.losses import record_statistics
+from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
 from fcil.rng import generator, seeded
-from fcil.synthesis.base import Inversion, Synthesizer
-from fcil.synthesis.keeper import readable
+from fcil.synthesis.base import Inversion
+from fcil.synthesis.checks import makeable
+from fcil.synthesis.keeper import asked, readable
 from fcil.synthesis.pool import to_bytes
+from fcil.synthesis.sided import Sided
 from fcil.synthesis.terms import balance, batchnorm_divergence, confidence, gaussian, smoothness
 from fcil.types import Count, NonNegative, Positive, Tensors, Terms
+
+__all__ = ["MFCL", "SIDES", "TRAVELS", "Chain", "ImageGenerator", "travelling"]
 
 TRAVELS = "generator."
 """What begins the names of the generator's weights in a pool."""
@@ -55,67 +56,6 @@ SIDES: dict[str, tuple[object, object]] = {
 }
 
 
-class ImageGenerator(nn.Sequential):
-    """Noise (B, n) -> images (B, c, H, W) of about mean 0 and deviation 1 in every channel.
-
-    A linear layer, `doublings` stages that double the side, and at the end tanh and a BatchNorm without gain.
-    The last stage has half the width. Weights start from torch's global stream: build inside `fcil.rng.seeded`.
-
-    Raises:
-        ValueError: a side is no multiple of 2^doublings.
-    """
-
-    stream: torch.Generator
-    """Where `sample` draws noise; whoever samples sets it."""
-
-    def __init__(self, shape: Shape, latent: int = 1000, width: int = 128, doublings: int | None = None) -> None:
-        channels, *sides = shape
-        doublings = doublings or usual_doublings(max(sides))
-        if any(side < 1 or side % 2**doublings for side in sides):
-            raise ValueError(
-                f"a generator of {doublings} doublings makes images whose sides are multiples of {2**doublings}, "
-                f"not {sides[0]} x {sides[1]}"
-            )
-        first = (width, *(side // 2**doublings for side in sides))
-        super().__init__(
-            OrderedDict(
-                l1=nn.Linear(latent, math.prod(first)),
-                unfold=nn.Unflatten(1, first),
-                bn0=nn.BatchNorm2d(width),
-                **OrderedDict(_stages(channels, width, doublings)),
-            )
-        )
-        self.latent = latent
-
-    def noise(self, count: int) -> Tensor:
-        """(count, n); drawn in single precision where the stream lives, so equal on every device."""
-        drawn = torch.randn(count, self.latent, generator=self.stream, device=self.stream.device)
-        return drawn.to(cast(nn.Linear, self.l1).weight)
-
-    def sample(self, count: int) -> Tensor:
-        """The next `count` images of the stream."""
-        return cast(Tensor, self(self.noise(count)))
-
-
-def usual_doublings(side: int) -> int:
-    """As in the reference code: 2 for CIFAR, 3 for the 64 pixels of Tiny-ImageNet, 5 for ImageNet."""
-    return 2 if side < 64 else 3 if side < 128 else 5
-
-
-def _stages(channels: int, width: int, doublings: int) -> Iterator[tuple[str, nn.Module]]:
-    inputs = width
-    for number in range(1, doublings + 1):
-        outputs = width if number < doublings else max(1, width // 2)
-        yield f"up{number}", nn.Upsample(scale_factor=2)
-        yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1)
-        yield f"bn{number}", nn.BatchNorm2d(outputs, eps=0.8)  # the reference's; a slip for the momentum, we guess
-        yield f"act{number}", nn.LeakyReLU(0.2)
-        inputs = outputs
-    yield f"conv{doublings + 1}", nn.Conv2d(inputs, channels, 3, padding=1)
-    yield "squash", nn.Tanh()
-    yield f"bn{doublings + 1}", nn.BatchNorm2d(channels, affine=False)
-
-
 @dataclass
 class Chain:
     """The state of the one generator."""
@@ -125,11 +65,9 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MFCL(Synthesizer):
+class MFCL(Sided):
     """A generator from noise that is itself the result."""
 
-    fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field below that is null; null: as the caller, or `paper`."""
     rounds: Count = 100
     """Episodes, after each of which training can be saved; they mean nothing to the method."""
     steps: Count = 50
@@ -158,6 +96,7 @@ class MFCL(Synthesizer):
     """Pixels of the blur, of 5 x 5: 1 (paper), or the root of 2, by an exponent without its 2 (reference)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+    differences = SIDES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,14 +104,6 @@ class MFCL(Synthesizer):
             raise ValueError(f"chains: {self.chains} chains would make as many generators; one can be sent, so 1 it is")
 
     # Settings ---------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
-        return settle(self, self.fidelity or "paper", SIDES)
-
-    def with_fidelity(self, fidelity: Fidelity) -> Self:
-        return self if self.fidelity else replace(self, fidelity=fidelity)
 
     def smoke(self) -> Self:
         return replace(self, rounds=2, steps=2, batch_size=min(self.batch_size, 32), samples=min(self.samples, 64))
@@ -189,13 +120,7 @@ class MFCL(Synthesizer):
 
     def checked(self, problem: Inversion) -> Inversion:
         super().checked(problem)
-        if len(problem.shape) != 3:
-            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
-        try:
-            with torch.device("meta"):
-                self.new_generator(problem.shape)
-        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
-            raise ConfigError(f"synthesizer {self.name}: {error}") from None
+        makeable(self.name, problem, lambda: self.new_generator(problem.shape))
         return problem
 
     def new_generator(self, shape: Shape) -> ImageGenerator:
@@ -224,10 +149,10 @@ class MFCL(Synthesizer):
 
     def terms(self, problem: Inversion, images: Tensor) -> Terms:
         """The weighted terms of L for a batch of normalised images (B, c, H, W)."""
-        s, asked = self.settled, torch.tensor(problem.labels, device=problem.device)
+        s, classes = self.settled, asked(problem)
         with problem.autocast(), record_statistics(problem.teacher) as statistics:
             out = problem.teacher(images)
-        logits = out.logits[:, asked]  # (B, C)
+        logits = out.logits[:, classes]  # (B, C)
         terms = {
             "ce": self.ce * confidence(logits, s.temperature or 1.0),
             "balance": self.balance * balance(logits),
@@ -235,14 +160,12 @@ class MFCL(Synthesizer):
         }
         if self.bn:
             terms["bn"] = self.bn * batchnorm_divergence(problem.teacher, statistics)
-        if problem.bound is not None and problem.anchors is not None and out.embedding is not None:
-            terms["bound"] = problem.bound(out.embedding, problem.anchors[asked[logits.argmax(dim=1)]])
-        return terms
+        return terms | problem.bounded(out.embedding, classes[logits.argmax(dim=1)])
 
     @torch.no_grad()
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
         """Samples `x`, cut to [0, 1], with the net's answer to them as `y`; and the generator's weights."""
-        made, asked = chain.generator.eval(), torch.tensor(problem.labels, device=problem.device)
+        made, classes = chain.generator.eval(), asked(problem)
         made.stream = generator(*problem.key, "pool", device=problem.device)
         mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
         stored: list[Tensor] = []
@@ -251,7 +174,7 @@ class MFCL(Synthesizer):
             images = made.sample(min(self.batch_size, self.samples - begin))
             stored.append(to_bytes(images * std + mean, "round"))
             seen = problem.teacher(normalise(stored[-1], problem.mean, problem.std)).logits
-            labels.append(asked[seen[:, asked].argmax(dim=1)])
+            labels.append(classes[seen[:, classes].argmax(dim=1)])
         weights = {f"{TRAVELS}{name}": t.clone() for name, t in made.state_dict().items()}
         return {"x": torch.cat(stored), "y": torch.cat(labels), **weights}
 

@@ -32,18 +32,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fcil.errors import ConfigError
 from fcil.losses import Statistics, record_statistics, statistics_distance
 from fcil.nets import Net
 from fcil.synthesis.base import Inversion
-from fcil.synthesis.live import Chain, Live, asked, bounded
-from fcil.synthesis.student import cosine, student_of
+from fcil.synthesis.keeper import asked
+from fcil.synthesis.live import Chain, Live
+from fcil.synthesis.taught import WithStudent
 from fcil.synthesis.terms import activation, disagreement, negative_entropy
 from fcil.types import Count, NonNegative, Positive, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture(Live):
+class Mixture(Live, WithStudent):
     """A generator with any of five terms, and a student where they disagree."""
 
     bn: NonNegative = 0.0
@@ -55,19 +55,11 @@ class Mixture(Live):
     act: NonNegative = 0.0
     """Weight of the size of the features."""
     adv: NonNegative = 0.0
-    """Weight of the disagreement with the student; with 0 there is no student."""
     distance: Literal["kl", "l1"] = "kl"
     """What student and generator contend over: KL of the predictions, or mean absolute difference of logits."""
     student_steps: Count = 5
     """Student steps to one of the generator, each on a new batch (`kd_steps`)."""
-    student_lr: Positive = 0.1
-    """SGD rate with which the student begins; a cosine over the episodes, momentum 0.9."""
-    student_lr_end: NonNegative = 2e-4
-    """SGD rate towards which the cosine goes."""
     student_batch: Annotated[int, Field(ge=2)] = 256
-    """Samples per student step."""
-    student_decay: NonNegative = 1e-4
-    """Weight decay of the student."""
     temperature: Positive = 1.0
     """Softens both nets in the student's KL, which then carries T^2; the generator's has none (`T`)."""
 
@@ -88,24 +80,14 @@ class Mixture(Live):
     def required(self) -> frozenset[str]:
         return frozenset({"batchnorm"}) if self.bn else frozenset()
 
-    def checked(self, problem: Inversion) -> Inversion:
-        self._refuse_itself(problem)
-        return super().checked(problem)
-
     def start(self, problem: Inversion, chain: int) -> Chain:
-        self._refuse_itself(problem)
         state = super().start(problem, chain)
-        if self.adv:
-            state.student = student_of(problem, "fresh", *problem.key, chain)
-        if state.student is not None and problem.student is None:
-            weights, decay = state.student.parameters(), self.student_decay
-            state.teaching = torch.optim.SGD(weights, self.student_lr, momentum=0.9, weight_decay=decay, fused=True)
+        state.student, state.teaching = self.pupil(problem, chain)
         return state
 
     def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
         if chain.teaching is not None:
-            rate = cosine(self.student_lr, self.student_lr_end, (number - 1) / self.episodes)
-            chain.teaching.param_groups[0]["lr"] = rate
+            chain.teaching.param_groups[0]["lr"] = self.rate((number - 1) / self.episodes)
         return super().episode(problem, chain, number)
 
     def alternate(self, problem: Inversion, chain: Chain, step: int, rng: torch.Generator) -> Terms:
@@ -132,7 +114,7 @@ class Mixture(Live):
         if self.adv:
             student = cast(Net, chain.student)(x)
             terms["adv"] = -self.adv * disagreement(student.logits, out.logits, self.distance)
-        return terms | bounded(problem, out.embedding, answers)
+        return terms | problem.bounded(out.embedding, answers)
 
     def teach(self, problem: Inversion, chain: Chain, rng: torch.Generator) -> Terms:
         """The student's steps, where it is ours to teach; the mean of its loss."""
@@ -151,7 +133,3 @@ class Mixture(Live):
             total += loss.detach()
         student.eval().requires_grad_(False)
         return {f"student_{self.distance}": total / self.student_steps}
-
-    def _refuse_itself(self, problem: Inversion) -> None:
-        if self.adv and problem.student is problem.teacher:
-            raise ConfigError(f"synthesizer {self.name}: the student is the teacher, and cannot disagree with itself")

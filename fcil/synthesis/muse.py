@@ -19,6 +19,8 @@ below are ours, on the ground of NAYER's released code (nayer.py), whose constan
 
 The mean of M_y over the places is the logit, so a cross-entropy on logits is content with one small patch;
 `cells` asks every place. The margin m bounds what can be won by going far. L_aed waits until P has learnt once.
+Where somebody else teaches the student, P alone learns here, from what the student sees in a few batches, and is
+lent to them with its term (`beside`), as `fcil distill` uses it.
 Each ingredient has a switch: `sizes: [native]`, `sizes` of one, `cam: 0`, `ed: 0`. With all of them off this is
 NAYER to the bit. Where null, `cam` and `aed` are set once so that the pull of their term on an image is 0.3
 and 0.1 of that of batch-norm matching at the first step.
@@ -34,38 +36,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
-from fcil.data import normalise
-from fcil.errors import ConfigError
 from fcil.losses import Statistics, record_statistics
-from fcil.nets import NoisyGenerator
 from fcil.nets.cam import cells, class_maps, masked, pools, record_maps
-from fcil.rng import Key, generator, seeded
+from fcil.rng import Key, generator
 from fcil.synthesis.base import Inversion, Views
-from fcil.synthesis.nayer import NAYER, Optimised
+from fcil.synthesis.embedding import classes_apart, learn_alone, new_head, remembered, text_distance
 from fcil.synthesis.noisy import Chain
-from fcil.synthesis.sizes import (
-    Shown,
-    SizedGenerator,
-    bucketed,
-    by_size,
-    enlarged,
-    native,
-    resize,
-    scaled,
-    shrunk,
-    usual_sizes,
-)
-from fcil.synthesis.student import distillation
-from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
+from fcil.synthesis.sized import Sized
+from fcil.synthesis.sizes import scaled
+from fcil.types import Count, Index, NonNegative, Output, Positive, Tensors, Terms
 
-MEMORY = 0.9
-"""Share of the past in the running mean of d."""
 PULLS = {"cam": 0.3, "aed": 0.1}
 """Where the weight of a term is null: its pull on an image, in parts of that of batch-norm matching at first."""
 
@@ -75,14 +61,14 @@ class Beyond:
     """What a chain keeps besides NAYER's."""
 
     pools: bool  # whether the teacher pools its last maps, so that its classifier gives the maps of classes
-    apart: Tensor  # mean over pairs of classes of |e_c - e_c'|^2 / D
+    apart: Tensor  # mean over pairs of classes of what d is between their texts
     head: nn.Linear | None = None  # P
     told: Tensor | None = None  # running mean of d over episodes of the student; none before it has learnt
     weights: Tensors = field(default_factory=dict)  # of terms that were null, and the pull of `bn` they go by
 
 
 @dataclass(frozen=True, kw_only=True)
-class MUSE(NAYER):
+class MUSE(Sized):
     """Small images of several sizes, whose every place speaks for the class."""
 
     # NAYER's own constants; what each is says its class.
@@ -105,12 +91,6 @@ class MUSE(NAYER):
     student_decay: NonNegative = 1e-4
     student_text: NonNegative = 0.0
 
-    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    """Sides of the images, one drawn for every inner loop; null: 96, 112, 128 for 224 pixels, 16, 24, 32 for 32."""
-    view: Literal["native", "up"] = "native"
-    """How the teacher sees them in synthesis: as they are, or stretched to the data's own size."""
-    student_view: Shown = "mixed"
-    """How a student does: as they are, stretched, at a random place of a plain canvas, or any of these at random."""
     cam: NonNegative | None = None
     """Weight of the quality loss by class-activation maps; null: it pulls 0.3 as strongly as `bn` at first."""
     cam_form: Literal["cells", "masked"] = "cells"
@@ -123,6 +103,8 @@ class MUSE(NAYER):
     """Weight with which new samples flee from it; null: they are pulled 0.1 as strongly as by `bn` at first."""
     margin: Positive | None = None
     """Squared distance, mean over D, beyond which they gain no more; null: the student's own plus that of classes."""
+    ed_batches: Count = 8
+    """Batches in which another's student is looked at per episode; P takes `student_steps` steps on what it saw."""
     bn_late: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Weight of the last quarter of batch norms, where small images differ most from large ones (0.5 halves it)."""
 
@@ -137,59 +119,26 @@ class MUSE(NAYER):
     # Settings ---------------------------------------------------------------------------------
 
     def smoke(self) -> Self:
-        return replace(super().smoke(), loops=1, warmup_loops=1)
+        return replace(super().smoke(), loops=1, warmup_loops=1, ed_batches=1)
 
     @property
     def flees(self) -> bool:
         """Whether the generator keeps away from what the student was taught."""
         return bool(self.ed) and self.aed != 0
 
-    def sides(self, problem: Inversion) -> tuple[int, ...]:
-        """The sizes of images."""
-        return self.sizes or usual_sizes(max(problem.shape[1:]))
-
-    def checked(self, problem: Inversion) -> Inversion:
-        super().checked(problem)
-        whole, sides = max(problem.shape[1:]), self.sides(problem)
-        if max(sides) > whole:
-            raise ConfigError(f"synthesizer {self.name}: sizes: {max(sides)} is above the {whole} pixels of the data")
-        if self.view == "native":
-            small = problem.mean.new_zeros(2, problem.shape[0], *scaled(problem.shape, min(sides)))
-            try:
-                with torch.no_grad():
-                    problem.teacher(small)
-            except RuntimeError as error:
-                raise ConfigError(
-                    f"synthesizer {self.name}: sizes: the teacher takes no images of {min(sides)} pixels "
-                    f"({str(error).splitlines()[0]}); use view: up"
-                ) from None
-        return problem
-
     # Method -----------------------------------------------------------------------------------
 
     def beyond(self, problem: Inversion, chain: Chain) -> Beyond:
         assert problem.anchors is not None
         key, anchors = (*problem.key, chain.number), problem.anchors[list(problem.labels)]
-        apart = 2 * anchors.var(dim=0).mean() if len(anchors) > 1 else anchors.new_zeros(())
-        own = Beyond(pools=False, apart=apart)
+        own = Beyond(pools=False, apart=classes_apart(anchors))
         if self.cam != 0:
             side = max(self.sides(problem)) if self.view == "native" else max(problem.shape[1:])
             size = (2, problem.shape[0], *scaled(problem.shape, side))
             own.pools = pools(problem.teacher, torch.randn(size, generator=generator(*key, "probe")).to(problem.mean))
         if self.ed:
-            with seeded(*key, "embedding"):
-                head = nn.Linear(chain.student.classifier.in_features, anchors.shape[1])
-            own.head = head.to(anchors).requires_grad_(False)
+            own.head = new_head(chain.student, anchors, *key)
         return own
-
-    def optimise(
-        self, problem: Inversion, chain: Chain, labels: Tensor, *, adversarial: bool, rng: torch.Generator
-    ) -> Optimised:
-        sides, which = self.sides(problem), 0
-        if len(sides) > 1:
-            which = int(torch.randint(len(sides), (1,), generator=rng, device=rng.device))
-        cast(SizedGenerator, chain.generator).aim(scaled(problem.shape, sides[which]))
-        return super().optimise(problem, chain, labels, adversarial=adversarial, rng=rng)
 
     def terms(
         self,
@@ -202,10 +151,7 @@ class MUSE(NAYER):
         rng: torch.Generator,
     ) -> tuple[Terms, Statistics]:
         """The weighted terms of L_G for a batch of raw images (B, channels, h, w) of one size."""
-        own, (mean, std) = chain.beyond, self.statistics(problem, chain)
-        x = normalise(shrunk(problem.augment, images.shape[2:], problem.shape)(images, rng), mean, std)
-        if self.view == "up":
-            x = resize(x, native(problem.shape))
+        own, x = chain.beyond, self.seen(problem, chain, images, rng)
         with record_statistics(problem.teacher) as statistics, record_maps(problem.teacher) as maps:
             teacher = problem.teacher(x)
         flees = adversarial and self.flees and own.told is not None
@@ -252,87 +198,76 @@ class MUSE(NAYER):
     # Student ----------------------------------------------------------------------------------
 
     def teaches(self, problem: Inversion) -> bool:
-        """Somebody else's student is left alone; P then learns from it as it stands."""
-        return problem.student is None or self.flees
+        """Somebody else's student is left alone; P learns from it as it stands."""
+        return problem.student is None or bool(self.ed)
+
+    def beside(self, problem: Inversion, state: Chain, view: Views, student: Output) -> Terms:
+        """The part of L_S that draws a student to the texts of old samples, with P as it has learnt last."""
+        own = state.beyond
+        if own.told is None or problem.anchors is None:
+            return {}
+        return {"text": self.ed * text_distance(own.head, student.features, problem.anchors[view.y]).mean()}
 
     def learners(self, problem: Inversion, chain: Chain) -> list[nn.Parameter]:
         student = super().learners(problem, chain) if problem.student is None else []
         return student + ([] if chain.beyond.head is None else list(chain.beyond.head.parameters()))
 
     def teach(self, problem: Inversion, chain: Chain, key: tuple[Key, ...], past: float = 0.0) -> dict[str, Tensor]:
-        """Steps of the student, and of P beside it, on batches of one size each: L_S."""
-        alone, own, student = problem.student is None, chain.beyond, chain.student
+        """L_S: steps of the student and of P beside it, or of P alone where the student is somebody else's."""
+        own, optimizer = chain.beyond, self.optimizer(problem, chain, past)
         rng, chance = generator(*key, "student batches", device=problem.device), generator(*key, "sizes")
-        learners, optimizer = self.learners(problem, chain), self.optimizer(problem, chain, past)
-        student.train(alone)
+        views = self.views(problem, chain, self.student_batch, rng, chance)
+        if problem.student is None:
+            means = self._teach_both(problem, chain, views, optimizer)
+        else:
+            means = {"student_ed": self._teach_head(problem, chain, views, optimizer, rng)}
+        if own.head is not None:
+            own.told = remembered(own.told, means["student_ed"] / self.ed)
+        return means
+
+    def _teach_both(
+        self, problem: Inversion, chain: Chain, views: Iterator[Views], optimizer: optim.SGD
+    ) -> dict[str, Tensor]:
+        """Steps on batches of one size each; the means of the terms."""
+        learners, head, sums = self.learners(problem, chain), chain.beyond.head, dict[str, Tensor]()
+        chain.student.train()
         for parameter in learners:
             parameter.requires_grad_(True)
-        sums: dict[str, Tensor] = {}
-        views = self.views(problem, chain, self.student_batch, rng, chance)
         for x, y, _ in islice(views, self.student_steps):
             with problem.autocast():
                 with torch.no_grad():
                     target = problem.teacher(x)
-                with torch.set_grad_enabled(alone):
-                    out = student(x)
-                terms = distillation(out, target, self.temperature, self.student_text) if alone else {}
-                if own.head is not None and problem.anchors is not None:
-                    told = text_distance(own.head, out.features, problem.anchors[y]).mean()
-                    terms["ed"] = self.ed * told
+                out = chain.student(x)
+                terms = self.lesson(out, target)
+                if head is not None and problem.anchors is not None:
+                    terms["ed"] = self.ed * text_distance(head, out.features, problem.anchors[y]).mean()
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
-        student.eval()
+        chain.student.eval()
         for parameter in learners:
             parameter.requires_grad_(False)
-        means = {f"student_{name}": total / self.student_steps for name, total in sums.items()}
-        if own.head is not None:
-            now = means["student_ed"] / self.ed
-            own.told = now if own.told is None else MEMORY * own.told + (1 - MEMORY) * now
-        return means
+        return {f"student_{name}": total / self.student_steps for name, total in sums.items()}
 
-    # Pool -------------------------------------------------------------------------------------
-
-    def views(
-        self, problem: Inversion, state: Any, count: int, rng: torch.Generator, chance: torch.Generator | None = None
-    ) -> Iterator[Views]:
-        """Batches of one size each, a size as often as the pool has images of it; `chance` draws sizes."""
-        yield from bucketed(self.buckets(problem, state), problem, count, rng, chance or rng, self.student_view)
-
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
-        """The images made as large as the data's own; `buckets` has them as they were made."""
-        size, about, rows = native(problem.shape), self.about(chain), self.rows(chain)
-        pool = {name: t[rows] for name, t in about.items()}
-        x = torch.empty(len(pool["y"]), problem.shape[0], *size, dtype=torch.uint8, device=problem.device)
-        for bucket in self.buckets(problem, chain):
-            x[bucket["id"]] = enlarged(bucket["x"], size)
-        return {"x": x} | pool
-
-    def buckets(self, problem: Inversion, chain: Chain) -> list[Tensors]:
-        """The pool by size: `x` as made, what else is known of it, and `id`, its rows in the pool."""
-        about, rows = self.about(chain), self.rows(chain)
-        held = torch.arange(len(about["y"]), device=problem.device)[rows]  # of all that were kept, in the pool's order
-        return by_size(chain.images, about, held)
-
-    def _new_generator(self, problem: Inversion) -> NoisyGenerator:
-        assert problem.anchors is not None
-        return SizedGenerator(
-            problem.anchors,
-            problem.shape,
-            self.sides(problem),
-            self.batch_size,
-            self.latent,
-            self.width,
-            self.rows_per_layer or len(problem.labels),
+    def _teach_head(
+        self, problem: Inversion, chain: Chain, views: Iterator[Views], optimizer: optim.SGD, rng: torch.Generator
+    ) -> Tensor:
+        """Steps of P on what the student, who stands still, sees in a few batches; the mean of its term."""
+        chain.student.eval()
+        with torch.no_grad(), problem.autocast():
+            looked = [(chain.student(x).features, y) for x, y, _ in islice(views, self.ed_batches)]
+        return learn_alone(
+            chain.beyond.head,
+            problem,
+            looked,
+            optimizer,
+            rng,
+            weight=self.ed,
+            steps=self.student_steps,
+            batch_size=self.student_batch,
         )
-
-
-def text_distance(head: nn.Linear, features: Tensor, anchors: Tensor) -> Tensor:
-    """d_i = |P(h_i) - e_i|^2 / D for features h (B, F) and anchors e (B, D), one a sample, constant: (B,)."""
-    embedding: Tensor = head(features).to(anchors)
-    return (embedding - anchors.detach()).square().mean(dim=1)
 
 
 def pull(term: Tensor, images: Tensor) -> Tensor:

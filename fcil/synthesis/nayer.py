@@ -36,7 +36,6 @@ Shapes: B batch, C classes, D width of e_y.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,15 +44,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from fcil.data import normalise
-from fcil.errors import ConfigError
 from fcil.losses import Statistics, masked_adversarial, record_statistics, statistics_distance, update_averages
 from fcil.nets import NoisyGenerator
-from fcil.rng import Key, generator, seeded
+from fcil.rng import generator, seeded
 from fcil.synthesis.base import Inversion
-from fcil.synthesis.keeper import Lowest, readable, sweeps
+from fcil.synthesis.checks import makeable
+from fcil.synthesis.keeper import History, Lowest, readable, requested
 from fcil.synthesis.noisy import SIDES, Chain, Noisy
-from fcil.synthesis.pool import string_sorted, to_bytes
-from fcil.synthesis.student import distillation, student_of, train_student
+from fcil.synthesis.pool import to_bytes
+from fcil.synthesis.student import distillation, student_of
 from fcil.types import Output, Tensors, Terms
 
 __all__ = ["ALONE", "NAYER", "SIDES", "Chain", "Optimised"]
@@ -97,18 +96,7 @@ class NAYER(Noisy):
 
     def checked(self, problem: Inversion) -> Inversion:
         super().checked(problem)
-        if len(problem.shape) != 3:
-            raise ConfigError(f"synthesizer {self.name}: makes images; this data has samples of shape {problem.shape}")
-        try:
-            with torch.device("meta"):
-                self._new_generator(problem)
-        except (ValueError, RuntimeError, TypeError) as error:  # torch's words for a size that is no size
-            raise ConfigError(f"synthesizer {self.name}: {error}") from None
-        if self.adv and problem.student is problem.teacher:
-            raise ConfigError(
-                f"synthesizer {self.name}: adv: {self.adv} is not allowed where the student is the teacher itself, "
-                "with whom it never disagrees; expected another net, or adv: 0"
-            )
+        makeable(self.name, problem, lambda: self._new_generator(problem))
         return problem
 
     def start(self, problem: Inversion, chain: int) -> Chain:
@@ -144,8 +132,7 @@ class NAYER(Noisy):
             found = self.optimise(problem, chain, labels, adversarial=now.adversarial, rng=rng)
             history.append(found.terms)
             if now.keep:
-                chain.images.append(to_bytes(found.kept, s.rounding or "round"))
-                chain.labels.append(labels)
+                chain.keep(to_bytes(found.kept, s.rounding or "round"), labels)
                 chain.statistics.append(found.statistics)
         means = {name: torch.cat([terms[name] for terms in history]).mean() for name in history[0]}
         if now.teach and self.student_steps and self.teaches(problem):
@@ -155,7 +142,7 @@ class NAYER(Noisy):
 
     def requested(self, problem: Inversion, rng: torch.Generator) -> Tensor:
         """Labels of one batch (B,): whole sweeps over the classes, then a random rest."""
-        return sweeps(problem.labels, self.batch_size, rng, problem.device)
+        return requested(problem, self.batch_size, "balanced", rng)
 
     def optimise(
         self, problem: Inversion, chain: Chain, labels: Tensor, *, adversarial: bool, rng: torch.Generator
@@ -165,7 +152,7 @@ class NAYER(Noisy):
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
         adam = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)
-        lowest, history = Lowest(), list[Terms]()
+        lowest, history = Lowest(), History()
         statistics: Statistics = {}
         for _ in range(self.steps):
             now = torch.stack(self.statistics(problem, chain)).detach()
@@ -177,10 +164,10 @@ class NAYER(Noisy):
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             lowest.offer(loss, images, now)
-            history.append({name: term.detach() for name, term in terms.items()} | {"total": loss.detach()})
+            history.add(terms, loss)
         chain.averages = update_averages(chain.averages, statistics, self.bn_momentum)
         kept, under = lowest.kept
-        return Optimised(kept, under, {name: torch.stack([h[name] for h in history]) for name in history[0]})
+        return Optimised(kept, under, history.terms)
 
     def terms(
         self,
@@ -216,9 +203,7 @@ class NAYER(Noisy):
         }
         if student is not None and self.adv:
             terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
-        if problem.bound is not None and problem.anchors is not None and teacher.embedding is not None:
-            terms["bound"] = problem.bound(teacher.embedding, problem.anchors[labels])
-        return terms
+        return terms | problem.bounded(teacher.embedding, labels)
 
     def distance(self, problem: Inversion, chain: Chain, statistics: Statistics) -> Tensor:
         """How far a batch is from what the teacher's batch norms remember, without a weight."""
@@ -230,10 +215,6 @@ class NAYER(Noisy):
             return problem.mean, problem.std
         return chain.mean, chain.spread if self.settled.sigma == "free" else F.softplus(chain.spread)
 
-    def sgd(self, parameters: Iterable[nn.Parameter]) -> optim.SGD:
-        """A student's optimizer as it begins."""
-        return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
-
     def learners(self, problem: Inversion, chain: Chain) -> list[nn.Parameter]:
         """What learns from the pool."""
         return list(chain.student.parameters())
@@ -242,32 +223,14 @@ class NAYER(Noisy):
         """The one that serves all episodes, at its present rate, or a new one where each has its own."""
         if chain.teaching is None:
             return self.sgd(self.learners(problem, chain))
-        fall = (1 + math.cos(math.pi * past)) / 2
-        rate = self.student_lr_end + (self.student_lr - self.student_lr_end) * fall
-        chain.teaching.param_groups[0]["lr"] = rate
-        return chain.teaching
+        return super().optimizer(problem, chain, past)
+
+    def lesson(self, student: Output, teacher: Output) -> Terms:
+        return distillation(student, teacher, self.temperature, self.student_text)
 
     def teaches(self, problem: Inversion) -> bool:
         """Whether there is something that learns from the pool here."""
         return problem.student is None
-
-    def teach(self, problem: Inversion, chain: Chain, key: tuple[Key, ...], past: float = 0.0) -> dict[str, Tensor]:
-        """The student's steps on the pool so far; its loss terms are reported as `student_...`.
-
-        Args:
-            past: the share of the student's episodes that lies behind it, in [0, 1).
-        """
-        means = train_student(
-            chain.student,
-            problem,
-            self.pool(problem, chain),
-            lambda student, teacher: distillation(student, teacher, self.temperature, self.student_text),
-            steps=self.student_steps,
-            batch_size=self.student_batch,
-            optimizer=self.optimizer(problem, chain, past),
-            key=key,
-        )
-        return {f"student_{name}": value for name, value in means.items()}
 
     def pool(self, problem: Inversion, chain: Chain) -> Tensors:
         rows = self.rows(chain)
@@ -283,10 +246,7 @@ class NAYER(Noisy):
 
     def rows(self, chain: Chain) -> Tensor | slice:
         """Which images of all that were kept are in the pool."""
-        share = self.share(chain.number)
-        if self.settled.cut == "latest":
-            return slice(-share, None)
-        return torch.tensor(string_sorted(len(chain.images), self.batch_size, share), device=chain.labels[0].device)
+        return chain.rows(self.share(chain.number), self.settled.cut or "latest")
 
     def _generator(self, problem: Inversion, chain: int, life: int) -> NoisyGenerator:
         with seeded(*problem.key, chain, "generator", life):

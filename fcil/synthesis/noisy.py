@@ -20,10 +20,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field
 from torch import Tensor, nn, optim
 
-from fcil.fidelity import Fidelity, settle
 from fcil.losses import Averages
 from fcil.nets import Net, NoisyGenerator
-from fcil.synthesis.base import Synthesizer
+from fcil.synthesis.keeper import Batches, Cut
+from fcil.synthesis.taught import Taught
 from fcil.types import Count, Index, NonNegative, Positive
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -41,17 +41,14 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain:
+class Chain(Batches):
     """The state of one generator and its student."""
 
-    number: int
     generator: NoisyGenerator
     student: Net
     mean: nn.Parameter  # (channels,)
     spread: nn.Parameter  # (channels,); sigma, or what softplus turns into sigma
     averages: Averages | None = None
-    images: list[Tensor] = field(default_factory=list)  # uint8 (B, channels, H, W) each
-    labels: list[Tensor] = field(default_factory=list)  # (B,) each
     statistics: list[Tensor] = field(default_factory=list)  # (2, channels) each: what the batch was made under
     teaching: optim.SGD | None = None  # of the student, where one serves all episodes
     beyond: Any = None  # a dataclass of what a method that builds on this one keeps besides
@@ -69,11 +66,9 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noisy(Synthesizer):
+class Noisy(Taught):
     """Settings of methods with a noisy layer."""
 
-    fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field below that is null; null: as the caller, or `paper`."""
     schedule: Literal["lander", "nayer"] = "lander"
     """The order of events: LANDER's on its server, or that of NAYER alone; a table of both is in noisy.py."""
     rounds: Count = 40
@@ -130,28 +125,16 @@ class Noisy(Synthesizer):
     """Samples per student step (512 in NAYER alone)."""
     student_decay: NonNegative = 2e-4
     """Weight decay of the student (1e-4 in NAYER alone)."""
-    temperature: Positive = 20.0
-    """Softens teacher and student (`T`); the loss carries T^2."""
     student_text: NonNegative = 5.0
     """Weight of matching the label-text heads of teacher and student, where there are any (0 in NAYER alone)."""
-    cut: Literal["latest", "string-sorted"] | None = None
+    cut: Cut | None = None
     """Which samples are kept when there are too many: the latest (ours), or by file name (reference)."""
-    rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors", "batchnorm"})
-
-    @property
-    def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
-        return settle(self, self.fidelity or "paper", SIDES)
-
-    def with_fidelity(self, fidelity: Fidelity) -> Self:
-        return self if self.fidelity else replace(self, fidelity=fidelity)
+    differences = SIDES
 
     def smoke(self) -> Self:
-        batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
-        return replace(self, rounds=3, warmup=0, steps=2, batch_size=batch, student_steps=student_steps)
+        return replace(super().smoke(), warmup=0)
 
     @property
     def episodes(self) -> int:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.errors import ConfigError
+from fcil.rng import Key, generator
 from fcil.synthesis.base import Inversion
-from fcil.synthesis.keeper import Lowest, sweeps
+from fcil.synthesis.checks import images_alone
+from fcil.synthesis.keeper import Batchwise, History, Lowest
 from fcil.synthesis.pool import Rounding, to_bytes
-from fcil.types import Tensors, Terms
+from fcil.synthesis.terms import total_variation
+from fcil.types import NonNegative, Positive, Tensors, Terms
 
 Kept = Literal["best", "last"]
 BETAS = (0.5, 0.99)
@@ -69,14 +73,6 @@ def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: 
     return [Shift(*view) for view in zip(*(t.tolist() for t in (*drawn, mirrored)), strict=True)]
 
 
-def requested(problem: Inversion, count: int, how: Literal["random", "balanced"], rng: torch.Generator) -> Tensor:
-    """Labels (count,): each by itself, or whole sweeps over the classes and a random rest."""
-    if how == "balanced":
-        return sweeps(problem.labels, count, rng, problem.device)
-    rows = torch.randint(len(problem.labels), (count,), generator=rng, device=rng.device)
-    return torch.tensor(problem.labels, device=problem.device)[rows.to(problem.device)]
-
-
 def noise(problem: Inversion, count: int, rng: torch.Generator) -> Tensor:
     """Where images begin: N(0, 1) in every pixel, (count, c, H, W)."""
     return torch.randn(count, *problem.shape, generator=rng, device=rng.device).to(problem.mean)
@@ -108,7 +104,7 @@ def optimise(
     low, high = ((bound - problem.mean.view(-1, 1, 1)) / problem.std.view(-1, 1, 1) for bound in (0.0, 1.0))
     x = nn.Parameter(start.clone())
     adam = torch.optim.Adam([x], lr, betas=BETAS, fused=True)
-    lowest, history = Lowest(), list[Terms]()
+    lowest, history = Lowest(), History()
     for step in range(steps):
         with problem.autocast():
             found = terms(x, step)
@@ -119,15 +115,54 @@ def optimise(
         adam.step()
         with torch.no_grad():
             x.clamp_(low, high)
-        history.append({name: term.detach() for name, term in found.items()} | {"total": loss.detach()})
+        history.add(found, loss)
     (best,) = lowest.kept if kept == "best" else [x.detach()]
-    return Optimised(best, {name: torch.stack([h[name] for h in history]) for name in history[0]})
+    return Optimised(best, history.terms)
 
 
-def refuse_what_is_no_image(name: str, problem: Inversion) -> None:
-    """Raises ConfigError unless samples are images of two pixels a side and more."""
-    if len(problem.shape) != 3:
-        raise ConfigError(f"synthesizer {name}: makes images; this data has samples of shape {problem.shape}")
-    if min(problem.shape[1:]) < 2:
+@dataclass(frozen=True, kw_only=True)
+class Pixels(Batchwise):
+    """A method whose images are optimised themselves."""
+
+    lr: Positive = 0.1
+    """Adam's rate for the pixels."""
+    labels: Literal["random", "balanced"] = "random"
+    """Every label by itself, or whole sweeps over the classes and a random rest."""
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.125
+    """Share of a side by which the images are rolled at most, either way, anew in each step."""
+    flip: bool | None = None
+    """Mirror the images in half of the steps; null: where the data is mirrored."""
+    tv: NonNegative = 1e-3
+    """Weight of the total variation."""
+    l2: NonNegative = 0.0
+    """Weight of the Euclidean norm of the whole batch."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        images_alone(self.name, problem)
         rows, columns = problem.shape[1:]
-        raise ConfigError(f"synthesizer {name}: images of {rows} x {columns} pixels have no neighbours; 2 x 2 at least")
+        if min(rows, columns) < 2:
+            raise ConfigError(
+                f"synthesizer {self.name}: images of {rows} x {columns} pixels have no neighbours; 2 x 2 at least"
+            )
+        return problem
+
+    def shifts(self, problem: Inversion, key: tuple[Key, ...]) -> list[Shift]:
+        """What is done to the images before the nets see them, for every step."""
+        mirror = problem.augment.flip if self.flip is None else self.flip
+        return shifts(self.steps, problem.shape, self.jitter, mirror, generator(*key, "shifts"))
+
+    def likely(self, x: Tensor) -> Terms:
+        """The weighted terms that ask of a batch (B, c, H, W) what any image has: even neighbours, no extremes."""
+        terms: Terms = {}
+        if self.tv:
+            terms["tv"] = self.tv * total_variation(x)
+        if self.l2:
+            terms["l2"] = self.l2 * torch.linalg.vector_norm(x)
+        return terms
+
+    def pool(self, problem: Inversion, chain: Any) -> Tensors:
+        gathered: Tensors = chain.pool
+        return gathered

@@ -27,10 +27,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
 from fcil.synthesis.base import Inversion
-from fcil.synthesis.live import Chain, Live, asked, bounded
-from fcil.synthesis.mfcl import ImageGenerator
+from fcil.synthesis.keeper import asked
+from fcil.synthesis.live import Chain, Live
 from fcil.synthesis.terms import negative_entropy, sameness
 from fcil.types import Count, Terms
 
@@ -73,4 +74,4 @@ class RDSKD(Live):
         chain.memory["measured"] = measured.detach()
         certain, balanced = (measured - chain.memory.get("reference", torch.zeros_like(measured))).exp()
         terms = {"ce": certain, "balance": balanced, "diversity": sameness(x, out.logits)}
-        return terms | bounded(problem, out.embedding, answers)
+        return terms | problem.bounded(out.embedding, answers)

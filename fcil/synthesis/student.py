@@ -78,34 +78,6 @@ def cosine(first: float, last: float, past: float) -> float:
     return last + (first - last) * ((1 + math.cos(math.pi * past)) / 2)
 
 
-def lessons(
-    student: Net,
-    problem: Inversion,
-    pool: Tensors,
-    *,
-    rate: float,
-    temperature: float,
-    steps: int,
-    batch_size: int,
-    optimizer: torch.optim.Optimizer,
-    key: tuple[Key, ...],
-) -> dict[str, Tensor]:
-    """Steps on the pool by the teacher's softened answers, at a rate; the means of the terms, as `student_...`."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    means = train_student(
-        student,
-        problem,
-        pool,
-        lambda ours, theirs: distillation(ours, theirs, temperature, 0.0),
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        key=key,
-    )
-    return {f"student_{name}": value for name, value in means.items()}
-
-
 def train_student(
     student: Net,
     problem: Inversion,
