@@ -52,7 +52,7 @@ class StrategySpec:
     def fingerprint(self) -> dict[str, object]:
         """What can change the result: the options, and the text of a user's own file."""
         source = sha256(self.source.encode()).hexdigest() if self.path else ""
-        return {"name": self.name, "options": dump(self.strategy.options()), "source": source}
+        return {"name": self.name, "options": dump(self.strategy.decisive()), "source": source}
 
 
 def built_in_files() -> dict[str, Path]:

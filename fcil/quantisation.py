@@ -1,4 +1,4 @@
-"""int8 copies of a trained net, calibrated and fine-tuned on samples that were made without data.
+"""Copies of a trained net in 8 bits or fewer, calibrated and fine-tuned on samples that were made without data.
 
 Paper: Haroush et al., "The Knowledge Within: Methods for Data-Free Model Compression", CVPR 2020,
 arXiv:1912.01274, for what is compared; there is no public code. torchao's export flow does the work.
@@ -10,6 +10,8 @@ A tensor t is replaced by
     weights        an s for each output channel that just holds its largest entry; z = 0, [a, b] = [-128, 127]
     activations    one s and z a tensor, of the range with the least error over what the calibration
                    samples made there, by histogram; [a, b] = [0, 255]
+
+    k < 8 bits     [a, b] = [-2^(k-1), 2^(k-1) - 1] and [0, 2^k - 1]
 
 for the inputs of convolutions and of linear layers, and of the sums at the end of residual blocks. Batch-norm is
 folded into the convolutions first, so its statistics stay what they are. Fine-tuning changes the weights alone, with
@@ -31,9 +33,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field
 from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -41,7 +44,7 @@ from torch import Tensor, nn
 from fcil.config import dump
 from fcil.data import Shard, normalise
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, first_net, scenario_of
+from fcil.federation.plan import Plan, scenario_of, trained_net
 from fcil.federation.settings import settle_arithmetic
 from fcil.losses import kl_divergence
 from fcil.nets import Net, frozen
@@ -75,6 +78,8 @@ class QuantiseSettings:
     """Samples per step, in calibration and fine-tuning."""
     fine_tune: Index = 0
     """Steps of fine-tuning on the pool; 0: none."""
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    """Width of the grids of weights and activations."""
     lr: Positive = 1e-5
     """Adam's rate in fine-tuning."""
     temperature: Positive = 1.0
@@ -113,20 +118,19 @@ def quantised(
     net: Net,
     batches: Iterable[Tensor],
     lessons: Iterable[Tensor] = (),
-    *,
-    lr: float = QuantiseSettings.lr,
-    temperature: float = QuantiseSettings.temperature,
+    settings: QuantiseSettings | None = None,
 ) -> nn.Module:
     """An int8 copy of the net in evaluation mode, which turns images into logits; the net is left alone.
 
     Args:
         batches: normalised images (B, channels, H, W) that calibrate; at least one batch.
         lessons: the same for the steps of fine-tuning; none: it is not fine-tuned.
+        settings: bits, rate and temperature; values of fewer than 8 bits are kept as int8 all the same.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-    batches = list(batches)
-    copied = prepared(Logits(frozen(net)), batches[0])
+    batches, settings = list(batches), settings or QuantiseSettings()
+    copied = prepared(Logits(frozen(net)), batches[0], settings.bits)
     grids: list[Any] = [module for module in copied.modules() if hasattr(module, "fake_quant_enabled")]
     for grid in grids:
         grid.disable_fake_quant()
@@ -136,11 +140,11 @@ def quantised(
     for grid in grids:
         grid.enable_fake_quant()
         grid.enable_observer(grid.is_per_channel)  # weights move, ranges of activations stay
-    fine_tune(copied, Logits(frozen(net)), lessons, lr, temperature)
+    fine_tune(copied, Logits(frozen(net)), lessons, settings.lr, settings.temperature)
     return cast(nn.Module, convert_pt2e(copied))
 
 
-def prepared(full: nn.Module, example: Tensor) -> nn.Module:
+def prepared(full: nn.Module, example: Tensor, bits: int) -> nn.Module:
     """The net's graph with batch-norm folded, and a module that can observe and round at every place of a grid.
 
     The grids are those of torchao for x86. Modules that can do both stand where its own preparation has modules that
@@ -151,18 +155,23 @@ def prepared(full: nn.Module, example: Tensor) -> nn.Module:
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-    def grid(theirs: Any, observer: Any) -> Any:
+    def grid(theirs: Any, observer: Any, low: int) -> Any:
         both = FakeQuantize.with_args(observer=observer, eps=2**-12)
-        return QuantizationSpec(**{**vars(theirs), "observer_or_fake_quant_ctr": both})
+        ends = {"quant_min": low, "quant_max": low + 2**bits - 1}
+        return QuantizationSpec(**{**vars(theirs), **ends, "observer_or_fake_quant_ctr": both})
 
     default = x86.get_default_x86_inductor_quantization_config()
-    activation = grid(default.input_activation, HistogramObserver)
-    weight = grid(default.weight, PerChannelMinMaxObserver)
+    activation = grid(default.input_activation, HistogramObserver, 0)
+    weight = grid(default.weight, PerChannelMinMaxObserver, -(2 ** (bits - 1)))
     config = x86.QuantizationConfig(activation, activation, weight, default.bias)
     batch = torch.cat([example, example])  # a batch of one would be taken for the only size there is
     graph = torch.export.export(full, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     with torch.no_grad():
-        return cast(nn.Module, prepare_pt2e(graph, x86.X86InductorQuantizer().set_global(config)))
+        copied = prepare_pt2e(graph, x86.X86InductorQuantizer().set_global(config))
+    for module in copied.modules():
+        if isinstance(module, HistogramObserver):
+            module.dst_nbins = 2**bits  # the levels that its search for a range counts on
+    return cast(nn.Module, copied)
 
 
 def fine_tune(copied: nn.Module, full: nn.Module, lessons: Iterable[Tensor], lr: float, temperature: float) -> None:
@@ -221,11 +230,10 @@ def compare(
     calibration = {name: torch.split(x, settings.batch_size) for name, x in samples.items()}
     found = {"full_precision": answers(Logits(net.eval()), test)}
     for name, batches in calibration.items():
-        found[name] = answers(quantised(net, batches), test)
+        found[name] = answers(quantised(net, batches, settings=settings), test)
     for name in ("synthetic", "noise") if settings.fine_tune else ():
         taught = lessons(made, settings, generator(*key, "fine-tuning"))
-        copied = quantised(net, calibration[name], taught, lr=settings.lr, temperature=settings.temperature)
-        found[f"{name}_fine_tuned"] = answers(copied, test)
+        found[f"{name}_fine_tuned"] = answers(quantised(net, calibration[name], taught, settings), test)
     labels, full = test.labels.cpu(), found["full_precision"]
     return {
         "settings": dump(settings),
@@ -267,8 +275,7 @@ def quantise(run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettin
     if known.get("settings") == dump(settings):
         return known
     settle_arithmetic(teacher.resources.threads)
-    net, scenario = first_net(teacher, None), scenario_of(teacher)
-    net.load({name: w for name, w in weights.items() if not name.startswith("text_head.")})
+    net, scenario = trained_net(teacher, weights), scenario_of(teacher)
     pool = load_file(run.folder.synthetic / "task1.safetensors")["x"]
     found = compare(net, pool, scenario.shard(1, 0), scenario.test(1), settings, (teacher.seed, "quantise"))
     write_json(path, found)
@@ -279,11 +286,14 @@ def quantised_table(found: dict[str, Any]) -> Table:
     """The accuracies of `compare`, and what each lost."""
     full = found["accuracy"]["full_precision"]
     title = f"{found['calibration_samples']:,} samples calibrate; {found['test_examples']:,} test images"
-    table = simple_table("Eight bits", f"{title}; divergence: KL of its answers from the net's")
+    bits = found["settings"]["bits"]
+    table = simple_table(f"{bits} bits", f"{title}; divergence: KL of its answers from the net's")
     for name in ("net", "accuracy", "lost", "divergence"):
         table.add_column(name, justify="left" if name == "net" else "right")
     for name, value in found["accuracy"].items():
         own = name == "full_precision"
         lost, far = f"{100 * (full - value):.1f} pts", f"{found['divergence'][name]:.2g}"
-        table.add_row(MEANING[name], percent(value), "" if own else lost, "" if own else far)
+        table.add_row(
+            MEANING[name].replace("int8", f"int{bits}"), percent(value), "" if own else lost, "" if own else far
+        )
     return table

@@ -113,3 +113,7 @@ class Strategy:
     def options(self) -> dict[str, object]:
         """Every hyper-parameter, defaults included, as plain values."""
         return dump_fields(self)
+
+    def decisive(self) -> dict[str, object]:
+        """Those of them that can change the result."""
+        return self.options()

@@ -3,8 +3,11 @@
 Paper: Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021, arXiv:2105.08584,
 section 3.1, for the scheme that its field has in common; each synthesizer and distiller names its own.
 
-    every round:  one episode of the synthesizer, while there are any left
-                  `steps` steps of the student S on views of what was made, T the teacher
+    `between`, every round:  one episode of the synthesizer, while there are any left
+                             `steps` steps of the student S on views of what was made so far, T the teacher
+
+    `after`, at first:       all episodes of all chains, on the server's workers, each chain with its own student
+             every round:    `steps` steps of S on views of the pool
 
                   L = distiller(S(x), T(x))
 
@@ -16,10 +19,10 @@ Shapes: B batch, C classes.
 """
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file
@@ -28,19 +31,27 @@ from torch import Tensor, nn
 from fcil import Client, Count, Index, Server, Strategy, Synthesizer, Update
 from fcil.data import Augment
 from fcil.distillers import KD, Distiller
-from fcil.nets import Net, NetSettings, build_net
+from fcil.nets import Net, NetSettings, net_of
 from fcil.optimizer import build_optimizer
+from fcil.roles import Teacher
 from fcil.synthesis import Inversion
+from fcil.synthesis.base import Views, views_of
 from fcil.synthesis.chain import restore, values
 from fcil.synthesis.fast import Fast
+from fcil.synthesis.pool import newest
 from fcil.types import State, Tensors
+
+SEEN = "seen/"
+"""Begins the names of samples in an update that are there to be looked at."""
+EACH, CLASSES = 8, 10
+"""Samples of a class, and classes, that are looked at in a round."""
 
 
 @dataclass
 class Lesson:
     """What a client takes from round to round."""
 
-    chain: Any  # of the synthesizer
+    chain: Any  # of the synthesizer; None where the server has made the pool
     notes: Any  # of the distiller
     optimizer: torch.optim.Optimizer  # of the student, and of what the distiller trains beside it
     episodes: int = 0  # played so far: a client need not be drawn in every round
@@ -51,17 +62,36 @@ class Distill(Strategy):
     teacher: str | None = None
     """Safetensors file of the teacher's weights; null, for trying things out: the net that the run begins with."""
     digest: str = ""
-    """SHA-256 of that file, which tells runs with different teachers apart; empty: not looked at."""
+    """Tells runs with different teachers apart, wherever the file lies: its SHA-256, or a hash of the settings under
+    which it was trained, so that seeds stay together; empty: its path does."""
     net: NetSettings | None = None
     """The teacher's net; null: the student's."""
     synthesizer: Synthesizer = field(default_factory=Fast)
     """How samples are made; any method of `fcil list synthesizers`."""
     distiller: Distiller = field(default_factory=KD)
     """How the student learns from them: `kd`, `l1` or `crd`."""
+    learns: Literal["between", "after"] = "between"
+    """When the student learns: between the episodes of one chain, or after all episodes of all chains."""
     steps: Count = 100
     """Steps of the student in a round."""
     wait: Index = 0
     """First rounds in which the student does not learn yet (a warm-up: NAYER and Fast-DFKD have 20)."""
+    show: tuple[Index, ...] = ()
+    """Rounds after which some samples are kept as they are then, to be looked at."""
+
+    def __post_init__(self) -> None:
+        if self.learns == "between" and self.synthesizer.chains > 1:
+            raise ValueError(
+                f"synthesizer: chains is {self.synthesizer.chains}, and a student that learns between episodes "
+                "listens to one chain; say learns: after"
+            )
+        if self.learns == "after" and self.wait:
+            raise ValueError(
+                f"wait: {self.wait} is not allowed; a student that learns after has no warm-up to wait for"
+            )
+
+    def decisive(self) -> dict[str, object]:
+        return {name: v for name, v in self.options().items() if name != "teacher" or not self.digest}
 
     # Client -----------------------------------------------------------------------------------
 
@@ -70,27 +100,26 @@ class Distill(Strategy):
         problem = self.problem(client)
         lesson = self.lesson(client, problem)
         terms: dict[str, float] = {}
-        if lesson.episodes < self.synthesizer.episodes:
+        if lesson.chain is not None and lesson.episodes < self.synthesizer.episodes:
             lesson.episodes += 1
             terms |= self.synthesizer.episode(problem, lesson.chain, lesson.episodes)
             terms.pop("total", None)  # the sum of the others, which whoever shows them adds up
-        if client.round > self.wait and self.synthesizer.ready(lesson.chain):
-            terms |= {f"student_{name}": float(term) for name, term in self.teach(client, problem, lesson).items()}
+        seen: Tensors = {}
+        if lesson.chain is None or self.synthesizer.ready(lesson.chain):
+            if client.round > self.wait:
+                terms |= {f"student_{name}": float(term) for name, term in self.teach(client, problem, lesson).items()}
+            if lesson.chain is not None and client.round in self.show and client.index == 0:
+                seen = newest(self.synthesizer.pool(problem, lesson.chain), EACH, CLASSES)
         client.memory |= {"task": client.task.number, "lesson": values(lesson)}
-        return Update(client.net.weights(), 1, {f"terms/{name}": term for name, term in terms.items()})
+        weights = client.net.weights() | {f"{SEEN}{name}": samples for name, samples in seen.items()}
+        return Update(weights, 1, {f"terms/{name}": term for name, term in terms.items()})
 
     def problem(self, client: Client) -> Inversion:
         """The teacher, to be inverted for all its classes, with the client's net as student."""
         weights, shard = cast(Tensors, client.shared["teacher"]), client.shard
 
         def build() -> nn.Module:
-            if self.net is None:
-                return copy.deepcopy(client.net)
-            head = weights.get("text_head.weight")
-            width, classes = None if head is None else len(head), len(weights["classifier.bias"])
-            return build_net(
-                self.net, shape=shard.images.shape, num_classes=classes, text_width=width, key=("teacher",)
-            )
+            return copy.deepcopy(client.net) if self.net is None else net_of(self.net, weights, shard.images.shape)
 
         anchors = client.shared.get("anchors")
         return Inversion(
@@ -114,7 +143,8 @@ class Distill(Strategy):
         trained = [*client.net.requires_grad_(True).parameters(), *self.distiller.parameters(notes)]
         optimizer = build_optimizer(client.optimizer, trained, client.lr)
         client.net.requires_grad_(False)
-        lesson = Lesson(self.synthesizer.start(problem, 0), notes, optimizer)
+        chain = self.synthesizer.start(problem, 0) if self.learns == "between" else None
+        lesson = Lesson(chain, notes, optimizer)
         if client.memory.get("task") == client.task.number:
             student = client.net.weights()  # as the server sent it; the chain's is the same net
             restore(lesson, cast(State, client.memory["lesson"]))
@@ -125,14 +155,16 @@ class Distill(Strategy):
 
     def teach(self, client: Client, problem: Inversion, lesson: Lesson) -> Tensors:
         """The mean of each term over `steps` steps of the student."""
-        rng, student, sums = client.generator("views"), client.net, dict[str, Tensor]()
-        views = self.synthesizer.views(problem, lesson.chain, client.batch_size, rng)
+        student, sums = client.net, dict[str, Tensor]()
         student.train().requires_grad_(True)
-        for view in islice(views, self.steps):
+        for view in islice(self.views(client, problem, lesson), self.steps):
             with client.autocast():
                 with torch.no_grad():
                     teacher = problem.teacher(view.x)
-                terms = self.distiller.loss(lesson.notes, student(view.x), teacher, view)
+                seen = student(view.x)
+                terms = self.distiller.loss(lesson.notes, seen, teacher, view)
+                if lesson.chain is not None:
+                    terms |= self.synthesizer.beside(problem, lesson.chain, view, seen)
             lesson.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             lesson.optimizer.step()
@@ -141,9 +173,16 @@ class Distill(Strategy):
         student.eval().requires_grad_(False)
         return sums
 
+    def views(self, client: Client, problem: Inversion, lesson: Lesson) -> Iterator[Views]:
+        """What the student learns from in each step of a round."""
+        rng = client.generator("views")
+        if lesson.chain is None:
+            return views_of(cast(Tensors, client.shared["pool"]), problem, client.batch_size, rng)
+        return self.synthesizer.views(problem, lesson.chain, client.batch_size, rng)
+
     def after_local_task(self, client: Client) -> Update | None:
-        if client.memory.get("task") != client.task.number:
-            return None  # it was not drawn in this task
+        if self.learns == "after" or client.memory.get("task") != client.task.number:
+            return None  # the server has the pool, or the client was not drawn in this task
         problem = self.problem(client)
         pool = self.synthesizer.pool(problem, self.lesson(client, problem).chain)
         return Update({name: pool[name] for name in ("x", "y")}, 1)
@@ -151,9 +190,25 @@ class Distill(Strategy):
     # Server -----------------------------------------------------------------------------------
 
     def before_task(self, server: Server) -> None:
-        server.shared["teacher"] = load_file(self.teacher) if self.teacher else server.net.weights()
+        weights = load_file(self.teacher) if self.teacher else server.net.weights()
+        server.shared["teacher"] = weights
         if server.anchors is not None:
             server.shared["anchors"] = server.anchors[: server.task.num_seen]
+        if self.learns == "after":
+            teacher = None if self.net is None else Teacher(self.net, weights)
+            pool = server.synthesize(self.synthesizer, range(server.task.num_seen), teacher=teacher)
+            server.shared["pool"] = {name: pool[name] for name in ("x", "y", "mean", "std") if name in pool}
+
+    def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
+        return super().aggregate(server, self.shown(server, updates))
+
+    def shown(self, server: Server, updates: Iterable[Update]) -> Iterator[Update]:
+        """The updates without the samples that are there to be looked at, which go into the run folder."""
+        for update in updates:
+            seen = {name: t for name, t in update.weights.items() if name.startswith(SEEN)}
+            if seen:
+                server.show_some({name.removeprefix(SEEN): t for name, t in seen.items()})
+            yield replace(update, weights={name: t for name, t in update.weights.items() if name not in seen})
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         for update in updates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +14,8 @@ import yaml
 from rich.console import Console
 
 import fcil
+from fcil import store
+from fcil.federation.checkpoint import last_parts
 from fcil.federation.codec import flatten
 from fcil.federation.observer import Observer
 from fcil.federation.parts import Parts
@@ -148,10 +149,10 @@ class StopAfter(Observer):
 
 def checkpoint(run: Run | Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by name of the last checkpoint, and its scalars and the content hashes of its parts."""
-    folder = (run if isinstance(run, Path) else run.path) / "checkpoints"
-    about = json.loads(max(folder.glob("task*.json")).read_text())
+    folder = _path(run) / "checkpoints"
+    parts = last_parts(folder)
     state: State = {}
-    for name, part in about["parts"].items():
+    for name, part in parts.items():
         found = Parts(folder / "parts").get(part)
         kind, _, rest = name.partition("/")
         if kind == "shared":
@@ -161,11 +162,15 @@ def checkpoint(run: Run | Path) -> tuple[Tensors, dict[str, Any]]:
         else:
             state[name] = found[name]
     tensors, scalars = flatten(state)
-    return tensors, {"scalars": scalars, "parts": about["parts"]}
+    return tensors, {"scalars": scalars, "parts": parts}
 
 
 def final_weights(run: Run | Path) -> Tensors:
-    return {name.removeprefix("net/"): t for name, t in checkpoint(run)[0].items() if name.startswith("net/")}
+    return store.final_weights(_path(run))
+
+
+def _path(run: Run | Path) -> Path:
+    return run if isinstance(run, Path) else run.path
 
 
 def same(a: Tensors, b: Tensors) -> bool:

@@ -71,7 +71,7 @@ def weights_of(copied: torch.nn.Module) -> list[Tensor]:
 
 def test_a_copy_keeps_its_weights_as_int8_and_rounds_between_its_layers(teacher: Net, images: Tensor) -> None:
     before = teacher.weights()
-    copied = quantised(teacher, images.split(64), [images] * 2, lr=1e-2)
+    copied = quantised(teacher, images.split(64), [images] * 2, QuantiseSettings(lr=1e-2))
     layers = [m for m in teacher.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     assert [w.shape for w in weights_of(copied)] == [m.weight.shape for m in layers]
     called = [str(node.target) for node in copied.graph.nodes]  # type: ignore[union-attr]
@@ -112,6 +112,20 @@ def test_a_copy_without_fine_tuning_is_the_librarys_own(teacher: Net, images: Te
         assert torch.equal(theirs(images[:64]), ours(images[:64]))
 
 
+def test_fewer_bits_have_fewer_levels_and_lose_more(tiny: Net, colours: Tensor) -> None:
+    with torch.no_grad():
+        full = Logits(tiny)(colours)
+        copies = {bits: quantised(tiny, colours.split(16), settings=QuantiseSettings(bits=bits)) for bits in (8, 4, 2)}
+        errors = {bits: float((copied(colours) - full).square().mean()) for bits, copied in copies.items()}
+    for bits, copied in copies.items():
+        weights = torch.cat([w.flatten() for w in weights_of(copied)])
+        assert -(2 ** (bits - 1)) <= weights.min()
+        assert weights.max() <= 2 ** (bits - 1) - 1
+        ends = [node.args[3:5] for node in copied.graph.nodes if "quantize_per_tensor" in str(node.target)]  # type: ignore[union-attr]
+        assert set(ends) == {(0, 2**bits - 1)}
+    assert 4 * errors[8] < errors[4] < errors[2]
+
+
 def test_the_same_samples_make_the_same_copy_and_others_another(tiny: Net, colours: Tensor) -> None:
     noise, steps = normal(*colours.shape, key=1), colours.split(16)
     first, again, other = (quantised(tiny, x.split(16), steps) for x in (colours, colours, noise))
@@ -130,7 +144,10 @@ def test_a_narrow_range_cuts_off_what_is_larger(tiny: Net, colours: Tensor) -> N
 
 def test_fine_tuning_leads_towards_the_answers_of_the_net(tiny: Net, colours: Tensor) -> None:
     calibration = (colours * 0.3).split(16)  # ranges that are too narrow leave something to be learnt
-    before, after = quantised(tiny, calibration), quantised(tiny, calibration, [colours] * 30, lr=1e-2)
+    before, after = (
+        quantised(tiny, calibration),
+        quantised(tiny, calibration, [colours] * 30, QuantiseSettings(lr=1e-2)),
+    )
     with torch.no_grad():
         full = Logits(tiny)(colours)
         losses = [float(kl_divergence(copied(colours), full, 1.0)) for copied in (before, after)]
@@ -144,7 +161,7 @@ def test_fine_tuning_leads_towards_the_answers_of_the_net(tiny: Net, colours: Te
 
 
 def test_a_fine_tuned_weight_has_the_range_it_ended_with(tiny: Net, colours: Tensor) -> None:
-    copied = quantised(tiny, colours.split(16), [colours] * 3, lr=1e-2)
+    copied = quantised(tiny, colours.split(16), [colours] * 3, QuantiseSettings(lr=1e-2))
     largest = torch.cat([w.int().abs().flatten(1).amax(dim=1) for w in weights_of(copied)])
     assert (largest >= 127).all()
 

@@ -50,6 +50,7 @@ class Position:
     phases: dict[str, float] = field(default_factory=dict)
     received: dict[str, dict[str, str]] = field(default_factory=dict)  # client -> what is shared -> content hash
     elsewhere: bool = False  # clients remember things that are kept by nodes of Flower's own engines
+    touched: dict[str, list[list[int]]] = field(default_factory=dict)  # client -> classes used and allowed in the task
 
 
 class Checkpoints:
@@ -237,6 +238,21 @@ class SavedChains:
         if old not in (None, part):
             self._home.parts.drop(old)
         self._spent += time.monotonic() - began
+
+
+def last_parts(folder: Path) -> dict[str, str]:
+    """The parts of a run's last checkpoint, by name: the net, the memo, what is shared, what clients remember.
+
+    Args:
+        folder: `checkpoints/` of the run.
+    Raises:
+        DamagedError: there is none, or it cannot be read.
+    """
+    try:
+        last = max(folder.glob("task*.json"))
+        return dict(json.loads(last.read_text(encoding="utf-8"))["parts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder}: no checkpoint can be read there ({error})") from None
 
 
 def version() -> str:

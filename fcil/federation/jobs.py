@@ -12,7 +12,7 @@ from torch import Tensor
 from fcil.config import Where, dump, parse
 from fcil.data import Augment
 from fcil.federation.plan import Plan, scenario_of
-from fcil.nets import Net, NetSettings, build_net, frozen
+from fcil.nets import Net, NetSettings, frozen, net_of
 from fcil.rng import Key
 from fcil.synthesis import Bound, Inversion, Synthesizer
 from fcil.types import Tensors
@@ -26,8 +26,6 @@ class Job:
     chain: int
     net: dict[str, Any]
     arrays: dict[str, dict[str, Any]]  # weights of the teacher; anchors, mean and std under "extra"
-    num_classes: int
-    text_width: int | None
     labels: tuple[int, ...]
     shape: tuple[int, ...]
     bound: dict[str, Any] | None
@@ -39,17 +37,15 @@ class Job:
 
     @classmethod
     def of(cls, synthesizer: Synthesizer, chain: int, net: NetSettings, problem: Inversion, threads: int) -> Job:
+        """A chain for a problem, whose teacher is a net of these settings."""
         extra = {"mean": problem.mean, "std": problem.std}
         if problem.anchors is not None:
             extra["anchors"] = problem.anchors
-        head = problem.teacher.text_head
         return cls(
             synthesizer=dump(synthesizer),
             chain=chain,
             net=dump(net),
             arrays={"weights": to_numpy(problem.teacher.weights()), "extra": to_numpy(extra)},
-            num_classes=problem.num_classes,
-            text_width=None if head is None else head.out_features,
             labels=problem.labels,
             shape=problem.shape,
             bound=dump(problem.bound) if problem.bound is not None else None,
@@ -64,16 +60,9 @@ class Job:
         """The inversion on this worker's device."""
         device = torch.device(self.device)
         tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
-        teacher = build_net(
-            parse(NetSettings, self.net, Where("job")),
-            shape=self.shape,
-            num_classes=self.num_classes,
-            text_width=self.text_width,
-            key=("teacher",),
-        ).to(device)
-        teacher.load(tensors["weights"])
+        settings = parse(NetSettings, self.net, Where("job"))
         return Inversion(
-            teacher=frozen(teacher),
+            teacher=frozen(net_of(settings, tensors["weights"], self.shape)),
             labels=self.labels,
             shape=self.shape,
             anchors=tensors["extra"].get("anchors"),

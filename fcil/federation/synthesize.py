@@ -14,9 +14,10 @@ from fcil.federation.interrupts import Interrupts
 from fcil.federation.jobs import Job, inversion
 from fcil.federation.observer import Observer
 from fcil.federation.phases import Phases, timed
-from fcil.federation.plan import Plan
+from fcil.federation.plan import Plan, scenario_of
+from fcil.nets import net_of
 from fcil.rng import Key
-from fcil.roles import Server
+from fcil.roles import Server, Teacher
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.base import merge
 from fcil.types import State, Tensors
@@ -33,26 +34,48 @@ class Syntheses:
     interrupts: Interrupts
     phases: Phases
     device: torch.device
-    failures: list[dict[str, Any]] = field(default_factory=list)  # workers that died since `begin`
+    _failures: list[dict[str, Any]] = field(default_factory=list)  # workers that died, and nobody was told yet
+    _made: list[dict[str, int]] = field(default_factory=list)  # pools that nobody was told of yet
     _place: tuple[Key, ...] = ()
     _count: int = 0
 
     def begin(self, *place: Key) -> None:
-        """A round, or the end of a task when `place` is empty, is about to begin."""
-        self._place, self._count, self.failures = place, 0, []
+        """A round, the beginning of a task, or its end when `place` is empty, is about to begin."""
+        self._place, self._count = place, 0
 
-    def run(self, server: Server, synthesizer: Synthesizer, labels: Sequence[int], bound: Bound | None) -> Tensors:
+    def told(self) -> list[dict[str, Any]]:
+        """The workers that died since this was asked last."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def made(self) -> dict[str, list[dict[str, int]]]:
+        """Samples, classes and episodes of each pool that was made since this was asked last, for a record."""
+        made, self._made = self._made, []
+        return {"synthesis": made} if made else {}
+
+    def run(
+        self,
+        server: Server,
+        synthesizer: Synthesizer,
+        labels: Sequence[int],
+        bound: Bound | None,
+        teacher: Teacher | None = None,
+    ) -> Tensors:
         """Run the chains of a synthesizer; the pool comes back on the server's device.
 
-        Each call has random streams of its own: by task, and by round and number where there are several.
+        Each call has random streams of its own: by task, and by place and number where there are several.
         """
         task = server.task.number
         several = (*self._place, self._count) if self._place or self._count else ()
         self._count += 1
         key = (server.seed, "synthesis", task, *several)
-        problem = synthesizer.checked(inversion(self.plan, server.net, labels, server.anchors, bound, key))
+        settings, net = self.plan.net, server.net
+        if teacher is not None:
+            settings, shape = teacher.settings, scenario_of(self.plan).dataset.shape
+            net = net_of(settings, teacher.weights, shape).to(self.device)
+        problem = synthesizer.checked(inversion(self.plan, net, labels, server.anchors, bound, key))
         threads = self.plan.resources.threads
-        jobs = [Job.of(synthesizer, chain, self.plan.net, problem, threads) for chain in range(synthesizer.chains)]
+        jobs = [Job.of(synthesizer, chain, settings, problem, threads) for chain in range(synthesizer.chains)]
         total = synthesizer.chains * synthesizer.episodes
 
         def tick(done: int, terms: dict[str, float]) -> None:
@@ -63,6 +86,7 @@ class Syntheses:
             pools = self.executor.run(jobs, synthesizer.episodes, tick, keeper)
         pool = merge(pools)
         self.observer.synthesis_done(task, pool)
+        self._made.append({"samples": len(pool["y"]), "classes": len(set(pool["y"].tolist())), "episodes": total})
         return {name: t.to(self.device) for name, t in pool.items()}
 
 
@@ -85,5 +109,5 @@ class _Keeper:
         return self._saved.reached(chain)
 
     def lost(self, chain: int, reason: str) -> None:
-        self._home.failures.append({"chain": chain, "kind": "died", "reason": reason, "outcome": "retried"})
+        self._home._failures.append({"chain": chain, "kind": "died", "reason": reason, "outcome": "retried"})
         self._home.observer.note(f"synthesis, chain {chain}: {reason}; retried")

@@ -99,10 +99,3 @@ def final_server(plan: Plan, folder: Path) -> Server:
     checkpoints = Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed})
     checkpoints.restore(server, InProcessGrid(app, plan.federation.clients), tasks)
     return server
-
-
-def final_parts(folder: Path) -> dict[str, str]:
-    """The content of a run's last checkpoint, by name: the net, the memo, what is shared, what clients remember."""
-    last = max((folder / "checkpoints").glob("task*.json"))
-    parts: dict[str, str] = json.loads(last.read_text(encoding="utf-8"))["parts"]
-    return parts

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fcil.errors import StoreError
+from fcil.federation.checkpoint import last_parts
 from fcil.federation.parts import DamagedError, Parts
 from fcil.store.folder import RunFolder
 from fcil.types import Tensors
@@ -19,9 +19,7 @@ def final_weights(path: Path | str) -> Tensors:
     """
     folder = RunFolder(path).checkpoints
     try:
-        last = max(folder.glob("task*.json"))
-        part = json.loads(last.read_text(encoding="utf-8"))["parts"]["net"]
-        found = Parts(folder / "parts").get(part)["net"]
-    except (ValueError, KeyError, TypeError, OSError, DamagedError) as error:
+        found = Parts(folder / "parts").get(last_parts(folder)["net"])["net"]
+    except (KeyError, DamagedError) as error:
         raise StoreError(f"{folder}: no net can be read there ({type(error).__name__}: {error})") from None
     return found  # type: ignore[return-value]

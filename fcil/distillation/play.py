@@ -1,0 +1,82 @@
+"""From a distillation's file to its runs: teachers, students, what was made, and what quantising loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from safetensors.torch import load_file
+
+from fcil.config import Where
+from fcil.distillation.quality import QUALITY, measure, quality_table
+from fcil.distillation.settings import Distillation, read
+from fcil.distillation.teachers import exported, given_teacher
+from fcil.experiment import named, play, rehearse_all, share_out
+from fcil.federation.plan import Plan
+from fcil.plots.distillation import draw_accuracy
+from fcil.quantisation import check_installed, quantise, quantised_table
+from fcil.store import Run, check_writable, load_run
+
+Asked = tuple[Distillation, int]
+"""A student that is asked for: its settings and its seed."""
+
+
+def distill(
+    source: str | Path,
+    *overrides: str,
+    out: str | Path = "results",
+    jobs: int | None = 1,
+    console: Console | None = None,
+) -> list[Run]:
+    """Train or load the teachers of a file, and teach every student that is not finished yet.
+
+    Args:
+        jobs: runs that are played at once, each in a process of its own on Ray; None: as many as fit.
+    Returns:
+        The runs of the students, those finished before included.
+    Raises:
+        UserError: something in the file, the data, a teacher or the output folder is wrong.
+    """
+    out, console, where = Path(out), console or Console(), Where(str(source))
+    found = read(source, overrides)
+    check_writable(out)
+    if any(one.quantise for one in found):
+        with named(where.at("quantise")):
+            check_installed()
+    given = {(one.teacher, one.data): given_teacher(one, where) for one in found if one.teacher.file}
+    asked = [(one, seed) for one in found for seed in one.seeds]
+    # What a method cannot do without, the teacher has to have.
+    rehearse_all([replace(one.student_plan(seed), net=one.teacher.net) for one, seed in asked], console, where)
+    trained = trained_teachers(asked, out, console, where, jobs)
+    files = [given.get((one.teacher, one.data)) or trained[one.teacher_plan(seed).folder] for one, seed in asked]
+    plans = [one.student_plan(seed, file) for (one, seed), file in zip(asked, files, strict=True)]
+    runs = play(plans, out, console, where, jobs=jobs)
+    for folder, file in trained.items():
+        accuracy = load_run(out / folder).summary["final_accuracy"]
+        console.print(f"teacher: {100 * accuracy:.1f} % ({file})", markup=False, soft_wrap=True)
+    played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
+    for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
+        look_at(played[plan.folder], one, one.teacher_plan(seed), file, console, where)
+    console.print(quality_table(runs))
+    return runs
+
+
+def trained_teachers(
+    asked: Sequence[Asked], out: Path, console: Console, where: Where, jobs: int | None
+) -> dict[Path, Path]:
+    """Train the teachers that no file holds; the file of each, by the folder of its run."""
+    plans = {plan.folder: plan for one, seed in asked if not one.teacher.file for plan in [one.teacher_plan(seed)]}
+    play(list(plans.values()), out, console, where, jobs=jobs)
+    return {folder: exported(out / folder) for folder in plans}
+
+
+def look_at(run: Run, one: Distillation, teacher: Plan, file: Path, console: Console, where: Where) -> None:
+    """What a student's pool is like, and what the teacher loses at eight bits; known before: only told."""
+    if not (run.path / QUALITY).is_file():
+        share_out(teacher, where)
+        measure(run, teacher, load_file(file))
+        draw_accuracy(run)  # once more, with the teacher's
+    if one.quantise:
+        console.print(quantised_table(quantise(run, teacher, load_file(file), one.quantise)))

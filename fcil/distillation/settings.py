@@ -1,0 +1,192 @@
+"""The keys of a distillation's file, and the plans that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from fcil.anchors import AnchorSettings
+from fcil.config import Where, dump, parse_fields
+from fcil.data import DataSettings
+from fcil.distillers import KD, Distiller
+from fcil.experiment import cells
+from fcil.federation.plan import Plan, check_runs
+from fcil.federation.settings import FederationSettings, Resources
+from fcil.nets import NetSettings
+from fcil.optimizer import OptimizerSettings
+from fcil.plugins import StrategySpec
+from fcil.quantisation import QuantiseSettings
+from fcil.synthesis import Synthesizer
+from fcil.types import Count, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """The net that knows: trained on the data, or read from a file."""
+
+    net: NetSettings = NetSettings()
+    """Which net it is."""
+    file: str | None = None
+    """A safetensors file with its weights, or `torchvision` for what that has trained; null: it is trained."""
+    epochs: Count = 30
+    """Passes over the training images."""
+    batch_size: Count = 64
+    """Images per step."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """How it is trained; the rate falls from epoch to epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings:
+    """The net that learns."""
+
+    net: NetSettings = NetSettings()
+    """Which net it is."""
+    learns: Literal["between", "after"] = "between"
+    """`between` episodes of synthesis, from what there is so far, or `after` all of them, which several chains may
+    share; then each chain has a student of its own beside this one, if its method has any."""
+    rounds: Count = 40
+    """Rounds of steps, each after an episode of synthesis if the student learns between them."""
+    steps: Count = 100
+    """Steps in a round."""
+    wait: Index = 0
+    """First rounds without them."""
+    batch_size: Count = 64
+    """Samples per step."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """How it is trained; the rate falls from round to round."""
+    evaluate_every: Index = 1
+    """Rounds between looks at the test images; 0: at the end alone."""
+    snapshots: Index = 6
+    """How often, evenly over the rounds, some samples are kept as they are then, while they change; 0: never."""
+
+    def __post_init__(self) -> None:
+        if self.learns == "after" and self.wait:
+            raise ValueError(f"wait: {self.wait} is not allowed with learns: after, where no episode warms up")
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The rounds of the snapshots, the first and the last among them."""
+        if self.learns == "after":
+            return ()
+        count = min(self.snapshots, self.rounds)
+        return tuple(round(1 + i * (self.rounds - 1) / max(1, count - 1)) for i in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """The keys of a distillation's file, `matrix` aside."""
+
+    name: str
+    """Names the folder of the results."""
+    seeds: tuple[Index, ...] = (0,)
+    """A teacher and a student for each."""
+    data: DataSettings
+    """What the teacher learns, and what the student is tested on; it is one task."""
+    teacher: TeacherSettings = TeacherSettings()
+    """The net that knows."""
+    student: StudentSettings = StudentSettings()
+    """The net that learns."""
+    synthesizer: Synthesizer
+    """How samples are made."""
+    distiller: Distiller = KD()
+    """How the student learns from them."""
+    quantise: QuantiseSettings | None = None
+    """Also bring the teacher to eight bits, or fewer, with what was made, and see what it loses; null: not."""
+    anchors: AnchorSettings = AnchorSettings()
+    """Where label-text embeddings come from, for methods that need them."""
+    backend: Literal["inprocess", "ray"] = "inprocess"
+    """Where the synthesizer's chains and the student run: one after the other in this process, or on Ray workers, of
+    which `resources.synthesis_workers` are for chains; the result is the same."""
+    resources: Resources = Resources()
+    """What the run may use."""
+
+    def __post_init__(self) -> None:
+        check_runs(self.name, self.seeds)
+        method, between = self.synthesizer, self.student.learns == "between"
+        if between and method.chains > 1:
+            raise ValueError(
+                f"synthesizer: chains is {method.chains}, and a student that learns between episodes listens to one "
+                "chain; set student.learns to after, or chains to 1"
+            )
+        if between and method.episodes > self.student.rounds:
+            raise ValueError(
+                f"student: rounds is {self.student.rounds}, fewer than the {method.episodes} episodes of "
+                f"{method.name}; raise it, or lower the synthesizer's rounds, or set learns to after"
+            )
+
+    def teacher_plan(self, seed: int) -> Plan:
+        """The teacher as a run: one client who holds everything."""
+        t = self.teacher
+        federation = FederationSettings(
+            clients=1, rounds=t.epochs, local_epochs=1, batch_size=t.batch_size, backend="inprocess", evaluate_every=0
+        )
+        strategy = StrategySpec.from_yaml("finetune", Where("teacher"))
+        return self._plan(f"{self.name}-teacher", seed, federation, t.optimizer, t.net, strategy)
+
+    def student_plan(self, seed: int, teacher: Path | None = None) -> Plan:
+        """A student as a run: one client who dreams; without a file of the teacher only a rehearsal.
+
+        A teacher that was trained is told from others by the settings of its training, which are those of all seeds.
+        """
+        s = self.student
+        federation = FederationSettings(
+            clients=1, rounds=s.rounds, local_epochs=1, batch_size=s.batch_size, backend=self.backend,
+            evaluate_every=s.evaluate_every, checkpoint_every=max(5, s.rounds // 40),
+        )  # fmt: skip
+        digest = self.teacher_plan(seed).variant
+        if self.teacher.file and teacher:
+            digest = sha256(teacher.read_bytes()).hexdigest()
+        options = {
+            "teacher": str(teacher) if teacher else None,
+            "digest": digest,
+            "net": dump(self.teacher.net),
+            "synthesizer": dump(self.synthesizer),
+            "distiller": dump(self.distiller),
+            "learns": s.learns,
+            "steps": s.steps,
+            "wait": s.wait,
+            "show": list(s.shown),
+        }
+        strategy = StrategySpec.from_yaml({"distill": options}, Where("student"))
+        return self._plan(self.name, seed, federation, s.optimizer, s.net, strategy)
+
+    def _plan(
+        self,
+        name: str,
+        seed: int,
+        federation: FederationSettings,
+        optimizer: OptimizerSettings,
+        net: NetSettings,
+        strategy: StrategySpec,
+    ) -> Plan:
+        return Plan(
+            name=name, seed=seed, data=self.data, federation=federation, optimizer=optimizer, net=net,
+            anchors=self.anchors, strategy=strategy, resources=self.resources,
+        )  # fmt: skip
+
+
+def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Distillation]:
+    """The distillations of a file: one, or the product of its `matrix`.
+
+    Raises:
+        ConfigError: names the file, the key path, the value and what is allowed.
+    """
+    where = Where(str(source))
+    return [parse_fields(Distillation, _one_task(cell, where), where) for cell in cells(source, overrides)]
+
+
+def _one_task(values: dict[str, Any], where: Where) -> dict[str, Any]:
+    """The same values, whose data is one task."""
+    data = values.get("data")
+    if not isinstance(data, Mapping):
+        return values
+    for key in ("base", "increment", "order", "partition", "split"):
+        if key in data:
+            raise where.at(f"data.{key}").error("a distillation has one task and one holder of its data; leave it out")
+    if data.get("tasks", 1) != 1:
+        raise where.at("data.tasks").error(f"{data['tasks']!r} is not allowed; a distillation has one task")
+    return {**values, "data": {**data, "tasks": 1}}

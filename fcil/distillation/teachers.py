@@ -1,0 +1,75 @@
+"""Teachers: from files, looked at before anything begins, and from runs of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fcil.config import Where
+from fcil.data.folders import data_folder
+from fcil.distillation.settings import Distillation
+from fcil.experiment import named, share_out
+from fcil.federation.parts import DamagedError, read_tensors
+from fcil.federation.plan import Plan, first_net, trained_net
+from fcil.nets.ported import torchvision_weights
+from fcil.store import final_weights
+from fcil.store.files import replacing
+from fcil.types import Tensors
+
+
+def exported(folder: Path) -> Path:
+    """`net.safetensors` in a finished run's folder: the net that it ended with."""
+    path = folder / "net.safetensors"
+    if not path.is_file():
+        save_net(path, final_weights(folder))
+    return path
+
+
+def save_net(path: Path, weights: Tensors) -> None:
+    """A safetensors file, whole or not there."""
+    with replacing(path) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, temporary)
+
+
+def given_teacher(one: Distillation, where: Where) -> Path:
+    """The file of a teacher that is not trained here, after a look at it.
+
+    Raises:
+        ConfigError: it cannot be had, or cannot serve.
+    """
+    path = Path(str(one.teacher.file))
+    if one.teacher.file == "torchvision":
+        with named(where.at("teacher.file")):
+            weights = torchvision_weights(one.teacher.net.name)
+        path = data_folder() / f"torchvision-{one.teacher.net.name}.safetensors"
+        save_net(path, weights)
+    check_teacher(path, one.teacher_plan(one.seeds[0]), where)
+    return path
+
+
+def check_teacher(path: Path, plan: Plan, where: Where) -> None:
+    """See that a file holds the weights of the net that a plan names, for the classes of its data.
+
+    Raises:
+        ConfigError: it is no safetensors file, fits another net or other data, or holds NaN.
+    """
+    here = where.at("teacher.file")
+    try:
+        weights, _ = read_tensors(path)
+    except DamagedError as error:
+        raise here.error(f"{path}: no safetensors file can be read there ({error})") from None
+    share_out(plan, where)
+    with named(where):
+        net = first_net(plan, None)
+    bias = weights.get("classifier.bias")
+    if bias is not None and bias.ndim == 1 and len(bias) != net.num_classes:
+        raise here.error(f"{path}: has {len(bias)} classes; {plan.data.dataset} has {net.num_classes}")
+    broken = [name for name, w in weights.items() if w.is_floating_point() and not bool(torch.isfinite(w).all())]
+    if broken:
+        raise here.error(f'{path}: tensor "{broken[0]}" holds NaN or infinity')
+    try:
+        trained_net(plan, weights)
+    except ValueError as error:
+        raise here.error(f"{path}: not the weights of a {plan.net.name} as in teacher.net ({error})") from None
