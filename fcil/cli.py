@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fcil.errors import ConfigError, FCILError, StoreError, UserError, nearest, printable
 
@@ -27,6 +28,9 @@ app = typer.Typer(
 )
 Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Runs played at once (default: as many as fit).", show_default=False)
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value", show_default=False)]
 
 
@@ -36,19 +40,33 @@ def run(
     overrides: Overrides = None,
     out: Out = Path("results"),
     smoke: Annotated[bool, typer.Option("--smoke", help="Two tasks, one round, two batches: does it run?")] = False,
+    jobs: Jobs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Play an experiment: every strategy of its matrix, every seed. What is finished is not played again."""
-    from fcil.experiment import run
+    if not dry_run:
+        if as_json:
+            raise ConfigError("run: --json is for --dry-run")
+        from fcil.experiment import run
 
-    run(experiment, *(overrides or []), out=out, smoke=smoke)
+        run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+        return
+    from fcil.playing.forecast import forecast, forecast_table
+
+    found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        Console().print(forecast_table(found))
 
 
 @app.command()
-def distill(experiment: Path, overrides: Overrides = None, out: Out = Path("results")) -> None:
+def distill(experiment: Path, overrides: Overrides = None, out: Out = Path("results"), jobs: Jobs = None) -> None:
     """Teach a student what a teacher knows, without data: every synthesizer of its matrix, every seed."""
     from fcil.distillation import distill
 
-    distill(experiment, *(overrides or []), out=out)
+    distill(experiment, *(overrides or []), out=out, jobs=jobs)
 
 
 @app.command()
@@ -63,19 +81,66 @@ def resume(
 
 
 @app.command()
-def show(experiment: Path, overrides: Overrides = None, as_json: Json = False) -> None:
+def verify(
+    run_dir: Path,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to play again, from the first on.")] = 1,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Play the first rounds of a run again: does this machine give the numbers of its record?"""
+    from fcil.verify import verify
+
+    found = verify(run_dir, rounds, trust=trust, console=Console(stderr=as_json))
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        for line in found.lines():
+            _say(line)
+    raise typer.Exit(0 if found.reproduces else 1)
+
+
+@app.command()
+def show(
+    experiment: Path,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    split: Annotated[Path | None, typer.Option(help="Also write who holds what to this file, for data.split.")] = None,
+) -> None:
     """An experiment with every default filled in, and who holds how much of what."""
     from fcil.experiment import survey
+    from fcil.splits import export
     from fcil.tables import partition_table, settings_tree
 
     found = list(survey(experiment, overrides or []))
+    if split is not None:
+        Console(stderr=True).print(printable(export(found, split)), markup=False, soft_wrap=True)
     if as_json:
         rows = [{**plan.to_yaml(), "counts": scenario.counts.tolist()} for plan, scenario in found]
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        _print_json(rows)
         return
     for plan, scenario in found:
         names = scenario.tasks[-1].names
         Console().print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+
+
+@app.command()
+def doctor(
+    experiment: Annotated[Path | None, typer.Argument(show_default=False, help="What is to be run here.")] = None,
+    overrides: Overrides = None,
+    out: Out = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Is this machine fit for runs, and for this experiment? Nothing is written or downloaded."""
+    from fcil.doctor import examine, machine
+
+    found = list(machine(out))
+    if experiment is not None:
+        found += examine(experiment, overrides or [], out)
+    if as_json:
+        _print_json([finding._asdict() for finding in found])
+    else:
+        Console().print(_table([finding._asdict() for finding in found]))
+    raise typer.Exit(1 if any(finding.state == "fail" for finding in found) else 0)
 
 
 @app.command("list")
@@ -97,7 +162,7 @@ def list_(
 
         rows = weighed(rows)
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        _print_json(rows)
         return
     if measure:
         rows = _in_words(rows)
@@ -122,7 +187,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if v is None else str(v) for v in row.values()))
+        table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))  # [wandb] is no markup
     return table
 
 
@@ -147,10 +212,10 @@ def check(
 
     report = check(strategy, *(overrides or []), ray=ray, say=say)
     if as_json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
+        _print_json(report.to_json())
     else:
         Console().print(_table([result.row() for result in report.results]))
-        Console().print(printable(report.conclusion), markup=False, soft_wrap=True)
+        _say(report.conclusion)
     raise typer.Exit(0 if report.passed else 1)
 
 
@@ -164,7 +229,7 @@ def new(
     from fcil.scaffold import begin
 
     for line in begin(kind, name, out):
-        Console().print(printable(line), markup=False, soft_wrap=True)
+        _say(line)
 
 
 @app.command()
@@ -183,7 +248,7 @@ def embed(
     settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
     about = embed(read_names(names), settings, out)
     line = f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}"
-    Console().print(line, markup=False, soft_wrap=True)
+    _say(line)
 
 
 @app.command()
@@ -198,11 +263,11 @@ def compare(
 
     comparison = compare(_finished(dirs))
     if as_json:
-        sys.stdout.write(json.dumps(to_json(comparison), indent=2) + "\n")
+        _print_json(to_json(comparison))
         return
     Console().print(tables(comparison))
     for path in write(comparison, out or dirs[0] / "tables"):
-        Console().print(printable(str(path)), markup=False, soft_wrap=True)
+        _say(path)
 
 
 def _finished(dirs: list[Path]) -> list[Run]:
@@ -219,14 +284,54 @@ def _finished(dirs: list[Path]) -> list[Run]:
 
 
 @app.command()
-def plot(dirs: list[Path], out: Annotated[Path | None, typer.Option(help="Folder of the figures.")] = None) -> None:
+def plot(
+    dirs: list[Path],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the figures (default: figures/ in the first one).")
+    ] = None,
+    style: Annotated[Path | None, typer.Option(help="A matplotlib style file, laid over the house style.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="A figure to draw, by name; again for more.")] = None,
+) -> None:
     """Draw the figures of one run, or the curves of several beside each other."""
-    from fcil.plots import draw_comparison, draw_run
+    from fcil.plots import check_kinds, draw_comparison, draw_run, styled
 
-    runs = _finished(dirs)
-    paths = draw_run(runs[0].path) if len(runs) == 1 else draw_comparison(runs, out or dirs[0] / "figures")
+    kinds = kind or []
+    check_kinds(kinds)
+    with styled(style):
+        runs = _finished(dirs)
+        if len(runs) == 1:
+            paths = draw_run(runs[0].path, out, kinds)
+        else:
+            paths = draw_comparison(runs, out or dirs[0] / "figures", kinds)
     for path in paths:
-        Console().print(printable(str(path)), markup=False, soft_wrap=True)
+        _say(path)
+
+
+@app.command()
+def report(
+    dirs: list[Path],
+    out: Annotated[Path | None, typer.Option(help="The HTML file (default: report.html in the first folder).")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Serve it to a browser while runs go on.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --watch, on 127.0.0.1 (0: a free one).")] = 0,
+) -> None:
+    """One page of run folders: tables, figures to zoom into, settings, what went wrong."""
+    from fcil.report import serve, write_report
+
+    if watch and out:
+        raise ConfigError("report: --watch serves the page and --out writes it; give one of them")
+    if not watch:
+        _say(write_report(dirs, out))
+        return
+    serve(dirs, port, _say)
+    raise SystemExit(130)  # Ctrl-C is its only end
+
+
+def _say(line: object) -> None:
+    Console().print(printable(str(line)), markup=False, soft_wrap=True, highlight=False)
+
+
+def _print_json(found: object) -> None:
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
 def main(command: typer.Typer = app) -> None:
@@ -243,7 +348,7 @@ def main(command: typer.Typer = app) -> None:
         _complain(error)
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == 130:  # what typer makes of a KeyboardInterrupt
+        if stop.code == 130 and stop.__context__:  # what typer makes of a KeyboardInterrupt
             sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
         raise
 

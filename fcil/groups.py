@@ -9,7 +9,10 @@ from typing import Any
 from fcil.errors import printable
 from fcil.store.read import Run
 
-IGNORED = ("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every")
+IGNORED = (
+    *("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every"),
+    *("logger", "data.split.file"),
+)
 """Settings that change no result, and so tell no two groups apart."""
 CHOICES = ("synthesizer", "distiller")
 """Settings that name a method and hold its options."""
@@ -34,13 +37,15 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     members: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         members.setdefault((run.name, run.strategy, run.variant), []).append(run)
-    firsts = {key: group[0] for key, group in members.items()}
+    splits = {key: split_label(group[0].config) for key, group in members.items()}
+    rivals: dict[tuple[str, str], list[Run]] = {}
+    for key, group in members.items():
+        rivals.setdefault((key[1], splits[key]), []).append(group[0])
     groups = []
-    for (_, strategy, variant), group in members.items():
-        split = split_label(group[0].config)
-        rivals = [r for r in firsts.values() if r.strategy == strategy and split_label(r.config) == split]
-        label = f"{strategy}{_difference(group[0], rivals)}"
-        groups.append(Group(label, strategy, variant, split, tuple(group)))
+    for key, group in members.items():
+        _, strategy, variant = key
+        label = f"{strategy}{_difference(group[0], rivals[strategy, splits[key]])}"
+        groups.append(Group(label, strategy, variant, splits[key], tuple(group)))
     return groups
 
 
@@ -55,6 +60,8 @@ def split_label(config: Mapping[str, Any]) -> str:
     elif data.get("tasks") is not None:
         words.append(f"{_short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
     partition = data.get("partition")
+    if isinstance(data.get("split"), Mapping):
+        words.append(f"split {_short(data['split'].get('digest'))}")
     if isinstance(partition, Mapping):
         words += [f"{_short(key)} {_short(value)}" for key, value in list(partition.items())[:4]]
     elif partition is not None:

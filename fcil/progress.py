@@ -195,10 +195,14 @@ def _bar(done: int, total: int) -> ProgressBar:
     return ProgressBar(total=max(total, 1), completed=done, complete_style="blue", finished_style="blue")
 
 
+def redraws(console: Console) -> bool:
+    """Whether there is a terminal to redraw; a pipe, a log file or a notebook gets lines."""
+    return console.is_interactive and not console.is_jupyter and console.file.isatty()
+
+
 def choose_progress(console: Console) -> Progress:
-    """Bars where there is a terminal to redraw, lines in a pipe, a log file or a notebook."""
-    redraws = console.is_interactive and not console.is_jupyter and console.file.isatty()
-    return LiveProgress(console) if redraws else PlainProgress(console)
+    """Bars where there is a terminal to redraw, lines elsewhere."""
+    return LiveProgress(console) if redraws(console) else PlainProgress(console)
 
 
 @contextmanager

@@ -12,6 +12,11 @@ from fcil.errors import UserError
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
+LAST_LINES = 15
+LAST_BYTES = 8192
+"""Of a log, which nobody reads in full."""
+
+
 class UnreadableError(Exception):
     """Why a file cannot be read, in a few words."""
 
@@ -81,3 +86,15 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def last_lines(path: Path) -> list[str]:
+    """The end of a text file, however long it is; nothing of one that cannot be read."""
+    try:
+        with open_file(path, 2**40) as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LAST_BYTES))
+            text = file.read(LAST_BYTES).decode("utf-8", "replace")
+    except (UnreadableError, OSError):
+        return []
+    return text.splitlines()[-LAST_LINES:]

@@ -11,9 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Key = int | str
 """One part of a stream's name."""
@@ -28,6 +31,8 @@ def derive(*key: Key) -> int:
 
 def generator(*key: Key, device: torch.device | str = "cpu") -> torch.Generator:
     """The torch stream of this name."""
+    import torch  # not above: who draws with NumPy alone need not wait for it
+
     return torch.Generator(device=device).manual_seed(derive(*key))
 
 
@@ -42,6 +47,8 @@ def seeded(*key: Key) -> Iterator[None]:
 
     Only for module constructors, which accept no generator.
     """
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(*key))
         yield

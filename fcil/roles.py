@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
 from fcil.errors import TrainingError
-from fcil.nets import Net
+from fcil.nets import Net, NetSettings
 from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
@@ -42,6 +42,7 @@ class Client:
     start: Tensors = field(default_factory=dict)  # the global weights this round began with; not to be changed
     max_batches: int | None = None
     most_exemplars: int | None = None
+    drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -63,6 +64,7 @@ class Client:
                 module = build().to(self.device)
             module.load_state_dict(cast(Tensors, self.shared[name]))
             self._built[name] = module.eval().requires_grad_(False)
+            self.drawn.setdefault(name, 0)
         return self._built[name]
 
     def keep(self, name: str, samples: Shard) -> None:
@@ -71,7 +73,7 @@ class Client:
         Raises:
             TrainingError: they are more than `federation.exemplars` allows a client, under all names together.
         """
-        others = sum(len(cast(Tensors, m)["labels"]) for n, m in self.memory.items() if n != name and _are_samples(m))
+        others = sum(len(cast(Tensors, m)["labels"]) for n, m in self.memory.items() if n != name and are_samples(m))
         if self.most_exemplars is not None and others + len(samples) > self.most_exemplars:
             raise TrainingError(
                 f"the strategy keeps {others + len(samples)} samples of a client; "
@@ -94,6 +96,7 @@ class Client:
         The pool is passed through endlessly, reshuffled each time, in an order that is this
         client's own in this round.
         """
+        self.drawn[name] = self.drawn.get(name, 0) + count
         if (name, count) not in self._streams:
             self._streams[name, count] = self._endless(name, count)
         return next(self._streams[name, count])
@@ -166,6 +169,14 @@ class Client:
         return Update(weights, len(self.shard), metrics)
 
 
+class Teacher(NamedTuple):
+    """A net to be inverted that is not the global one."""
+
+    settings: NetSettings
+    """Which net it is."""
+    weights: Tensors
+
+
 @dataclass
 class Server:
     """The server's side of a run."""
@@ -176,33 +187,43 @@ class Server:
     seed: int
     num_clients: int
     anchors: Tensor | None  # (classes of all tasks, D) in order of appearance, or None
-    run_synthesis: Callable[[Server, Synthesizer, Sequence[int], Bound | None], Tensors]
+    run_synthesis: Callable[[Server, Synthesizer, Sequence[int], Bound | None, Teacher | None], Tensors]
     shared: State = field(default_factory=dict)
     memo: State = field(default_factory=dict)
     average: Callable[[Iterable[Update], Weighting], Update] = weighted_mean
     """The mean of clients' updates, robust or private where the federation asks for it."""
     show: Callable[[Tensors], None] = lambda pool: None
     """Puts samples `x`, `y` of a pool that was made elsewhere into the run folder, as `synthesize` does its own."""
+    show_some: Callable[[Tensors], None] = lambda samples: None
+    """Puts a few samples `x`, `y` into the run folder, as they are in this round of a pool that still changes."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """The server's stream for this task, round and purpose."""
         return generator(self.seed, purpose, self.task.number, self.round, "server")
 
-    def synthesize(self, synthesizer: Synthesizer, labels: Sequence[int], bound: Bound | None = None) -> Tensors:
+    def synthesize(
+        self,
+        synthesizer: Synthesizer,
+        labels: Sequence[int],
+        bound: Bound | None = None,
+        teacher: Teacher | None = None,
+    ) -> Tensors:
         """Invert the current global net into labelled samples, on the server's workers.
 
         Args:
             synthesizer: the method.
             labels: the classes to make samples of.
             bound: a bounding loss to add to the generator's terms, for nets with a label-text head.
+            teacher: another net to invert instead.
         Returns:
             A pool: `x` (N, channels, H, W), `y` (N,), and `mean` and `std` (N, channels) where the
             samples are to be normalised by other statistics than the real data's.
         """
-        return self.run_synthesis(self, synthesizer, labels, bound)
+        return self.run_synthesis(self, synthesizer, labels, bound, teacher)
 
 
-def _are_samples(kept: Value) -> bool:
+def are_samples(kept: Value) -> bool:
+    """Whether this is what `Client.keep` puts into a client's memory."""
     return isinstance(kept, Mapping) and kept.keys() == {"indices", "labels", "tasks"}
 
 

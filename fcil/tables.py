@@ -200,12 +200,14 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
         "seconds": duration,
         "bytes_up": size,
         "bytes_down": size,
+        "peak_memory_bytes": size,
         "failures": str,
     }
     table.add_section()
     for key, words in costs.items():
         if summary.get(key):
-            table.add_row("time" if key == "seconds" else key.replace("_", " "), words(summary[key]), "")
+            name = "time" if key == "seconds" else key.removesuffix("_bytes").replace("_", " ")
+            table.add_row(name, words(summary[key]), "")
     return table
 
 

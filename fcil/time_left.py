@@ -1,9 +1,11 @@
-"""When a run will be done."""
+"""When a run will be done, and when all of several will."""
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 Clock = Callable[[], float]
 """Seconds since some moment; tests bring their own."""
@@ -75,3 +77,47 @@ class TimeLeft:
             unspent = max(0.0, mean[self._now] - (self._clock() - self._since))
             left = self._synthesis[1] if self._synthesis else unspent
         return left + sum(max(0, count) * mean[kind] for kind, count in ahead.items())
+
+
+@dataclass
+class Pace:
+    """How fast a run gets on, from how far it was when it was first looked at and how far it is now."""
+
+    total: int
+    """Rounds, of all tasks."""
+    clock: Clock = time.monotonic
+    _first: tuple[float, int] | None = None
+    _last: tuple[float, int] = (0.0, 0)
+
+    def reached(self, done: int) -> None:
+        """Tell how many rounds are done."""
+        if self._first is None or done < self._first[1]:  # what lies behind its checkpoint is played again
+            self._first = self._last = self.clock(), done
+        elif done > self._last[1]:
+            self._last = self.clock(), done
+
+    def seconds_per_round(self) -> float | None:
+        """None before a round was seen to end."""
+        if self._first is None or self._last[1] == self._first[1]:
+            return None
+        return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+
+    def seconds(self) -> float | None:
+        """Seconds left; None before a round was seen to end."""
+        each = self.seconds_per_round()
+        if each is None:
+            return None
+        return max(0.0, each * (self.total - self._last[1]) - (self.clock() - self._last[0]))
+
+
+def seconds_for_all(playing: Sequence[float], waiting: Sequence[float], at_once: int) -> float:
+    """Seconds until the last of some runs is done, each begun as soon as one of `at_once` places is free.
+
+    Args:
+        playing: seconds left of the runs that are played.
+        waiting: seconds that each of the others takes, in their order.
+    """
+    free = sorted([*playing, *[0.0] * max(0, at_once - len(playing))])
+    for seconds in waiting:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free, default=0.0)

@@ -217,8 +217,27 @@ def test_a_client_that_leaves_something_for_the_next(checked: Checked) -> None:
 
 def test_a_net_that_learns_from_test_images(checked: Checked) -> None:
     report = checked("def predict(self, net, x, shared):\n    return net.train()(x).logits")
-    assert_fails(report, tested="with other test images ")
-    assert "predict may look at the net, not change or keep anything" in report.failed[0].problem
+    assert_fails(report, leaks="has changed while test images were shown to predict; they stay on the server")
+
+
+def test_a_server_that_learns_from_test_images_behind_our_back(checked: Checked) -> None:
+    report = checked(
+        "def predict(self, net, x, shared):\n    KEPT['x'] = float(x.mean())\n    return net(x).logits\n"
+        "def before_task(self, server):\n    if server.task.first:\n        KEPT.clear()\n"
+        "    server.net.classifier.bias.data += KEPT.get('x', 0.0)"
+    )
+    assert_fails(report, resume="", tested="with other test images ")
+    assert "predict may look at the net, not change or keep anything" in report.failed[1].problem
+
+
+def test_a_client_that_trains_on_images_of_a_task_that_is_over(checked: Checked) -> None:
+    report = checked(
+        "def local_train(self, client):\n    rows = client.memory.get('rows', client.shard.indices[:1])\n"
+        "    client.memory['rows'] = rows\n    client.shard.images.take(rows)\n"
+        "    return super().local_train(client)",
+        first=6,
+    )
+    assert_fails(report, leaks="client 0, task 2, round 1: used 1 image of class ")
 
 
 def test_circumstances_that_were_not_thought_of(checked: Checked) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from run_folders import make_config, make_results, make_run
 from scipy import stats
 from test_cli import Command, assert_refused, command  # noqa: F401 (a fixture)
 
+from fcil import metrics
 from fcil.compare import METRICS, compare, to_json, write
 from fcil.compare.statistics import FEWEST, friedman, holm, interval, least_p, pairs, spread, surely_better
 from fcil.compare.terminal import tables
-from fcil.compare.write import latex, markdown
-from fcil.store import find_runs
+from fcil.compare.write import latex, latex_details, markdown
+from fcil.metrics import FORGETTING
+from fcil.store import RunFolder, find_runs
 
 KEEPS_IMAGES = "client.keep('exemplars', chosen)\n"
 KEEPS_ALL = 'class Joint:\n    data: ClassVar[str] = "seen"\n'
@@ -174,7 +178,7 @@ def test_names_are_text_wherever_they_are_printed(tmp_path: Path) -> None:
         make_run(tmp_path, "fin_e|t*[red]", seed, variant="00000001")
     found = compared(tmp_path)
     assert "fin\\_e\\|t\\*\\[red\\]" in markdown(found)
-    assert "fin\\_e|t*[red]" in latex(found)
+    assert "fin\\_e\\textbar{}t{*}{[}red]" in latex(found)
     assert "fin_e|t*[red]" in printed(tables(found), 120)
 
 
@@ -192,16 +196,66 @@ def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
     make_results(tmp_path / "runs", seeds=(0, 1, 2))
     found = compared(tmp_path / "runs")
     paths = write(found, tmp_path / "tables")
-    assert [path.name for path in paths] == ["comparison.md", "comparison.tex", "comparison.csv", "tests.csv"]
-    lines = list(csv.DictReader(paths[2].open()))
+    names = ["comparison.md", "comparison.tex", "definitions.tex", "comparison.csv", "tests.csv"]
+    assert [path.name for path in paths] == names
+    lines = list(csv.DictReader(paths[3].open()))
     assert {line["metric"] for line in lines} == set(METRICS)
     (line,) = (x for x in lines if x["strategy"] == "lander" and x["metric"] == "final_accuracy")
     assert float(line["mean"]) == pytest.approx(found.splits[0].entries[0].spreads["final_accuracy"].mean, rel=1e-5)
-    (test,) = csv.DictReader(paths[3].open())
+    (test,) = csv.DictReader(paths[4].open())
     assert float(test["p"]) == pytest.approx(0.25)
     again = json.loads(json.dumps(to_json(found)))
     assert again["friedman"] is None
     assert len(again["rows"]) == len(lines)
+
+
+def test_every_definition_of_forgetting_is_printed_by_name(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    found = compared(tmp_path)
+    text, tex = markdown(found), latex_details(found)
+    for name in (*FORGETTING, "BWT", "plasticity", "stability"):
+        assert name in text
+        assert name.replace("_", "\\_") in tex
+    for run in find_runs([tmp_path]):  # the numbers of the table are those of the counts, whatever the road
+        told = metrics.summary(run.rows)
+        (entry,) = (e for e in found.splits[0].entries if e.label == run.strategy)
+        for name in FORGETTING:
+            key = "forgetting" if name == "chaudhry" else f"forgetting_{name}"
+            assert entry.by_seed(key)[run.seed] == pytest.approx(100 * told["forgetting"][name], abs=1e-9)
+        assert entry.by_seed("bwt")[run.seed] == pytest.approx(100 * told["bwt"], abs=1e-9)
+
+
+def test_the_first_strategy_is_tested_against_every_other(tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=(0, 1, 2))
+    found = compared(tmp_path)
+    first, others = found.splits[0].against_first()
+    assert (first, [pair.b for pair in others]) == ("lander", ["finetune"])
+    assert f"finetune {others[0].difference:+.1f}, p = 0.25 (n = 3)" in markdown(found)
+
+
+def test_memory_is_compared_where_it_was_counted(tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=(0,))
+    old = RunFolder(tmp_path / "toy" / "finetune-00000000" / "seed0")
+    told = json.loads(old.summary.read_text())
+    assert told.pop("peak_memory_bytes") > 2**20
+    old.summary.write_text(json.dumps(told))
+    lines = {line.split(" |")[0]: line for line in markdown(compared(tmp_path)).splitlines()[::-1]}
+    assert lines["| finetune"].endswith("| \N{EN DASH} |")
+    assert lines["| lander"].endswith(("MB |", "GB |"))
+
+
+def test_latex_has_as_many_cells_in_each_line_as_columns(tmp_path: Path) -> None:
+    for tasks in (1, 2, 3, 4):  # of one task no forgetting is known
+        make_run(tmp_path, "[a]_%&", 0, tasks=tasks, variant=f"{tasks}0000000")
+    found = compared(tmp_path)
+    assert latex(found).count("\\begin{tabular}") == 2  # three splits fit beside each other
+    for text in (latex(found), latex_details(found)):
+        for part in text.split("\\begin{tabular}{l")[1:]:
+            columns = part.index("}") + 1
+            rows = [line for line in part.splitlines() if line.startswith(("strategy", "{[}a]\\_\\%\\&"))]
+            assert {line.replace("\\&", "").count("&") + 1 for line in rows} == {columns}
+            assert not any(line.startswith(("[", "*")) for line in part.splitlines())
+    assert "--" in latex_details(found)
 
 
 # The command --------------------------------------------------------------------------------------
@@ -221,6 +275,47 @@ def test_the_command_prints_writes_and_names_what_it_leaves_out(command: Command
     assert any("seed7" in line and "expected the columns" in line for line in left)
     assert any("seed8" in line and "not finished" in line for line in left)
     assert json.loads(command("compare", tmp_path / "runs", "--json").out)["rows"]
+
+
+CUT = b"trained_task,tested_task,correct,examples,accuracy\n1,1,9,10,0.9\n2,1,"
+DAMAGE: list[tuple[str, bytes | None]] = [
+    *(("accuracy.csv", content) for content in (CUT, b"", b"\x00\xff\x80", b"task,accuracy\n1,0.9\n", b"nan\n", None)),
+    *(("summary.json", content) for content in (b"", b'{"tasks": 3', b"\x80\x00", b"[]", b"NaN", None)),
+    *(("config.yaml", content) for content in (b"", b"name: [", b"\x80\x00", b"- 1\n", b"seed: .nan\nname: 3\n")),
+    *(("rounds.jsonl", content) for content in (b"", b"\x80\x00\n", b"{}\n", b'{"task": 1, "round": 1}\n', None)),
+    ("partition.json", None),
+]
+"""A file and what is in it instead; None for a folder in its place."""
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGE, ids=range(len(DAMAGE)))
+def test_a_damaged_run_is_named_and_never_counted(tmp_path: Path, name: str, content: bytes | None) -> None:
+    make_results(tmp_path, ["finetune"], seeds=(0, 1))
+    broken = tmp_path / "toy" / "finetune-00000000" / "seed1"
+    (broken / name).unlink()
+    (broken / name).mkdir() if content is None else (broken / name).write_bytes(content)
+    skipped: list[str] = []
+    runs = find_runs([tmp_path], skipped=skipped)
+    assert [run.seed for run in runs] == [0]
+    assert len(skipped) == 1
+    assert str(broken) in skipped[0]
+    assert "\n" not in skipped[0]
+    assert compare(runs).splits[0].entries[0].spreads["final_accuracy"].n == 1
+
+
+def test_an_experiment_is_left_out_where_its_summary_is_missing(tmp_path: Path) -> None:
+    make_results(tmp_path, ["finetune"], seeds=(0, 1))
+    (tmp_path / "toy" / "finetune-00000000" / "seed1" / "summary.json").unlink()
+    skipped: list[str] = []
+    assert [run.seed for run in find_runs([tmp_path], skipped=skipped)] == [0]
+    assert "not finished (go on with: fcil resume" in skipped[0]
+
+
+@pytest.mark.parametrize("verb", ["compare", "plot"])
+def test_tables_and_figures_of_finished_runs_do_without_torch_and_pandas(verb: str) -> None:
+    code = f"import sys, fcil.cli, fcil.store, fcil.{verb.replace('plot', 'plots')}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas", "flwr", "ray", "scipy.stats"} & set(done.stdout.split())
 
 
 def test_nothing_to_compare_is_one_line(command: Command, tmp_path: Path) -> None:  # noqa: F811

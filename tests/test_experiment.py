@@ -341,7 +341,8 @@ def test_the_summary_has_the_pinned_keys(lander: Run) -> None:
 
 def test_the_settings_that_were_run_are_written_out(lander: Run) -> None:
     config = yaml.safe_load((lander.path / "config.yaml").read_text())
-    assert set(config) == {"name", "seed", "data", "federation", "optimizer", "net", "anchors", "strategy", "resources"}
+    sections = {"data", "federation", "optimizer", "net", "anchors", "strategy", "resources"}
+    assert set(config) == {"name", "seed", "logger", *sections}
     assert config["optimizer"]["momentum"] == 0.9  # a default
     assert config["strategy"]["lander"]["synthesizer"]["nayer"]["steps"] == NAYER["steps"]
     counts = json.loads((lander.path / "partition.json").read_text())["counts"]
@@ -361,9 +362,10 @@ def test_a_run_is_read_back_from_python(lander: Run) -> None:
     written = pd.read_csv(lander.path / "accuracy.csv")
     pd.testing.assert_frame_equal(lander.accuracy, written, atol=1e-6)
     frame = fcil.load(top(lander))
-    keys = ["experiment", "strategy", "variant", "seed"]
+    keys = ["experiment", "label", "strategy", "variant", "seed", "split"]
     assert list(frame.columns) == [*keys, "trained_task", "tested_task", "correct", "examples", "accuracy"]
-    assert frame[keys].drop_duplicates().values.tolist() == [["tiny", "lander", lander.variant, 0]]
+    about = ["tiny", "lander", "lander", lander.variant, 0, "digits, 5 tasks, iid"]
+    assert frame[keys].drop_duplicates().values.tolist() == [about]
     assert len(frame) == 3
 
 

@@ -26,7 +26,10 @@ FLOORS = {
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
     **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left", "fcil.scaffold", "fcil.facts"), 5),
+    **dict.fromkeys(("fcil.matrix", "fcil.playing"), 5),
     **dict.fromkeys(("fcil.check", "fcil.compare", "fcil.distillation", "fcil.quantisation"), 5),
+    "fcil.report": 5,
+    **dict.fromkeys(("fcil.activity", "fcil.verify", "fcil.doctor", "fcil.splits"), 5),
     **dict.fromkeys(("fcil.cli", "fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}

@@ -1129,7 +1129,7 @@ def test_a_name_that_is_no_text_can_be_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b")), "finetune", tasks=1, rounds=1)
-    monkeypatch.setattr("fcil.plots.draw_run", lambda path: [path / "figures"])
+    monkeypatch.setattr("fcil.plots.draw_run", lambda path, *_: [path / "figures"])
     monkeypatch.setattr(sys, "argv", ["fcil", "plot", str(folder.path)])
     with pytest.raises(SystemExit) as stop:
         main()

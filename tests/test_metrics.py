@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from golden_cases import load_case
+from run_folders import make_run
 
+from fcil.compare import compare
+from fcil.federation.observer import AccuracyRow
 from fcil.metrics import (
     FORGETTING,
     accuracy_after_each_task,
@@ -24,6 +28,7 @@ from fcil.metrics import (
     stability,
     summary,
 )
+from fcil.store import files, find_runs
 
 TOY = [[0.80, 0, 0, 0], [0.60, 0.85, 0, 0], [0.45, 0.70, 0.82, 0], [0.40, 0.50, 0.65, 0.88]]
 
@@ -55,6 +60,26 @@ def test_every_definition_matches_the_reference_values(name):
     for key, value in expected.items():
         error = abs(100 * got[key] - value) / max(abs(value), 1e-3)
         assert error <= case.tolerance, f"{key}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", ["toy", "recover", "decline", "two_tasks", "one_task"])
+def test_the_reference_values_come_out_of_a_run_folder_and_of_a_comparison(tmp_path: Path, name: str) -> None:
+    case = load_case("14_forgetting")
+    matrix = lower(case.tensors[f"inputs.{name}.matrix"].numpy() / 100)
+    folder = make_run(tmp_path, "finetune", tasks=len(matrix), rounds=1)
+    counts = [AccuracyRow(*row) for row in rows_of(matrix, [10**12] * len(matrix))]  # fine enough for any digit
+    files.write_accuracy(folder.accuracy, counts)
+    files.write_json(folder.summary, {"tasks": len(matrix), "bwt": 9.9, "forgetting": None})  # which is not believed
+    (entry,) = compare(find_runs([tmp_path])).splits[0].entries
+    for key, value in case.under(f"expected.{name}").items():
+        told = {
+            "plasticity_mean_diagonal": "plasticity",
+            "final_mean_over_tasks": "final_accuracy",
+            "average_incremental_equal_tasks": "average_incremental_accuracy",
+            "chaudhry": "forgetting",
+        }.get(key, key if key == "bwt" else f"forgetting_{key}")
+        assert entry.by_seed(told)[0] == pytest.approx(value.item(), abs=1e-8), key
+    assert (entry.spreads["forgetting"] is None) == (len(matrix) == 1)
 
 
 def test_accuracy_by_group_matches_the_reference_but_for_the_block_it_drops():

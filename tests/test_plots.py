@@ -8,17 +8,21 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from run_folders import make_results, make_run
 
 from fcil import metrics
-from fcil.errors import StoreError
+from fcil.errors import ConfigError, StoreError
 from fcil.groups import group_runs
-from fcil.plots import draw_comparison, draw_run, synthetic_grid
-from fcil.plots.comparison import accuracy_curve, curves_figure, forgetting_curve
+from fcil.plots import KINDS, check_kinds, draw_comparison, draw_run, styled, synthetic_grid
+from fcil.plots.comparison import accuracy_curve, curves_figure, forgetting_curve, matrices
+from fcil.plots.cost import bytes_accuracy_figure, bytes_figure, sent
 from fcil.plots.grid import to_images
-from fcil.plots.run import accuracy_figure, matrix_figure, partition_figure, rounds_figure
-from fcil.plots.style import png, spread
-from fcil.store import find_runs, load_run
+from fcil.plots.panels import lines_figure, matrices_figure, task_accuracies, task_drops
+from fcil.plots.partition import partition_figure
+from fcil.plots.run import accuracy_figure, matrix_figure, rounds_figure, tasks_figure
+from fcil.plots.style import CYCLE, line_style, look, png, spread
+from fcil.store import RunRecorder, find_runs, load_run
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +40,7 @@ def texts(figure: Figure) -> list[str]:
 def test_a_run_is_drawn_as_png_and_pdf(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     paths = draw_run(folder.path)
-    names = ("accuracy", "forgetting", "matrix", "rounds", "partition", "synthetic")
+    names = ("accuracy", "forgetting", "tasks", "matrix", "rounds", "bytes", "partition", "synthetic")
     assert [p.name for p in paths] == [f"{name}.{kind}" for name in names for kind in ("png", "pdf")]
     assert all(p.parent == folder.figures for p in paths)
     assert all(p.read_bytes().startswith(b"\x89PNG" if p.suffix == ".png" else b"%PDF") for p in paths)
@@ -51,7 +55,7 @@ def test_drawing_twice_gives_the_same_bytes_and_leaves_global_settings_alone(tmp
 
 def test_one_task_has_no_forgetting_to_draw(tmp_path: Path) -> None:
     names = {p.stem for p in draw_run(make_run(tmp_path, tasks=1, rounds=1).path)}
-    assert names == {"accuracy", "matrix", "rounds", "partition", "synthetic"}
+    assert names == {"accuracy", "matrix", "rounds", "bytes", "partition", "synthetic"}
 
 
 def test_an_unfinished_run_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
@@ -100,18 +104,129 @@ def test_the_rounds_figure_does_without_accuracy(tmp_path: Path) -> None:
     assert len(rounds_figure(run).axes) == 1
 
 
-def test_the_partition_figure_shows_what_each_client_holds(tmp_path: Path) -> None:
+def test_the_partition_figure_has_a_disc_for_what_a_client_holds_and_none_for_nothing(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path, clients=4).path)
     counts, names = run.partition()
     axes = partition_figure(run).axes[0]
-    drawn: np.ndarray = np.nan_to_num(np.ma.filled(np.ma.asarray(axes.images[0].get_array()), 0))
-    np.testing.assert_array_equal(drawn, counts.sum(axis=0))
+    table = counts.sum(axis=0)
+    (discs,) = axes.collections
+    places = np.asarray(discs.get_offsets()).astype(int)
+    areas = np.asarray(discs.get_sizes())
+    assert {(c, k) for k, c in places.tolist()} == set(zip(*(axis.tolist() for axis in np.nonzero(table)), strict=True))
+    held = table[places[:, 1], places[:, 0]]
+    large = areas > 0.5  # what is smaller still is drawn as large as can be seen
+    np.testing.assert_allclose(areas[large] / areas.max(), held[large] / held.max(), rtol=1e-6)
     assert [t.get_text() for t in axes.get_xticklabels()] == names
 
 
-def test_figures_are_as_wide_as_a_column(tmp_path: Path) -> None:
-    run = load_run(make_run(tmp_path, tasks=2, rounds=1).path)
-    assert 2.54 * accuracy_figure(run).get_size_inches()[0] == pytest.approx(8.5, abs=0.02)  # centimetres
+def test_a_federation_too_large_for_discs_is_drawn_in_shades(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, tasks=2, rounds=1)
+    counts = np.zeros((2, 300, 4), dtype=int)
+    counts[0, :, :2] = 7
+    folder.write_partition({"class_names": list("abcd"), "counts": counts.tolist()})
+    axes = partition_figure(load_run(folder.path)).axes[0]
+    drawn = np.ma.asarray(axes.images[0].get_array())
+    np.testing.assert_array_equal(np.nan_to_num(np.ma.filled(drawn, 0)), counts.sum(axis=0))
+
+
+def test_figures_are_as_wide_as_a_column_and_no_letter_is_below_seven_points(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    runs = find_runs([tmp_path])
+    groups, run = group_runs(runs), load_run(runs[-1].path)
+    figures = [draw(run) for draw in (accuracy_figure, matrix_figure, rounds_figure, tasks_figure, bytes_figure)]
+    figures += [partition_figure(run), curves_figure(groups, accuracy_curve, "Accuracy", "percent")]
+    figures += [bytes_accuracy_figure(groups), matrices_figure(groups)]
+    for figure in figures:
+        assert figure.get_size_inches()[0] == pytest.approx(3.3)
+        sizes = [t.get_fontsize() for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text()]
+        assert min(sizes) >= 7
+
+
+def test_bytes_are_added_up_with_what_ends_a_task(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, tasks=2, rounds=2)
+    RunRecorder(folder, ()).task_concluded(2, {"bytes_up": 50, "bytes_down": 7})
+    run = load_run(folder.path)
+    up, down = sent(run)
+    assert up.tolist() == [4000, 8000, 12000, 16050]
+    assert down.tolist() == [4800, 9600, 14400, 19207]
+    drawn = np.asarray(bytes_figure(run).axes[1].lines[0].get_xdata())
+    assert drawn.tolist() == [17600, 35257]
+
+
+def test_fonts_in_a_pdf_are_whole_ones(tmp_path: Path) -> None:
+    (path,) = (
+        p for p in draw_run(make_run(tmp_path, tasks=2, rounds=1).path, kinds=["accuracy"]) if p.suffix == ".pdf"
+    )
+    assert b"/FontFile2" in path.read_bytes()  # TrueType, as publishers ask; Type 3 would be drawn shapes
+    assert b"/Type3" not in path.read_bytes()
+
+
+def test_a_run_is_drawn_where_it_is_asked_to_be(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs", tasks=2, rounds=1)
+    paths = draw_run(folder.path, tmp_path / "figures", ["matrix", "bytes"])
+    assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
+        f"figures/{name}.{kind}" for name in ("matrix", "bytes") for kind in ("png", "pdf")
+    ]
+    with pytest.raises(StoreError, match="nothing to draw as task_forgetting yet"):
+        draw_run(folder.path, tmp_path / "figures", ["accuracy", "task_forgetting"])
+
+
+# Style --------------------------------------------------------------------------------------------
+
+
+def test_a_style_file_is_laid_over_the_look_of_the_house(tmp_path: Path) -> None:
+    path = tmp_path / "mine.mplstyle"
+    path.write_text(
+        "# mine\nfont.size: 9  # larger\naxes.prop_cycle: cycler('color', ['123456'])\naxes.edgecolor: \"#ff0000\"\n"
+    )
+    before = dict(mpl.rcParams)
+    with styled(path), look():
+        assert (mpl.rcParams["font.size"], mpl.rcParams["pdf.fonttype"]) == (9.0, 42)
+        assert line_style(0)["color"] == line_style(1)["color"] == "#123456"
+    with look():
+        assert mpl.rcParams["font.size"] == 7.0
+        assert line_style(0)["color"] == CYCLE[0]
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("axes.labelsiz: 7\n", 'line 1: unknown setting "axes.labelsiz". Did you mean "axes.labelsize"?'),
+        ("\nlines.linewidth: wide\n", "line 2: lines.linewidth: 'wide' is not allowed"),
+        ("font.size\n", "line 1: 'font.size' is no setting; expected `key: value`"),
+        ("backend: TkAgg\n", "backend is not a matter of style here"),
+        ("text.usetex: true\n", "text.usetex is not a matter of style here"),
+        ("axes.prop_cycle: cycler(__import__('os').system('x'))\n", "axes.prop_cycle: "),
+        (b"\xff\x00", "not UTF-8 text"),
+    ],
+)
+def test_a_style_file_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str | bytes, said: str) -> None:
+    path = tmp_path / "bad.mplstyle"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught, styled(path):
+        pass
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_style_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"), styled(tmp_path / "nowhere"):
+        pass
+
+
+def test_no_two_of_forty_lines_look_alike() -> None:
+    found = {tuple(map(str, line_style(k).values())) for k in range(40)}
+    assert len(found) == 40
+    eight = [line_style(k) for k in range(8)]
+    assert len({style["marker"] for style in eight}) == 8
+
+
+def test_an_unknown_kind_of_figure_is_named_with_its_neighbour() -> None:
+    check_kinds(list(KINDS))
+    with pytest.raises(ConfigError, match=r'unknown kind "matrx" .*Did you mean "matrix"'):
+        check_kinds(["accuracy", "matrx"])
 
 
 # Several runs -------------------------------------------------------------------------------------
@@ -125,9 +240,7 @@ def test_strategies_are_compared_by_mean_and_range_over_seeds(tmp_path: Path) ->
     np.testing.assert_allclose(np.asarray(axes.lines[1].get_ydata()), lander.mean(axis=0))
     band = axes.collections[1].get_paths()[0].vertices
     assert np.asarray(band)[:, 1].max() == pytest.approx(lander.max())
-    assert {"finetune", "lander", "blobs, 3 tasks, dirichlet 0.5 · mean and min\N{EN DASH}max of 2 seeds"} <= set(
-        texts(figure)
-    )
+    assert {"finetune", "lander", "blobs, 3 tasks, dirichlet 0.5 · mean and range of 2 seeds"} <= set(texts(figure))
 
 
 def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:
@@ -149,7 +262,80 @@ def test_each_split_has_its_own_figures(tmp_path: Path) -> None:
     make_run(tmp_path, tasks=3, variant="0000000b")
     names = {p.name for p in draw_comparison(find_runs([tmp_path]), tmp_path / "figures") if p.suffix == ".pdf"}
     ends = ("2-tasks-dirichlet-0.5.pdf", "3-tasks-dirichlet-0.5.pdf")
-    assert names == {f"{kind}-blobs-{end}" for kind in ("accuracy", "forgetting") for end in ends}
+    kinds = ("accuracy", "forgetting", "tasks", "task_forgetting", "matrix", "bytes")
+    assert names == {f"{kind}-blobs-{end}" for kind in kinds for end in ends}
+
+
+def test_fourteen_strategies_are_all_named_and_no_two_names_touch(tmp_path: Path) -> None:
+    for number in range(14):
+        make_run(tmp_path, f"strategy{number}", tasks=2, rounds=1, variant=f"{number:08x}")
+    axes = curves_figure(group_runs(find_runs([tmp_path])), accuracy_curve, "Accuracy", "percent").axes[0]
+    named = [t for t in axes.texts if t.get_text()]
+    boxes = [t.get_window_extent() for t in named]
+    assert len(boxes) == 14
+    assert not any(a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1 for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    finals = [float(np.asarray(line.get_ydata())[-1]) for line in axes.lines]
+    heights = [t.xy[1] for t in named]
+    assert heights == finals
+    order = np.argsort(finals, kind="stable")
+    assert np.all(np.diff([boxes[i].y0 for i in order]) > 0)  # the names stand in the order of the final values
+
+
+def test_what_each_task_loses_is_counted_from_its_best(tmp_path: Path) -> None:
+    (run,) = find_runs([make_run(tmp_path).path])
+    drops, matrix = task_drops(run), 100 * metrics.accuracy_matrix(run.rows)[0]
+    assert np.nanmin(drops) >= 0
+    assert drops[2, 0] == pytest.approx(matrix[:, 0].max() - matrix[2, 0])
+    assert np.isnan(drops[0, 1])
+    last = metrics.accuracy_matrix(run.rows)[0]
+    expected = np.maximum(100 * metrics.per_task_forgetting(last), 0)
+    np.testing.assert_allclose(drops[-1, :-1], expected, atol=1e-9)
+
+
+def test_matrices_and_lines_are_means_over_seeds(tmp_path: Path) -> None:
+    runs = find_runs([make_results(tmp_path)])
+    groups = group_runs(runs)
+    lander = np.stack([task_accuracies(run) for run in runs if run.strategy == "lander"])
+    picture = matrices_figure(groups).axes[1].images[0].get_array()
+    np.testing.assert_allclose(np.ma.filled(np.ma.asarray(picture), np.nan), lander.mean(axis=0))
+    figure = lines_figure(groups, task_accuracies, "Accuracy on each task", "accuracy (%)")
+    assert [axes.get_title() for axes in figure.axes] == ["finetune", "lander"]
+    np.testing.assert_allclose(np.asarray(figure.axes[1].lines[0].get_ydata()), lander.mean(axis=0)[:, 0])
+    (alone,) = matrices([groups[1]]).axes[0].images
+    np.testing.assert_allclose(np.ma.filled(np.ma.asarray(alone.get_array()), np.nan), lander.mean(axis=0))
+
+
+def test_accuracy_by_bytes_lists_the_best_first(tmp_path: Path) -> None:
+    runs = find_runs([make_results(tmp_path)])
+    axes = bytes_accuracy_figure(group_runs(runs)).axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text().split()[0] for t in legend.get_texts()] == ["lander", "finetune"]
+
+
+def test_many_settings_are_drawn_as_two_figures_unless_more_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcil.plots.comparison.MOST_GROUPS", 1)
+    runs = find_runs([make_results(tmp_path / "runs", seeds=[0])])
+    assert {p.stem for p in draw_comparison(runs, tmp_path / "a")} == {"accuracy", "forgetting"}
+    assert {p.stem for p in draw_comparison(runs, tmp_path / "b", ["bytes"])} == {"bytes"}
+    with pytest.raises(StoreError, match="nothing to compare as partition: give the folder of one run"):
+        draw_comparison(runs, tmp_path / "c", ["accuracy", "partition"])
+    assert not (tmp_path / "c").exists()
+
+
+def test_two_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = find_runs([make_results(tmp_path / "runs", seeds=[0])])
+    alone = draw_comparison(runs, tmp_path / "a", ["accuracy", "forgetting"])
+    monkeypatch.setattr("fcil.plots.many.FEW", 1)
+    monkeypatch.setattr("fcil.plots.many._processors", lambda: 2)
+    both = draw_comparison(runs, tmp_path / "b", ["accuracy", "forgetting"])
+    assert [p.name for p in both] == [p.name for p in alone]
+    assert [p.read_bytes() for p in both] == [p.read_bytes() for p in alone]
+    (tmp_path / "c").write_text("no folder")
+    with pytest.raises(StoreError, match="cannot be written"):  # whichever process meets it
+        draw_comparison(runs, tmp_path / "c", ["accuracy", "forgetting"])
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fcil.tables import (
     settings_tree,
     size,
 )
-from fcil.time_left import TimeLeft
+from fcil.time_left import Pace, TimeLeft, seconds_for_all
 
 
 class Time:
@@ -303,3 +303,44 @@ def test_durations_are_in_words(seconds: float, words: str) -> None:
 
 def test_sizes_are_in_words() -> None:
     assert [size(n) for n in (12, 48_000, 2.5e9, 3e15)] == ["12 B", "48 kB", "2.5 GB", "3e+03 TB"]
+
+
+# Several runs ----------------------------------------------------------------------------------
+
+
+def test_the_pace_of_a_run_is_known_when_a_round_was_seen_to_end() -> None:
+    now = [100.0]
+    pace = Pace(10, clock=lambda: now[0])
+    assert pace.seconds() is None
+    pace.reached(4)  # it was resumed
+    assert pace.seconds() is None
+    now[0] = 106.0
+    pace.reached(6)
+    assert (pace.seconds_per_round(), pace.seconds()) == (3.0, 12.0)
+    now[0] = 107.0
+    assert pace.seconds() == 11.0
+    pace.reached(5)  # a look that came late changes nothing
+    assert pace.seconds() == 11.0
+    pace.reached(2)  # another process goes on from the checkpoint
+    assert pace.seconds() is None
+    now[0] = 200.0
+    pace.reached(3)
+    now[0] = 10_000.0
+    assert pace.seconds() == 0.0  # late, but never before now
+
+
+@pytest.mark.parametrize(
+    ("playing", "waiting", "at_once", "seconds"),
+    [
+        ([], [], 2, 0.0),
+        ([5.0], [], 4, 5.0),
+        ([5.0, 3.0], [10.0], 2, 13.0),
+        ([5.0, 3.0], [1.0, 1.0, 1.0], 2, 6.0),
+        ([], [4.0, 4.0, 4.0], 1, 12.0),
+        ([], [4.0, 4.0, 4.0], 3, 4.0),
+    ],
+)
+def test_all_are_done_when_the_last_place_is_free(
+    playing: list[float], waiting: list[float], at_once: int, seconds: float
+) -> None:
+    assert seconds_for_all(playing, waiting, at_once) == seconds

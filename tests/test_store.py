@@ -112,7 +112,10 @@ def test_every_line_of_the_log_has_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished_rounds", [0, 1, 3, 4, 5, 8, 11, 12])
-def test_a_run_resumed_from_any_round_equals_the_run_never_stopped(tmp_path: Path, finished_rounds: int) -> None:
+def test_a_run_resumed_from_any_round_equals_the_run_never_stopped(
+    tmp_path: Path, finished_rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcil.store.recorder.peak_memory", lambda: 10**9)  # all else is the same each time
     whole = make_run(tmp_path / "a")
     folder = make_run(tmp_path / "b")  # it got to the end, but only so much is in its last checkpoint
     play(folder, "lander", 0, 3, 4, 4, finished_rounds=finished_rounds)
@@ -189,7 +192,7 @@ def test_unfinished_and_damaged_runs_are_left_out_with_the_reason(tmp_path: Path
 
 def test_load_gives_a_tidy_frame_of_all_runs(tmp_path: Path) -> None:
     frame = load(make_results(tmp_path))
-    keys = ["experiment", "strategy", "variant", "seed"]
+    keys = ["experiment", "label", "strategy", "variant", "seed", "split"]
     assert list(frame.columns) == [*keys, "trained_task", "tested_task", "correct", "examples", "accuracy"]
     assert len(frame) == 4 * 6
     assert frame.groupby(keys).size().tolist() == [6] * 4

@@ -127,6 +127,15 @@ def check_finite(case: Case) -> str | None:
     return f"{bad[0].replace('/', '.')} holds NaN or infinity at the end of a run" if bad else None
 
 
+LEAKS = re.compile(r"client \d+, task \d+, round \d+: (used|keeps) \d+ image|while test images were shown")
+
+
+def check_leaks(case: Case) -> str | None:
+    """No client uses or keeps an image that it may not see, and nothing is kept of test images."""
+    problem = case.base.problem
+    return problem if problem and LEAKS.search(problem) else None
+
+
 def check_ends(case: Case) -> str | None:
     """A run of two tasks ends."""
     return case.base.problem

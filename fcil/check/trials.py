@@ -19,12 +19,13 @@ import torch
 from fcil.anchors import AnchorSettings
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
+from fcil.federation.checkpoint import last_parts
 from fcil.federation.client import site
 from fcil.federation.engine import Engine
 from fcil.federation.observer import AccuracyRow, Observer
 from fcil.federation.plan import Plan, from_json, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.federation.watched import WatchedGrid, final_parts, final_server
+from fcil.federation.watched import WatchedGrid, final_server
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec
@@ -64,7 +65,7 @@ class Played:
 
     @property
     def parts(self) -> dict[str, str]:
-        return final_parts(self.folder)
+        return last_parts(self.folder / "checkpoints")
 
     def server(self) -> Server:
         return final_server(self.plan, self.folder)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
-from fcil.config import Where
-from fcil.errors import UserError, printable
+from fcil.config import MAX_BYTES
+from fcil.errors import StoreError, printable
 from fcil.groups import Group, flat
-from fcil.plugins import read_source
+from fcil.store.files import read_text
 
 SHARED = ("data", "federation", "optimizer", "net")
 """Sections in which the runs of a table must agree."""
+MOST_LINES = 20
+"""Sentences of one run about what did nothing."""
 FREE = (
     "data.root",
     "federation.backend",
@@ -47,27 +50,47 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
 
 def kept(group: Group) -> str:
     """What a method's clients keep of earlier tasks: `all data`, `images`, or nothing."""
-    tree = _tree(group)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "data" and _is(node.value, "seen"):
-            return "all data"
-    called = {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
-    return "images" if "keep" in called else ""
+    return _told(_source(group))[0]
+
+
+def idle(group: Group) -> tuple[str, ...]:
+    """Ingredients that did nothing, as the runs' summaries tell; with the seeds, where it was not so in all of them."""
+    seeds: dict[str, list[int]] = {}
+    for run in group.runs:
+        told = run.summary.get("inert")
+        for line in told[:MOST_LINES] if isinstance(told, list) else ():
+            seeds.setdefault(printable(str(line)), []).append(run.seed)
+    few = {line: f" (seed {', '.join(map(str, some))})" for line, some in seeds.items() if len(some) < len(group.runs)}
+    return tuple(f"{line}{few.get(line, '')}" for line in seeds)
 
 
 def _word(group: Group, word: str) -> bool:
     """Whether a constant of the strategy's file is this word."""
-    return any(_is(node, word) for node in ast.walk(_tree(group)))
+    return word in _told(_source(group))[1]
+
+
+def _source(group: Group) -> str:
+    """The strategy's file as it was when the run began; nothing where it cannot be read."""
+    try:
+        return read_text(group.runs[0].folder.strategy, MAX_BYTES)
+    except StoreError:
+        return ""
+
+
+@lru_cache(1024)
+def _told(source: str) -> tuple[str, frozenset[str]]:
+    """What a strategy keeps and the words in its file, from the syntax alone: nothing is executed."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return "", frozenset()
+    words = frozenset(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    for node in nodes:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "data" and _is(node.value, "seen"):
+            return "all data", words
+    called = {n.func.attr for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+    return "images" if "keep" in called else "", words
 
 
 def _is(node: ast.AST | None, word: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == word
-
-
-def _tree(group: Group) -> ast.AST:
-    """The syntax of the strategy's file as it was when the run began; nothing is executed."""
-    path = group.runs[0].folder.strategy
-    try:
-        return ast.parse(read_source(path, Where(str(path))))
-    except (UserError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return ast.Module([], [])

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fcil import metrics
-from fcil.compare.comparable import differences, kept
+from fcil.compare.bounds import Command, has_bounds, lacking, sentence
+from fcil.compare.comparable import differences, idle, kept
+from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
 from fcil.groups import Group, group_runs
 from fcil.store.read import Run
@@ -56,6 +58,7 @@ def _metrics() -> dict[str, Metric]:
         Metric("bytes_up", "up", "bytes", "less", key("bytes_up")),
         Metric("bytes_down", "down", "bytes", "less", key("bytes_down")),
         Metric("seconds", "time", "seconds", "less", key("seconds")),
+        Metric("peak_memory_bytes", "peak memory", "bytes", "less", key("peak_memory_bytes")),
     ]  # fmt: skip
     return {metric.name: metric for metric in found}
 
@@ -74,6 +77,10 @@ class Entry:
     """Of earlier tasks, on clients: nothing, `images` or `all data`, which makes it an upper bound."""
     differs: tuple[str, ...]
     """In what it was run otherwise than most of the table."""
+    idle: tuple[str, ...] = ()
+    """Ingredients that did nothing, a sentence each."""
+    unlike_paper: tuple[str, ...] | None = None
+    """In what it was run otherwise than its paper did; None where no protocol is known."""
 
     @property
     def label(self) -> str:
@@ -101,12 +108,26 @@ class Split:
         """Every two strategies that may be compared, on the final accuracy."""
         return pairs({entry.label: entry.by_seed(HEADLINE) for entry in self.entries if entry.rival})
 
+    def against_first(self) -> tuple[str, list[Pair]]:
+        """The first strategy that may be called the best, and how far each of the others is from it."""
+        first = next((entry.label for entry in self.entries if entry.rival), "")
+        return first, [pair for pair in self.tests if pair.a == first]
+
     def best(self, metric: str) -> Entry | None:
         """The strategy that is better than every other of its table beyond doubt, or None.
 
         Beyond doubt: the bootstrap interval of its differences to each other, over at least five common
         seeds, lies on one side of zero.
         """
+        if metric not in self._bests:
+            self._bests[metric] = self._search(metric)
+        return self._bests[metric]
+
+    @cached_property
+    def _bests(self) -> dict[str, Entry | None]:
+        return {}
+
+    def _search(self, metric: str) -> Entry | None:
         sign = 1 if METRICS[metric].better == "more" else -1
         rivals = [(e, {s: sign * v for s, v in e.by_seed(metric).items()}) for e in self.entries if e.rival]
         rivals = [(entry, values) for entry, values in rivals if values]
@@ -153,6 +174,17 @@ class Comparison:
             lines.append(f"Friedman's test over {self.ranks.blocks} splits says little")
         return lines
 
+    @property
+    def hints(self) -> list[str]:
+        """What did nothing, and which floor and ceiling are missing, a line each."""
+        lines = [f"{s.label}: {e.label}: {line}" for s in self.splits for e in s.entries for line in e.idle]
+        for split in self.splits:
+            learnt = [e.group for e in split.entries if has_bounds(e.group.runs[0])]
+            if learnt and (missing := lacking(group.strategy for group in learnt)):
+                command, seeds = Command.of(learnt[0].runs[0].folder), {r.seed for g in learnt for r in g.runs}
+                lines.append(sentence(split.label, missing, command and command.with_seeds(seeds)))
+        return lines
+
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """Finished runs, grouped over seeds and put into a table for each split, the highest final accuracy first."""
@@ -173,4 +205,5 @@ def _final(entry: Entry) -> float:
 def _entry(group: Group, differs: tuple[str, ...]) -> Entry:
     values = {name: [metric.value(run) for run in group.runs] for name, metric in METRICS.items()}
     spreads = {name: spread([v for v in column if v is not None]) for name, column in values.items()}
-    return Entry(group, spreads, kept(group), differs)
+    known = nearest_protocol(group.runs[0].config)
+    return Entry(group, spreads, kept(group), differs, idle(group), None if known is None else tuple(known[1]))

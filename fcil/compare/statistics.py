@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
 from fcil import rng
 
@@ -66,10 +68,17 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap of the mean (Efron and Tibshirani, 1993, section 13.3), the same at each call."""
-    known = np.asarray(values, dtype=np.float64)
-    drawn = rng.numpy_generator("bootstrap", len(known)).integers(len(known), size=(DRAWS, len(known)))
-    low, high = np.quantile(known[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    means = _shares(len(values)) @ np.asarray(values, dtype=np.float64)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+@lru_cache(4)
+def _shares(n: int) -> npt.NDArray[np.float64]:
+    """How large a part of each resample every one of n values is: (DRAWS, n). The same for every n values."""
+    drawn = rng.numpy_generator("bootstrap", n).integers(n, size=(DRAWS, n))
+    counts = np.bincount((drawn + n * np.arange(DRAWS)[:, None]).ravel(), minlength=DRAWS * n)
+    return counts.reshape(DRAWS, n) / n
 
 
 def surely_better(best: Mapping[int, float], other: Mapping[int, float]) -> bool:

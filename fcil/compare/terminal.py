@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.compare.comparison import METRICS, Comparison, Split, compare
-from fcil.compare.write import COLUMNS, cell
+from fcil.compare.write import COLUMNS, cell, marks
 from fcil.store.read import Run
-from fcil.tables import simple_table
+from fcil.tables import NONE, simple_table
 
 TITLES = ("final", "average", "forgetting", "up", "down", "time")
 """Short ones, for eighty columns."""
 CAPTION = (
     "percent and points, mean ± sample standard deviation over n seeds; average: over tasks; forgetting: Chaudhry's; "
-    "† other circumstances"
+    "† other circumstances; ‡ an ingredient did nothing; ≠ settings unlike the paper's"
 )
 
 
@@ -30,7 +30,7 @@ def comparison_table(runs: Sequence[Run]) -> RenderableType:
 def tables(comparison: Comparison) -> RenderableType:
     """The tables, and below them what the numbers cannot say."""
     ranks = comparison.ranks
-    lines = list(comparison.warnings)
+    lines = [*comparison.warnings, *comparison.hints]
     if ranks is not None:
         listed = ", ".join(f"{name} {rank:.2f}" for name, rank in sorted(ranks.ranks.items(), key=lambda one: one[1]))
         lines.insert(0, f"mean ranks over {ranks.blocks} splits (Friedman, p = {ranks.p:.2g}): {listed}")
@@ -41,14 +41,14 @@ def _table(split: Split) -> Table:
     table = simple_table(split.label, CAPTION + "".join(_kept(split, what) for what in ("images", "all data")))
     table.padding = (0, 1, 0, 0)  # eighty columns are few
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
-    for title in ("n", *TITLES):
+    for title in ("n", "≠", *TITLES):
         table.add_column(title, justify="right", no_wrap=True)
     best = {name: split.best(name) for name in COLUMNS[:3]}
     for entry in split.entries:
         cells = [cell(entry.spreads[name], METRICS[name]) for name in COLUMNS]
         cells = [f"[bold]{c}[/]" if best.get(n) is entry else c for n, c in zip(COLUMNS, cells, strict=True)]
-        name = Text(entry.label + (" †" if entry.differs else ""))
-        table.add_row(name, str(len(entry.group.runs)), *cells)
+        unlike = NONE if entry.unlike_paper is None else str(len(entry.unlike_paper))
+        table.add_row(Text(entry.label + marks(entry)), str(len(entry.group.runs)), unlike, *cells)
     return table
 
 

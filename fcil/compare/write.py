@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fcil.compare.comparison import METRICS, Comparison, Entry, Metric, Split
 from fcil.compare.statistics import Spread
+from fcil.errors import printable
 from fcil.store.files import write_text
 from fcil.tables import NONE, duration, size
 
 COLUMNS = ("final_accuracy", "average_incremental_accuracy", "forgetting", "bytes_up", "bytes_down", "seconds")
 """Of the tables for readers; the CSV has every metric."""
 LATEX = ("final_accuracy", "average_incremental_accuracy", "forgetting")
+DETAILS = (
+    "forgetting",
+    *(name for name in METRICS if name.startswith("forgetting_")),
+    "bwt",
+    "plasticity",
+    "stability",
+)
+"""Of the second table: every definition of forgetting, and what else an accuracy matrix tells."""
+WORDS = ("keeps", "unlike the paper")
+"""Columns of a table that hold no numbers."""
+ACROSS = 3
+"""Splits beside each other on a page."""
 CAPTION = (
     "Percent and points, mean ± sample standard deviation over n seeds, and in brackets the 95 % bootstrap interval of "
-    "the mean; forgetting is Chaudhry's; bytes and time are means of a run."
+    "the mean; forgetting is Chaudhry's; bytes, time and peak memory (of a run's processes on one machine) are means "
+    "of a run; † run under other circumstances than most of its table; ‡ an ingredient did nothing."
 )
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `comparison.md`, `.tex` and `.csv`, and `tests.csv` with every pair of strategies."""
+    """Write `comparison.md`, `.tex` and `.csv`, `definitions.tex` with every forgetting, and `tests.csv` with every
+    pair of strategies.
+    """
     texts: dict[str, str] = {
         "comparison.md": markdown(comparison),
         "comparison.tex": latex(comparison),
+        "definitions.tex": latex_details(comparison),
         "comparison.csv": long_csv(comparison),
         "tests.csv": tests_csv(comparison),
     }
@@ -62,21 +79,59 @@ def markdown(comparison: Comparison) -> str:
         order = sorted(ranks.ranks.items(), key=lambda one: one[1])
         listed = ", ".join(f"{_md(name)} {rank:.2f}" for name, rank in order)
         blocks.append(f"Mean ranks over {ranks.blocks} splits (Friedman, p = {ranks.p:.2g}): {listed}.")
-    blocks += [f"- {_md(line)}" for line in comparison.warnings]
+    blocks += [f"- {_md(line)}" for line in (*comparison.warnings, *comparison.hints)]
     return "\n\n".join([*blocks, CAPTION]) + "\n"
 
 
 def _markdown_table(split: Split) -> str:
-    titles = ["strategy", "keeps", "n", *(METRICS[name].title for name in COLUMNS)]
-    lines = [f"| {' | '.join(titles)} |", f"|---|---|{'--:|' * (len(titles) - 2)}"]
+    shown = (*COLUMNS, "peak_memory_bytes")
     best = {name: split.best(name) for name in COLUMNS[:3]}
+    lines = []
     for entry in split.entries:
-        cells = [_md(entry.label) + (" †" if entry.differs else ""), entry.keeps, str(len(entry.group.runs))]
-        for name in COLUMNS:
+        cells = [entry.keeps, str(len(entry.group.runs))]
+        for name in shown:
             text = cell(entry.spreads[name], METRICS[name], bounds=name == COLUMNS[0])
             cells.append(f"**{text}**" if best.get(name) is entry else text)
-        lines.append(f"| {' | '.join(cells)} |")
-    return f"### {_md(split.label)}\n\n" + "\n".join(lines)
+        lines.append(cells)
+    main = _md_table(split, ["keeps", "n", *(METRICS[name].title for name in shown)], lines)
+    found = [
+        [*(cell(entry.spreads[name], METRICS[name]) for name in DETAILS), _unlike(entry, NONE, _md)]
+        for entry in split.entries
+    ]
+    second = _md_table(split, [*(_definition(name) for name in DETAILS), "unlike the paper"], found)
+    return "\n\n".join([f"### {_md(split.label)}", main, *_md_tests(split), second])
+
+
+def marks(entry: Entry) -> str:
+    """What stands after a name: run otherwise, and with an ingredient that did nothing."""
+    return (" †" if entry.differs else "") + (" ‡" if entry.idle else "")
+
+
+def _unlike(entry: Entry, unknown: str, write: Callable[[str], str] = str) -> str:
+    """In what a run differs from its paper's protocol, in a cell."""
+    found = entry.unlike_paper
+    return unknown if found is None else write("; ".join(map(printable, found)))
+
+
+def _md_table(split: Split, titles: list[str], lines: list[list[str]]) -> str:
+    """A line for each strategy; numbers stand at the right."""
+    names = [_md(entry.label) + marks(entry) for entry in split.entries]
+    rule = "".join("---|" if title in WORDS else "--:|" for title in titles)
+    rows = [f"| {' | '.join([name, *cells])} |" for name, cells in zip(names, lines, strict=True)]
+    return "\n".join([f"| {' | '.join(['strategy', *titles])} |", f"|---|{rule}", *rows])
+
+
+def _definition(name: str) -> str:
+    """`forgetting (first)`, with Chaudhry's named too."""
+    return "forgetting (chaudhry)" if name == "forgetting" else METRICS[name].title
+
+
+def _md_tests(split: Split) -> list[str]:
+    """How the others differ from the first, in a line; none where no two share seeds."""
+    first, found = split.against_first()
+    told = [f"{_md(p.b)} {p.difference:+.1f}, p = {p.adjusted:.2g} (n = {p.n})" for p in found]
+    about = "final accuracy less that of the others, Wilcoxon's signed-rank test over common seeds, p after Holm"
+    return [f"{_md(first)} ({about}): {'; '.join(told)}."] if told else []
 
 
 def _md(text: str) -> str:
@@ -88,23 +143,52 @@ def _md(text: str) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """One `tabular` of booktabs, strategies down and splits across."""
+    """`tabular`s of booktabs, strategies down and up to three splits across."""
     splits = comparison.splits
+    parts = [_latex_splits(splits[i : i + ACROSS]) for i in range(0, len(splits), ACROSS)]
+    return "\n".join([_ABOUT, *parts])
+
+
+def _latex_splits(splits: Sequence[Split]) -> str:
     labels = list(dict.fromkeys(entry.label for split in splits for entry in split.entries))
     best = {(s, name): split.best(name) for s, split in enumerate(splits) for name in LATEX}
-    lines = [f"\\begin{{tabular}}{{l{'rrr' * len(splits)}}}", "\\toprule"]
     heads = [f"\\multicolumn{{{len(LATEX)}}}{{c}}{{{_tex(split.label)}}}" for split in splits]
-    lines.append(" & ".join(["", *heads]) + " \\\\")
     spans = (f"\\cmidrule(lr){{{2 + 3 * s}-{4 + 3 * s}}}" for s in range(len(splits)))
-    lines += ["".join(spans), " & ".join(["strategy", *("final", "average", "forgetting") * len(splits)]) + " \\\\"]
-    lines.append("\\midrule")
+    lines = [" & ".join(["", *heads]) + " \\\\", "".join(spans)]
+    lines += [" & ".join(["strategy", *("final", "average", "forgetting") * len(splits)]) + " \\\\", "\\midrule"]
     for label in labels:
         cells = [_tex(label)]
         for s, split in enumerate(splits):
             entry = next((e for e in split.entries if e.label == label), None)
             cells += [_tex_cell(entry, name, entry is not None and best[s, name] is entry) for name in LATEX]
         lines.append(" & ".join(cells) + " \\\\")
-    return "\n".join([f"% {CAPTION}", *lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+    return _tabular(len(LATEX) * len(splits), lines, splits)
+
+
+def latex_details(comparison: Comparison) -> str:
+    """A `tabular` for each split: every definition of forgetting by name, backward transfer, plasticity, stability."""
+    parts = []
+    for split in comparison.splits:
+        titles = [_definition(name).removeprefix("forgetting (").removesuffix(")") for name in DETAILS]
+        spans = f"& \\multicolumn{{{len(DETAILS) - 3}}}{{c}}{{forgetting}} \\\\ \\cmidrule(lr){{2-{len(DETAILS) - 2}}}"
+        lines = [spans, " & ".join(["strategy", *map(_tex, titles)]) + " \\\\", "\\midrule"]
+        lines += [
+            " & ".join([_tex(entry.label), *(_tex_cell(entry, name, False) for name in DETAILS)]) + " \\\\"
+            for entry in split.entries
+        ]
+        parts.append(f"% {_tex(split.label)}\n{_tabular(len(DETAILS), lines, [split])}")
+    return "\n".join([_ABOUT, *parts])
+
+
+_ABOUT = f"% Needs \\usepackage{{booktabs}}. {CAPTION}"
+
+
+def _tabular(numbers: int, lines: list[str], splits: Sequence[Split]) -> str:
+    """Lines between rules, with a note on what was run otherwise."""
+    odd = any(entry.differs for split in splits for entry in split.entries)
+    note = f"\\multicolumn{{{numbers + 1}}}{{l}}{{\\footnotesize $^\\dagger$ run under other circumstances}} \\\\"
+    top = [f"\\begin{{tabular}}{{l{'r' * numbers}}}", "\\toprule"]
+    return "\n".join([*top, *lines, "\\bottomrule", *([note] * odd), "\\end{tabular}"]) + "\n"
 
 
 def _tex_cell(entry: Entry | None, name: str, best: bool) -> str:
@@ -120,6 +204,11 @@ _TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
     "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "[": "{[}",  # at the beginning of a line it would belong to the end of the one before
+    "*": "{*}",
 }
 
 
@@ -132,7 +221,8 @@ def _tex(text: str) -> str:
 
 def long_csv(comparison: Comparison) -> str:
     """A line for each split, strategy and metric."""
-    return _csv(rows(comparison), ["split", "strategy", "keeps", "differs", "metric", "unit", *Spread.__annotations__])
+    about = ["split", "strategy", "keeps", "differs", "idle", "unlike_paper", "metric", "unit"]
+    return _csv(rows(comparison), [*about, *Spread.__annotations__])
 
 
 def tests_csv(comparison: Comparison) -> str:
@@ -151,6 +241,8 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "strategy": entry.label,
                 "keeps": entry.keeps,
                 "differs": "; ".join(entry.differs),
+                "idle": "; ".join(entry.idle),
+                "unlike_paper": _unlike(entry, "unknown"),
             }
             for name, metric in METRICS.items():
                 if spread := entry.spreads[name]:
@@ -162,7 +254,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     """Everything that is printed and written."""
     tests = [{"split": split.label, **vars(pair)} for split in comparison.splits for pair in split.tests]
     ranks = None if comparison.ranks is None else vars(comparison.ranks)
-    return {"rows": rows(comparison), "tests": tests, "friedman": ranks, "warnings": comparison.warnings}
+    lines = {"warnings": comparison.warnings, "hints": comparison.hints}
+    return {"rows": rows(comparison), "tests": tests, "friedman": ranks, **lines}
 
 
 def _csv(lines: list[dict[str, Any]], columns: list[str]) -> str:

@@ -17,6 +17,7 @@ from fcil.data.datasets import Dataset
 from fcil.data.images import Images
 from fcil.data.partition import partition
 from fcil.data.settings import DataSettings
+from fcil.data.splits import fingerprint
 from fcil.data.tasks import legacy_generator
 from fcil.errors import ConfigError
 from fcil.rng import numpy_generator
@@ -131,13 +132,14 @@ class Scenario:
         self.clients = clients
         self.seed = seed
         self.device = torch.device(device)
-        self.split = settings.split(dataset.num_classes, seed)
+        given = settings.split.read() if settings.split is not None else None
+        self.split = given.checked(dataset, clients) if given else settings.task_split(dataset.num_classes, seed)
         self.order = self.split.order
         self._new_label = np.full(dataset.num_classes, -1, dtype=np.int64)
         self._new_label[list(self.order)] = np.arange(len(self.order))
         self._task_of_label = np.repeat(np.arange(1, len(self.split) + 1), self.split.sizes)
         self.tasks = self._make_tasks()
-        self._held = [self._share_out(task) for task in self.tasks]
+        self._held = [list(held) for held in given.held] if given else [self._share_out(task) for task in self.tasks]
         self._tested = [self._members(dataset.test, task) for task in self.tasks]
 
     def _make_tasks(self) -> tuple[Task, ...]:
@@ -216,12 +218,13 @@ class Scenario:
         )
 
     def partition_record(self) -> dict[str, Any]:
-        """Everything needed to tell, or to repeat, who held what; plain numbers and strings.
+        """Everything needed to tell, or to repeat, who held what (`data.split` reads it); plain numbers and strings.
 
         `indices[task][client]` are positions in the training split, without the held-out validation images.
         """
         return {
             "dataset": self.dataset.name,
+            "fingerprint": fingerprint(self.dataset),
             "seed": self.seed,
             "clients": self.clients,
             "order": list(self.order),

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from fcil.config import Where, parse_fields
+from fcil.config import Where, dump_fields, parse_fields
 from fcil.data.catalog import DATASETS
+from fcil.data.splits import SplitFile
 from fcil.data.tasks import TaskSplit
 from fcil.errors import ConfigError, nearest
 from fcil.types import Count, Index
 
 Kind = Literal["iid", "dirichlet", "classes", "shards"]
 Draw = Literal["task", "once", "reference"]
+HELD = ("tasks", "base", "increment", "order", "partition")
+"""Settings that a split file stands for."""
 _WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
 
 
@@ -121,6 +124,9 @@ class DataSettings:
     """At most so many training images of each class, drawn once and for all, for a look at a large set; null: all."""
     augment: bool = True
     """Whether training images are cropped, flipped and brightened at random."""
+    split: SplitFile | None = None
+    """A file that says which classes come in which task and which client holds which images, instead of `tasks`,
+    `order` and `partition`: the partition.json of a run, or what `fcil show X.yaml --split FILE` writes."""
 
     def __post_init__(self) -> None:
         info = DATASETS.get(self.dataset)
@@ -134,12 +140,26 @@ class DataSettings:
             raise ValueError(f"resize: applies to {able}; {self.dataset} has images of a fixed size")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
+        if self.split is not None:
+            self._check_alone()
+            return
         self._check_tasks()
         try:  # what the data set's name alone can tell
             if info.fixed and info.num_classes is not None:
-                self.split(info.num_classes, seed=0)
+                self.task_split(info.num_classes, seed=0)
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    def _check_alone(self) -> None:
+        """A split leaves nothing to be said about tasks, order and partition."""
+        given = [f.name for f in fields(self) if f.name in HELD and getattr(self, f.name) != f.default]
+        if given:
+            raise ValueError(f"split: excludes {', '.join(given)}, which the file says; leave that out")
+
+    def to_yaml(self) -> dict[str, Any]:
+        """Without what a split says in its file; without a split, nothing of it (as before there were any)."""
+        without = ("split",) if self.split is None else HELD
+        return {key: value for key, value in dump_fields(self).items() if key not in without}
 
     def _check_tasks(self) -> None:
         if self.tasks is not None and (self.base is not None or self.increment is not None):
@@ -159,8 +179,8 @@ class DataSettings:
         if twice:
             raise ValueError(f"tasks: class {twice[0]} is given twice")
 
-    def split(self, num_classes: int, seed: int) -> TaskSplit:
-        """The classes of every task, for a data set of `num_classes` classes and the run's seed.
+    def task_split(self, num_classes: int, seed: int) -> TaskSplit:
+        """The classes of every task, for a data set of `num_classes` classes and the run's seed; not with a split file.
 
         Raises:
             ConfigError: there are fewer classes than the settings ask for.

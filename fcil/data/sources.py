@@ -29,6 +29,13 @@ from fcil.rng import numpy_generator
 
 _DOWNLOAD_PATIENCE = 30.0
 """Seconds without an answer after which a download has failed."""
+_FOLDERS = {
+    "mnist": "MNIST/raw",
+    "fashion_mnist": "FashionMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
+"""Where torchvision unpacks them."""
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
@@ -57,6 +64,25 @@ def read(info: DatasetInfo, root: str | None, resize: int | None, progress: Prog
     if info.name == "tiny_imagenet":
         return _decoded(info, _find(info, root, "tiny-imagenet-200"), tiny_imagenet, resize, progress)
     return _lazy(info, _find(info, root, info.name), resize)
+
+
+def at_hand(info: DatasetInfo, root: str | None) -> bool:
+    """Whether the files of a data set lie where they are looked for; False: they would be downloaded.
+
+    Nothing is opened, so they may still be damaged.
+
+    Raises:
+        DataError: they do not, and cannot be downloaded.
+    """
+    if info.name in _TORCHVISION:
+        home = _home(root) if root else data_folder()
+        return any(os.path.exists(home / name) for name in (_FOLDERS[info.name], info.files))
+    if info.name == "image_folder":
+        if not os.path.exists(_home(root or "")):
+            raise DataError(f"{root}: no such folder or zip")
+    elif info.name != "digits":
+        _find(info, root, "tiny-imagenet-200" if info.name == "tiny_imagenet" else info.name)
+    return True
 
 
 def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:

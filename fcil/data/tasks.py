@@ -33,7 +33,7 @@ def class_order(num_classes: int, order: Order, seed: int) -> NDArray[np.int64]:
         return np.arange(num_classes, dtype=np.int64)
     if isinstance(order, str | int):
         return legacy_generator(seed if isinstance(order, str) else order).permutation(num_classes).astype(np.int64)
-    _check_classes("order", order, num_classes)
+    check_classes("order", order, num_classes)
     missing = sorted(set(range(num_classes)) - set(order))
     if missing:
         raise ConfigError(
@@ -100,7 +100,7 @@ class TaskSplit:
             ConfigError: the values contradict each other or the number of classes.
         """
         if tasks is not None and not isinstance(tasks, int):
-            _check_classes("tasks", [c for task in tasks for c in task], num_classes)
+            check_classes("tasks", [c for task in tasks for c in task], num_classes)
             return cls(tuple(tuple(int(c) for c in task) for task in tasks))
         appearing = class_order(num_classes, order, seed)
         ends = np.cumsum(task_sizes(num_classes, tasks=tasks, base=base, increment=increment))
@@ -120,7 +120,12 @@ class TaskSplit:
         return tuple(c for task in self.classes for c in task)
 
 
-def _check_classes(key: str, listed: Sequence[int], num_classes: int) -> None:
+def check_classes(key: str, listed: Sequence[int], num_classes: int) -> None:
+    """See that every class is there, and none listed twice.
+
+    Raises:
+        ConfigError: it is not; the line begins with `key`.
+    """
     seen: set[int] = set()
     for number in listed:
         if not 0 <= number < num_classes:

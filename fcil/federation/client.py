@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, M
 from flwr.clientapp import ClientApp
 
 from fcil.federation.attacks import forge, given
+from fcil.federation.audit import RECORD, Audit
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.inner_messages import CallNext
 from fcil.federation.mods import around
@@ -105,20 +106,22 @@ def _job(message: Message) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(str(cast(ConfigRecord, message.content["config"])["job"])))
 
 
-def _client(message: Message, context: Context) -> tuple[Site, Client]:
+def _client(message: Message, context: Context) -> tuple[Site, Client, Audit]:
     here, job = site_of(message), _job(message)
     plan, index = here.plan, int(context.node_config["partition-id"])
     scenario = scenario_of(plan)
     weights = to_tensors(cast(ArrayRecord, message.content["weights"]))
     shard = scenario.shard(job["task"], index, seen=plan.strategy.strategy.data == "seen")
-    return here, Client(
+    memory = _memory(context, here.device)
+    audit = Audit.of(scenario, job["task"], index, shard, memory)
+    client = Client(
         index=index,
         task=tasks_of(plan)[job["task"] - 1],
         round=job["round"],
         net=here.resident_net(weights, job["text_width"]),
-        shard=given(plan, index, shard, scenario.tasks),
+        shard=given(plan, index, audit.held, scenario.tasks),
         shared=here.receive(message.content, job["shared"]),
-        memory=_memory(context, here.device),
+        memory=memory,
         seed=plan.seed,
         lr=job["lr"],
         local_epochs=plan.federation.local_epochs,
@@ -130,6 +133,7 @@ def _client(message: Message, context: Context) -> tuple[Site, Client]:
         max_batches=plan.federation.max_batches,
         most_exemplars=plan.federation.exemplars,
     )
+    return here, client, audit
 
 
 def _memory(context: Context, device: torch.device) -> State:
@@ -139,11 +143,11 @@ def _memory(context: Context, device: torch.device) -> State:
     return from_records(cast(ArrayRecord, arrays), cast(ConfigRecord, values), device)
 
 
-def _reply(message: Message, context: Context, client: Client, update: Update | None) -> Message:
+def _reply(message: Message, context: Context, client: Client, audit: Audit, update: Update | None) -> Message:
     resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
     if client.memory or "memory" in context.state:
         context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
-    content = RecordDict()
+    content = RecordDict({RECORD: audit.record(client)})
     if client.memory:
         content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
     if update is not None:
@@ -164,8 +168,8 @@ def _own(value: Any, resident: set[int]) -> Any:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round of local training."""
-    here, client = _client(message, context)
-    return _reply(message, context, client, here.plan.strategy.strategy.local_train(client))
+    here, client, audit = _client(message, context)
+    return _reply(message, context, client, audit, here.plan.strategy.strategy.local_train(client))
 
 
 @app.query()
@@ -183,5 +187,5 @@ def identify(message: Message, context: Context) -> Message:
 @app.train("after_task")
 def after_task(message: Message, context: Context) -> Message:
     """What the strategy asks of each client when a task ends."""
-    here, client = _client(message, context)
-    return _reply(message, context, client, here.plan.strategy.strategy.after_local_task(client))
+    here, client, audit = _client(message, context)
+    return _reply(message, context, client, audit, here.plan.strategy.strategy.after_local_task(client))

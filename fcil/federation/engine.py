@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +22,7 @@ from fcil.federation.jobs import inversion
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan, anchors_of, first_net, forget_data, scenario_of
 from fcil.federation.ray_grid import RayGrid, WorkerPool
-from fcil.federation.reaper import Reaper
+from fcil.federation.ray_session import RaySession
 from fcil.federation.server import Loop
 from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
 from fcil.synthesis import Synthesizer
@@ -40,8 +39,7 @@ class Engine:
     """Where the clients are, if not where this engine would put them; then it starts no Ray."""
     _pool: WorkerPool | None = None
     _executor: Executor = field(default_factory=LocalExecutor)
-    _owns_ray: bool = False
-    _reaper: Reaper | None = None
+    _session: RaySession | None = None
 
     def __enter__(self) -> Engine:
         self._threads = torch.get_num_threads()
@@ -61,31 +59,11 @@ class Engine:
         torch.set_num_threads(self._threads)
         site.cache_clear()
         forget_data()
-        if self._owns_ray:
-            import ray
-
-            ray.shutdown()
-        if self._reaper is not None:
-            self._reaper.dismiss()
+        if self._session is not None:
+            self._session.__exit__()
 
     def _start_ray(self) -> None:
-        import ray
-
-        if not ray.is_initialized():
-            self._owns_ray, self._reaper = True, Reaper()
-            # "local" and not None: a cluster that happens to run on this machine is not joined unasked.
-            try:
-                ray.init(
-                    address=self.resources.ray_address or "local",
-                    include_dashboard=None if self.resources.ray_address else False,
-                    configure_logging=True,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
-            except ConnectionError as error:
-                raise ConfigError(
-                    f"resources.ray_address: no Ray cluster at {self.resources.ray_address} ({error})"
-                ) from None
+        self._session = RaySession(self.resources.ray_address).__enter__()
         self.interrupts.insist()
         resources = self.resources
         # No CPU of its own: client workers hold them all, and they rest while the server synthesises.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fcil.data import Scenario
+from fcil.federation.audit import sealed
 from fcil.federation.observer import AccuracyRow
 from fcil.roles import Server
 from fcil.strategy import Strategy
@@ -16,12 +17,15 @@ def evaluate(server: Server, strategy: Strategy, scenario: Scenario) -> list[Acc
     """A row for each task seen so far, under one head over all classes seen.
 
     The strategy sees images here, never their labels.
+
+    Raises:
+        LeakError: it has kept something of them.
     """
     trained = server.task.number
     test = scenario.test_seen(trained)
     hits: list[torch.Tensor] = []
     server.net.eval()
-    with torch.inference_mode():
+    with sealed(server), torch.inference_mode():
         for batch in test.batches(BATCH, augment=False, shuffle=False):
             scores = strategy.predict(server.net, batch.x, server.shared)
             hits.append(scores.argmax(1) == batch.y)

@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fcil.errors import TrainingError
+from fcil.federation.audit import Ledger, read_audit
 from fcil.federation.failures import Failure, Kind, judge, kind_of, reason_of
 from fcil.federation.grids import LocalGrid
 from fcil.federation.mods import said
@@ -44,6 +45,7 @@ class Question:
     clients: Sequence[int]
     write: Callable[[int], Message]
     read: Callable[[Message], Update | None]
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Exchange:
 
         Raises:
             TrainingError: a client failed and the policy says stop, or too few are left.
+            LeakError: a client used what it may not see, whatever the policy says.
         """
         turns = sorted(question.clients)
         unsent = deque((client, 1) for client in turns)
@@ -105,7 +108,7 @@ class Exchange:
         with timed(self.phases, "clients"):
             while True:
                 found = {r.metadata.reply_to_message_id: r for r in self.grid.pull_messages(list(waiting))}
-                replies = [(number, self._read(question, r)) for number, r in found.items() if number in waiting]
+                replies = [(n, self._read(question, waiting[n][0], r)) for n, r in found.items() if n in waiting]
                 if replies:
                     return replies
                 # Grids of our own time each call; of Flower's we know only that nobody answers.
@@ -115,7 +118,7 @@ class Exchange:
                     time.sleep(pause)
                     pause = min(1.5 * pause, longest)
 
-    def _read(self, question: Question, reply: Message) -> Answer:
+    def _read(self, question: Question, client: int, reply: Message) -> Answer:
         if reply.has_error():
             first, text = reason_of(reply)
             self.observer.note(text)
@@ -123,7 +126,9 @@ class Exchange:
         for line in said(reply):
             self.observer.note(line)
         try:
-            update = question.read(reply)
+            update, told = question.read(reply), read_audit(reply)
+            if told is not None:
+                question.ledger.note(question.place, client, told)
             self.remembering |= "memory" in reply.content
             return update
         except InvalidReplyError as error:

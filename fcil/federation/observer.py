@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fcil.types import Task, Tensors
+if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for torch
+    from fcil.types import Task, Tensors
 
 
 class AccuracyRow(NamedTuple):
@@ -42,6 +43,9 @@ class Observer:
 
     def synthesis_done(self, task: int, samples: Tensors) -> None:
         """The pool of a task: `x` uint8 (N, channels, H, W) or float, `y` int64 (N,)."""
+
+    def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
+        """A few samples of a pool that still changes, as they are in this round; `x` and `y` as above."""
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         """Accuracy on the test images of every task seen so far, under one head over all classes seen."""

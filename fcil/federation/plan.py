@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec, strategy_class
 from fcil.synthesis import Synthesizer
-from fcil.types import Index, Task
+from fcil.types import Index, Task, Tensors
+
+Logger = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Plan:
     """The method."""
     resources: Resources
     """What the run may use."""
+    logger: Logger | None = None
+    """Who else is told of every round: `tensorboard` or `wandb`; null: nobody."""
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
@@ -61,6 +65,8 @@ class Plan:
         parts: dict[str, Any] = {k: dump(getattr(self, k)) for k in ("data", "optimizer", "net", "anchors")}
         if self.data.dataset != "image_folder":
             del parts["data"]["root"]  # the same images, wherever they lie
+        if self.data.split is not None:
+            parts["data"]["split"] = self.data.split.digest  # the same split, in whichever file
         return parts | {"federation": federation, "strategy": self.strategy.fingerprint()}
 
     @cached_property
@@ -89,6 +95,20 @@ class Plan:
         return json.dumps({**self.to_yaml(), "strategy": strategy}, sort_keys=True)
 
 
+def check_runs(name: str, seeds: Sequence[int]) -> None:
+    """See that runs of these seeds can lie in a folder of this name.
+
+    Raises:
+        ValueError: names the setting, the value and what is allowed.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds: {list(seeds)} is not allowed; expected at least one, and none twice")
+    if max(seeds) >= 10**18:
+        raise ValueError(f"seeds: {max(seeds)} is not allowed; expected at most 18 digits")
+    if not is_folder_name(name):
+        raise ValueError(f'name: "{name}" is not allowed; it names a folder')
+
+
 def from_json(text: str) -> Plan:
     """The plan that `Plan.to_json` wrote; a user's strategy is loaded from its text."""
     return _resolved(json.loads(text), Where("plan"))
@@ -100,7 +120,8 @@ def from_yaml(values: Any, source: str, where: Where) -> Plan:
     Raises:
         ConfigError: these are not the settings of a run, or the strategy's file does not load.
     """
-    missing = [k for k in Plan.__dataclass_fields__ if k not in values] if isinstance(values, Mapping) else ["name"]
+    wanted = [f.name for f in fields(Plan) if f.default is MISSING]
+    missing = [k for k in wanted if k not in values] if isinstance(values, Mapping) else ["name"]
     if missing:
         raise where.error(f"not the settings of a run; {', '.join(missing)} missing")
     if not isinstance(values["name"], str) or not is_folder_name(values["name"]):
@@ -122,7 +143,10 @@ def _resolved(values: dict[str, Any], where: Where) -> Plan:
     hints = {"data": DataSettings, "federation": FederationSettings, "optimizer": OptimizerSettings}
     hints |= {"net": NetSettings, "anchors": AnchorSettings, "resources": Resources}
     parts: dict[str, Any] = {k: parse(cls, values[k], where.at(k)) for k, cls in hints.items()}
-    return Plan(name=values["name"], seed=values["seed"], strategy=spec, **parts)
+    logger = values.get("logger")
+    if logger not in (None, *get_args(Logger)):
+        raise where.unknown("logger", logger, list(get_args(Logger)))
+    return Plan(name=values["name"], seed=values["seed"], strategy=spec, logger=logger, **parts)
 
 
 def scenario_of(plan: Plan) -> Scenario:
@@ -158,6 +182,17 @@ def first_net(plan: Plan, anchors: Tensor | None) -> Net:
         text_width=anchors.shape[1] if anchors is not None and headed else None,
         key=(plan.seed, "net"),
     )
+
+
+def trained_net(plan: Plan, weights: Tensors) -> Net:
+    """The net of a plan as its training left it, in evaluation mode, on the CPU, and without a label-text head.
+
+    Raises:
+        ValueError: the weights are of another net.
+    """
+    net = first_net(plan, None)
+    net.load({name: w for name, w in weights.items() if not name.startswith("text_head.")})
+    return net.eval()
 
 
 @lru_cache(maxsize=2)

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from fcil.data import Scenario
 from fcil.federation.attacks import malicious
+from fcil.federation.audit import Ledger
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
-from fcil.federation.codec import flatten, num_bytes, to_arrays
+from fcil.federation.codec import digest, flatten, num_bytes, to_arrays
 from fcil.federation.evaluate import evaluate
 from fcil.federation.exchange import Exchange, Question, find_nodes
 from fcil.federation.executor import Executor
@@ -34,7 +35,7 @@ from fcil.federation.phases import Phases, timed
 from fcil.federation.plan import Plan, first_net, tasks_of
 from fcil.federation.replies import Expected, read_update
 from fcil.federation.safeguards import Averager, spent
-from fcil.federation.sharing import Shared
+from fcil.federation.sharing import Shared, sizes
 from fcil.federation.synthesize import Syntheses
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
@@ -59,6 +60,7 @@ class Loop:
     device: torch.device
     phases: Phases = field(default_factory=dict)
     shared: Shared = field(default_factory=Shared)
+    ledger: Ledger = field(default_factory=Ledger)  # of what clients have seen in this task
     _saved: tuple[int, int] = (0, 0)  # task and round of the last checkpoint
     _began: float = 0.0  # when the run would have begun if it had never been interrupted
 
@@ -92,10 +94,11 @@ class Loop:
         server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._syntheses.run)
         server.average = self._average = Averager(plan, server)
         server.show = lambda pool: self.observer.synthesis_done(server.task.number, pool)
+        server.show_some = lambda few: self.observer.synthesis_seen(server.task.number, server.round, few)
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
-        self._exchange.remembering = position.elsewhere
+        self._exchange.remembering, self.ledger = position.elsewhere, Ledger.restored(position.touched)
         self._saved, self._began = (position.task, position.round), time.monotonic() - position.seconds
         self.observer.run_started(
             tasks=len(tasks),
@@ -128,6 +131,7 @@ class Loop:
         server.task, server.round, server.memo = task, 0, {}
         if task.num_seen > server.net.num_classes:
             server.net.grow(task.num_seen, generator(server.seed, "head", task.number))
+        self._syntheses.begin("before")
         self.strategy.before_task(server)
 
     def _end(self, server: Server) -> None:
@@ -140,7 +144,8 @@ class Loop:
         self.strategy.after_task(server, () if first is None else itertools.chain([first], updates))
         for _ in updates:  # a strategy that stopped early still lets every client finish
             pass
-        record["failures"] = [f.record() for f in failures] + self._syntheses.failures
+        record["failures"] = [f.record() for f in failures] + self._syntheses.told()
+        record |= self.ledger.line() | self.ledger.end() | self._syntheses.made() | {"shared": sizes(server.shared)}
         self.observer.task_concluded(server.task.number, record)
         with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.scenario)
@@ -162,13 +167,13 @@ class Loop:
     def _play_or_undo(self, server: Server) -> None:
         """One round. If the run is stopped within it, what the round found is saved, unless it was before."""
         task, number = server.task.number, server.round
-        found, received = _Standing(server), dict(self.shared.received)
+        found, received, seen = _Standing(server), dict(self.shared.received), self.ledger.values()
         roll_back = self.grid.snapshot() if isinstance(self.grid, LocalGrid) else None
         try:
             self._play(server)
         except Interrupted:
             if roll_back is not None and self._saved != (task, number - 1) and found.still(server):
-                self.shared.received = received
+                self.shared.received, self.ledger = received, Ledger.restored(seen)
                 roll_back()
                 self._save(server, task, number - 1)
             raise
@@ -185,7 +190,9 @@ class Loop:
             question = self._question(server, chosen, MessageType.TRAIN, lr=lr, record=record)
         with timed(self.phases, "aggregate", without="clients"):
             self._aggregate(server, self._updates(server, question, failures, record))
-        record["failures"] = [f.record() for f in failures] + self._syntheses.failures
+        record["failures"] = [f.record() for f in failures] + self._syntheses.told()
+        record |= self.ledger.line() | self._syntheses.made()
+        record["weights"] = digest(*flatten({"net": server.net.weights()}))  # the name of the checkpoint's part, too
         if plan.federation.privacy is not None:
             record["epsilon"] = spent(plan, (task - 1) * plan.federation.rounds + number)
         if plan.federation.attack is not None:
@@ -263,6 +270,7 @@ class Loop:
             clients=clients,
             write=lambda client: Message(RecordDict(content), nodes[client], kind, group_id=f"{task}/{server.round}"),
             read=lambda reply: read_update(reply, expected),
+            ledger=self.ledger,
         )
 
     # Bookkeeping ------------------------------------------------------------------------------
@@ -274,7 +282,7 @@ class Loop:
         received = {str(client): hashes for client, hashes in self.shared.received.items()}
         elsewhere = self._exchange.remembering and not isinstance(self.grid, LocalGrid)
         with timed(self.phases, "checkpoint"):
-            position = Position(task, round, self._seconds(), self.phases, received, elsewhere)
+            position = Position(task, round, self._seconds(), self.phases, received, elsewhere, self.ledger.values())
             self.checkpoints.save(server, self.grid, self.shared, position)
         self._saved = task, round
 

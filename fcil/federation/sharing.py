@@ -73,5 +73,11 @@ class Shared:
         return fresh
 
 
+def sizes(state: State) -> dict[str, int]:
+    """Bytes of each thing that is shared, eight for a number or text; 0 for an empty mapping."""
+    flat = {name: flatten({name: value}) for name, value in state.items()}
+    return {name: num_bytes(t) + 8 * sum(not key.endswith("/") for key in plain) for name, (t, plain) in flat.items()}
+
+
 def _same(known: Versions, now: Versions) -> bool:
     return len(known) == len(now) and all(a is b and i == j for (a, i), (b, j) in zip(known, now, strict=True))

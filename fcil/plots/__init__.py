@@ -2,6 +2,8 @@
 
 from fcil.plots.comparison import draw_comparison
 from fcil.plots.grid import synthetic_grid
+from fcil.plots.kinds import KINDS, check_kinds
 from fcil.plots.run import draw_run
+from fcil.plots.style import styled
 
-__all__ = ["draw_comparison", "draw_run", "synthetic_grid"]
+__all__ = ["KINDS", "check_kinds", "draw_comparison", "draw_run", "styled", "synthetic_grid"]

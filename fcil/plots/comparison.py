@@ -4,55 +4,103 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import Group, group_runs
+from fcil.plots.cost import bytes_accuracy_figure
+from fcil.plots.distillation import is_distillation, learning_curve, round_axis, student_label
+from fcil.plots.many import Job, save_all
+from fcil.plots.panels import lines_figure, matrices_figure, mean_matrix, task_accuracies, task_drops
+from fcil.plots.run import heat_map
 from fcil.plots.style import (
-    CYCLE,
-    MARKERS,
     head,
     label_ends,
     label_height,
+    line_style,
     look,
     new_figure,
     percent_axis,
-    save,
     task_axis,
 )
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]
 Curve = Callable[[Run], Array]
+MOST_MARKERS = 25
+"""Points of a line that are marked; more would be a thick line."""
+CLEAR = 7
+"""Lines whose bands can still be told apart."""
+ALWAYS, MOST_GROUPS = ("accuracy", "forgetting"), 24
+"""Figures that are drawn of any number of groups, and the number up to which all are drawn unasked."""
 
 
-def draw_comparison(runs: Sequence[Run], out: Path | str) -> list[Path]:
-    """Draw `accuracy` and `forgetting` after each task into `out`; a pair for each split where there are several.
+def draw_comparison(runs: Sequence[Run], out: Path | str, kinds: Sequence[str] = ()) -> list[Path]:
+    """Draw into `out`, for each split where there are several: `accuracy` and `forgetting` after each task, the lines
+    of each task (`tasks`), the accuracy matrices (`matrix`) and the accuracy by `bytes` sent.
 
+    Args:
+        kinds: names of the figures to draw. Without them all, or where there are more than `MOST_GROUPS` settings
+            the first two alone.
     Returns:
         The files written, a PNG and a PDF for each figure.
     Raises:
-        StoreError: there is no run, or none with a finished task.
+        StoreError: there is no run, or none with a finished task, or nothing for one of the kinds.
     """
     groups = group_runs([run for run in runs if run.rows])
     if not groups:
         raise StoreError("nothing to compare: no run has a finished task")
     splits = list(dict.fromkeys(group.split for group in groups))
-    paths = []
+    few = len(groups) <= MOST_GROUPS
+    jobs: list[Job] = []
     for split in splits:
-        alike = [group for group in groups if group.split == split]
         suffix = f"-{re.sub(r'[^a-z0-9.]+', '-', split.lower()).strip('-')}" if len(splits) > 1 else ""
-        drawn = curves_figure(alike, accuracy_curve, "Accuracy after each task", "accuracy, all seen (%)")
-        paths += save(drawn, Path(out) / f"accuracy{suffix}")
-        if any(len(run.rows) > 1 for group in alike for run in group.runs):
-            drawn = curves_figure(alike, forgetting_curve, "Forgetting", "forgetting (points)")
-            paths += save(drawn, Path(out) / f"forgetting{suffix}")
-    return paths
+        found = _drawers([group for group in groups if group.split == split])
+        chosen = [kind for kind in found if (kind in kinds if kinds else few or kind in ALWAYS)]
+        jobs += [(Path(out) / f"{kind}{suffix}", found[kind]) for kind in chosen]
+    lacking = [kind for kind in kinds if not any(path.name.split("-")[0] == kind for path, _ in jobs)]
+    if lacking:
+        raise StoreError(f"nothing to compare as {', '.join(lacking)}: give the folder of one run to see its own")
+    return save_all(jobs)
+
+
+def _drawers(groups: list[Group]) -> dict[str, Callable[[], Figure]]:
+    """What can be drawn of the groups of a split, by the name of the figure."""
+    if all(is_distillation(run) for group in groups for run in group.runs):
+        axis = round_axis(run for group in groups for run in group.runs)
+        groups = [replace(group, label=student_label(group.label)) for group in groups]
+        return {"accuracy": partial(curves_figure, groups, learning_curve, "Accuracy of the students", "accuracy (%)",
+                                    axis)}  # fmt: skip
+    best = sorted(groups, key=lambda group: -float(np.mean([accuracy_curve(run)[-1] for run in group.runs])))
+    found: dict[str, Callable[[], Figure]] = {
+        "accuracy": partial(curves_figure, groups, accuracy_curve, "Accuracy after each task", "accuracy, all seen (%)")
+    }
+    if any(len(run.rows) > 1 for group in groups for run in group.runs):
+        found["forgetting"] = partial(curves_figure, groups, forgetting_curve, "Forgetting", "forgetting (points)")
+        found["tasks"] = partial(lines_figure, best, task_accuracies, "Accuracy on each task", "accuracy (%)")
+        found["task_forgetting"] = partial(
+            lines_figure, best, task_drops, "Forgetting of each task", "points below best"
+        )
+        found["matrix"] = partial(matrices, best)
+    if any(run.summary.get("bytes_up") for group in groups for run in group.runs):
+        found["bytes"] = partial(bytes_accuracy_figure, groups)
+    return found
+
+
+def matrices(groups: Sequence[Group]) -> Figure:
+    """The mean accuracy matrix of each group; of one group with its numbers."""
+    if len(groups) > 1:
+        return matrices_figure(groups)
+    (group,) = groups
+    return heat_map(mean_matrix(group), f"{group.label} · {group.split} · mean over n = {len(group.runs)} seeds")
 
 
 def accuracy_curve(run: Run) -> Array:
@@ -65,12 +113,19 @@ def forgetting_curve(run: Run) -> Array:
     return 100 * metrics.forgetting_after_each_task(metrics.accuracy_matrix(run.rows)[0])
 
 
-def curves_figure(groups: Sequence[Group], curve: Curve, text: str, label: str) -> Figure:
-    """A mean line for each group, and the range from the least to the greatest seed."""
+def curves_figure(
+    groups: Sequence[Group], curve: Curve, text: str, label: str, axis: Callable[[Axes, int], None] = task_axis
+) -> Figure:
+    """A mean line for each group, and the range from the least to the greatest seed.
+
+    Args:
+        axis: names what values are counted along; it is told how many there are.
+    """
     ends, counts = [], {len(group.runs) for group in groups}
     labels = [_label(group, len(counts) > 1) for group in groups]
     with look():
-        figure = new_figure(max(2.4, 0.9 + sum(map(label_height, labels))))
+        room = 1.0 if len(groups) <= CLEAR else 1.3  # many names are pushed apart less where there is more of it
+        figure = new_figure(max(2.4, 0.9 + room * sum(map(label_height, labels))))
         axes = figure.subplots()
         tasks = 1
         for i, group in enumerate(groups):
@@ -80,16 +135,20 @@ def curves_figure(groups: Sequence[Group], curve: Curve, text: str, label: str) 
             if not len(known):
                 continue
             x, values = known + 1, curves[:, known]
-            colour, dashed = CYCLE[i % len(CYCLE)], i >= len(CYCLE)
+            style = line_style(i)
+            colour = style["color"]
             if len(curves) > 1:
-                axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-            axes.plot(x, values.mean(axis=0), color=colour, marker=MARKERS[i % len(MARKERS)], clip_on=False,
-                      linestyle="--" if dashed else "-")  # fmt: skip
+                shade = 0.18 if len(groups) <= CLEAR else 0.07
+                axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=shade, linewidth=0)
+            if len(x) > MOST_MARKERS:
+                style["marker"] = None
+            axes.plot(x, values.mean(axis=0), clip_on=False, **style)
             ends.append((x[-1], values.mean(axis=0)[-1], labels[i], colour))
         percent_axis(axes, label)
-        task_axis(axes, tasks)
+        axis(axes, tasks)
         head(figure, text, f"{groups[0].split} · {_band(counts)}")
         label_ends(axes, ends)
+        figure.set_layout_engine("none")  # all has its place now
     return figure
 
 
@@ -103,7 +162,7 @@ def _band(counts: set[int]) -> str:
     if counts == {1}:
         return "one seed (n = 1)"
     seeds = f"of {next(iter(counts))} seeds" if len(counts) == 1 else "over seeds, n at each line"
-    return f"mean and min\N{EN DASH}max {seeds}"
+    return f"mean and range {seeds}"  # a dash would bring a second font into each PDF
 
 
 def _stack(curves: Sequence[Array]) -> Array:

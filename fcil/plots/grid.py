@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from fcil.plots.style import CYCLE, DPI, look
 
 ROWS, COLUMNS = 10, 8
-NAME, HEAD, TILE, GAP = 0.86, 0.27, 64, 4
-"""Inches for the class names and the title; dots for a sample and the space around it."""
+NAME, HEAD, COLUMN_HEAD, TILE, GAP = 0.86, 0.27, 0.13, 64, 4
+"""Inches for the names of rows, the title and the names of columns; dots for a sample and the space around it."""
 Array = npt.NDArray[Any]
 
 
@@ -26,26 +26,50 @@ def synthetic_grid(x: Array, y: Array, class_names: Sequence[str]) -> Figure:
         y: labels (N,).
         class_names: of all classes; a label without a name is shown as a number.
     """
+    labels, present = some_labels(y), len(np.unique(y))
+    rows = [(class_name(label, class_names), np.flatnonzero(y == label)[:COLUMNS]) for label in labels]
+    more = f" of {len(labels)} out of {present} classes" if present > len(labels) else ""
+    return sheet(f"Synthetic samples{more} ({len(y):,} in the pool)" if len(y) else "No synthetic samples", x, rows)
+
+
+def some_labels(y: Array) -> list[int]:
+    """Up to 10 of the labels there are, evenly spread."""
     present = np.unique(y)
-    labels = present[np.linspace(0, len(present) - 1, min(ROWS, len(present))).round().astype(int)]
-    picks = [np.flatnonzero(y == label)[:COLUMNS] for label in labels]
-    rows, step = max(len(labels), 1), _tile(x) + GAP
-    width, height = NAME + COLUMNS * step / DPI, HEAD + rows * step / DPI
+    return present[np.linspace(0, len(present) - 1, min(ROWS, len(present))).round().astype(int)].tolist()  # type: ignore[no-any-return]
+
+
+def class_name(label: int, class_names: Sequence[str]) -> str:
+    return class_names[label] if 0 <= label < len(class_names) else str(label)
+
+
+def sheet(
+    text: str, x: Array, rows: Sequence[tuple[str, Array]], columns: int = COLUMNS, heads: Sequence[str] = ()
+) -> Figure:
+    """Samples beside and below each other.
+
+    Args:
+        text: the title.
+        rows: the name of each row, and the numbers in `x` of its samples, at most `columns`.
+        heads: what stands above the columns.
+    """
+    step, top = (_tile(x) + GAP) / DPI, HEAD + (COLUMN_HEAD if heads else 0)
+    width, height = NAME + columns * step, top + max(len(rows), 1) * step
     with look():
         figure = Figure(figsize=(width, height))
-        more = f" of {len(labels)} out of {len(present)} classes" if len(present) > len(labels) else ""
-        text = f"Synthetic samples{more} ({len(y):,} in the pool)" if len(y) else "No synthetic samples"
         figure.text(0.06 / width, 1 - HEAD / 2 / height, text, fontsize=7.5, fontweight="bold", va="center")
-        for row, label in enumerate(labels):
-            name = class_names[label] if 0 <= label < len(class_names) else str(label)
-            middle = 1 - (HEAD + (row + 0.5) * step / DPI) / height
-            figure.text((NAME - 0.06) / width, middle, _short(name), fontsize=6.5, ha="right", va="center")
-        if len(y) and x.ndim == 4:
-            axes = figure.add_axes((NAME / width, 0, 1 - NAME / width, 1 - HEAD / height))
+        for column, name in enumerate(heads):
+            left = (NAME + (column + 0.5) * step - GAP / 2 / DPI) / width
+            figure.text(left, 1 - (top - 0.04) / height, short(name, int(step / 0.05)), fontsize=7, ha="center")
+        for row, (name, _) in enumerate(rows):
+            middle = 1 - (top + (row + 0.5) * step) / height
+            figure.text((NAME - 0.06) / width, middle, short(name, 15), fontsize=7, ha="right", va="center")
+        if rows and x.ndim == 4:
+            axes = figure.add_axes((NAME / width, 0, 1 - NAME / width, 1 - top / height))
             axes.set_axis_off()
-            axes.imshow(_mosaic(x, picks), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
-        elif len(y):
-            _draw_series(figure, [x[pick] for pick in picks], step / DPI)
+            mosaic = _mosaic(x, [pick for _, pick in rows], columns)
+            axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
+        elif rows:
+            _draw_series(figure, [x[pick] for _, pick in rows], step, top)
     return figure
 
 
@@ -55,14 +79,14 @@ def _tile(x: Array) -> int:
     return pixels * max(round(TILE / pixels), 1) if pixels < 1.5 * TILE else TILE
 
 
-def _mosaic(x: Array, picks: Sequence[Array]) -> Array:
+def _mosaic(x: Array, picks: Sequence[Array], columns: int) -> Array:
     """The picked images beside and below each other on white, each dot of the figure one value."""
     images = to_images(x[np.concatenate(picks)])
     factor = max(_tile(x) // images.shape[2], 1)
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     gap = GAP * max(images.shape[2] // _tile(x), 1)
     (high, wide), rest = images.shape[1:3], images.shape[3:]
-    canvas = np.ones((len(picks) * (high + gap), COLUMNS * (wide + gap), *rest), dtype=np.float32)
+    canvas = np.ones((len(picks) * (high + gap), columns * (wide + gap), *rest), dtype=np.float32)
     rows = iter(images)
     for i, pick in enumerate(picks):
         for j in range(len(pick)):
@@ -71,11 +95,11 @@ def _mosaic(x: Array, picks: Sequence[Array]) -> Array:
     return canvas
 
 
-def _draw_series(figure: Figure, rows: Sequence[Array], step: float) -> None:
+def _draw_series(figure: Figure, rows: Sequence[Array], step: float, top: float) -> None:
     width, height = figure.get_size_inches()
     for row, samples in enumerate(rows):
         for column, sample in enumerate(samples):
-            left, bottom = NAME + column * step, height - HEAD - (row + 1) * step
+            left, bottom = NAME + column * step, height - top - (row + 1) * step
             axes = figure.add_axes((left / width, bottom / height, 0.92 * step / width, 0.92 * step / height))
             axes.set_axis_off()
             for channel, values in enumerate(sample[: len(CYCLE)]):
@@ -95,5 +119,5 @@ def to_images(x: Array) -> Array:
     return values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 15 else name[:14] + "…"
+def short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,8 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from fcil import metrics
 from fcil.errors import StoreError
-from fcil.groups import split_label
+from fcil.groups import group_runs, split_label
+from fcil.plots.cost import bytes_figure
 from fcil.plots.grid import synthetic_grid
+from fcil.plots.many import save_all
+from fcil.plots.panels import lines_figure, task_accuracies
+from fcil.plots.partition import partition_figure
 from fcil.plots.style import (
     COLUMN,
     CYCLE,
@@ -28,57 +32,68 @@ from fcil.plots.style import (
     MARKERS,
     PAGE,
     SHADES,
+    bare,
     head,
     label_ends,
     look,
     new_figure,
     percent_axis,
     plain_numbers,
-    save,
     task_axis,
 )
 from fcil.reading import UnreadableError, open_file
 from fcil.store.read import Run, load_run
 
 Array = npt.NDArray[np.float64]
-_PIXELS = (torch.uint8, torch.float16, torch.float32, torch.float64)
 MOST_PIXELS = 4096
 """Along a side of a sample."""
-MOST_NUMBERS = 50
-"""Tasks of a matrix whose numbers are written out."""
+MOST_NARROW, MOST_NUMBERS = 10, 24
+"""Tasks of a matrix that fits a column with its numbers, and of one whose numbers are written out at all."""
 MOST_TERMS = 50
 """Terms of the loss that are drawn: the first ones."""
 MOST_BORDERS = 200
 """Tasks whose first rounds are marked."""
 
 
-def draw_run(folder: Path | str) -> list[Path]:
-    """Draw what a run folder holds so far into its `figures/`: accuracy, forgetting, matrix, rounds, partition and
-    the synthetic samples of the last task that has some.
+def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[str] = ()) -> list[Path]:
+    """Draw what a run folder holds so far into its `figures/`, or into `out`: accuracy, forgetting, the line of each
+    task, matrix, rounds, bytes, partition and the synthetic samples of the last task that has some.
 
-    A figure that says nothing (the forgetting of one task) is left out.
+    A figure that says nothing (the forgetting of one task) is left out. A distillation has figures of its own.
 
+    Args:
+        kinds: names of the figures to draw; without them all.
     Returns:
         The files written, a PNG and a PDF for each figure.
     Raises:
         StoreError: it is no run folder, a file in it is damaged, or there is nothing to draw.
     """
     run = load_run(folder)
+    drawers = _drawers(run)
+    chosen = [name for name, (worthwhile, _) in drawers.items() if worthwhile and (not kinds or name in kinds)]
+    lacking = [kind for kind in kinds if kind not in chosen]
+    if lacking or not chosen:
+        raise StoreError(f"{folder}: nothing to draw{' as ' if lacking else ''}{', '.join(lacking)} yet")
+    place = run.folder.figures if out is None else Path(out)
+    return save_all([(place / name, partial(drawers[name][1], run)) for name in chosen])
+
+
+def _drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
+    """By the name of a figure, whether there is something to draw, and what draws it."""
+    from fcil.plots.distillation import distillation_drawers, is_distillation  # which draws with what is here
+
+    told = any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds)
     drawers: dict[str, tuple[bool, Callable[[Run], Figure]]] = {
         "accuracy": (bool(run.rows), accuracy_figure),
         "forgetting": (len(run.rows) > 1, forgetting_figure),
+        "tasks": (len(run.rows) > 1, tasks_figure),
         "matrix": (bool(run.rows), matrix_figure),
-        "rounds": (any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds), rounds_figure),
+        "rounds": (told, rounds_figure),
+        "bytes": (bool(run.rows) and any(r.get("bytes_up") or r.get("bytes_down") for r in run.rounds), bytes_figure),
         "partition": (run.folder.partition.is_file(), partition_figure),
         "synthetic": (bool(_pools(run)) and run.folder.partition.is_file(), synthetic_figure),
     }
-    paths = []
-    for name, (worthwhile, draw) in drawers.items():
-        if worthwhile:
-            paths += save(draw(run), run.folder.figures / name)
-    if not paths:
-        raise StoreError(f"{folder}: nothing to draw yet")
-    return paths
+    return distillation_drawers(run) | {"synthetic": drawers["synthetic"]} if is_distillation(run) else drawers
 
 
 def _pools(run: Run) -> list[Path]:
@@ -89,16 +104,18 @@ def _pools(run: Run) -> list[Path]:
 
 def synthetic_figure(run: Run) -> Figure:
     """Samples of each class in the last pool."""
-    x, y = _pool(_pools(run)[-1])
+    x, y = read_pool(_pools(run)[-1])
     return synthetic_grid(x, y, run.partition()[1])
 
 
-def _pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+def read_pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Samples and labels, mapped from the file: of thousands a figure shows eighty.
 
     Raises:
         StoreError: the file holds no such thing.
     """
+    import torch  # seconds that a figure without samples need not wait; NumPy would read the whole file
+
     try:
         open_file(path, 2**62).close()
         with safe_open(path, framework="pt") as file:
@@ -106,13 +123,14 @@ def _pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     except (UnreadableError, SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path}: not a pool of synthetic samples ({type(error).__name__}: {error})") from None
     sides = tuple(x.shape[1:])
-    fits = x.ndim in (3, 4) and y.shape == x.shape[:1] and y.dtype == torch.int64 and x.dtype in _PIXELS
+    pixels = (torch.uint8, torch.float16, torch.float32, torch.float64)
+    fits = x.ndim in (3, 4) and y.shape == x.shape[:1] and y.dtype == torch.int64 and x.dtype in pixels
     if not fits or not all(1 <= side <= MOST_PIXELS for side in sides) or (len(y) and int(y.min()) < 0):
         raise StoreError(f"{path}: not a pool of synthetic samples (x is {list(x.shape)}, y {list(y.shape)})")
     return x.numpy(), y.numpy()
 
 
-def _subtitle(run: Run) -> str:
+def subtitle(run: Run) -> str:
     return f"{run.strategy} · {split_label(run.config)} · seed {run.seed} (n = 1)"
 
 
@@ -135,7 +153,7 @@ def accuracy_figure(run: Run) -> Figure:
                       linewidth=1.8 if main else 1.0, clip_on=False)  # fmt: skip
         percent_axis(axes, "accuracy (%)")
         task_axis(axes, len(matrix))
-        head(figure, "Accuracy after each task", _subtitle(run))
+        head(figure, "Accuracy after each task", subtitle(run))
         ends = [(tasks[-1], 100 * v[-1], name, c) for name, v, c, _ in lines if len(matrix) > 1]
         label_ends(axes, ends)
     return figure
@@ -161,45 +179,48 @@ def forgetting_figure(run: Run) -> Figure:
         axes.plot(range(1, count + 1), mean, color=INK, linewidth=2.0, marker="o", zorder=4)
         percent_axis(axes, "drop from best (points)")
         task_axis(axes, count)
-        head(figure, "Forgetting", _subtitle(run))
+        head(figure, "Forgetting", subtitle(run))
         label_ends(axes, ends)
     return figure
 
 
+def tasks_figure(run: Run) -> Figure:
+    """The accuracy on each task from when it was learnt."""
+    (group,) = group_runs([run])
+    return lines_figure([group], task_accuracies, "Accuracy on each task", "accuracy (%)")
+
+
 def matrix_figure(run: Run) -> Figure:
     """The accuracy matrix as a heat map, with its numbers in percent as long as they can be read."""
-    matrix, _ = metrics.accuracy_matrix(run.rows)
+    return heat_map(task_accuracies(run), subtitle(run))
+
+
+def heat_map(matrix: Array, about: str) -> Figure:
+    """An accuracy matrix in percent."""
     count = len(matrix)
-    width = COLUMN if count <= 10 else PAGE
-    size = min(7.0, 72 * (width - 1.0) / count / 2.6)
+    width = COLUMN if count <= MOST_NARROW else PAGE
     with look():
-        figure = new_figure(0.82 * width, width)
+        figure = new_figure(0.82 * width if width == COLUMN else 0.72 * width, width)
         axes = figure.subplots()
-        top = max(100 * float(np.nanmax(matrix)), 1.0)
-        picture = axes.imshow(100 * matrix, cmap=SHADES, vmin=0, vmax=top)
+        top = max(float(np.nanmax(matrix)), 1.0)
+        picture = axes.imshow(matrix, cmap=SHADES, vmin=0, vmax=top)
         for t in range(count if count <= MOST_NUMBERS else 0):
             for j in range(t + 1):
-                value = 100 * matrix[t, j]
+                value = matrix[t, j]
                 ink = "white" if value > 0.45 * top else "black"
                 axes.text(j, t, f"{value:.0f}" if count > 6 else f"{value:.1f}", ha="center", va="center", color=ink,
-                          fontsize=size)  # fmt: skip
+                          fontsize=7)  # fmt: skip
         ticks = range(0, count, max(1, round(count / 12)))
         axes.set_xticks(ticks, [str(t + 1) for t in ticks])
         axes.set_yticks(ticks, [str(t + 1) for t in ticks])
         axes.set_xlabel("task tested")
         axes.set_ylabel("tasks learnt")
-        _bare(axes)
+        bare(axes)
         bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.03)
         bar.set_label("accuracy (%)")
         bar.outline.set_visible(False)
-        head(figure, "Accuracy on each task", _subtitle(run))
+        head(figure, "Accuracy on each task", about)
     return figure
-
-
-def _bare(axes: Axes) -> None:
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
 
 
 def rounds_figure(run: Run) -> Figure:
@@ -213,7 +234,7 @@ def rounds_figure(run: Run) -> Figure:
     with look():
         figure = new_figure(0.9 + 1.15 * (tested + trained))
         panels = list(np.atleast_1d(figure.subplots(tested + trained, 1, sharex=True)))
-        head(figure, "Round after round", _subtitle(run))
+        head(figure, "Round after round", subtitle(run))
         panels[0].set_xlim(0.5, len(records) + 0.5)  # shared; before the ends of lines are named
         panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         if tested:
@@ -222,7 +243,7 @@ def rounds_figure(run: Run) -> Figure:
             axes.plot(x[seen], 100 * accuracy[seen], color=CYCLE[0], marker="." if seen.sum() <= 60 else None)
             percent_axis(axes, "accuracy,\nall seen (%)")
         if trained:
-            _draw_terms(panels[-1], records, names)
+            draw_terms(panels[-1], records, names)
         for axes in panels:
             axes.grid(False, axis="x")
             for start in starts[1:MOST_BORDERS]:
@@ -234,13 +255,13 @@ def rounds_figure(run: Run) -> Figure:
 
 def _name_tasks(axes: Axes, starts: list[int], records: list[dict[str, Any]]) -> None:
     long = len(starts) <= 6
-    for start, end in list(pairwise([*starts, len(records) + 1]))[:: max(1, len(starts) // 40)]:
+    for start, end in list(pairwise([*starts, len(records) + 1]))[:: max(1, len(starts) // 16)]:
         text = f"task {records[start - 1]['task']}" if long else str(records[start - 1]["task"])
         axes.annotate(text, ((start + end - 1) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 1),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=5.5, color="#777777")  # fmt: skip
+                      textcoords="offset points", ha="center", va="bottom", fontsize=7, color="#666666")  # fmt: skip
 
 
-def _draw_terms(axes: Axes, records: list[dict[str, Any]], names: list[str]) -> None:
+def draw_terms(axes: Axes, records: list[dict[str, Any]], names: list[str]) -> None:
     x = np.arange(1, len(records) + 1)
     tasks = np.array([r["task"] for r in records])
     terms = {n: np.array([_number((r.get("terms") or {}).get(n)) for r in records]) for n in names}
@@ -267,37 +288,3 @@ def _draw_terms(axes: Axes, records: list[dict[str, Any]], names: list[str]) -> 
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
-
-
-def partition_figure(run: Run) -> Figure:
-    """Training examples of each class on each client; classes in the order they are learnt."""
-    counts, names = run.partition()
-    clients, classes = counts.shape[1:]
-    width = COLUMN if classes <= 100 else PAGE
-    with look():
-        figure = new_figure(min(1.15 + 0.16 * clients, 4.5) + (0.5 if classes <= 20 else 0.0), width)
-        axes = figure.subplots()
-        table = counts.sum(axis=0)
-        picture = axes.imshow(np.where(table, table, np.nan), cmap=SHADES, aspect="auto", vmin=0,
-                              interpolation="nearest")  # fmt: skip
-        owner = (counts.sum(axis=1) > 0).argmax(axis=0)  # the task of each class
-        for border in np.flatnonzero(np.diff(owner)):
-            axes.axvline(float(border) + 0.5, color="#888888", linewidth=0.6)
-        _bare(axes)
-        if classes <= 20:
-            axes.set_xticks(range(classes), names, rotation=60, ha="right", rotation_mode="anchor")
-        else:
-            axes.set_xlabel("class, in order of appearance")
-        step = max(1, round(clients / 15))
-        axes.set_yticks(range(0, clients, step), [str(c) for c in range(0, clients, step)])
-        axes.set_ylabel("client")
-        axes.annotate("total", (1.0, 1.0), xycoords="axes fraction", xytext=(3, 2), textcoords="offset points",
-                      fontsize=5.5, color="#555555")  # fmt: skip
-        for c, total in list(enumerate(table.sum(axis=1)))[::step]:
-            axes.annotate(f"{total:,}", (1.0, c), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                          textcoords="offset points", va="center", fontsize=5.5, color="#555555")  # fmt: skip
-        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.13 if width == COLUMN else 0.07)
-        bar.set_label("training examples")
-        bar.outline.set_visible(False)
-        head(figure, "Examples by client and class", f"{split_label(run.config)} · {clients} clients · seed {run.seed}")
-    return figure

@@ -6,14 +6,31 @@
         rounds.jsonl    one line a round                         summary.json  metrics and cost; its existence
         partition.json  examples per task, client and class                    means that the run is finished
         env.json        versions, machine, commit                log.txt
-        checkpoints/    synthetic/task<k>.safetensors and .png   figures/
+        checkpoints/    synthetic/task<k>.safetensors and .png (task<k>-round<r>: some, as they were then)   figures/
 
 `folder` names and writes the files, `recorder` fills them as events come, `read` gives them back.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fcil.store.folder import RunFolder, check_writable
 from fcil.store.read import Run, find_runs, load, load_run
-from fcil.store.recorder import RunRecorder
-from fcil.store.weights import final_weights
+
+if TYPE_CHECKING:
+    from fcil.store.recorder import RunRecorder
+    from fcil.store.weights import final_weights
+
+_LATER = {"RunRecorder": "fcil.store.recorder", "final_weights": "fcil.store.weights"}
+"""What needs torch: readers of folders need not wait for it."""
 
 __all__ = ["Run", "RunFolder", "RunRecorder", "check_writable", "final_weights", "find_runs", "load", "load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a part when it is first asked for."""
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'fcil.store' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,15 +54,16 @@ _SHARE: Wish = ("a number from 0 to 1 or null", lambda v: v is None or (is_numbe
 _SIZE: Wish = ("a whole number from 0", lambda v: v is None or is_count(v))
 _NUMBERS: Wish = (f"at most {MOST_TERMS} names with numbers", lambda v: v is None or _are_numbers(v))
 _FAILURES: Wish = ("a number or a list of mappings with kind and outcome", lambda v: v is None or _are_failures(v))
+_DIGEST: Wish = ("32 hex digits", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{32}", v) is not None)
 _CLIENTS: Wish = (
     "a list of whole numbers from 0",
     lambda v: v is None or (isinstance(v, list) and all(map(is_count, v))),
 )
 _COSTS = {"bytes_up": _SIZE, "bytes_down": _SIZE, "failures": _FAILURES}
 _ROUND = {"task": _TASK, "round": _POSITION, "lr": _NUMBER, "accuracy": _SHARE, "terms": _NUMBERS, "seconds": _NUMBERS}
-_ROUND |= {"clients": _CLIENTS, **_COSTS}
+_ROUND |= {"clients": _CLIENTS, "weights": _DIGEST, **_COSTS}
 _SUMMARY = {"seconds": _NUMBER, "seconds_by_phase": _NUMBERS, "rounds": _SIZE, "bytes": _SIZE, "failures": _SIZE}
-_SUMMARY |= {"bytes_up": _SIZE, "bytes_down": _SIZE}
+_SUMMARY |= {"bytes_up": _SIZE, "bytes_down": _SIZE, "peak_memory_bytes": _SIZE}
 
 
 def check_round(record: Mapping[str, Any], source: str) -> None:

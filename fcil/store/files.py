@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,41 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
         last = record["task"], record["round"]
         records.append(record)
     return records
+
+
+def read_last_rounds(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
+    """The records that end within the last `most` bytes of a `rounds.jsonl` that may grow meanwhile; none if it is
+    not there. To follow a run this is enough, whatever its length.
+    """
+    try:
+        with reading.open_file(path, SIZE_LIMIT) as file:
+            start = max(0, os.fstat(file.fileno()).st_size - most)
+            file.seek(start)
+            lines = file.read(most).split(b"\n")[bool(start) : -1]
+    except (reading.UnreadableError, OSError):
+        return []
+    records = [parse_json_object(line, str(path)) for line in lines]
+    for record in records:
+        check_round(record, str(path))
+    return records
+
+
+def read_ends(path: Path) -> list[dict[str, Any]]:
+    """The first record of `rounds.jsonl` and the last ones, without those between; nothing where it has no line.
+
+    Raises:
+        StoreError: one of them is damaged, or they are not in order.
+    """
+    first = next(_whole_lines(path), None)
+    if first is None:
+        return []
+    begin = parse_json_object(first, f"{path}: line 1")
+    check_round(begin, f"{path}: line 1")
+    last = read_last_rounds(path, 2**12) or read_rounds(path)
+    places = [(record["task"], record["round"]) for record in last]
+    if any(b <= a for a, b in pairwise(places)) or places[0] < (begin["task"], begin["round"]):
+        raise StoreError(f"{path}: its rounds are not in order")
+    return [begin, *last]
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from fcil.errors import StoreError
@@ -34,6 +34,8 @@ class RunFolder:
         self.env = self.path / "env.json"
         self.strategy = self.path / "strategy.py"
         self.log = self.path / "log.txt"
+        self.failure = self.path / "failure.json"
+        self.failure_text = self.path / "failure.md"
         self.checkpoints = self.path / "checkpoints"
         self.synthetic = self.path / "synthetic"
         self.figures = self.path / "figures"
@@ -61,8 +63,7 @@ class RunFolder:
         Of the record, `counts` (examples by task, client and class) and `class_names` (both in order
         of appearance) are read back, by tables and figures.
         """
-        lines = [f"{json.dumps(key)}: {json.dumps(files.finite(value))}" for key, value in record.items()]
-        files.write_text(self.partition, "{\n" + ",\n".join(lines) + "\n}\n")
+        write_split(self.partition, record)
 
     def write_env(self, *, devices: Iterable[str] = (), threads: int | None = None) -> None:
         """`env.json`; when a run is resumed, the new environment is added under `resumed`."""
@@ -90,9 +91,15 @@ class RunFolder:
         files.write_text(self.rounds, "".join(files.json_line(r) for r in kept))
         files.write_accuracy(self.accuracy, rows)
         for path in self.synthetic.glob("task*"):
-            number = path.stem.removeprefix("task")
-            if number.isdigit() and (int(number), 1) > (task, round):
+            place = re.fullmatch(r"task([0-9]{1,9})(?:-round([0-9]{1,9}))?", path.stem)
+            if place and (int(place[1]), int(place[2] or 1)) > (task, round):
                 path.unlink()
+
+
+def write_split(path: Path, record: Mapping[str, Any]) -> None:
+    """Who holds what, as JSON with a line for each key."""
+    lines = [f"{json.dumps(key)}: {json.dumps(files.finite(value))}" for key, value in record.items()]
+    files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -128,6 +135,8 @@ def check_writable(out: Path | str) -> None:
 
 def environment(devices: Iterable[str] = (), threads: int | None = None) -> dict[str, Any]:
     """What a result may depend on beside its settings. `devices` are names; by default those torch sees."""
+    import torch  # seconds that a reader of folders need not wait
+
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -135,11 +144,22 @@ def environment(devices: Iterable[str] = (), threads: int | None = None) -> dict
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "cpu": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads() if threads is None else threads,
         "devices": list(devices) or cuda or ["cpu"],
         "versions": {name: _version(name) for name in ("fcil", "torch", "torchvision", "numpy", "flwr", "ray")},
         **_commit(),
     }
+
+
+def _processor() -> str:
+    """The model of the CPU, which decides with the instructions in use how sums are rounded."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from fcil import metrics
 from fcil.config import MAX_BYTES, parse_yaml
@@ -21,10 +21,15 @@ from fcil.store import files
 from fcil.store.checks import checked_summary, is_name
 from fcil.store.folder import RunFolder
 
+if TYPE_CHECKING:  # half a second that a table of finished runs need not wait
+    import pandas as pd
+
 MOST_EXAMPLES = 2**40
 """Of a class on a client; sums of them still fit into 64 bits."""
 MOST_FOLDERS = 64
 """Within each other, where runs are looked for."""
+LONG_TEXT = 2**16
+"""Characters of a configuration that is not read section by section."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,21 @@ class Run:
     """Eight hex digits of the settings' hash."""
     seed: int
     config: dict[str, Any]
+    """Not to be changed: runs share what is equal in theirs."""
     rows: tuple[AccuracyRow, ...]
     """The accuracy matrix as counts, sorted."""
-    rounds: list[dict[str, Any]]
-    """The lines of `rounds.jsonl`."""
     summary: dict[str, Any]
     """Of a finished run; empty before."""
+
+    @cached_property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The lines of `rounds.jsonl`, read when they are first asked for.
+
+        Raises:
+            StoreError: one is damaged.
+        """
+        path = self.folder.rounds
+        return files.read_rounds(path) if files.is_there(path) else []
 
     @property
     def finished(self) -> bool:
@@ -53,6 +67,8 @@ class Run:
     @property
     def accuracy(self) -> pd.DataFrame:
         """`accuracy.csv`: a line for each tested task after each trained task."""
+        import pandas as pd
+
         counts = pd.DataFrame([tuple(r) for r in self.rows], columns=list(files.COLUMNS[:4]), dtype="int64")
         return counts.assign(accuracy=[r.accuracy for r in self.rows])
 
@@ -84,6 +100,13 @@ def load_run(path: Path | str) -> Run:
     Raises:
         StoreError: it is no run folder, or a file in it is damaged.
     """
+    run = _load(path)
+    run.rounds  # noqa: B018 (read now, since a caller wants to hear of damage here)
+    return run
+
+
+def _load(path: Path | str) -> Run:
+    """A run of which the rounds are not read yet."""
     folder = RunFolder(os.path.realpath(path))
     seed = re.fullmatch(r"seed([0-9]{1,18})", folder.path.name)
     method = re.fullmatch(r"(.+)-([0-9a-f]{8})", folder.path.parent.name)
@@ -94,22 +117,58 @@ def load_run(path: Path | str) -> Run:
     if not is_name(name) or not all(map(is_name, folder.path.parts[-3:])):
         raise StoreError(f"{folder.config}: name is {name!r}; expected printable text, as in the names of the folders")
     rows = files.read_accuracy(folder.accuracy) if files.is_there(folder.accuracy) else []
-    rounds = files.read_rounds(folder.rounds) if files.is_there(folder.rounds) else []
+    files.is_there(folder.rounds)
     summary = files.read_json(folder.summary) if files.is_there(folder.summary) else {}
     files.is_there(folder.partition)
     _check(folder, rows, summary)
     summary = checked_summary(summary, rows, str(folder.summary)) if folder.finished else {}
-    return Run(folder.path, name, method[1], method[2], int(seed[1]), config, tuple(rows), rounds, summary)
+    return Run(folder.path, name, method[1], method[2], int(seed[1]), config, tuple(rows), summary)
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
+    text = files.read_text(folder.config, MAX_BYTES)
     try:
-        config = parse_yaml(files.read_text(folder.config, MAX_BYTES), str(folder.config))
+        config = _by_section(text) or parse_yaml(text, str(folder.config))
     except ConfigError as error:
         raise StoreError(str(error)) from None
     if not isinstance(config, dict):
         raise StoreError(f"{folder.config}: expected a mapping, found {type(config).__name__}")
     return config
+
+
+def _by_section(text: str) -> dict[str, Any]:
+    """The same as reading it whole, for a plain file; nothing for any other.
+
+    A thousand runs have some dozens of different sections between them, and YAML is slow to read.
+    """
+    starts = [m.start() for m in re.finditer(r"^[^\s#]", text, re.MULTILINE)]
+    if len(text) > LONG_TEXT or not starts or starts[0] or "&" in text:
+        return {}
+    try:
+        parts = [_section(text[a:b]) for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    except ConfigError:  # told when it is read whole, with the right line
+        return {}
+    found = {key: value for part in parts for key, value in part.items()}
+    return found if all(len(part) == 1 for part in parts) and len(found) == len(parts) else {}
+
+
+@lru_cache(4096)
+def _section(text: str) -> dict[str, Any]:
+    found = parse_yaml(text, "")
+    return found if isinstance(found, dict) else {}
+
+
+def _check_ends(run: Run) -> None:
+    """Look at the first and the last round alone: a file that was cut off, or is none of ours, shows there.
+
+    Raises:
+        StoreError: they are damaged, or not the ends of what the run did.
+    """
+    path = run.folder.rounds
+    ends = files.read_ends(path) if os.path.lexists(path) else []
+    last = ends[-1]["task"] if ends else 0
+    if run.summary.get("rounds") and last != run.summary["tasks"]:
+        raise StoreError(f"{path}: the last round is one of task {last}, summary.json tells of {run.summary['tasks']}")
 
 
 def _check(folder: RunFolder, rows: list[AccuracyRow], summary: dict[str, Any]) -> None:
@@ -148,7 +207,8 @@ def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped:
     runs = []
     for place_ in sorted(found):
         try:
-            run = load_run(place_)
+            run = _load(place_)
+            _check_ends(run)
         except StoreError as error:
             reasons.append(str(error))
             continue
@@ -166,23 +226,30 @@ def _unreadable(error: OSError) -> str:
 def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
     """The accuracies of every run below a folder, tidy: one line for each run, trained task and tested task.
 
+    Columns: `experiment`; `label`, the strategy with what tells it from others of its name, as in figures;
+    `strategy`, `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; a column for
+    each setting in which the runs differ, by its key path (`optimizer.lr`, `strategy.radius`); `trained_task`,
+    `tested_task`, `correct`, `examples`, `accuracy`. Runs that were left out are in `frame.attrs["left_out"]`, a
+    line each. The curves of an experiment, mean over seeds:
+
+        frame = fcil.load("results/strategies-digits")
+        sums = frame.groupby(["label", "seed", "trained_task"])[["correct", "examples"]].sum()
+        seen = (sums.correct / sums.examples).rename("accuracy").reset_index()  # over all classes seen
+        curves = seen.pivot_table(index="trained_task", columns="label", values="accuracy")
+        curves.plot(marker="o", xlabel="tasks learnt", ylabel="accuracy", ylim=(0, 1))
+
     Raises:
         StoreError: there is no such folder, or no run in it.
     """
+    from fcil.store.frame import frame_of  # which needs what is above, and pandas
+
     skipped: list[str] = []
     runs = find_runs([path], unfinished=unfinished, skipped=skipped)
     if not runs:
         raise StoreError(f"{path}: no {'run' if unfinished else 'finished run'} there{_because(skipped)}")
-    frames = []
-    for run in runs:
-        keys: dict[str, Any] = {
-            "experiment": run.name,
-            "strategy": run.strategy,
-            "variant": run.variant,
-            "seed": run.seed,
-        }
-        frames.append(run.accuracy.assign(**keys)[[*keys, *files.COLUMNS]])
-    return pd.concat(frames, ignore_index=True)
+    frame = frame_of(runs)
+    frame.attrs["left_out"] = skipped
+    return frame
 
 
 def _because(skipped: list[str]) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fcil import metrics
+from fcil.activity import of_folder
 from fcil.errors import StoreError
 from fcil.federation.observer import AccuracyRow, Observer
 from fcil.store import files
 from fcil.store.folder import RunFolder
+from fcil.store.memory import forget_peaks, peak_memory
 from fcil.types import Task, Tensors
 
 
@@ -29,6 +31,7 @@ class RunRecorder(Observer):
     def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
         """Drop what was written after the checkpoint the run goes on from, so that nothing counts twice."""
         self._tasks = tasks
+        forget_peaks()
         self.folder.truncate_after(finished_rounds // rounds + 1, finished_rounds % rounds)
         self._log(f"{tasks} tasks of {rounds} rounds, {clients} clients a round, {finished_rounds} rounds done before")
 
@@ -46,16 +49,23 @@ class RunRecorder(Observer):
 
     def synthesis_done(self, task: int, samples: Tensors) -> None:
         """`synthetic/task<k>.safetensors`, and a picture of some samples of each class."""
+        self._write_samples(f"task{task}", samples)
+        self._log(f"[TASK {task}/{self._tasks}] {len(samples['y'])} synthetic samples")
+
+    def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
+        """`synthetic/task<k>-round<r>.safetensors`, and the same picture of them."""
+        self._write_samples(f"task{task}-round{round}", samples)
+
+    def _write_samples(self, name: str, samples: Tensors) -> None:
         from fcil.plots.grid import synthetic_grid  # a second of imports that few runs need
         from fcil.plots.style import png
 
-        path = self.folder.synthetic / f"task{task}.safetensors"
+        path = self.folder.synthetic / f"{name}.safetensors"
         with files.replacing(path) as temporary:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
         picture = png(synthetic_grid(samples["x"].cpu().numpy(), samples["y"].cpu().numpy(), self._names))
         with files.replacing(path.with_suffix(".png")) as temporary:
             temporary.write_bytes(picture)
-        self._log(f"[TASK {task}/{self._tasks}] {len(samples['y'])} synthetic samples")
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy
@@ -76,16 +86,17 @@ class RunRecorder(Observer):
         self._log(text)
 
     def run_done(self, seconds: float, phases: dict[str, float]) -> None:
-        """`summary.json`: the metrics of `accuracy.csv`, the cost in `rounds.jsonl`, seconds in all and by phase."""
+        """`summary.json`: the metrics of `accuracy.csv`, the cost in `rounds.jsonl`, seconds, what did how much."""
         try:
             numbers = metrics.summary(files.read_accuracy(self.folder.accuracy))
         except ValueError as error:
             raise StoreError(f"{self.folder.accuracy}: {error}") from None
         records = files.read_rounds(self.folder.rounds) if self.folder.rounds.is_file() else []
         self._log(f"done in {seconds:.0f} s; final accuracy {numbers['final_accuracy']:.4f}")
-        files.write_json(
-            self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **_cost(records)}
-        )
+        memory = peak_memory()
+        cost = {**_cost(records), **({} if memory is None else {"peak_memory_bytes": memory})}
+        cost |= of_folder(self.folder, records)
+        files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
 
     def _log(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,195 @@
+"""Splits as files: which classes come in which task, and which images each client holds of it.
+
+The `partition.json` of a run folder is such a file, and so is what `fcil show X.yaml --split FILE` writes. Of its
+keys these are read:
+
+    dataset, fingerprint    which images they are, and a digest of them
+    tasks                   the class numbers of every task, in order of appearance
+    clients                 how many there are
+    indices[task][client]   positions in the training images, without those held out
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcil.config import Where, parse_fields
+from fcil.data.tasks import TaskSplit, check_classes
+from fcil.errors import ConfigError
+from fcil.reading import read_text
+
+if TYPE_CHECKING:
+    from fcil.data.datasets import Dataset
+
+SIZE_LIMIT = 256 * 2**20
+"""Bytes of a file."""
+LOOKED_AT = 64
+"""Images of each part whose pixels enter the fingerprint."""
+MOST = 2**40
+"""No class and no image has a higher number."""
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a file says."""
+
+    dataset: str
+    fingerprint: str
+    tasks: tuple[tuple[int, ...], ...]
+    held: tuple[tuple[Indices, ...], ...]
+    """Of each task and client, positions in the training images (n,)."""
+
+    @property
+    def clients(self) -> int:
+        return len(self.held[0])
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that stand for all of it."""
+        held = [[indices.tolist() for indices in clients] for clients in self.held]
+        text = json.dumps([self.dataset, self.fingerprint, self.tasks, held])
+        return sha256(text.encode()).hexdigest()[:16]
+
+    def checked(self, dataset: Dataset, clients: int) -> TaskSplit:
+        """The tasks, after a look at whether the split is one of these images and for so many clients.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if self.dataset != dataset.name:
+            raise ConfigError(f"split is one of {self.dataset}, and data.dataset is {dataset.name}")
+        if self.clients != clients:
+            raise ConfigError(f"split has {self.clients} clients, and federation.clients is {clients}")
+        if self.fingerprint != fingerprint(dataset):
+            raise ConfigError(
+                f"split was made of other images than these {len(dataset.train):,} of {dataset.name}; "
+                "the files differ, or data.validation, data.per_class or data.resize"
+            )
+        check_classes("split", [c for task in self.tasks for c in task], dataset.num_classes)
+        labels = dataset.train.y.numpy()
+        for number, (classes, held) in enumerate(zip(self.tasks, self.held, strict=True), start=1):
+            here = np.concatenate(held)
+            if len(here) and here.max() >= len(labels):
+                raise ConfigError(f"split has image {here.max()} in task {number}; there are {len(labels):,} images")
+            strange = here[~np.isin(labels[here], classes)]
+            if len(strange):
+                raise ConfigError(
+                    f"split has image {strange[0]} in task {number}, which is of class {labels[strange[0]]}, "
+                    "a class of another task"
+                )
+        return TaskSplit(self.tasks)
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """A split by the file that holds it; in YAML its path, or `{file: path, digest: hex}`."""
+
+    file: str
+    """Where it lies."""
+    digest: str = ""
+    """Of what it says; a file that says something else is refused."""
+
+    @classmethod
+    def from_yaml(cls, raw: Any, where: Where) -> SplitFile:
+        """Read the path, and what lies there.
+
+        Raises:
+            ConfigError: there is no split, or not the one of the digest.
+        """
+        given = parse_fields(cls, {"file": raw} if isinstance(raw, str) else raw, where)
+        try:
+            found = read_split(given.file)
+        except ConfigError as error:
+            raise where.error(str(error)) from None
+        if given.digest not in ("", found.digest):
+            raise where.error(f"{given.file} is another split now (its digest was {given.digest}, is {found.digest})")
+        return cls(given.file, found.digest)
+
+    def to_yaml(self) -> dict[str, str]:
+        return {"file": self.file, "digest": self.digest}
+
+    def read(self) -> Split:
+        """What the file said when the settings were read.
+
+        Raises:
+            ConfigError: it says something else now, or cannot be read.
+        """
+        return _read_once(self)
+
+
+@lru_cache(maxsize=2)
+def _read_once(source: SplitFile) -> Split:
+    found = read_split(source.file)
+    if found.digest != source.digest:
+        raise ConfigError(f"split: {source.file} was changed meanwhile")
+    return found
+
+
+def read_split(file: str) -> Split:
+    """The split in a file.
+
+    Raises:
+        ConfigError: it cannot be read, lacks something, or gives a class or an image twice.
+    """
+    text = read_text(Path(os.path.expanduser(file)), SIZE_LIMIT, ConfigError)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{file}: not valid JSON, so no split") from None
+    wanted = ("dataset", "fingerprint", "clients", "tasks", "indices")
+    missing = [key for key in wanted if not isinstance(values, dict) or key not in values]
+    if missing:
+        hint = " (an earlier fcil wrote it; write it anew: fcil show EXPERIMENT.yaml --split FILE)"
+        raise ConfigError(f"{file}: not a split; {', '.join(missing)} missing{hint * (missing == ['fingerprint'])}")
+    tasks, held = values["tasks"], values["indices"]
+    if not all(isinstance(values[key], str) for key in ("dataset", "fingerprint")):
+        raise ConfigError(f"{file}: not a split; dataset and fingerprint are text")
+    if not _are_lists(tasks) or not tasks or not all(tasks):
+        raise ConfigError(f"{file}: tasks: expected a list of class numbers for each task")
+    if not isinstance(held, list) or len(held) != len(tasks) or not all(map(_are_lists, held)):
+        raise ConfigError(
+            f"{file}: indices: expected a list of image numbers for each of {len(tasks)} tasks and client"
+        )
+    if type(values["clients"]) is not int or not values["clients"] or any(len(c) != values["clients"] for c in held):
+        raise ConfigError(f"{file}: clients is {values['clients']!r}, and indices are those of {len(held[0])}")
+    arrays = tuple(tuple(np.array(indices, dtype=np.int64) for indices in clients) for clients in held)
+    _check_once(file, "class", np.concatenate([np.array(task, dtype=np.int64) for task in tasks]))
+    _check_once(file, "image", np.concatenate([indices for clients in arrays for indices in clients]))
+    return Split(values["dataset"], values["fingerprint"], tuple(map(tuple, tasks)), arrays)
+
+
+def _are_lists(value: Any) -> bool:
+    """Whether it is a list of lists of whole numbers."""
+    lists = isinstance(value, list) and all(isinstance(one, list) for one in value)
+    return lists and all(type(n) is int and 0 <= n < MOST for one in value for n in one)
+
+
+def _check_once(file: str, what: str, numbers: Indices) -> None:
+    found, counts = np.unique(numbers, return_counts=True)
+    if (counts > 1).any():
+        raise ConfigError(f"{file}: {what} {found[counts > 1][0]} is given twice")
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A digest of a data set: class names, every label, and the pixels of some images spread evenly.
+
+    Not of every pixel, because each process of a run that uses a split looks, and a set may be too large for that.
+    """
+    about = [dataset.class_names, list(dataset.shape), len(dataset.train), len(dataset.test)]
+    total = sha256(json.dumps(about).encode())
+    for images in (dataset.train, dataset.test):
+        total.update(images.y.numpy().tobytes())
+        rows = torch.linspace(0, len(images) - 1, min(LOOKED_AT, len(images)), dtype=torch.float64).long()
+        total.update(images.take(rows).cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:32]

@@ -1,0 +1,200 @@
+"""What an experiment would ask of this machine: data, anchors, disk, memory, time. Rough, and said to be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from fcil.config import Where
+from fcil.data import DATASETS
+from fcil.data.settings import DataSettings
+from fcil.data.sources import at_hand
+from fcil.doctor.finding import Finding
+from fcil.doctor.machine import existing, is_cached, usable_cores
+from fcil.errors import DataError
+from fcil.experiment import read
+from fcil.federation.checkpoint import KEPT
+from fcil.federation.plan import Plan, anchors_of
+from fcil.playing.rehearsal import named, share_out
+from fcil.playing.stopwatch import Facts, Stopwatch
+from fcil.store import RunFolder
+from fcil.synthesis import Synthesizer
+from fcil.tables import duration
+from fcil.tables import size as in_words
+
+FORWARD = 1 / 3
+"""Share of a step that looking at a sample takes."""
+EXTRA = 3 * 10**6
+"""Bytes of a run for figures, records and logs."""
+
+
+ROUGH = "reckoned from a timed step of plain training; teachers and synthesis may take several times as much again"
+
+
+class Size(NamedTuple):
+    """Samples of a data set whose files have not been opened, and bytes of its download."""
+
+    train: int
+    test: int
+    download: int = 0
+
+
+SIZES = {
+    "mnist": Size(60_000, 10_000, 12 * 10**6),
+    "fashion_mnist": Size(60_000, 10_000, 31 * 10**6),
+    "cifar10": Size(50_000, 10_000, 170 * 10**6),
+    "cifar100": Size(50_000, 10_000, 169 * 10**6),
+    "tiny_imagenet": Size(100_000, 10_000),
+    "imagenet": Size(1_281_167, 50_000),
+    "imagenet100": Size(130_000, 5_000),
+}
+OPENED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+"""Sets that are read in a moment; others may have to be decoded first."""
+
+
+def examine(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Finding]:
+    """What the runs of a file need, those aside that are finished.
+
+    Raises:
+        UserError: the file, or its data as it lies here, is wrong.
+    """
+    where = Where(str(source))
+    plans = {plan.folder: plan for experiment in read(source, overrides) for plan in experiment.plans()}
+    left = [plan for folder, plan in plans.items() if not RunFolder(out / folder).finished]
+    yield Finding("ok", "runs", f"{len(left)} to play, {len(plans) - len(left)} finished already")
+    facts: dict[DataSettings, Facts | None] = {}
+    for plan in left:
+        if plan.data not in facts:
+            finding, facts[plan.data] = data(plan, where)
+            yield finding
+    seen = set()
+    for plan in left:
+        key = (plan.anchors, plan.data, plan.strategy.name)
+        if key not in seen:
+            seen.add(key)
+            yield from anchors(plan, facts[plan.data], where)
+    known = [(plan, found) for plan in left if (found := facts[plan.data]) is not None]
+    if known:
+        yield from costs(known, out)
+    if len(known) < len(left):
+        yield Finding("warn", "estimates", f"of {len(left) - len(known)} runs are not known; their data is not")
+
+
+def data(plan: Plan, where: Where) -> tuple[Finding, Facts | None]:
+    """Whether the data is there, and how much there is."""
+    chosen = plan.data
+    info, what = DATASETS[chosen.dataset], f"data: {chosen.dataset}"
+    try:
+        there = at_hand(info, chosen.root)
+    except DataError as error:
+        return Finding("fail", what, str(error), "set data.root, or FCIL_DATA"), _reckoned(plan)
+    if there and info.name in OPENED:
+        scenario = share_out(plan, where)
+        dataset, tasks = scenario.dataset, len(scenario.tasks)
+        facts = Facts(len(dataset.train), len(dataset.test), tasks, len(scenario.order), dataset.shape)
+        shard = max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
+        found = f"at hand: {facts.train:,} training and {facts.test:,} test images, {tasks} tasks"
+        return Finding("ok", what, found), facts._replace(shard=shard)
+    if there:
+        return Finding("ok", what, "at hand; not opened here"), _reckoned(plan)
+    found = f"not here; a run downloads {in_words(SIZES[info.name].download)}"
+    return Finding("warn", what, found, f"without a network put {info.files} into data.root"), _reckoned(plan)
+
+
+def _reckoned(plan: Plan) -> Facts | None:
+    """What the catalogue knows of a set that was not opened."""
+    info, known = DATASETS[plan.data.dataset], SIZES.get(plan.data.dataset)
+    if known is None or info.num_classes is None or info.shape is None or plan.data.split is not None:
+        return None
+    train = int(known.train * (1 - plan.data.validation))
+    if plan.data.per_class is not None:
+        train = min(train, plan.data.per_class * info.num_classes)
+    side = plan.data.resize or info.shape[-1]
+    tasks = plan.data.task_split(info.num_classes, plan.seed)
+    return Facts(train, known.test, len(tasks), len(tasks.order), (info.shape[0], side, side))
+
+
+def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
+    """Whether label-text embeddings can be had, for a method that reads them."""
+    encoder, options = plan.anchors.encoder, vars(plan.strategy.strategy).values()
+    required = [option.required for option in options if isinstance(option, Synthesizer)]
+    if "anchors" not in plan.strategy.strategy.needs.union(*required):
+        return
+    if encoder != "embedded" and plan.anchors.file is None and not is_cached(encoder):
+        todo = "fetch it once with a network, or say anchors.encoder=embedded"
+        yield Finding("warn", "anchors", f"{encoder} is not here; a run downloads it", todo)
+    elif facts is not None and plan.data.dataset in OPENED and (encoder == "embedded" or plan.anchors.file):
+        with named(where.at("anchors")):
+            found = anchors_of(plan)
+        yield Finding("ok", "anchors", f"{len(found) if found is not None else 0} classes, {encoder}")
+    else:
+        yield Finding("ok", "anchors", f"{encoder} is at hand")
+
+
+# Costs --------------------------------------------------------------------------------------------
+
+
+def costs(known: Sequence[tuple[Plan, Facts]], out: Path) -> Iterator[Finding]:
+    """Disk, memory and time of runs one after another."""
+    watch = Stopwatch()
+    needed = sum(_disk(plan, facts, watch) for plan, facts in known)
+    free = psutil.disk_usage(str(existing(out))).free
+    todo = "choose another --out, or make room" if needed > free else ""
+    found = f"about {in_words(needed)} for {len(known)} runs, {in_words(free)} free"
+    yield Finding("fail" if todo else "ok", "disk", found, todo)
+    times = [_seconds(plan, facts, watch) for plan, facts in known]
+    plan = max((plan for plan, _ in known), key=_processes)
+    used, there = psutil.Process().memory_info().rss * (1 + _processes(plan)), psutil.virtual_memory().available
+    todo = "lower resources.workers or federation.batch_size" if used > there else ""
+    found = f"about {in_words(used)} in {1 + _processes(plan)} processes, {in_words(there)} free"
+    yield Finding("warn" if todo else "ok", "memory of a run", found, todo)
+    told = [t for t in times if t is not None]
+    if told:
+        first = known[[t is not None for t in times].index(True)][0]
+        rounds = first.federation.rounds * min(known[0][1].tasks, first.federation.stop_after or 10**6)
+        yield Finding("ok", "time of a round", f"about {_about(told[0] / rounds)} ({first.strategy.name})")
+        more = f", of {len(told)} of {len(times)} runs" if len(told) < len(times) else ""
+        yield Finding("ok", "time in all", f"at least {_about(sum(told))}{more}", ROUGH)
+
+
+def _about(seconds: float) -> str:
+    return "a second" if seconds < 1 else duration(seconds)
+
+
+def _disk(plan: Plan, facts: Facts, watch: Stopwatch) -> float:
+    """Bytes of a run: checkpoints of a net and a teacher, a pool for each task and those in checkpoints."""
+    weights = sum(t.numel() * t.element_size() for t in watch.net(plan, facts).weights().values())
+    options = vars(plan.strategy.strategy).values()
+    samples = sum(option.samples for option in options if isinstance(option, Synthesizer))
+    return (KEPT + 1) * 2 * weights + samples * math.prod(facts.shape) * (facts.tasks + KEPT) + EXTRA
+
+
+def _processes(plan: Plan) -> int:
+    """Workers that train at once."""
+    if plan.federation.backend != "ray":
+        return 0
+    fit = max(1, usable_cores() // plan.resources.threads)
+    return min(fit, plan.federation.clients_per_round, plan.resources.workers or fit)
+
+
+def _seconds(plan: Plan, facts: Facts, watch: Stopwatch) -> float | None:
+    """Of a run: steps of clients, shared among workers, and looks at the test images."""
+    step = watch.step(plan, facts)
+    if step is None:
+        return None
+    federation, at_once = plan.federation, max(1, _processes(plan))
+    if plan.resources.torch_device().type == "cuda":
+        at_once = 1  # they share it
+    total = 0.0
+    for task in range(1, min(facts.tasks, federation.stop_after or facts.tasks) + 1):
+        held = facts.train / facts.tasks * (task if plan.strategy.strategy.data == "seen" else 1) / federation.clients
+        batches = min(math.ceil(held / federation.batch_size), federation.max_batches or 10**9)
+        training = federation.clients_per_round * federation.local_epochs * batches * step / at_once
+        looks = 1 + (federation.rounds // federation.evaluate_every if federation.evaluate_every else 0)
+        tested = facts.test * task / facts.tasks
+        total += federation.rounds * training + looks * tested * FORWARD * step / federation.batch_size
+    return total

@@ -1,0 +1,234 @@
+"""What an experiment file stands for: its values with overrides in place, and the cells of its `matrix`.
+
+    matrix:
+      strategy: [finetune, {lander: {radius: 0.01}}]
+      data.tasks: [5, 10]
+      exclude: [{strategy: finetune, data.tasks: 10}]
+      include: [{strategy: lander, optimizer.lr: 0.1}, {strategy: joint, data.tasks: 20}]
+
+The lists make a product. `exclude` removes the combinations that match every key of an entry. Then each
+entry of `include` extends the combinations that are left and whose own values it would not overwrite;
+where there is none it becomes a cell of its own. So far this is what GitHub Actions do. What one entry of
+`include` added, a later one may replace.
+
+A value of an entry matches an equal value of the matrix; a name matches the choice of that name whatever
+its options (`lander` matches `{lander: {radius: 0.01}}`), and a mapping one that holds at least its keys,
+with values that match.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcil.config import MAX_DEPTH, Where, load_yaml, parse_yaml
+from fcil.errors import ConfigError, nearest
+
+MAX_RUNS = 10_000
+"""Of one file."""
+Values = dict[str, Any]
+LISTS = ("include", "exclude")
+"""Keys of a matrix that are no key paths."""
+
+
+def cells(source: str | Path, overrides: Sequence[str] = ()) -> list[Values]:
+    """The values of a file with the overrides in place: one mapping, or one for each cell of its `matrix`."""
+    path = Path(source)
+    raw, where = load_yaml(path), Where(str(path))
+    if not isinstance(raw, Mapping):
+        raise where.error("is not an experiment; expected keys such as name, data, strategy")
+    values: Values = {"name": path.stem, **copy.deepcopy(dict(raw))}
+    changes = dict(_override(text) for text in overrides)
+    known = values.get("matrix")
+    for key in [k for k in changes if k.partition(".")[0] == "matrix"]:
+        _override_matrix(values, key, changes.pop(key))
+    if isinstance(values.get("matrix"), Mapping):
+        values["matrix"] = _set_by_hand(values["matrix"], changes)
+    found = list(expand(values, where, known if isinstance(known, Mapping) else {}))
+    for cell, (key, value) in itertools.product(found, changes.items()):
+        place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
+    return found
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, given, value = text.partition("=")
+    if not given or not key or key.count(".") > MAX_DEPTH:
+        raise ConfigError(f'override "{text}" is not allowed; expected key.path=value')
+    return key, parse_yaml(value, f'override "{key}"')
+
+
+def _override_matrix(values: Values, key: str, value: Any) -> None:
+    """`matrix.data.tasks=[2, 5]`: what comes after the first dot is one key of the matrix."""
+    _, _, inner = key.partition(".")
+    matrix = values.get("matrix") or {}
+    if inner and not isinstance(matrix, Mapping):
+        raise Where(f'override "{key}"').error(f'"matrix" is {matrix!r} and has no key "{inner}"')
+    values["matrix"] = {**matrix, inner: value} if inner else value
+
+
+def _set_by_hand(matrix: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
+    """The matrix, in which a key that is set by hand varies no more, and entries about its other values are gone."""
+    varied = {key: [changes[key]] if key in changes and key not in LISTS else value for key, value in matrix.items()}
+    fixed = {key for key in changes if key in matrix}
+    if isinstance(varied.get("include"), list):
+        varied["include"] = [
+            entry
+            for entry in varied["include"]
+            if not isinstance(entry, Mapping) or all(matches(entry[k], changes[k]) for k in fixed if k in entry)
+        ]
+    return varied
+
+
+def place(values: Values, path: str, value: Any, where: Where) -> None:
+    """Set a value at a key path such as `data.tasks`.
+
+    `strategy.radius` reaches into the options of whichever strategy is named.
+    """
+    *parents, last = path.split(".")
+    spot: Any = values
+    for depth, key in enumerate(parents):
+        if not isinstance(spot, dict):
+            raise where.error(f'"{".".join(parents[:depth])}" is {spot!r} and has no key "{key}"')
+        if isinstance(spot.get(key), str) and key in ("strategy", "synthesizer"):
+            spot[key] = {spot[key]: {}}
+        spot = spot.setdefault(key, {})
+        rest = [*parents, last][depth + 1]
+        if key in ("strategy", "synthesizer") and isinstance(spot, dict) and len(spot) == 1 and rest not in spot:
+            (name,) = spot
+            spot[name] = spot[name] or {}
+            spot = spot[name]
+    if not isinstance(spot, dict):
+        raise where.error(f'"{".".join(parents)}" is {spot!r} and has no key "{last}"')
+    spot[last] = value
+
+
+def expand(values: Values, where: Where, known: Mapping[str, Any] | None = None) -> Iterator[Values]:
+    """The cells of `matrix`: each combination of its lists, less `exclude`, with `include`, set at its key paths.
+
+    Args:
+        known: the matrix as it stands in the file. An entry of `exclude` is no typo if it matches something there.
+    """
+    values = dict(values)
+    matrix = values.pop("matrix", None)
+    if matrix is None:
+        yield values
+        return
+    here = where.at("matrix")
+    for combination in _combinations(matrix, here, known or {}):
+        cell = copy.deepcopy(values)
+        for key, value in combination.items():
+            place(cell, key, copy.deepcopy(value), here.at(key))
+        yield cell
+
+
+def _combinations(matrix: Any, where: Where, known: Mapping[str, Any]) -> list[Values]:
+    """Key paths and values of each cell."""
+    lists = {str(k): v for k, v in matrix.items() if k not in LISTS} if isinstance(matrix, Mapping) else {}
+    included = _entries(matrix, "include", where) if isinstance(matrix, Mapping) else []
+    if not (lists or included) or not all(isinstance(v, list) and v for v in lists.values()):
+        raise where.error(f"{matrix!r} is not allowed; expected key paths, each with a list of values")
+    size = math.prod(len(choices) for choices in lists.values()) + len(included)
+    if size > MAX_RUNS:
+        raise where.error(f"makes {size:,} experiments; at most {MAX_RUNS:,} are allowed")
+    if any(key.count(".") > MAX_DEPTH for key in itertools.chain(lists, *included)):
+        raise where.error(f"a key path has more than {MAX_DEPTH} parts")
+    excluded = _entries(matrix, "exclude", where)
+    for number, entry in enumerate(excluded):
+        _check_exclude(entry, where.at(f"exclude[{number}]"), lists, known)
+    product = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
+    kept = [one for one in product if lists and not any(_covers(entry, one) for entry in excluded)]
+    found = _including(kept, included)
+    if not found:
+        raise where.at("exclude").error("leaves nothing of the matrix")
+    return found
+
+
+def _entries(matrix: Mapping[str, Any], name: str, where: Where) -> list[Values]:
+    """The entries of `include` or `exclude`."""
+    entries = matrix.get(name) or []
+    if not isinstance(entries, list):
+        raise where.at(name).error(f"{entries!r} is not allowed; expected a list of mappings of key paths")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or not entry:
+            raise where.at(f"{name}[{number}]").error(
+                f"{entry!r} is not allowed; expected a mapping of key paths, such as {{data.tasks: 5}}"
+            )
+    return entries
+
+
+def _check_exclude(entry: Values, where: Where, lists: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """See that an entry could match something, here or in the file's own matrix; if not it is likely a typo."""
+    for key, value in entry.items():
+        if key not in lists:
+            problem = f'"{key}" is not varied (the matrix has: {", ".join(lists)}).'
+            raise where.error(f"{problem}{nearest(key, lists)}")
+        before = known.get(key)
+        choices = [*lists[key], *(before if isinstance(before, list) else [])]
+        if not any(matches(value, choice) for choice in choices):
+            names = [str(next(iter(c)) if isinstance(c, Mapping) and c else c) for c in choices]
+            told = f"{value!r} matches no value of matrix.{key} (have: {', '.join(dict.fromkeys(names))})."
+            raise where.at(key).error(f"{told}{nearest(value, names)}")
+
+
+def _covers(entry: Values, combination: Values) -> bool:
+    return all(matches(value, combination[key]) for key, value in entry.items())
+
+
+def _including(combinations: list[Values], entries: Sequence[Values]) -> list[Values]:
+    """The combinations with what `include` adds to them, and after them its cells of their own."""
+    extended, own = [dict(one) for one in combinations], []
+    for entry in entries:
+        takers = [new for new, one in zip(extended, combinations, strict=True) if not _overwrites(entry, one)]
+        for taker in takers:
+            taker |= {key: value for key, value in entry.items() if key not in combinations[0]}
+        if not takers:
+            own.append(dict(entry))
+    return [*extended, *own]
+
+
+def _overwrites(entry: Values, combination: Values) -> bool:
+    """Whether an entry would put another value where a combination has one."""
+    for key, value in entry.items():
+        if key in combination:
+            if not matches(value, combination[key]):
+                return True
+            continue
+        for path, there in combination.items():
+            if path.startswith(f"{key}."):
+                return True
+            if key.startswith(f"{path}."):
+                inside = _inside(there, key.removeprefix(f"{path}.").split("."))
+                if inside and not matches(value, inside[0]):
+                    return True
+    return False
+
+
+def _inside(value: Any, path: Sequence[str]) -> list[Any]:
+    """What a value holds at a key path, past the name of a method with options; nothing if it holds nothing there."""
+    for key in path:
+        if isinstance(value, Mapping) and key not in value and len(value) == 1:
+            (value,) = value.values()
+        if not isinstance(value, Mapping) or key not in value:
+            return []
+        value = value[key]
+    return [value]
+
+
+def matches(wanted: Any, value: Any) -> bool:
+    """Whether a value of an entry speaks of a value of the matrix; see the head of this module."""
+    if isinstance(wanted, str) and isinstance(value, Mapping):
+        return list(value) == [wanted]
+    if isinstance(wanted, Mapping) and isinstance(value, str):
+        return list(wanted) == [value] and not wanted[value]
+    if isinstance(wanted, Mapping) and isinstance(value, Mapping):
+        return all(key in value and matches(_options(inner), _options(value[key])) for key, inner in wanted.items())
+    return isinstance(wanted, bool) == isinstance(value, bool) and bool(wanted == value)
+
+
+def _options(value: Any) -> Any:
+    """`{lander: null}` says that there are no options."""
+    return {} if value is None else value

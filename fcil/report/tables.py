@@ -1,0 +1,251 @@
+"""Tables of the page: what `fcil compare` found, the runs one by one, settings that differ, and where time went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fcil import metrics
+from fcil.compare import METRICS, Comparison, Entry, Split
+from fcil.compare.write import cell
+from fcil.errors import StoreError
+from fcil.groups import Group, flat
+from fcil.store.read import Run
+from fcil.tables import MEANING, NONE, duration, percent, size
+
+MAIN = ("final_accuracy", "average_incremental_accuracy", "forgetting")
+FORGETTING = tuple(name for name in METRICS if name.startswith("forgetting"))
+OTHERS = ("bwt", "plasticity", "stability")
+COSTS = tuple(name for name, metric in METRICS.items() if metric.unit in ("bytes", "seconds"))
+MOST_TESTS = 300
+"""Pairs of strategies that are listed."""
+MOST_SETTINGS = 200
+"""Lines of a table of settings."""
+LONGEST = 300
+"""Characters of a cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text, and how it stands there."""
+
+    text: str
+    best: bool = False
+    number: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as text; the first column names the lines."""
+
+    key: str
+    caption: str
+    """Says unit and n."""
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    meanings: Mapping[str, str] | None = None
+    """A few words for a column."""
+
+
+def names(*texts: object) -> list[Cell]:
+    """Cells of text."""
+    return [Cell(cut(str(text)), number=False) for text in texts]
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+# What was found -----------------------------------------------------------------------------------
+
+
+def of_split(split: Split, number: int) -> list[Table]:
+    """The headline, every definition of forgetting, and what it cost."""
+    mean = "Mean ± sample standard deviation over n seeds, in brackets the 95 % bootstrap interval of the mean"
+    bold = "bold: better than every other beyond doubt"
+    dagger = "; † run under other circumstances (said above)" if any(e.differs for e in split.entries) else ""
+    return [
+        _spreads(split, f"main{number}", MAIN, f"Percent; forgetting (Chaudhry's) in points. {mean}; {bold}{dagger}."),
+        _spreads(split, f"forgetting{number}", (*FORGETTING, *OTHERS),
+                 f"Points; plasticity and stability in percent. {mean}; without a suffix forgetting is Chaudhry's."),
+        _spreads(split, f"cost{number}", COSTS, "Of a whole run: means over n seeds; bytes are those of all clients."),
+        _phases(split, f"phases{number}"),
+    ]  # fmt: skip
+
+
+def headline(entry: Entry) -> str:
+    """One line on how well a group did."""
+    final, runs = entry.spreads["final_accuracy"], len(entry.group.runs)
+    return f"final accuracy {cell(final, METRICS['final_accuracy'])} %, n = {runs}"
+
+
+def _spreads(split: Split, name: str, columns: Sequence[str], caption: str) -> Table:
+    columns = [c for c in columns if any(entry.spreads[c] for entry in split.entries)]  # one task forgets nothing
+    best = {column: split.best(column) for column in columns if column in MAIN}
+    rows = []
+    for entry in split.entries:
+        cells = [Cell(cell(entry.spreads[c], METRICS[c], bounds=True), best.get(c) is entry) for c in columns]
+        head = names(entry.label + (" †" if entry.differs else ""))
+        rows.append([*head, *names(entry.keeps or NONE), Cell(str(len(entry.group.runs))), *cells])
+    titles = ["strategy", "keeps", "n", *(METRICS[c].title for c in columns)]
+    meanings = {METRICS[c].title: _meaning(c) for c in columns}
+    return Table(key=name, caption=caption, columns=titles, rows=rows, meanings=meanings)
+
+
+def _meaning(metric: str) -> str:
+    name = "chaudhry" if metric == "forgetting" else metric.removeprefix("forgetting_")
+    return MEANING.get(name, "")
+
+
+def _phases(split: Split, name: str) -> Table:
+    """Seconds by phase."""
+    found = [[run.summary.get("seconds_by_phase") or {} for run in e.group.runs] for e in split.entries]
+    phases = list(dict.fromkeys(phase for runs in found for one in runs for phase in one))[:20]
+    rows = []
+    for entry, runs in zip(split.entries, found, strict=True):
+        means = [np.mean([float(one.get(phase) or 0) for one in runs]) for phase in phases]
+        rows.append([*names(entry.label), Cell(str(len(runs))), *(Cell(f"{mean:,.1f}") for mean in means)])
+    return Table(key=name, caption="Where the time went: seconds of a run, means over n seeds.",
+                 columns=["strategy", "n", *phases], rows=rows)  # fmt: skip
+
+
+def tests(split: Split, number: int) -> Table | None:
+    """Every two strategies; None where there are no two with common seeds."""
+    found = sorted(split.tests, key=lambda pair: pair.adjusted)
+    if not found:
+        return None
+    rows = [
+        [*names(f"{p.a} – {p.b}"), Cell(str(p.n)), Cell(f"{p.difference:+.1f}"), Cell(f"{p.p:.2g}"),
+         Cell(f"{p.adjusted:.2g}")]
+        for p in found[:MOST_TESTS]
+    ]  # fmt: skip
+    more = f" The first {MOST_TESTS} of {len(found)}." if len(found) > MOST_TESTS else ""
+    return Table(key=f"tests{number}", rows=rows, columns=["two strategies", "n", "difference", "p", "p (Holm)"],
+                 caption="Final accuracy, points: Wilcoxon's signed-rank test over n common seeds, two-sided, and "
+                         f"after Holm's correction for all {len(found)} pairs.{more}")  # fmt: skip
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the numbers cannot say, and the ranks over splits."""
+    lines = [*comparison.warnings, *comparison.hints]
+    if ranks := comparison.ranks:
+        order = sorted(ranks.ranks.items(), key=lambda one: one[1])
+        listed = ", ".join(f"{name} {rank:.2f}" for name, rank in order)
+        lines.insert(0, f"Mean ranks over {ranks.blocks} splits (Friedman, p = {ranks.p:.2g}): {listed}")
+    return lines
+
+
+def each_run(groups: Sequence[Group]) -> Table:
+    """Every finished run by itself."""
+    rows = []
+    splits = len({group.split for group in groups}) > 1
+    for group in groups:
+        for run in group.runs:
+            forgetting = METRICS["forgetting"].value(run)
+            numbers = [percent(run.summary[k]) for k in ("final_accuracy", "average_incremental_accuracy")]
+            numbers.append(NONE if forgetting is None else f"{forgetting:.1f}")
+            costs = [words(run.summary.get(k) or 0) for k, words in _COSTS.items()]
+            head = names(group.label, *[group.split] * splits)
+            folder = names("/".join(run.path.parts[-3:]))
+            rows.append([*head, *map(Cell, (str(run.seed), *numbers, *costs)), *folder])
+    columns = ["strategy", *["split"] * splits, "seed", "final accuracy", "average incremental", "forgetting"]
+    columns += ["time", "up", "down", "failures", "folder"]
+    caption = "One run a line (n = 1); accuracies in percent, forgetting (Chaudhry's) in points."
+    return Table(key="runs", caption=caption, columns=columns, rows=rows)
+
+
+_COSTS: dict[str, Callable[[Any], str]] = {
+    "seconds": duration, "bytes_up": size, "bytes_down": size, "failures": str,
+}  # fmt: skip
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def settings(groups: Sequence[Group]) -> Table | None:
+    """Settings in which groups differ, a column for each; None where they differ in nothing.
+
+    An option that only one strategy has differs from nothing, so the strategies' own options are
+    told elsewhere (`own_settings`).
+    """
+    flats = [flat(group.runs[0].config) for group in groups]
+    rows = []
+    for path in dict.fromkeys(path for one in flats for path in one):
+        values = [_said(one[path]) for one in flats if path in one]
+        if len(set(values)) > 1 or (len(values) < len(groups) and not path.startswith("strategy.")):
+            rows.append([*names(path), *names(*(_said(one[path]) if path in one else NONE for one in flats))])
+    if not rows:
+        return None
+    more = f" The first {MOST_SETTINGS} of {len(rows)}." if len(rows) > MOST_SETTINGS else ""
+    return Table(key="settings", columns=["setting", *(group.label for group in groups)], rows=rows[:MOST_SETTINGS],
+                 caption=f"Settings that are not the same in all groups of runs.{more}")  # fmt: skip
+
+
+def own_settings(group: Group) -> Table | None:
+    """The options of a group's strategy."""
+    found = flat(group.runs[0].config.get("strategy"), "strategy")
+    rows = [names(path.removeprefix("strategy."), _said(value)) for path, value in found.items()]
+    if not rows or rows[0][0].text == "strategy":
+        return None
+    return Table(key="own", caption="The strategy's own settings, defaults included.", columns=["option", "value"],
+                 rows=rows[:MOST_SETTINGS])  # fmt: skip
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "null"
+    return (
+        str(value).lower() if isinstance(value, bool) else cut(f"{value:g}" if isinstance(value, float) else str(value))
+    )
+
+
+# Running ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come that is not finished."""
+
+    name: str
+    seed: int
+    task: int
+    tasks: int | None
+    round: int
+    rounds: int | None
+    accuracy: str
+    share: float | None
+    """Of its rounds, from 0 to 1."""
+    seen: str
+    """When it last wrote."""
+
+
+def progress(run: Run, label: str, seen: str) -> Progress:
+    """Read from the rounds it has written; the accuracy is the last one that was measured."""
+    last = run.rounds[-1] if run.rounds else {}
+    federation, data = (_mapping(run.config.get(key)) for key in ("federation", "data"))
+    rounds, tasks = _count(federation.get("rounds")), _count(data.get("tasks")) or _tasks(run)
+    tested = [r["accuracy"] for r in run.rounds if r.get("accuracy") is not None]
+    if run.rows and not (tested and last.get("task", 0) > run.rows[-1].trained_task):
+        tested = [float(metrics.accuracy_after_each_task(*metrics.accuracy_matrix(run.rows))[-1])]
+    share = min(len(run.rounds) / (rounds * tasks), 1.0) if rounds and tasks else None
+    accuracy = percent(tested[-1] if tested else None)
+    return Progress(label, run.seed, last.get("task", 1), tasks, last.get("round", 0), rounds, accuracy, share, seen)
+
+
+def _tasks(run: Run) -> int | None:
+    """As many as there are shares of the data."""
+    try:
+        return len(run.partition()[0])
+    except StoreError:
+        return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None

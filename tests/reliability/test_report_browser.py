@@ -1,0 +1,248 @@
+"""The page of `fcil report` in a real browser: nothing is complained of, nothing overflows, figures answer.
+
+    pytest -m slow tests/reliability/test_report_browser.py
+
+Needs Chromium or Chrome, driven over its DevTools protocol. `FCIL_SCREENSHOTS` names a folder that
+gets a picture of each page, for people to look at.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import make_results, make_run
+from websockets.sync.client import ClientConnection, connect
+
+from fcil.report import write_report
+from fcil.report.watch import server
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
+WIDTHS = (400, 1400)
+FIGURES = "[...document.querySelectorAll('figure.figure')]"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed"),
+]
+
+
+class Tab:
+    """A page of a browser, and what it complained of."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._number = 0
+        self._session: str | None = None
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        target = self.do("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.do("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for room in ("Page", "Runtime", "Log", "Network"):
+            self.do(f"{room}.enable")
+
+    def do(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        self._connection.send(json.dumps(message))
+        while True:
+            answer = json.loads(self._connection.recv(timeout=120))
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self._hear(answer.get("method"), answer.get("params", {}))
+
+    def _hear(self, method: str | None, params: dict[str, Any]) -> None:
+        if method == "Runtime.exceptionThrown":
+            self.complaints.append(str(params["exceptionDetails"].get("exception", {}).get("description")))
+        elif method == "Log.entryAdded" or (method == "Runtime.consoleAPICalled" and params["type"] == "error"):
+            self.complaints.append(json.dumps(params))
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+
+    def ask(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        found = self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def until(self, script: str, seconds: float = 60) -> None:
+        """Wait for an expression to be true."""
+        end = time.monotonic() + seconds
+        while not self.ask(script):
+            assert time.monotonic() < end, script
+            time.sleep(0.05)
+
+    def open(self, url: str, width: int = 1400, height: int = 900, scheme: str = "light") -> None:
+        self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.do("Page.navigate", url=url)
+        self.until(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
+        self.ask("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def plot(self, number: int) -> dict[str, float]:
+        """Where the plot of a figure lies, after it was brought into view."""
+        script = f"""(() => {{
+            const plot = {FIGURES}[{number}].querySelector('.plot');
+            plot.scrollIntoView({{block: 'center', behavior: 'instant'}});
+            const {{left, top, width, height}} = plot.getBoundingClientRect();
+            return {{left, top, width, height}};
+        }})()"""
+        box = self.ask(script)
+        self.until(f"!{FIGURES}[{number}].querySelector('.tools').hidden")
+        return box
+
+    def shoot(self, name: str) -> None:
+        if folder := os.environ.get("FCIL_SCREENSHOTS"):
+            picture = self.do("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            Path(folder, f"{name}.png").write_bytes(base64.b64decode(picture))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Tab]]:
+    assert BROWSER is not None
+    profile = tmp_path_factory.mktemp("profile")
+    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = next(m[1] for line in process.stderr if (m := re.search(r"DevTools listening on (\S+)", line)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        with connect(address, max_size=None, open_timeout=60) as connection:
+            yield lambda: Tab(connection)
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two strategies, two seeds, a run that goes on, and samples of another seed."""
+    folder = tmp_path_factory.mktemp("runs")
+    make_results(folder)
+    make_run(folder, "lander", 7, variant="00000001", stop_after=1)
+    return write_report([folder], folder / "page.html").as_uri()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    with server([folder]) as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_address[1]}/"
+        found.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_overflows_and_nothing_is_complained_of(
+    browser: Callable[[], Tab], page: str, width: int, scheme: str
+) -> None:
+    tab = browser()
+    tab.open(page, width, scheme=scheme)
+    assert tab.ask("document.documentElement.scrollWidth") <= width
+    count = tab.ask(f"{FIGURES}.length")
+    assert count >= 10
+    for number in range(count):
+        tab.plot(number)
+    drawn = f"{FIGURES}.filter((f) => f.querySelector('path.line[d^=M], path.cells[d^=M]')).length"
+    assert tab.ask(drawn) == count
+    outside = """[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1
+        && !e.closest('.scroll, nav ul, svg')).map((e) => e.outerHTML.slice(0, 120))"""
+    assert tab.ask(outside) == []
+    tab.ask("scrollTo({top: 0, behavior: 'instant'})")
+    tab.shoot(f"tiny-{width}-{scheme}")
+    assert tab.complaints == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_figure_tells_values_zooms_and_hides_lines(browser: Callable[[], Tab], page: str) -> None:
+    tab = browser()
+    tab.open(page)
+    titles = tab.ask(f"{FIGURES}.map((f) => f.querySelector('h4').textContent)")
+    number = titles.index("Accuracy after each task")
+    figure = f"{FIGURES}[{number}]"
+    box = tab.plot(number)
+    left, right, middle = box["left"], box["left"] + box["width"], box["top"] + box["height"] / 2
+    tab.mouse("mouseMoved", right - 20, middle)
+    told = tab.ask("document.getElementById('tip').innerText")
+    assert "tasks learnt: 3" in told
+    assert "finetune" in told
+    assert "lander" in told
+    tab.mouse("mousePressed", left + 5, middle, button="left", clickCount=1)
+    tab.mouse("mouseMoved", left + box["width"] / 2, middle, button="left", buttons=1)
+    tab.mouse("mouseReleased", left + box["width"] / 2, middle, button="left", clickCount=1)
+    assert tab.ask(f"{figure}.classList.contains('zoomed')")
+    assert float(tab.ask(f"{figure}.querySelector('.plot svg').getAttribute('viewBox')").split()[2]) < 600
+    tab.ask(f"{figure}.querySelector('[data-do=whole]').click()")
+    assert tab.ask(f"{figure}.querySelector('.plot svg').getAttribute('viewBox')") == "0 0 1000 1000"
+    tab.ask(f"{figure}.querySelector('.legend button').click()")
+    assert tab.ask(f"getComputedStyle({figure}.querySelector('g[data-line]')).display") == "none"
+    tab.ask(f"{figure}.querySelector('.plot').focus()")
+    tab.do("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+    told = tab.ask("document.getElementById('tip').innerText")
+    assert "tasks learnt: 3" in told
+    assert told.count("lander") + told.count("finetune") == 1
+    assert tab.complaints == []
+
+
+def test_a_heat_map_tells_its_cells(browser: Callable[[], Tab], page: str) -> None:
+    tab = browser()
+    tab.open(page)
+    number = tab.ask(f"{FIGURES}.findIndex((f) => f.classList.contains('heat'))")
+    box = tab.plot(number)
+    tab.mouse("mouseMoved", box["left"] + 4, box["top"] + 4)
+    told = tab.ask("document.getElementById('tip').innerText")
+    assert "tasks learnt 1, task tested 1" in told
+    assert "seed 0" in told
+    tab.ask(f"{FIGURES}[{number}].querySelector('[data-do=in]').click()")
+    assert tab.ask(f"{FIGURES}[{number}].classList.contains('zoomed')")
+    assert tab.complaints == []
+
+
+def test_a_watched_page_takes_in_what_is_new_and_stays_where_it_was(browser: Callable[[], Tab], tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=(0,))
+    tab = browser()
+    with served(tmp_path) as url:
+        tab.open(url, height=500)
+        number = 0
+        tab.plot(number)
+        tab.ask(f"{FIGURES}[{number}].querySelector('[data-do=in]').click()")
+        tab.until("document.querySelector('.pulse').textContent === 'Watching'")
+        place = tab.ask("scrollY")
+        assert place > 0
+        make_run(tmp_path, "lander", 5, variant="00000001", stop_after=2)
+        tab.until("document.getElementById('running') !== null")
+        assert "lander" in tab.ask("document.getElementById('running').innerText")
+        tab.until(f"{FIGURES}.some((f) => f.classList.contains('zoomed'))")
+        assert tab.complaints == []
+    tab.until("document.body.classList.contains('ended')")
+
+
+def test_ctrl_c_ends_watching_without_a_word(tmp_path: Path) -> None:
+    make_run(tmp_path, "finetune", 0)
+    command = [sys.executable, "-m", "fcil", "report", str(tmp_path), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert re.match(r"http://127\.0\.0\.1:\d+/ ", process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (130, "", "")
