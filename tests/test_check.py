@@ -40,10 +40,10 @@ Checked = Callable[..., Report]
 
 @pytest.fixture
 def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
-    """The report about a strategy with these methods; `first` of the checks are made."""
+    """The report about a strategy with these methods; checks are made up to the one named `last`."""
 
-    def run(body: str, head: str = HEAD, process: bool = False, first: int = len(CHECKS)) -> Report:
-        monkeypatch.setattr("fcil.check.verdict.CHECKS", CHECKS[:first])
+    def run(body: str, head: str = HEAD, process: bool = False, last: str = CHECKS[-1].name) -> Report:
+        monkeypatch.setattr("fcil.check.verdict.CHECKS", CHECKS[: [one.name for one in CHECKS].index(last) + 1])
         path = write_strategy(tmp_path, head + "".join(f"    {line}\n" for line in body.strip().split("\n")), "broken")
         return check(path, process=process)
 
@@ -86,7 +86,7 @@ def test_every_check_says_what_it_is_and_needs_earlier_ones() -> None:
 
 
 def test_what_is_undocumented_or_printed_is_found_in_the_file(checked: Checked) -> None:
-    report = checked('pull: float = 1.0\ndef before_task(self, server):\n    print("hello")\n', first=2)
+    report = checked('pull: float = 1.0\ndef before_task(self, server):\n    print("hello")\n', last="source")
     assert_fails(
         report, options="pull has no sentence under it that says what it is (line 15)", source="line 17: print()"
     )
@@ -94,7 +94,7 @@ def test_what_is_undocumented_or_printed_is_found_in_the_file(checked: Checked) 
 
 def test_a_field_without_a_decorator_is_none(checked: Checked) -> None:
     head = '"""Plain."""\nfrom fcil import Strategy\nclass Plain(Strategy):\n'
-    report = checked('pull: float = 1.0\n"""Of it."""\n', head, first=2)
+    report = checked('pull: float = 1.0\n"""Of it."""\n', head, last="source")
     assert_fails(report, options="pull is no field: put @dataclass(frozen=True, kw_only=True) above class Plain")
 
 
@@ -147,33 +147,33 @@ def test_what_outlives_a_run(checked: Checked) -> None:
 
 
 @pytest.mark.parametrize(
-    ("draw", "said", "place", "first"),
+    ("draw", "said", "place", "last"),
     [
         (
             "scale = 1 + torch.rand(())",
             "under another global seed task 1, round 1: terms ce is ",
             "torch.rand",
-            len(CHECKS),
+            CHECKS[-1].name,
         ),
         (
             "scale = 1 + 0 * random.random()",
             "the global stream of random is not as it was before the run",
             "random.random",
-            8,
+            "random",
         ),
         (
             "torch.manual_seed(0); scale = 1",
             "the global stream of torch is not as it was before the run",
             "torch.manual_seed",
-            8,
+            "random",
         ),
     ],
 )
-def test_global_random_streams(checked: Checked, draw: str, said: str, place: str, first: int) -> None:
+def test_global_random_streams(checked: Checked, draw: str, said: str, place: str, last: str) -> None:
     report = checked(
         f"def local_loss(self, client, batch):\n    {draw}\n"
         "    return {'ce': scale * F.cross_entropy(client.net(batch.x).logits, batch.y)}",
-        first=first,
+        last=last,
     )
     assert_fails(report, random=said)
     assert report.failed[0].problem.endswith(f"(broken.py:16, {place})")
@@ -192,7 +192,7 @@ def test_a_teacher_that_clients_are_not_handed(checked: Checked) -> None:
         "def after_task(self, server, updates):\n    KEPT['mean'] = server.net.classifier.weight.mean().item()\n"
         "def local_loss(self, client, batch):\n    terms = super().local_loss(client, batch)\n"
         "    return terms if client.task.first else {'ce': terms['ce'] * (1 + KEPT['mean'])}",
-        first=11,
+        last="resume",
     )
     assert_fails(report, separate="client 0, task 2, round 1: KeyError: 'mean' (broken.py:19, in local_loss); is there")
 
@@ -201,7 +201,7 @@ def test_a_note_that_no_checkpoint_has(checked: Checked) -> None:
     report = checked(
         "def after_task(self, server, updates):\n    KEPT['mean'] = server.net.classifier.weight.mean().item()\n"
         "def before_task(self, server):\n    if not server.task.first:\n        server.memo['mean'] = KEPT['mean']",
-        first=11,
+        last="resume",
     )
     assert_fails(report, resume="KeyError: 'mean' (broken.py:19, in before_task); what must outlive a round belongs")
 
@@ -235,7 +235,7 @@ def test_a_client_that_trains_on_images_of_a_task_that_is_over(checked: Checked)
         "def local_train(self, client):\n    rows = client.memory.get('rows', client.shard.indices[:1])\n"
         "    client.memory['rows'] = rows\n    client.shard.images.take(rows)\n"
         "    return super().local_train(client)",
-        first=6,
+        last="sent",
     )
     assert_fails(report, leaks="client 0, task 2, round 1: used 1 image of class ")
 
