@@ -15,7 +15,7 @@ from small_runs import LANDER, play, write_experiment
 
 from fcil.cli import main
 from fcil.doctor import Finding, examine
-from fcil.doctor.machine import disks, is_cached, shared_memory, version
+from fcil.doctor.machine import disks, is_cached, shared_memory, version, versions
 from fcil.errors import ConfigError
 from fcil.playing.stopwatch import Stopwatch
 
@@ -60,6 +60,14 @@ def test_the_command_says_how_the_machine_is_and_writes_nothing(doctor: Callable
     assert found["torch"].state == found["python"].state == "ok"
     assert all(finding.todo for finding in found.values() if finding.state != "ok" and finding.what != "estimates")
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_what_an_extra_names_again_is_still_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["torch", "flwr>=999", 'flwr[dp]>=1; extra == "dev"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
+    found = by_name(list(versions()))
+    assert found["flwr"].state == "fail"
+    assert ">=999" in found["flwr"].found
 
 
 def test_a_wrong_file_is_the_users_mistake_and_a_failure_is_not(

@@ -56,10 +56,13 @@ def versions() -> Iterator[Finding]:
     python, asked = platform.python_version(), about["Requires-Python"] or ""
     fits = SpecifierSet(asked).contains(python, prereleases=True)
     yield Finding("ok" if fits else "fail", "python", python, "" if fits else f"use Python {asked}")
-    needs = {need.name: need for need in map(Requirement, (*SHOWN, *wanted))}
+    # An extra may name again what is needed anyway.
+    asked_for = (
+        need for need in map(Requirement, wanted) if need.marker is None or need.marker.evaluate({"extra": ""})
+    )
+    needs = {need.name: need for need in (*map(Requirement, SHOWN), *asked_for)}
     for need in needs.values():
-        if need.marker is None or need.marker.evaluate({"extra": ""}):
-            yield from version(need)
+        yield from version(need)
 
 
 def version(need: Requirement) -> Iterator[Finding]:
