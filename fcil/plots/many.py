@@ -22,11 +22,13 @@ MOST_PROCESSES = 4
 def save_all(jobs: Sequence[Job]) -> list[Path]:
     """Draw and save, and return the files in the order of the jobs."""
     count = min(len(jobs) // FEW, _processors(), MOST_PROCESSES)
-    gc.freeze()  # figures are full of cycles, and the search for them need not go through a thousand runs each time
+    collecting = gc.isenabled()
+    gc.disable()  # figures are full of cycles, and to search a thousand runs for them costs more than they hold
     try:
         _shared_out(jobs, count)
     finally:
-        gc.unfreeze()
+        if collecting:
+            gc.enable()
     return [path.with_name(f"{path.name}.{kind}") for path, _ in jobs for kind in ("png", "pdf")]
 
 

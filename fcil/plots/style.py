@@ -25,6 +25,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fcil.errors import ConfigError, nearest, printable
@@ -126,6 +127,9 @@ def png(figure: Figure) -> bytes:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `<path>.png` and `<path>.pdf`; each is whole or not there."""
     paths = []
+    for text in figure.findobj(Text):
+        if hasattr(text, "set_fontfeatures"):  # a joined "fi" would be a font of its own in every PDF
+            text.set_fontfeatures(("-liga",))
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # all has its place now, and need not be placed again for each file
