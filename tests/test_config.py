@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fcil.anchors import AnchorSettings
 from fcil.catalogue import strategies, synthesizers
-from fcil.config import Where, choice, dump, field_docs, load_yaml, parse, parse_yaml
+from fcil.config import Where, choice, dump, dump_yaml, field_docs, load_yaml, parse, parse_yaml
 from fcil.data import DataSettings, PartitionSettings
 from fcil.errors import ConfigError
 from fcil.experiment import Experiment
@@ -213,7 +213,13 @@ def test_what_names_something_unknown_is_refused(cls: type, raw: Any, said: str)
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("5.0e-4", 5e-4), ("-2E+5", -2e5), ("+1e2", 100.0), ("1e3x", "1e3x"), ("e3", "e3"), ("1.5", 1.5)],
+    [
+        *[("1e-3", 1e-3), ("5.0e-4", 5e-4), ("-2E+5", -2e5), ("+1e2", 100.0), ("1e3x", "1e3x"), ("e3", "e3")],
+        *[("1.5", 1.5), (".5", 0.5), ("-.5", -0.5), ("1.", 1.0), (".5e3", 500.0), ("1.5e3", 1500.0)],
+        *[("1_000", 1000), ("0x1F", 31), ("-0b11", -3), ("+7", 7), ("0", 0), ("-0", 0), ("0.5", 0.5), ("00.5", 0.5)],
+        *[("No", False), ("on", True), ("Null", None), ("TRUE", True), ("tRUE", "tRUE"), ("_1", "_1"), (".", ".")],
+        *[("0o17", "0o17"), ("12:99", "12:99")],
+    ],
 )
 def test_numbers_are_read_as_one_writes_them(text: str, value: Any) -> None:
     read = parse_yaml(f"a: {text}", "x")["a"]
@@ -245,6 +251,83 @@ def test_malformed_yaml_is_shown_with_its_place(text: str, said: str) -> None:
 
 def test_a_merged_mapping_is_no_key_given_twice() -> None:
     assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}", "x")["b"] == {"x": 1, "y": 2}
+
+
+MERGES = """
+base: &base {x: 1, y: 1}
+variant: &variant {<<: *base, x: 2}
+late: &late {z: 3, <<: *base, x: 3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("run", "value"),
+    [
+        ("{<<: *variant}", {"x": 2, "y": 1}),
+        ("{<<: *late}", {"x": 3, "y": 1, "z": 3}),
+        ("{<<: [*variant, *late]}", {"x": 2, "y": 1, "z": 3}),
+        ("{<<: [*late, *variant], y: 4}", {"x": 3, "y": 4, "z": 3}),
+        ("{<<: {<<: *variant, y: 5}}", {"x": 2, "y": 5}),
+        ("{<<: [*base, *variant]}", {"x": 1, "y": 1}),
+        ("{<<: [], w: 1}", {"w": 1}),
+        ('{"<<": 1}', {"<<": 1}),
+    ],
+)
+def test_a_mapping_keeps_what_it_overrides_however_often_it_is_merged(run: str, value: Any) -> None:
+    read = parse_yaml(f"{MERGES}run: {run}", "x")
+    assert read["run"] == value
+    assert read["variant"] == {"x": 2, "y": 1}
+    assert read["base"] == {"x": 1, "y": 1}
+
+
+def test_every_release_of_the_parser_finds_nothing_left_to_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[str] = []
+    flatten = yaml.SafeLoader.flatten_mapping
+
+    def watched(self: Any, node: Any) -> None:
+        met.extend(key.value for key, _ in node.value if key.tag.endswith(":merge"))
+        flatten(self, node)
+
+    monkeypatch.setattr(yaml.SafeLoader, "flatten_mapping", watched)
+    assert parse_yaml(f"{MERGES}run: {{<<: *variant}}", "x")["run"]["x"] == 2
+    assert met == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("032", '"032" is 26 in YAML 1.1 and 32 in 1.2; write 32, or put the text in quotes'),
+        ("-010", '"-010" is -8 in YAML 1.1 and -10 in 1.2'),
+        ("08", '"08" is text in YAML 1.1 and 8 in 1.2'),
+        ("1:30", '"1:30" is a number to base 60 in YAML 1.1 and text in 1.2'),
+        ("12:30:45.5", "is a number to base 60"),
+    ],
+)
+def test_what_is_another_number_to_another_reader_is_refused(text: str, said: str) -> None:
+    for whole in (f"a: {text}", f"a: [1, {text}]", f"a: &b {text}"):
+        with pytest.raises(ConfigError, match="not valid YAML at line 1") as caught:
+            parse_yaml(whole, "exp.yaml")
+        assert said in str(caught.value)
+    assert parse_yaml(f'a: "{text}"', "x")["a"] == text
+
+
+TEXTS = ["032", "08", "1:30", "1e3", ".5e3", "-.5", "1_000", "no", "null", "~", "", "<<", "=", "2024-01-01", "0x1f"]
+TEXTS += ["1.5E3", "+.inf", "a: b", "- a", "#x", "0b1", "0o17", "12:99", "y", " x ", "é", "'", '"']
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_that_looks_like_a_number_is_written_so_that_it_stays_text(text: str) -> None:
+    values = {"name": text, "names": [text, 1, text], "inner": {"deep": (text,)}}
+    read = parse_yaml(dump_yaml(values), "x")
+    assert read == {"name": text, "names": [text, 1, text], "inner": {"deep": [text]}}
+    assert yaml.safe_load(dump_yaml({"names": [text]})) == {"names": [text]}
+
+
+def test_numbers_survive_being_written_and_read() -> None:
+    values = [0, -7, 10**20, 1.0, -2.5, 1e-7, 5e-324, 1.7976931348623157e308, 1e22, True, None]
+    read = parse_yaml(dump_yaml({"a": values}), "x")["a"]
+    assert read == values
+    assert [type(v) for v in read] == [type(v) for v in values]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_hostile_yaml_is_refused_at_once(text: str, said: str) -> None:
 
 
 def test_values_are_counted_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.config.MAX_NODES", 100)
+    monkeypatch.setattr("fcil.yaml_text.MAX_NODES", 100)
     assert len(parse_yaml("a: [" + "1, " * 97 + "]", "x")["a"]) == 97
     with refused(ConfigError, "x: not valid YAML at line 1, column 302: more than 100 values"):
         parse_yaml("a: [" + "1, " * 10**5, "x")

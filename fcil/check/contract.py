@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from fcil.check.apart import Apart
 from fcil.check.laws import global_draws, offences
 from fcil.check.trials import Played, Stage, plan_of
-from fcil.config import Where, dump, field_docs, parse_yaml
+from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
 from fcil.errors import ConfigError
 from fcil.federation.codec import flatten
 from fcil.federation.watched import WatchedGrid
@@ -82,7 +81,7 @@ def check_options(case: Case) -> str | None:
     for name in plain:
         if not documented.get(name):
             return f"{name} has no sentence under it that says what it is ({_line_of(tree, name)})"
-    written = yaml.safe_dump(dump(case.spec.strategy.options()))
+    written = dump_yaml(dump(case.spec.strategy.options()))
     try:
         again = case.kind.parse(parse_yaml(written, "options"), Where("options"))
     except ConfigError as error:

@@ -15,8 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fcil.config import dump_yaml
 from fcil.errors import StoreError
 from fcil.store import files
 
@@ -51,8 +50,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """`config.yaml`, every default written out, in the order given."""
-        text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-        files.write_text(self.config, text)
+        files.write_text(self.config, dump_yaml(config))
 
     def write_strategy(self, source: str) -> None:
         files.write_text(self.strategy, source)
@@ -100,20 +98,6 @@ def write_split(path: Path, record: Mapping[str, Any]) -> None:
     """Who holds what, as JSON with a line for each key."""
     lines = [f"{json.dumps(key)}: {json.dumps(files.finite(value))}" for key, value in record.items()]
     files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes a value that occurs twice twice, and short lists on one line."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        plain = all(isinstance(v, str | int | float | bool | None) for v in sequence)
-        return super().represent_sequence(tag, sequence, flow_style=True if plain else flow_style)
-
-
-_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(value)))
 
 
 def check_writable(out: Path | str) -> None:
