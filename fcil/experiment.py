@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +32,7 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.matrix import MAX_RUNS, cells, expand, place
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
+from fcil.playing.continuation import begin, check_begun, finished_line
 from fcil.playing.failure_card import failure_card
 from fcil.playing.loggers import logged
 from fcil.playing.parallel import asked, how_many, play_together
@@ -183,14 +185,17 @@ def play(
     unfinished = []
     for plan in plans:
         if RunFolder(out / plan.folder).finished:
-            console.print(f"{out / plan.folder} is finished; nothing to do", markup=False, soft_wrap=True)
+            console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
         else:
             unfinished.append(plan)
     with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
         rehearse_all(unfinished, console, where)
         with named(where):
             at_once = how_many(unfinished, jobs)
+        told = check_begun(unfinished, out) if len(unfinished) > 1 else []  # one alone looks when it begins
         if at_once > 1:
+            for line in told:
+                console.print(line, markup=False, soft_wrap=True)
             failed = play_together(unfinished, out, console, interrupts, at_once, play_apart)
         else:
             with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
@@ -236,13 +241,15 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     """One run, from its beginning or its last checkpoint to its figures."""
     folder, scenario = RunFolder(path), scenario_of(plan)
     introduce(plan, scenario, console)
-    device, resources = plan.resources.torch_device(), plan.resources
-    folder.write_config(plan.to_yaml())
-    folder.write_strategy(plan.strategy.source)
-    folder.write_partition(scenario.partition_record())
-    folder.write_env(devices=[str(device)], threads=resources.threads)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    recorder = RunRecorder(folder, scenario.tasks[-1].names, say)
+    lines = begin(folder, plan, scenario)
+    for line in lines.said:
+        recorder.tell(line)
+    for line in lines.logged:
+        recorder.note(line)
     with failure_card(path, plan, console), choose_progress(console) as progress, logged(plan, folder) as log:
-        engine.run(plan, path, Observers(RunRecorder(folder, scenario.tasks[-1].names), progress, log))
+        engine.run(plan, path, Observers(recorder, progress, log))
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))

@@ -31,6 +31,7 @@ from fcil.federation.interrupts import Interrupts
 from fcil.federation.plan import Plan, forget_data
 from fcil.federation.settings import Resources
 from fcil.federation.superlink import SuperLink, environment, free_ports
+from fcil.playing.continuation import check_begun, finished_line
 from fcil.store import RunFolder, check_writable
 
 cli = typer.Typer(
@@ -85,11 +86,12 @@ def _launch(source: Path, overrides: list[str], out: Path, *, nodes: bool = Fals
     unfinished = [plan for plan in plans if not RunFolder(out / plan.folder).finished]
     for plan in plans:
         if plan not in unfinished:
-            console.print(f"{out / plan.folder} is finished; nothing to do", markup=False, soft_wrap=True)
+            console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
     if not unfinished:
         return
     with Interrupts() as interrupts:
         rehearse_all(unfinished, console, Where(str(source)))
+        check_begun(unfinished, out)
         forget_data()  # of the other processes each loads its own
         config = {"experiment": str(source.absolute()), "overrides": shlex.join(overrides), "out": str(out.absolute())}
         _check_text(config)

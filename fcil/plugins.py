@@ -100,6 +100,11 @@ def read_source(path: Path, where: Where) -> str:
         raise where.error(str(error)) from None
 
 
+def source_digest(source: str) -> str:
+    """Thirty-two hex digits that stand for the text of a strategy's file."""
+    return sha256(source.encode()).hexdigest()[:32]
+
+
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:
     """The one `Strategy` subclass defined in a strategy's file.
 

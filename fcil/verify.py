@@ -23,12 +23,12 @@ from fcil.errors import StoreError
 from fcil.federation.engine import Engine
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.observer import Observer, Observers
-from fcil.federation.plan import Plan
+from fcil.federation.plan import Plan, inputs_of
 from fcil.playing.recorded import recorded_plan
 from fcil.playing.rehearsal import named, rehearse_all
 from fcil.progress import choose_progress
 from fcil.store import RunFolder, files
-from fcil.store.folder import environment
+from fcil.store.environment import environment
 
 TOLERANCE = 1e-3
 """Of a loss term, as a share of it; of an accuracy, ten times as much in absolute terms."""
@@ -37,7 +37,7 @@ GROWN = 100
 changed the loss of finetune on digits by 7e-9 of it in the first round, 0.2 % in the fourth and 5 % in the sixth."""
 UNCOMPARED = ("seconds", "after_task", "failures")
 """What a clock says, what comes after a round, and what happened to processes."""
-APART = ("started", "command", "resumed", "cpus", "commit", "modified")
+APART = ("started", "command", "resumed", "cpus", "commit", "modified", "user_repository")
 """Of `env.json`: what no number depends on, or only through something that is named beside it."""
 Verdict = Literal["bit", "close", "different"]
 SAYING = {
@@ -152,7 +152,7 @@ def verify(
     differences: list[Difference] = []
     for theirs, ours in zip(recorded, played, strict=False):
         differences += list(_differences(theirs, ours, tolerance * (GROWN if differences else 1)))
-    now = environment([str(plan.resources.torch_device())], plan.resources.threads)
+    now = environment([str(plan.resources.torch_device())], plan.resources.threads, inputs_of(plan))
     return Verification(
         rounds, tuple(differences), tuple(_circumstances(before, now)), tuple(_remarks(folder, plan, recorded[:rounds]))
     )

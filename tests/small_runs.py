@@ -15,8 +15,8 @@ from rich.console import Console
 
 import fcil
 from fcil import store
-from fcil.federation.checkpoint import last_parts
 from fcil.federation.codec import flatten
+from fcil.federation.manifest import last_parts
 from fcil.federation.observer import Observer
 from fcil.federation.parts import Parts
 from fcil.store import Run

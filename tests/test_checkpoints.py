@@ -14,9 +14,10 @@ from small_runs import REMEMBERS, Stop, StopAfter, play, write_experiment, write
 
 from fcil.errors import StoreError
 from fcil.experiment import read
-from fcil.federation.checkpoint import FORMAT, Checkpoints, Position, _digest, difference
+from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import app
 from fcil.federation.grids import InProcessGrid
+from fcil.federation.manifest import FORMAT, difference, digest_of
 from fcil.federation.plan import Plan, first_net, tasks_of
 from fcil.roles import Server
 
@@ -48,7 +49,7 @@ def forged(folder: Path, **changes: Any) -> None:
     about = json.loads(newest(folder).read_text())
     del about["digest"]
     about |= changes
-    newest(folder).write_text(json.dumps({**about, "digest": _digest(about)}))
+    newest(folder).write_text(json.dumps({**about, "digest": digest_of(about)}))
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ import torch
 from fcil.anchors import AnchorSettings
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
-from fcil.federation.checkpoint import last_parts
 from fcil.federation.client import site
 from fcil.federation.engine import Engine
+from fcil.federation.manifest import last_parts
 from fcil.federation.observer import AccuracyRow, Observer
 from fcil.federation.plan import Plan, from_json, scenario_of
 from fcil.federation.settings import FederationSettings, Resources

@@ -28,6 +28,8 @@ class Images(ABC):
     """Of one sample: (channels, height, width), or (channels, length)."""
     device: torch.device
     """Where `take` puts what it returns, and where its indices had best lie."""
+    in_memory = True
+    """Whether all samples can be looked at without decoding files."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -84,6 +86,7 @@ class _Subset(Images):
         self.shape = whole.shape
         self.device = whole.device
         self.rows = rows.to(self.device)
+        self.in_memory = whole.in_memory
 
     def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
         return self.whole.stream((self.rows[indices.to(self.device)] for indices in batches), generator)
@@ -109,6 +112,7 @@ class LazyImages(Images):
         self.y = y.to("cpu", torch.int64)
         self.shape = (3, side, side)
         self.device = torch.device("cpu")
+        self.in_memory = False
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

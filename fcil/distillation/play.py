@@ -15,6 +15,7 @@ from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import exported, given_teacher
 from fcil.experiment import named, play, rehearse_all, share_out
 from fcil.federation.plan import Plan
+from fcil.playing.continuation import check_begun
 from fcil.plots.distillation import draw_accuracy
 from fcil.quantisation import check_installed, quantise, quantised_table
 from fcil.store import Run, check_writable, load_run
@@ -49,6 +50,8 @@ def distill(
     asked = [(one, seed) for one in found for seed in one.seeds]
     # What a method cannot do without, the teacher has to have.
     rehearse_all([replace(one.student_plan(seed), net=one.teacher.net) for one, seed in asked], console, where)
+    students = [one.student_plan(seed, given.get((one.teacher, one.data))) for one, seed in asked]
+    check_begun(list({plan.folder: plan for plan in students}.values()), out)  # before a teacher is trained for them
     trained = trained_teachers(asked, out, console, where, jobs)
     files = [given.get((one.teacher, one.data)) or trained[one.teacher_plan(seed).folder] for one, seed in asked]
     plans = [one.student_plan(seed, file) for (one, seed), file in zip(asked, files, strict=True)]

@@ -1,12 +1,13 @@
 """Where a run stands, on disk: a list of parts for each checkpoint, written whole or not at all.
 
-    checkpoints/task002-round00003.json     the list: which part is the net, the memo, each thing that
-                                            is shared, what each client remembers; settings; digest
+    checkpoints/task002-round00003.json     the list: which part is the net, the memo, each thing that is shared,
+                                            what each client remembers; what was told so far; settings; digest
     checkpoints/parts/<hash>.safetensors    the parts, each written once
     checkpoints/synthesis.json              chains of a synthesis under way, in the same form
 
 All of it is tensors, numbers and strings. Random streams need no saving, since they are derived
-from where the run stands. The last two checkpoints are kept, in case the last one is damaged.
+from where the run stands. The last two checkpoints are kept, in case the last one is damaged; one that
+is found damaged is set aside, as `<name>.damaged`, and counts no more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import json
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,15 +26,21 @@ from flwr.serverapp import Grid
 from fcil.errors import StoreError
 from fcil.federation.codec import from_records, to_records
 from fcil.federation.grids import LocalGrid
-from fcil.federation.parts import DamagedError, Parts, write_whole
+from fcil.federation.manifest import (
+    manifest_path,
+    manifest_paths,
+    place_of,
+    read_manifest,
+    set_aside,
+    write_manifest,
+)
+from fcil.federation.parts import DamagedError, Parts
+from fcil.federation.record import Record, pages
 from fcil.federation.sharing import Shared
 from fcil.roles import Server
 from fcil.types import State, Task, Tensors
 
-FORMAT = 2
 KEPT = 2
-SIZE_LIMIT = 64 * 2**20
-"""Bytes; a longer list of parts was not written by us."""
 THROTTLE = 20
 """Chains are saved when that took less than a twentieth of the synthesis so far."""
 
@@ -63,6 +68,10 @@ class Checkpoints:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, json.loads(json.dumps(settings))
         self.parts = Parts(folder / "parts")
+        self.record = Record()
+        """To be told what the run folder is."""
+        self.restored = self.record.forget()
+        """Where `restore` has led, and what had been told by then."""
         self._clients: dict[int, tuple[Hashable, str]] = {}  # version of a state, its part
 
     # Rounds -----------------------------------------------------------------------------------
@@ -79,10 +88,13 @@ class Checkpoints:
             parts[f"shared/{name}"] = self.parts.put({name: server.shared[name]}, content_hash)
         if isinstance(grid, LocalGrid):
             parts |= {f"clients/{client}": part for client, part in self._save_clients(grid).items()}
-        name = f"task{position.task:03d}-round{position.round:05d}.json"
-        self._write(self.folder / name, {"position": vars(position), "parts": parts})
-        for old in self._paths()[:-KEPT]:
-            old.unlink(missing_ok=True)
+        place = position.task, position.round
+        told = self.record.saved(*place, self.parts)
+        self._write(manifest_path(self.folder, *place), {"position": vars(position), "parts": parts, **told})
+        before = [path for path in manifest_paths(self.folder) if place_of(path) <= place]
+        for path in manifest_paths(self.folder):
+            if path not in before[-KEPT:]:
+                path.unlink(missing_ok=True)
         self._clean(position)
 
     def _save_clients(self, grid: LocalGrid) -> dict[int, str]:
@@ -96,27 +108,37 @@ class Checkpoints:
         """Bring server and clients to the last good checkpoint, or leave them at the start if there is none.
 
         Returns:
-            Where that is, and a line for each checkpoint that was damaged.
+            Where that is, and a line for each checkpoint that was damaged, and is set aside.
         Raises:
             StoreError: the last good checkpoint was made under other settings or by another version.
         """
-        damaged: list[str] = []
-        first = server.net.weights() if self._paths() else {}
-        for path in reversed(self._paths()):
+        damaged: dict[Path, str] = {}
+        first = server.net.weights() if manifest_paths(self.folder) else {}
+        self.restored = self.record.forget()
+        position = self._newest(server, grid, tasks, damaged)
+        if position is None and damaged:
+            server.net.load(first)
+        for path in damaged:
+            set_aside(path)
+        way = "the run begins anew" if position is None else "going on from the checkpoint before it"
+        return position or Position(), [f"{line}; {way}" for line in damaged.values()]
+
+    def _newest(self, server: Server, grid: Grid, tasks: Sequence[Task], damaged: dict[Path, str]) -> Position | None:
+        """Restore the last good checkpoint, if there is one; `damaged` gets those after it, and what is wrong."""
+        for path in reversed(manifest_paths(self.folder)):
             try:
-                position, state = self._load(path)
+                about = self._read(path)
+                position, state = self._load(about, path)
                 self._apply(state, server, grid, position, path)
             except DamagedError as error:
-                damaged.append(str(error))
+                damaged[path] = str(error)
                 continue
             server.task, server.round = tasks[min(position.task, len(tasks)) - 1], position.round
-            return position, damaged
-        if damaged:
-            server.net.load(first)
-        return Position(), damaged
+            self.restored = self.record.restore(about, self.parts, position.task, position.round)
+            return position
+        return None
 
-    def _load(self, path: Path) -> tuple[Position, dict[str, State]]:
-        about = self._read(path)
+    def _load(self, about: dict[str, Any], path: Path) -> tuple[Position, dict[str, State]]:
         try:
             position = Position(**about["position"])
             if not all(type(n) is int and n >= 0 for n in (position.task - 1, position.round)):
@@ -151,45 +173,17 @@ class Checkpoints:
 
     # Files ------------------------------------------------------------------------------------
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("task*-round*.json"))
-
     def _write(self, path: Path, about: dict[str, Any]) -> None:
-        about = {"format": FORMAT, "version": version(), "settings": self.settings, **about}
-        text = json.dumps({**about, "digest": _digest(about)}, indent=1)
-        write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+        write_manifest(path, self.settings, about)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """The list in a file.
-
-        Raises:
-            DamagedError: it is not what was written.
-            StoreError: it is sound, but of another version or other settings.
-        """
-        try:
-            if path.stat().st_size > SIZE_LIMIT:
-                raise ValueError
-            about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            sound = about.pop("digest") == _digest(about)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            sound = False
-        if not sound:
-            raise DamagedError(f"{path}: damaged")
-        for what, ours in (("format", FORMAT), ("version", version())):
-            if about.get(what) != ours:
-                raise StoreError(
-                    f"{path}: {what} {about.get(what)}, and this is {what} {ours}; finish the run with the fcil that "
-                    f"began it, or delete {path.parent} to begin anew"
-                )
-        if about.get("settings") != self.settings:
-            raise StoreError(f"{path}: made under other settings: {difference(about.get('settings'), self.settings)}")
-        return about
+        return read_manifest(path, self.settings)
 
     def _clean(self, position: Position) -> None:
         """Let go of parts that no list names, and of a synthesis that is over."""
         names: set[str] = set()
         synthesis = self.folder / "synthesis.json"
-        for path in [*self._paths(), synthesis]:
+        for path in [*manifest_paths(self.folder), synthesis]:
             try:
                 about = self._read(path) if path.is_file() else {"parts": {}}
             except DamagedError:
@@ -197,7 +191,7 @@ class Checkpoints:
             if path == synthesis and about.get("task", 0) < position.task:
                 path.unlink(missing_ok=True)
             else:
-                names |= set(about["parts"].values())
+                names |= {*about["parts"].values(), *pages(about)}
         self.parts.keep(names)
 
 
@@ -240,44 +234,8 @@ class SavedChains:
         self._spent += time.monotonic() - began
 
 
-def last_parts(folder: Path) -> dict[str, str]:
-    """The parts of a run's last checkpoint, by name: the net, the memo, what is shared, what clients remember.
-
-    Args:
-        folder: `checkpoints/` of the run.
-    Raises:
-        DamagedError: there is none, or it cannot be read.
-    """
-    try:
-        last = max(folder.glob("task*.json"))
-        return dict(json.loads(last.read_text(encoding="utf-8"))["parts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{folder}: no checkpoint can be read there ({error})") from None
-
-
-def version() -> str:
-    """Of this package: numbers may differ between two of them, so no run is made by both."""
-    try:
-        return metadata.version("fcil")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def difference(theirs: Any, ours: Any, path: str = "") -> str:
-    """The first key path at which two settings differ, with both values."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in [*theirs, *(k for k in ours if k not in theirs)]:
-            if theirs.get(key) != ours.get(key):
-                return difference(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
-    return f"{path} was {json.dumps(theirs)} there and is {json.dumps(ours)} here"
-
-
 def _below(prefix: str, state: dict[str, State]) -> dict[str, State]:
     return {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)}
-
-
-def _digest(about: dict[str, Any]) -> str:
-    return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

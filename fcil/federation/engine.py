@@ -19,7 +19,7 @@ from fcil.federation.failures import shortage
 from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.jobs import inversion
-from fcil.federation.observer import Observer
+from fcil.federation.observer import Observer, Observers
 from fcil.federation.plan import Plan, anchors_of, first_net, forget_data, scenario_of
 from fcil.federation.ray_grid import RayGrid, WorkerPool
 from fcil.federation.ray_session import RaySession
@@ -95,6 +95,7 @@ class Engine:
             StoreError: a file could not be written, or the checkpoints are another run's.
         """
         grid = self.grid or self._grid(plan)
+        checkpoints = Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed})
         loop = Loop(
             grid=grid,
             plan=plan,
@@ -102,8 +103,8 @@ class Engine:
             scenario=scenario_of(plan),
             anchors=anchors_of(plan),
             executor=self._executor,
-            observer=observer,
-            checkpoints=Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed}),
+            observer=Observers(checkpoints.record, observer),
+            checkpoints=checkpoints,
             interrupts=self.interrupts,
             device=self.resources.torch_device(),
         )

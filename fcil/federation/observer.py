@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for torch
@@ -22,8 +23,22 @@ class AccuracyRow(NamedTuple):
         return self.correct / self.examples if self.examples else 0.0
 
 
+@dataclass(frozen=True)
+class Restored:
+    """Where a run goes on: after `round` rounds of `task`, and what had been told by then."""
+
+    task: int
+    round: int
+    rounds: list[dict[str, Any]] | None
+    """The lines of `rounds.jsonl`; None if that is not known: an earlier version wrote the checkpoint."""
+    rows: list[AccuracyRow]
+
+
 class Observer:
     """Hears of everything, in order, in the server's process. Every method does nothing here."""
+
+    def restored(self, found: Restored) -> None:
+        """Told before `run_started`, also of a run that begins."""
 
     def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
         """`clients` take part in each of `rounds` rounds per task; `finished_rounds` came from a checkpoint."""

@@ -30,9 +30,10 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._sound: set[str] = set()  # parts that this process has written, or has read and found good
 
     def put(self, state: Mapping[str, Value], known_hash: str | None = None) -> str:
-        """Write a part unless it is there, and return its hash; `known_hash` saves computing it.
+        """Write a part unless it is there and sound, and return its hash; `known_hash` saves computing it.
 
         Raises:
             StoreError: the disk is full, or the folder cannot be written.
@@ -40,9 +41,19 @@ class Parts:
         tensors, scalars = flatten(state)
         name = known_hash or digest(tensors, scalars)
         path = self._path(name)
-        if not path.is_file():
+        if not (path.is_file() and self._is_sound(name)):
             write_tensors(path, tensors, {"scalars": json.dumps(scalars)})
+            self._sound.add(name)
         return name
+
+    def _is_sound(self, name: str) -> bool:
+        """Whether a part is what its name says: one that an earlier process left may be damaged."""
+        if name not in self._sound:
+            try:
+                self.get(name)
+            except DamagedError:
+                return False
+        return True
 
     def get(self, name: str) -> State:
         """The state in a part.
@@ -50,6 +61,7 @@ class Parts:
         Raises:
             DamagedError: it is missing or not what its name says.
         """
+        self._sound.discard(name)
         tensors, about = read_tensors(self._path(name))
         try:
             scalars: Scalars = json.loads(about["scalars"])
@@ -58,15 +70,18 @@ class Parts:
             sound = False
         if not sound:
             raise DamagedError(f"{self._path(name)}: damaged")
+        self._sound.add(name)
         return unflatten(tensors, scalars)
 
     def keep(self, names: Collection[str]) -> None:
         """Delete every other part, and what a process that died was writing."""
+        self._sound &= set(names)
         for path in self.folder.glob("*"):
             if path.suffix == ".partial" or (path.suffix == ".safetensors" and path.stem not in names):
                 path.unlink(missing_ok=True)
 
     def drop(self, name: str) -> None:
+        self._sound.discard(name)
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:

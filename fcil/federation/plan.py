@@ -17,14 +17,18 @@ from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, choice, dump, is_folder_name, parse
 from fcil.data import Dataset, DataSettings, Scenario, load_dataset
 from fcil.data.decode import Progress
+from fcil.data.splits import content_digest
+from fcil.federation.codec import digest
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
-from fcil.plugins import StrategySpec, strategy_class
+from fcil.plugins import StrategySpec, source_digest, strategy_class
 from fcil.synthesis import Synthesizer
 from fcil.types import Index, Task, Tensors
 
 Logger = Literal["tensorboard", "wandb"]
+FREE = ("backend", "timeout", "checkpoint_every", "on_failure", "retries", "min_success")
+"""Settings of the federation that change no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Plan:
         and where one does it is in the record. So a run that stopped can go on under another policy.
         """
         federation = dump(self.federation)
-        for key in ("backend", "timeout", "checkpoint_every", "on_failure", "retries", "min_success"):
+        for key in FREE:
             del federation[key]
         parts: dict[str, Any] = {k: dump(getattr(self, k)) for k in ("data", "optimizer", "net", "anchors")}
         if self.data.dataset != "image_folder":
@@ -201,18 +205,37 @@ def _open(data: DataSettings, clients: int, seed: int, device: torch.device) -> 
 
 
 _DATASETS: dict[tuple[Any, ...], Dataset] = {}
+_DIGESTS: dict[tuple[Any, ...], str] = {}
 
 
 def dataset_of(data: DataSettings, progress: Progress | None = None) -> Dataset:
     """The data set of these settings; the last one stays loaded, whatever its tasks and partition."""
-    key = (data.dataset, data.root, data.resize, data.validation, data.per_class)
+    key = _key(data)
     if key not in _DATASETS:
-        _DATASETS.clear()
+        forget_data()
         _DATASETS[key] = load_dataset(data, progress=progress)
     return _DATASETS[key]
+
+
+def _key(data: DataSettings) -> tuple[Any, ...]:
+    return data.dataset, data.root, data.resize, data.validation, data.per_class
+
+
+def inputs_of(plan: Plan) -> dict[str, str | None]:
+    """Digests of what a run reads beside its settings: images, label-text embeddings, the file of its strategy."""
+    key, anchors = _key(plan.data), anchors_of(plan)
+    dataset = dataset_of(plan.data)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = content_digest(dataset)
+    return {
+        "images": _DIGESTS[key],
+        "anchors": None if anchors is None else digest({"anchors": anchors}, {}),
+        "strategy.py": source_digest(plan.strategy.source),
+    }
 
 
 def forget_data() -> None:
     """Let go of the data this process holds."""
     _open.cache_clear()
     _DATASETS.clear()
+    _DIGESTS.clear()

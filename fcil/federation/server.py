@@ -100,6 +100,7 @@ class Loop:
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
         self._exchange.remembering, self.ledger = position.elsewhere, Ledger.restored(position.touched)
         self._saved, self._began = (position.task, position.round), time.monotonic() - position.seconds
+        self.observer.restored(self.checkpoints.restored)
         self.observer.run_started(
             tasks=len(tasks),
             rounds=plan.federation.rounds,
@@ -107,7 +108,7 @@ class Loop:
             finished_rounds=(position.task - 1) * plan.federation.rounds + position.round,
         )
         for line in damaged:
-            self.observer.note(f"{line}; going on from the checkpoint before it")
+            self.observer.note(line)
         return server, position
 
     def _learn(self, server: Server, task: Task, finished: int) -> None:

@@ -18,12 +18,17 @@ from fcil.types import Count, Fraction, Index, Positive
 
 
 def settle_arithmetic(threads: int) -> None:
-    """Make this process compute what every other process of the run would."""
+    """Make this process compute what every other process of the run would, whatever precision was set before."""
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")  # else a matrix product may be one of bf16, on a CPU too
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32 on a GPU too
     torch.backends.cuda.matmul.allow_tf32 = False
+    for backend in (torch.backends.mkldnn, torch.backends.cudnn):  # to which `torch.backends.fp32_precision` extends
+        for part in (getattr(backend, name, None) for name in ("conv", "rnn")):
+            if getattr(part, "fp32_precision", "none") not in ("none", "ieee"):
+                part.fp32_precision = "ieee"
 
 
 @dataclass(frozen=True, kw_only=True)

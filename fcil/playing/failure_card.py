@@ -21,6 +21,7 @@ from rich.console import Console
 from fcil.config import dump
 from fcil.data import PartitionSettings
 from fcil.errors import StoreError, printable
+from fcil.federation.manifest import manifest_paths
 from fcil.federation.plan import Plan
 from fcil.reading import last_lines
 from fcil.store import RunFolder, files
@@ -56,7 +57,7 @@ def failure_card(path: Path, plan: Plan, console: Console | None = None) -> Iter
 
 def describe(folder: RunFolder, plan: Plan, error: BaseException) -> dict[str, Any]:
     """The card as plain values; of paths beyond the run's folder only the last part is told."""
-    rounds, saved = files.read_last_rounds(folder.rounds), sorted(folder.checkpoints.glob("task*-round*.json"))
+    rounds, saved = files.read_last_rounds(folder.rounds), manifest_paths(folder.checkpoints)
     last = {key: rounds[-1].get(key) for key in ("task", "round", "accuracy", "terms")} if rounds else None
     said = printable(str(error)) or "it gave no reason"
     return {

@@ -123,7 +123,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
     """The records of `rounds.jsonl`, in order.
 
     A last line without its line feed is what a killed process leaves; it is no record yet and is
-    left out. Any other damage is an error.
+    left out. Any other damage is an error, and so is a line that was lost.
     """
     records: list[dict[str, Any]] = []
     last = (0, 0)
@@ -131,15 +131,36 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
         source = f"{path}: line {number}"
         record = parse_json_object(line, source)
         check_round(record, source)
-        if (record["task"], record["round"]) <= last:
-            raise StoreError(
-                f"{source}: round {record['round']} of task {record['task']} after round {last[1]} of {last[0]}"
-            )
+        if (problem := _out_of_order(record["task"], record["round"], *last)) is not None:
+            raise StoreError(f"{source}: {problem}")
         if number > MOST_ROUNDS:
             raise StoreError(f"{path}: more than {MOST_ROUNDS:,} rounds")
         last = record["task"], record["round"]
         records.append(record)
     return records
+
+
+def _out_of_order(task: int, round: int, last_task: int, last_round: int) -> str | None:
+    """What is wrong with a round that comes after another one; 0 and 0: with the first."""
+    if (task, round) in ((last_task, last_round + 1), (last_task + 1, 1)) and task:
+        return None
+    after = f"round {round} of task {task} after round {last_round} of {last_task}" if last_task else ""
+    if (task, round) <= (last_task, last_round):
+        return after
+    return f"{after or f'round {round} of task {task} comes first'}; a line before it was lost"
+
+
+def count_rounds(path: Path) -> int:
+    """How many lines of a `rounds.jsonl` end.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        with reading.open_file(path, SIZE_LIMIT) as file:
+            return sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
+    except (reading.UnreadableError, OSError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from None
 
 
 def read_last_rounds(path: Path, most: int = 2**16) -> list[dict[str, Any]]:

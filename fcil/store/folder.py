@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fcil.config import dump_yaml
 from fcil.errors import StoreError
 from fcil.store import files
+from fcil.store.environment import environment
 
 
 class RunFolder:
@@ -63,9 +59,18 @@ class RunFolder:
         """
         write_split(self.partition, record)
 
-    def write_env(self, *, devices: Iterable[str] = (), threads: int | None = None) -> None:
+    def write_env(
+        self,
+        *,
+        devices: Iterable[str] = (),
+        threads: int | None = None,
+        inputs: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """`env.json` of what is here now."""
+        self.add_env(environment(devices, threads, inputs))
+
+    def add_env(self, now: dict[str, Any]) -> None:
         """`env.json`; when a run is resumed, the new environment is added under `resumed`."""
-        now = environment(devices, threads)
         if self.env.is_file():
             first = files.read_json(self.env)
             before = first.get("resumed", [])
@@ -88,6 +93,10 @@ class RunFolder:
         self.summary.unlink(missing_ok=True)
         files.write_text(self.rounds, "".join(files.json_line(r) for r in kept))
         files.write_accuracy(self.accuracy, rows)
+        self.forget_samples_after(task, round)
+
+    def forget_samples_after(self, task: int, round: int) -> None:
+        """Delete synthetic samples that were made after `round` of `task`."""
         for path in self.synthetic.glob("task*"):
             place = re.fullmatch(r"task([0-9]{1,9})(?:-round([0-9]{1,9}))?", path.stem)
             if place and (int(place[1]), int(place[2] or 1)) > (task, round):
@@ -115,53 +124,3 @@ def check_writable(out: Path | str) -> None:
             pass
     except OSError as error:
         raise StoreError(f"{out}: results cannot be written there ({error.strerror or error})") from None
-
-
-def environment(devices: Iterable[str] = (), threads: int | None = None) -> dict[str, Any]:
-    """What a result may depend on beside its settings. `devices` are names; by default those torch sees."""
-    import torch  # seconds that a reader of folders need not wait
-
-    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "cpu": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads() if threads is None else threads,
-        "devices": list(devices) or cuda or ["cpu"],
-        "versions": {name: _version(name) for name in ("fcil", "torch", "torchvision", "numpy", "flwr", "ray")},
-        **_commit(),
-    }
-
-
-def _processor() -> str:
-    """The model of the CPU, which decides with the instructions in use how sums are rounded."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> dict[str, Any]:
-    """The commit of the working directory and whether files differ from it; nulls where there is no git."""
-    try:
-        head = _git("rev-parse", "HEAD")
-        return {"commit": head, "modified": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "modified": None}
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()

@@ -55,10 +55,12 @@ class Run:
         """The lines of `rounds.jsonl`, read when they are first asked for.
 
         Raises:
-            StoreError: one is damaged.
+            StoreError: one is damaged or lost.
         """
         path = self.folder.rounds
-        return files.read_rounds(path) if files.is_there(path) else []
+        found = files.read_rounds(path) if files.is_there(path) else []
+        _check_count(path, len(found), self.summary)
+        return found
 
     @property
     def finished(self) -> bool:
@@ -169,6 +171,22 @@ def _check_ends(run: Run) -> None:
     last = ends[-1]["task"] if ends else 0
     if run.summary.get("rounds") and last != run.summary["tasks"]:
         raise StoreError(f"{path}: the last round is one of task {last}, summary.json tells of {run.summary['tasks']}")
+    if ends:
+        _check_count(path, files.count_rounds(path), run.summary)
+
+
+def _check_count(path: Path, count: int, summary: dict[str, Any]) -> None:
+    """See that a finished run has as many rounds as it had when it ended.
+
+    Raises:
+        StoreError: lines were lost or added.
+    """
+    told = summary.get("rounds")
+    if told is not None and told != count:
+        raise StoreError(
+            f"{path}: holds {count} rounds, summary.json tells of {told} (the run's last checkpoint may know them: "
+            "delete summary.json and resume the run)"
+        )
 
 
 def _check(folder: RunFolder, rows: list[AccuracyRow], summary: dict[str, Any]) -> None:
@@ -181,7 +199,7 @@ def _check(folder: RunFolder, rows: list[AccuracyRow], summary: dict[str, Any]) 
 
 
 def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped: list[str] | None = None) -> list[Run]:
-    """All runs in or below some folders, sorted by path, each once.
+    """All runs in or below some folders, sorted by path and seed, each once.
 
     Args:
         paths: run folders or any folders above them.
@@ -205,7 +223,7 @@ def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped:
                 reasons.append(f"{place}: more than {MOST_FOLDERS} folders within each other")
                 folders.clear()
     runs = []
-    for place_ in sorted(found):
+    for place_ in sorted(found, key=lambda path: (path.parent, len(path.name), path.name)):
         try:
             run = _load(place_)
             _check_ends(run)

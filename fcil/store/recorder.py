@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from safetensors.torch import save_file
@@ -12,27 +12,53 @@ from safetensors.torch import save_file
 from fcil import metrics
 from fcil.activity import of_folder
 from fcil.errors import StoreError
-from fcil.federation.observer import AccuracyRow, Observer
+from fcil.federation.observer import AccuracyRow, Observer, Restored
 from fcil.store import files
+from fcil.store.environment import mixed
 from fcil.store.folder import RunFolder
 from fcil.store.memory import forget_peaks, peak_memory
+from fcil.store.repair import check_whole, go_back
 from fcil.types import Task, Tensors
 
 
 class RunRecorder(Observer):
     """Keeps the folder true at every moment: what was reported is on disk when the method returns."""
 
-    def __init__(self, folder: RunFolder, class_names: Sequence[str]) -> None:
-        """`class_names`, in order of appearance, label the pictures of synthetic samples."""
+    def __init__(
+        self, folder: RunFolder, class_names: Sequence[str], say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """`class_names`, in order of appearance, label the pictures of synthetic samples.
+
+        Args:
+            say: shows a line to whoever sits there; it is in the log as well.
+        """
         self.folder = folder
         self._names = tuple(class_names)
+        self._say = say
         self._tasks = 0
+        self._found: Restored | None = None
+
+    def restored(self, found: Restored) -> None:
+        self._found = found
 
     def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
-        """Drop what was written after the checkpoint the run goes on from, so that nothing counts twice."""
+        """Go back to the checkpoint the run goes on from: nothing is lost before it, and nothing counts twice.
+
+        Raises:
+            StoreError: something is lost of which there is no copy.
+        """
         self._tasks = tasks
         forget_peaks()
-        self.folder.truncate_after(finished_rounds // rounds + 1, finished_rounds % rounds)
+        found, self._found = self._found, None
+        if found is not None and found.rounds is not None:
+            for line in go_back(self.folder, found):
+                self.tell(line)
+        else:
+            task, round = finished_rounds // rounds + 1, finished_rounds % rounds
+            # After the last round of a task its end may have been told or not, unless the checkpoint says so.
+            ended = found.task - 1 if found is not None else max(0, task - 1 - (not round))
+            check_whole(self.folder, (task, round), finished_rounds, ended)
+            self.folder.truncate_after(task, round)
         self._log(f"{tasks} tasks of {rounds} rounds, {clients} clients a round, {finished_rounds} rounds done before")
 
     def task_started(self, task: Task) -> None:
@@ -85,6 +111,11 @@ class RunRecorder(Observer):
     def note(self, text: str) -> None:
         self._log(text)
 
+    def tell(self, line: str) -> None:
+        """A line for the log and the terminal."""
+        self._log(line)
+        self._say(line)
+
     def run_done(self, seconds: float, phases: dict[str, float]) -> None:
         """`summary.json`: the metrics of `accuracy.csv`, the cost in `rounds.jsonl`, seconds, what did how much."""
         try:
@@ -95,8 +126,17 @@ class RunRecorder(Observer):
         self._log(f"done in {seconds:.0f} s; final accuracy {numbers['final_accuracy']:.4f}")
         memory = peak_memory()
         cost = {**_cost(records), **({} if memory is None else {"peak_memory_bytes": memory})}
-        cost |= of_folder(self.folder, records)
+        cost |= of_folder(self.folder, records) | self._mixed()
         files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
+
+    def _mixed(self) -> dict[str, Any]:
+        """What was not the same all through the run, so that a table can tell; nothing for most runs."""
+        try:
+            found = mixed(files.read_json(self.folder.env)) if files.is_there(self.folder.env) else {}
+        except StoreError as error:  # it was sound when the run was begun or resumed
+            self._log(f"{error}; whether all of the run was made alike is not known")
+            found = {}
+        return {"mixed": found} if found else {}
 
     def _log(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -123,8 +163,13 @@ def _cost(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "failures": sum(_count(p.get("failures")) for p in parts),
         "failures_by_kind": dict(sorted(Counter(f"{f['kind']}, {f['outcome']}" for f in failed).items())),
         **({"epsilon": records[-1]["epsilon"]} if records and "epsilon" in records[-1] else {}),
-        "failures_by_client": dict(sorted(Counter(str(f["client"]) for f in failed if "client" in f).items())),
+        "failures_by_client": _by_client(f["client"] for f in failed if "client" in f),
     }
+
+
+def _by_client(clients: Iterable[Any]) -> dict[str, int]:
+    """How often each client is named, by its number."""
+    return dict(sorted(Counter(map(str, clients)).items(), key=lambda one: (len(one[0]), one[0])))
 
 
 def _count(failures: Any) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcil.errors import StoreError
-from fcil.federation.checkpoint import last_parts
+from fcil.federation.manifest import last_manifest
 from fcil.federation.parts import DamagedError, Parts
+from fcil.store import files
 from fcil.store.folder import RunFolder
 from fcil.types import Tensors
 
@@ -15,11 +16,20 @@ def final_weights(path: Path | str) -> Tensors:
     """Weights and buffers by name.
 
     Raises:
-        StoreError: the run has no checkpoint, or a damaged one.
+        StoreError: the run has no checkpoint or a damaged one, or it is finished and its last one is not of its end.
     """
-    folder = RunFolder(path).checkpoints
+    run = RunFolder(path)
+    folder = run.checkpoints
     try:
-        found = Parts(folder / "parts").get(last_parts(folder)["net"])["net"]
-    except (KeyError, DamagedError) as error:
+        about = last_manifest(folder)
+        found = Parts(folder / "parts").get(about["parts"]["net"])["net"]
+        task, round = about["position"]["task"], about["position"]["round"]
+    except (KeyError, TypeError, DamagedError) as error:
         raise StoreError(f"{folder}: no net can be read there ({type(error).__name__}: {error})") from None
+    tasks = files.read_json(run.summary).get("tasks") if run.finished else None
+    if type(tasks) is int and type(task) is int and task <= tasks:
+        raise StoreError(
+            f"{folder}: the last checkpoint there is that of round {round} of task {task}, not that of the end of the "
+            "run, whose net is lost"
+        )
     return found  # type: ignore[return-value]
