@@ -176,6 +176,24 @@ def test_runs_are_found_below_folders_once_each(tmp_path: Path) -> None:
     assert [(r.strategy, r.seed) for r in runs] == [("finetune", 0), ("finetune", 1), ("lander", 0), ("lander", 1)]
 
 
+def test_runs_are_in_order_of_their_seeds(tmp_path: Path) -> None:
+    for seed in (10, 2, 100, 9):
+        make_run(tmp_path, seed=seed, tasks=1, rounds=1)
+    assert [run.seed for run in find_runs([tmp_path])] == [2, 9, 10, 100]
+
+
+def test_failures_are_counted_by_client_in_order_of_clients(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "seed0")
+    recorder = RunRecorder(folder, ())
+    recorder.run_started(tasks=1, rounds=1, clients=4, finished_rounds=0)
+    told = [{"client": client, "kind": "raised", "outcome": "skipped"} for client in (10, 9, 100, 10)]
+    recorder.round_done({**make_record(1, 1), "failures": told})
+    recorder.task_done(make_tasks(1)[0], make_rows("lander", 0, 1))
+    recorder.run_done(1.0, {})
+    counted = json.loads(folder.summary.read_text())["failures_by_client"]
+    assert list(counted.items()) == [("9", 1), ("10", 2), ("100", 1)]
+
+
 def test_unfinished_and_damaged_runs_are_left_out_with_the_reason(tmp_path: Path) -> None:
     make_run(tmp_path, seed=0)
     half = make_run(tmp_path, seed=1, stop_after=1)

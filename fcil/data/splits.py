@@ -209,6 +209,7 @@ def content_digest(dataset: Dataset) -> str:
             continue
         size = images.take(torch.zeros(1, dtype=torch.int64)).nbytes
         step = -(-len(images) * size // READ)  # rounded up
-        for rows in torch.arange(0, len(images), step).split(max(1, 2**24 // size)):
+        rows_of = torch.arange(0, len(images), step)
+        for rows in torch.split(rows_of, max(1, 2**24 // size)):  # type: ignore[no-untyped-call]
             total.update(images.take(rows).cpu().contiguous().numpy().data)
     return total.hexdigest()[:32]

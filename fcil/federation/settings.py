@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,7 +26,8 @@ def settle_arithmetic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32 on a GPU too
     torch.backends.cuda.matmul.allow_tf32 = False
     for backend in (torch.backends.mkldnn, torch.backends.cudnn):  # to which `torch.backends.fp32_precision` extends
-        for part in (getattr(backend, name, None) for name in ("conv", "rnn")):
+        for name in ("conv", "rnn"):
+            part: Any = getattr(backend, name, None)
             if getattr(part, "fp32_precision", "none") not in ("none", "ieee"):
                 part.fp32_precision = "ieee"
 

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def environment(
     names = list(devices) or [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"]
     cuda = torch.version.cuda if names[0].startswith("cuda") else None
     versions = {name: _version(name) for name in (*PACKAGES, *READERS)}
-    versions |= {"cuda": cuda, "cudnn": str(torch.backends.cudnn.version()) if cuda else None}
+    cudnn: Any = torch.backends.cudnn
+    versions |= {"cuda": cuda, "cudnn": str(cudnn.version()) if cuda else None}
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -82,6 +84,7 @@ def _processor() -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
+@lru_cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
