@@ -17,8 +17,6 @@ from fcil.store import provenance as provenance_module
 from fcil.store.environment import READERS, changes, environment, facts, mixed
 from fcil.store.provenance import provenance, repository_of, sources_digest
 
-Package = Callable[[Path], None]
-
 
 def git(folder: Path, *arguments: str) -> str:
     own = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]

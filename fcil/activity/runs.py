@@ -82,7 +82,7 @@ def _counts(folder: RunFolder) -> np.ndarray[Any, np.dtype[np.int64]] | None:
 def _pool_sizes(folder: Path) -> dict[int, int]:
     """Samples of the pools `task<k>.safetensors`, from their headers."""
     sizes = {}
-    for path in sorted(folder.glob("task*.safetensors")):
+    for path in folder.glob("task*.safetensors"):
         number = path.stem.removeprefix("task")
         if number.isdecimal() and len(number) < 6:
             try:
@@ -90,4 +90,4 @@ def _pool_sizes(folder: Path) -> dict[int, int]:
                     sizes[int(number)] = int(file.get_slice("y").get_shape()[0])
             except (SafetensorError, OSError, ValueError, IndexError):
                 continue
-    return sizes
+    return dict(sorted(sizes.items()))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from fcil.data import Shard
 from fcil.federation.plan import Plan, scenario_of, trained_net
+from fcil.federation.settings import settled
 from fcil.groups import group_runs
 from fcil.nets import Net, frozen
 from fcil.store import Run
@@ -36,8 +37,9 @@ def measure(run: Run, teacher: Plan, weights: Tensors) -> None:
     net = frozen(trained_net(teacher, weights)).to(place)
     pool = load_file(run.folder.synthetic / "task1.safetensors", device=str(place))
     mean, std = (torch.tensor(v, device=place) for v in (scenario.dataset.mean, scenario.dataset.std))
-    found = quality(net, pool, mean, std)
-    write_json(run.path / QUALITY, asdict(found) | {"teacher_accuracy": accuracy(net, scenario.test(1))})
+    with settled(teacher.resources.threads):  # the runs have been played, and their engine is gone
+        found = asdict(quality(net, pool, mean, std)) | {"teacher_accuracy": accuracy(net, scenario.test(1))}
+    write_json(run.path / QUALITY, found)
 
 
 @torch.no_grad()

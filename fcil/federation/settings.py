@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,6 +32,17 @@ def settle_arithmetic(threads: int) -> None:
             part: Any = getattr(backend, name, None)
             if getattr(part, "fp32_precision", "none") not in ("none", "ieee"):
                 part.fp32_precision = "ieee"
+
+
+@contextmanager
+def settled(threads: int) -> Iterator[None]:
+    """Compute within the block what a run of so many threads would; afterwards the threads are those of before."""
+    before = torch.get_num_threads()
+    settle_arithmetic(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fcil.anchors.encoders import EMBEDDED
 from fcil.config import Where, load_yaml
 from fcil.data import Scenario
 from fcil.errors import StoreError
@@ -23,7 +24,7 @@ from fcil.federation.plan import FREE, Plan, inputs_of, scenario_of
 from fcil.plugins import read_source, source_digest
 from fcil.store import RunFolder, files
 from fcil.store.claims import claimed
-from fcil.store.environment import INPUTS, changes, environment, environments, facts
+from fcil.store.environment import changes, environment, environments, facts
 
 UNDO = "undo the change, or begin anew under another --out"
 SETTINGS = {"threads": "resources.threads", "device": "resources.device"}
@@ -100,11 +101,12 @@ def compared(folder: RunFolder, now: Intended) -> Lines:
     said += _check_strategy(folder, now.plan, recorded)
     _check_config(folder, config, now)
     before = environments(recorded)[-1] if recorded is not None else _told_by(config)
-    _check_environment(folder, before, now.environment)
+    fixed = _fixed_inputs(now.plan)
+    _check_environment(folder, before, now.environment, fixed)
     if files.is_there(folder.partition):
         there = _plain(files.read_json(folder.partition))
         _check_equal(folder.partition, there, {key: now.partition.get(key) for key in there})
-    changed = {k: v for k, v in changes(before, now.environment).items() if k not in (*SETTINGS, *INPUTS)}
+    changed = {k: v for k, v in changes(before, now.environment).items() if k not in (*SETTINGS, *fixed)}
     if changed:
         listed = ", ".join(f"{name} {_brief(new)} (was {_brief(old)})" for name, (old, new) in changed.items())
         said.append(f"{folder.path}: goes on under {listed}; env.json and summary.json tell that its numbers are mixed")
@@ -162,7 +164,15 @@ def _check_config(folder: RunFolder, there: Mapping[str, Any], now: Intended) ->
     _check_equal(folder.config, old, _restricted(new, old))
 
 
-def _check_environment(folder: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _fixed_inputs(plan: Plan) -> tuple[str, ...]:
+    """Inputs that can be had again as they were. An encoder rounds differently on another processor."""
+    encoded = plan.anchors.file is None and plan.anchors.encoder != EMBEDDED
+    return ("images",) if encoded else ("images", "anchors")
+
+
+def _check_environment(
+    folder: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any], fixed: Sequence[str]
+) -> None:
     changed = changes(before, now)
     for name, setting in SETTINGS.items():
         if name in changed:
@@ -172,7 +182,7 @@ def _check_environment(folder: RunFolder, before: Mapping[str, Any], now: Mappin
                 f"{folder.path}: was begun with {setting} {old}{f' ({card})' if card else ''} and would go on with "
                 f"{new}, which rounds differently; say {setting}={old}, or begin anew under another --out"
             )
-    for name in (name for name in INPUTS if name in changed):
+    for name in (name for name in fixed if name in changed):
         old, new = changed[name]
         raise StoreError(
             f"{folder.env}: inputs.{name} was {_brief(old)} there and is {_brief(new)} here: the {name} are not those "

@@ -5,7 +5,8 @@
         accuracy.csv    trained_task, tested_task, correct, examples, accuracy: the primary result
         rounds.jsonl    one line a round                         summary.json  metrics and cost; its existence
         partition.json  examples per task, client and class                    means that the run is finished
-        env.json        versions, machine, commit                log.txt
+        env.json        versions, machine, code, digests of      log.txt
+                        what is read
         checkpoints/    synthetic/task<k>.safetensors and .png (task<k>-round<r>: some, as they were then)   figures/
 
 `folder` names and writes the files, `recorder` fills them as events come, `read` gives them back.

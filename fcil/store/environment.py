@@ -27,8 +27,8 @@ SWITCHES = (
 )
 """Variables that change how the libraries below torch compute."""
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-INPUTS = ("images", "anchors")
-"""What is learnt from; if it changes, so does the task."""
+INPUTS = ("images", "anchors", "strategy.py")
+"""What is read beside the settings."""
 
 
 def environment(
@@ -110,7 +110,7 @@ def facts(env: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(versions, Mapping):
         found |= {name: version for name, version in versions.items() if name not in CARRIERS}
     if isinstance(inputs, Mapping):
-        found |= {name: inputs.get(name) for name in (*INPUTS, "strategy.py")}
+        found |= {name: inputs.get(name) for name in INPUTS}
     if isinstance(switches, Mapping):
         found |= {name: switches.get(name, "unset") for name in SWITCHES}
     found["sources of fcil"] = env.get("sources")
