@@ -146,6 +146,7 @@ def verify(
     if not 1 <= rounds <= len(recorded):
         some = f"rounds 1 to {len(recorded)}" if recorded else "no round yet"
         raise StoreError(f"{folder.rounds}: holds {some}; {rounds} cannot be played again and compared")
+    _check_places(folder, plan, recorded[:rounds])
     before = files.read_json(folder.env) if files.is_there(folder.env) else {}
     plan = _as_begun(plan, before)
     played = _play(plan, rounds, console, Where(str(folder.config)))
@@ -156,6 +157,21 @@ def verify(
     return Verification(
         rounds, tuple(differences), tuple(_circumstances(before, now)), tuple(_remarks(folder, plan, recorded[:rounds]))
     )
+
+
+def _check_places(folder: RunFolder, plan: Plan, recorded: Sequence[Mapping[str, Any]]) -> None:
+    """See that the lines are those of the first rounds, each in its place.
+
+    Raises:
+        StoreError: one was lost.
+    """
+    for index, record in enumerate(recorded):
+        task, round = index // plan.federation.rounds + 1, index % plan.federation.rounds + 1
+        if (record["task"], record["round"]) != (task, round):
+            raise StoreError(
+                f"{folder.rounds}: line {index + 1}: round {record['round']} of task {record['task']}, where round "
+                f"{round} of task {task} should be; a line was lost"
+            )
 
 
 def _as_begun(plan: Plan, env: Mapping[str, Any]) -> Plan:

@@ -38,7 +38,7 @@ from fcil.data import DataSettings, load_dataset
 from fcil.errors import StoreError, UserError
 from fcil.federation.manifest import digest_of, last_manifest, manifest_paths
 from fcil.federation.observer import Observer
-from fcil.store import Run, RunFolder, files, find_runs, load_run
+from fcil.store import Run, RunFolder, load_run
 from fcil.verify import verify
 
 OTHERWISE = ["resources.workers=3", "resources.synthesis_workers=2", "federation.on_failure=skip", "logger=null"]
@@ -323,6 +323,22 @@ def test_folders_of_earlier_builds_go_on(stopped: tuple[Path, RunFolder], whole:
     assert_equal(run, whole)
 
 
+def test_a_checkpoint_of_another_version_is_refused_before_a_byte_is_written(stopped: tuple[Path, RunFolder]) -> None:
+    source, folder = stopped
+    for path in manifest_paths(folder.checkpoints):
+        about = json.loads(path.read_text())
+        del about["digest"]
+        about["version"] = "0.0.7"
+        path.write_text(json.dumps({**about, "digest": digest_of(about)}))
+    assert_refused(source, folder, "version 0.0.7, and this is version")
+
+
+def test_an_environment_to_which_none_can_be_added_is_refused(stopped: tuple[Path, RunFolder]) -> None:
+    source, folder = stopped
+    rewrite(folder.env, lambda env: env.update(resumed=3))
+    assert_refused(source, folder, "env.json: resumed is 3; expected a list", overrides=("federation.retries=7",))
+
+
 def test_what_changes_no_number_is_brought_up_to_date_and_noted(stopped: tuple[Path, RunFolder], whole: Run) -> None:
     source, folder = stopped
     (run,), _ = told(source, "federation.retries=7")
@@ -465,9 +481,6 @@ def test_a_finished_run_that_lost_a_line_is_told_and_mended_by_its_checkpoint(tm
         run.folder.rounds.write_text("".join(rounds[n] for n in kept))
         with pytest.raises(StoreError, match=said):
             load_run(run.path)
-        skipped: list[str] = []
-        assert find_runs([run.path], skipped=skipped) == []
-        assert "rounds.jsonl" in skipped[0]
     run.folder.rounds.write_text("".join([rounds[0], *rounds[2:]]))
     run.folder.summary.unlink()
     assert_equal(told(source)[0][0], whole)
@@ -475,7 +488,10 @@ def test_a_finished_run_that_lost_a_line_is_told_and_mended_by_its_checkpoint(tm
 
 def test_a_record_with_a_gap_is_not_compared_with_what_is_played_again(stopped: tuple[Path, RunFolder]) -> None:
     _, folder = stopped
-    folder.rounds.write_text("".join(lines(folder.rounds)[1:]))
+    rounds = lines(folder.rounds)
+    folder.rounds.write_text("".join(rounds[1:]))
     with pytest.raises(StoreError, match="round 2 of task 1 comes first; a line before it was lost"):
         verify(folder.path)
-    assert files.count_rounds(folder.rounds) == 3
+    folder.rounds.write_text("".join([rounds[0], *rounds[2:]]))
+    with pytest.raises(StoreError, match="line 2: round 1 of task 2, where round 2 of task 1 should be"):
+        verify(folder.path, 2)

@@ -90,6 +90,20 @@ def sound_manifest(path: Path) -> dict[str, Any]:
     return about
 
 
+def check_manifests(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that the last sound list in a folder of checkpoints is of this version and these settings.
+
+    Raises:
+        StoreError: it is not.
+    """
+    for path in reversed(manifest_paths(folder)):
+        try:
+            read_manifest(path, settings)
+            return
+        except DamagedError:
+            continue
+
+
 def set_aside(path: Path) -> None:
     """Take a damaged list out of the way: it must not stand in the place of a good one.
 

@@ -19,7 +19,7 @@ from fcil.anchors.encoders import EMBEDDED
 from fcil.config import Where, load_yaml
 from fcil.data import Scenario
 from fcil.errors import StoreError
-from fcil.federation.manifest import difference, has_saved
+from fcil.federation.manifest import check_manifests, difference, has_saved
 from fcil.federation.plan import FREE, Plan, inputs_of, scenario_of
 from fcil.plugins import read_source, source_digest
 from fcil.store import RunFolder, files
@@ -64,11 +64,14 @@ def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
     """
     now = Intended.of(plan, scenario)
     if not has_saved(folder.checkpoints):
-        folder.env.unlink(missing_ok=True)  # what has left nothing to go on from does not count
+        with files.writing(folder.env):
+            folder.env.unlink(missing_ok=True)  # what has left nothing to go on from does not count
         _write(folder, now, ("config.yaml", "strategy.py", "partition.json"))
         return Lines([], [])
-    lines, missing = compared(folder, now), _missing(folder)
-    _write(folder, now, {*missing, "config.yaml"})
+    lines, names = compared(folder, now), _missing(folder)
+    if folder.begun and _config(folder) != now.config:
+        names.append(folder.config.name)
+    _write(folder, now, names)
     return lines
 
 
@@ -95,9 +98,10 @@ def compared(folder: RunFolder, now: Intended) -> Lines:
     Raises:
         StoreError: a difference that would make another run of it; names the file, the key and both values.
     """
+    check_manifests(folder.checkpoints, _plain(now.plan.decisive | {"seed": now.plan.seed}))
     said = [f"{folder.path / name}: was missing; written anew" for name in _missing(folder)]
     config = _config(folder) if folder.begun else {}
-    recorded = files.read_json(folder.env) if files.is_there(folder.env) else None
+    recorded = folder.read_env() if files.is_there(folder.env) else None
     said += _check_strategy(folder, now.plan, recorded)
     _check_config(folder, config, now)
     before = environments(recorded)[-1] if recorded is not None else _told_by(config)

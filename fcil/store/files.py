@@ -150,19 +150,6 @@ def _out_of_order(task: int, round: int, last_task: int, last_round: int) -> str
     return f"{after or f'round {round} of task {task} comes first'}; a line before it was lost"
 
 
-def count_rounds(path: Path) -> int:
-    """How many lines of a `rounds.jsonl` end.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    try:
-        with reading.open_file(path, SIZE_LIMIT) as file:
-            return sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
-    except (reading.UnreadableError, OSError) as error:
-        raise StoreError(f"{path}: cannot be read ({error})") from None
-
-
 def read_last_rounds(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
     """The records that end within the last `most` bytes of a `rounds.jsonl` that may grow meanwhile; none if it is
     not there. To follow a run this is enough, whatever its length.

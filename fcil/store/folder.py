@@ -71,13 +71,22 @@ class RunFolder:
 
     def add_env(self, now: dict[str, Any]) -> None:
         """`env.json`; when a run is resumed, the new environment is added under `resumed`."""
-        if self.env.is_file():
-            first = files.read_json(self.env)
-            before = first.get("resumed", [])
-            if not isinstance(before, list):
-                raise StoreError(f"{self.env}: resumed is {before!r}; expected a list")
-            now = {**first, "resumed": [*before, now]}
+        if files.is_there(self.env):
+            first = self.read_env()
+            now = {**first, "resumed": [*first.get("resumed", []), now]}
         files.write_json(self.env, now)
+
+    def read_env(self) -> dict[str, Any]:
+        """What `env.json` says.
+
+        Raises:
+            StoreError: it cannot be read, or an environment could not be added.
+        """
+        found = files.read_json(self.env)
+        before = found.get("resumed", [])
+        if not isinstance(before, list):
+            raise StoreError(f"{self.env}: resumed is {before!r}; expected a list")
+        return found
 
     def truncate_after(self, task: int, round: int) -> None:
         """Forget what happened after `round` of `task`, the last one a checkpoint holds (round 0: none of the task).

@@ -58,9 +58,7 @@ class Run:
             StoreError: one is damaged or lost.
         """
         path = self.folder.rounds
-        found = files.read_rounds(path) if files.is_there(path) else []
-        _check_count(path, len(found), self.summary)
-        return found
+        return files.read_rounds(path) if files.is_there(path) else []
 
     @property
     def finished(self) -> bool:
@@ -103,7 +101,12 @@ def load_run(path: Path | str) -> Run:
         StoreError: it is no run folder, or a file in it is damaged.
     """
     run = _load(path)
-    run.rounds  # noqa: B018 (read now, since a caller wants to hear of damage here)
+    found, told = len(run.rounds), run.summary.get("rounds")  # read now: a caller wants to hear of damage here
+    if told is not None and told != found:
+        raise StoreError(
+            f"{run.folder.rounds}: holds {found} rounds, summary.json tells of {told}; the run's last checkpoint may "
+            "know them: delete summary.json and resume the run"
+        )
     return run
 
 
@@ -171,22 +174,6 @@ def _check_ends(run: Run) -> None:
     last = ends[-1]["task"] if ends else 0
     if run.summary.get("rounds") and last != run.summary["tasks"]:
         raise StoreError(f"{path}: the last round is one of task {last}, summary.json tells of {run.summary['tasks']}")
-    if ends:
-        _check_count(path, files.count_rounds(path), run.summary)
-
-
-def _check_count(path: Path, count: int, summary: dict[str, Any]) -> None:
-    """See that a finished run has as many rounds as it had when it ended.
-
-    Raises:
-        StoreError: lines were lost or added.
-    """
-    told = summary.get("rounds")
-    if told is not None and told != count:
-        raise StoreError(
-            f"{path}: holds {count} rounds, summary.json tells of {told} (the run's last checkpoint may know them: "
-            "delete summary.json and resume the run)"
-        )
 
 
 def _check(folder: RunFolder, rows: list[AccuracyRow], summary: dict[str, Any]) -> None:
