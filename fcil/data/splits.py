@@ -210,6 +210,6 @@ def content_digest(dataset: Dataset) -> str:
         size = images.take(torch.zeros(1, dtype=torch.int64)).nbytes
         step = -(-len(images) * size // READ)  # rounded up
         rows_of = torch.arange(0, len(images), step)
-        for rows in torch.split(rows_of, max(1, 2**24 // size)):  # type: ignore[no-untyped-call]
+        for rows in torch.split(rows_of, max(1, 2**24 // size)):
             total.update(images.take(rows).cpu().contiguous().numpy().data)
     return total.hexdigest()[:32]
