@@ -105,6 +105,21 @@ def test_a_distillation_that_was_stopped_goes_on_equal_to_the_bit(tmp_path: Path
     assert same({k: v for k, v in mine.items() if "lesson" in k}, {k: v for k, v in yours.items() if "lesson" in k})
 
 
+def test_quality_is_measured_with_the_threads_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not with as many as the machine has."""
+    from fcil.distillation import quality as module
+
+    threads, whole = list[int](), module.quality
+    monkeypatch.setattr(module, "quality", lambda *given: threads.append(torch.get_num_threads()) or whole(*given))
+    torch.set_num_threads(2)
+    try:
+        taught(write(tmp_path), out=tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert threads == [1]
+
+
 AFTER: dict[str, Any] = {
     "student": {"learns": "after", "rounds": 3, "snapshots": 2},
     "synthesizer": {"fast": {**FAST, "rounds": 4, "chains": 2, "student_steps": 2, "student_batch": 10}},
