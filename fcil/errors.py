@@ -9,7 +9,7 @@ with code 2. Any other exception is ours and keeps its traceback.
     │   ├── DataError        a data set or class-name file that is missing or malformed
     │   └── StoreError       a results folder that cannot be read or written
     └── TrainingError        training produced something unusable, e.g. a loss that is not finite
-        └── LeakError        a client used images that it may not see
+        └── LeakError        a client used images that it may not see, or changed what others read
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class TrainingError(FCILError):
 
 
 class LeakError(TrainingError):
-    """A client used images that it may not see, or the server kept test images; no policy skips it."""
+    """A client used images that it may not see, or changed what others read, or the server kept test images.
+
+    No policy skips it.
+    """
 
 
 def printable(text: str) -> str:

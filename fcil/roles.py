@@ -151,7 +151,7 @@ class Client:
             for batch in self.batches(epoch):
                 with self.autocast():
                     terms = loss(self, batch)
-                total = torch.stack(list(terms.values())).sum()
+                total = total_loss(terms)
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -167,6 +167,32 @@ class Client:
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}
         weights = {name: t for name, t in self.net.weights().items() if name in keep}
         return Update(weights, len(self.shard), metrics)
+
+
+def total_loss(terms: Terms) -> Tensor:
+    """The sum of the terms that `local_loss` returned.
+
+    Raises:
+        TrainingError: they are no named scalars with a gradient; says what was returned.
+    """
+    if not isinstance(terms, dict) or not terms:
+        raise TrainingError(f"local_loss returned {_kind_of_loss(terms)}; {_LOSS}")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.ndim or not term.is_floating_point():
+            raise TrainingError(f'local_loss returned {{"{name}": {_kind_of_loss(term)}}}; {_LOSS}')
+    total = torch.stack(list(terms.values())).sum()
+    if not total.requires_grad:
+        raise TrainingError(f"local_loss returned {', '.join(terms)} without a gradient; {_LOSS}")
+    return total
+
+
+_LOSS = 'expected a dict of named scalar tensors with a gradient, such as {"ce": F.cross_entropy(logits, y)}'
+
+
+def _kind_of_loss(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
+    return "None" if value is None else "an empty dict" if value == {} else f"a {type(value).__name__}"
 
 
 class Teacher(NamedTuple):

@@ -130,8 +130,8 @@ def play(source: Path, *overrides: str, out: Path, observer: Observer | None = N
         return fcil.run(source, *overrides, out=out, smoke=smoke, console=Console(file=io.StringIO()))
 
 
-class Stop(Exception):  # noqa: N818 (not an error)
-    """What `StopAfter` raises."""
+class Stop(KeyboardInterrupt):
+    """What `StopAfter` raises; like an interrupt it is no error, and nothing takes it for one of a strategy."""
 
 
 class StopAfter(Observer):

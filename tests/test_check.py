@@ -94,15 +94,15 @@ def test_what_is_undocumented_or_printed_is_found_in_the_file(checked: Checked) 
 
 def test_a_field_without_a_decorator_is_none(checked: Checked) -> None:
     head = '"""Plain."""\nfrom fcil import Strategy\nclass Plain(Strategy):\n'
-    report = checked('pull: float = 1.0\n"""Of it."""\n', head, last="source")
-    assert_fails(report, options="pull is no field: put @dataclass(frozen=True, kw_only=True) above class Plain")
+    with pytest.raises(ConfigError, match=r"put @dataclass\(frozen=True, kw_only=True\) above class Plain"):
+        checked('pull: float = 1.0\n"""Of it."""\n', head, last="source")
 
 
 def test_memory_that_is_no_value(checked: Checked) -> None:
     report = checked(
         "def local_train(self, client):\n    client.memory['a'] = [1]\n    return super().local_train(client)"
     )
-    assert_fails(report, state='client 0, task 1, round 1: TypeError: state "a" is a list')
+    assert_fails(report, state='client 0, task 1, round 1: client.memory: state "a" is a list')
     assert {r.problem for r in report.results if r.passed is None} == {"left out until state passes"}
 
 

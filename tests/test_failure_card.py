@@ -55,12 +55,12 @@ def test_a_card_is_left_printed_and_taken_away_when_the_run_is_finished(
     source = write_experiment(tmp_path, strategy={str(write_strategy(Path("."), BROKEN, "broken_one")): {"keep": 3.0}})
     Path("broken").touch()
     printed = io.StringIO()
-    with silently(), pytest.raises(OSError, match="secret"):
+    with silently(), pytest.raises(TrainingError, match="secret"):
         fcil.run(source, out="out", console=Console(file=printed, width=200))
 
     folder = only_folder(Path("out"))
     card, text = json.loads((folder / "failure.json").read_text()), (folder / "failure.md").read_text()
-    assert card["error"] == "OSError: cannot read …/table.bin today"
+    assert card["error"] == "task 2, round 1: OSError: cannot read …/table.bin today (in aggregate)"
     assert card["raised_in"] == "broken_one.py, line 23, aggregate"
     assert card["last_round"].items() >= {"task": 1, "round": 2}.items()
     assert card["checkpoint"] == "task002-round00000.json"

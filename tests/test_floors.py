@@ -22,7 +22,9 @@ FLOORS = {
     "fcil.registry": 0,
     "fcil.subspace": 1,
     "fcil.distillers": 2,
-    **dict.fromkeys(("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.synthesis", "fcil.averaging"), 2),
+    **dict.fromkeys(
+        ("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.verbs", "fcil.synthesis", "fcil.averaging"), 2
+    ),
     "strategies": 3,
     "fcil.federation": 4,
     **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),

@@ -72,8 +72,6 @@ def check_options(case: Case) -> str | None:
     """Its fields are settings: frozen, documented, and the same after a journey through YAML."""
     own = vars(case.kind).get("__annotations__", {})
     plain = [name for name, hint in own.items() if "ClassVar" not in str(hint)]
-    if plain and "__dataclass_fields__" not in vars(case.kind):
-        return f"{plain[0]} is no field: put @dataclass(frozen=True, kw_only=True) above class {case.kind.__name__}"
     tree = ast.parse(case.spec.source)
     if not first_line(case.spec.source):
         return "the file begins with no docstring; its first line is what `fcil list strategies` says"

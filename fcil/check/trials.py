@@ -245,4 +245,6 @@ def explain(error: BaseException, path: str, notes: Sequence[str] = ()) -> str:
         line = printable(f"{line}: {cause}")
     text = told[-1] if told and isinstance(error, TrainingError) else "".join(traceback.format_exception(error))
     places = [m for m in re.finditer(r'File "(.+?)", line (\d+), in (\S+)', text) if m[1] == path]
-    return f"{line} ({Path(path).name}:{places[-1][2]}, in {places[-1][3]})" if places else line
+    if not places:
+        return line
+    return f"{re.sub(r' [(]in [a-z_]+[)]', '', line)} ({Path(path).name}:{places[-1][2]}, in {places[-1][3]})"

@@ -8,8 +8,6 @@ Flower context and goes nowhere else.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -21,11 +19,11 @@ from fcil.federation.audit import RECORD, Audit
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.inner_messages import CallNext
 from fcil.federation.mods import around
-from fcil.federation.plan import Plan, from_json, scenario_of, tasks_of
-from fcil.federation.settings import settle_arithmetic
-from fcil.nets import Net, build_net, frozen
+from fcil.federation.plan import scenario_of, tasks_of
+from fcil.federation.site import Site, site
+from fcil.federation.user_code import check_update, named_state
 from fcil.roles import Client
-from fcil.types import State, Tensors, Update
+from fcil.types import State, Update
 
 AFTER_TASK = "train.after_task"
 
@@ -42,58 +40,6 @@ def chosen_mods(message: Message, context: Context, call_next: CallNext) -> Mess
 
 
 app = ClientApp(mods=[chosen_mods])
-
-
-@dataclass
-class Site:
-    """What a process keeps between messages of a run."""
-
-    plan: Plan
-    device: torch.device
-    net: Net | None = None
-    shared: dict[str, tuple[str, Any]] = field(default_factory=dict)  # name -> content hash, value
-    frozen_nets: dict[str, tuple[str, Net]] = field(default_factory=dict)
-
-    def resident_net(self, weights: Tensors, text_width: int | None) -> Net:
-        """The one net of this process, holding these weights."""
-        if self.net is None:
-            self.net = self._new_net(weights, text_width)
-        self.net.load(weights)
-        return self.net
-
-    def _new_net(self, weights: Tensors, text_width: int | None) -> Net:
-        shape = scenario_of(self.plan).dataset.shape
-        classes = len(weights["classifier.bias"])
-        return build_net(self.plan.net, shape=shape, num_classes=classes, text_width=text_width, key=("resident",)).to(
-            self.device
-        )
-
-    def receive(self, content: RecordDict, hashes: dict[str, str]) -> State:
-        """What the server shares, decoded once for each new content."""
-        for name, content_hash in hashes.items():
-            if self.shared.get(name, ("", None))[0] != content_hash:
-                arrays = cast(ArrayRecord, content[f"shared/{name}"])
-                values = cast(ConfigRecord, content[f"values/{name}"])
-                self.shared[name] = (content_hash, from_records(arrays, values, self.device)[name])
-        return {name: self.shared[name][1] for name in hashes}
-
-    def frozen_net(self, name: str) -> Net:
-        """The net whose weights are shared under this name, kept until they change."""
-        content_hash, weights = self.shared[name]
-        if self.frozen_nets.get(name, ("", None))[0] != content_hash:
-            head = weights.get("text_head.weight")
-            net = self._new_net(weights, None if head is None else len(head))
-            net.load(weights)
-            self.frozen_nets[name] = (content_hash, frozen(net))
-        return self.frozen_nets[name][1]
-
-
-@lru_cache(maxsize=2)
-def site(plan: str) -> Site:
-    """The site of a plan in this process."""
-    resolved = from_json(plan)
-    settle_arithmetic(resolved.resources.threads)
-    return Site(resolved, resolved.resources.torch_device())
 
 
 def site_of(message: Message) -> Site:
@@ -146,7 +92,8 @@ def _memory(context: Context, device: torch.device) -> State:
 def _reply(message: Message, context: Context, client: Client, audit: Audit, update: Update | None) -> Message:
     resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
     if client.memory or "memory" in context.state:
-        context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
+        with named_state("client.memory"):
+            context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
     content = RecordDict({RECORD: audit.record(client)})
     if client.memory:
         content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
@@ -169,7 +116,10 @@ def _own(value: Any, resident: set[int]) -> Any:
 def train(message: Message, context: Context) -> Message:
     """One round of local training."""
     here, client, audit = _client(message, context)
-    return _reply(message, context, client, audit, here.plan.strategy.strategy.local_train(client))
+    with here.playing(client, "local_train"):
+        update = here.plan.strategy.strategy.local_train(client)
+        check_update(update, "local_train", optional=False)
+        return _reply(message, context, client, audit, update)
 
 
 @app.query()
@@ -188,4 +138,7 @@ def identify(message: Message, context: Context) -> Message:
 def after_task(message: Message, context: Context) -> Message:
     """What the strategy asks of each client when a task ends."""
     here, client, audit = _client(message, context)
-    return _reply(message, context, client, audit, here.plan.strategy.strategy.after_local_task(client))
+    with here.playing(client, "after_local_task"):
+        update = here.plan.strategy.strategy.after_local_task(client)
+        check_update(update, "after_local_task", optional=True)
+        return _reply(message, context, client, audit, update)

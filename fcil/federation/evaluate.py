@@ -7,6 +7,7 @@ import torch
 from fcil.data import Scenario
 from fcil.federation.audit import sealed
 from fcil.federation.observer import AccuracyRow
+from fcil.federation.user_code import calling
 from fcil.roles import Server
 from fcil.strategy import Strategy
 
@@ -27,7 +28,8 @@ def evaluate(server: Server, strategy: Strategy, scenario: Scenario) -> list[Acc
     server.net.eval()
     with sealed(server), torch.inference_mode():
         for batch in test.batches(BATCH, augment=False, shuffle=False):
-            scores = strategy.predict(server.net, batch.x, server.shared)
+            with calling("predict", f"task {trained}, round {server.round}"):
+                scores = strategy.predict(server.net, batch.x, server.shared)
             hits.append(scores.argmax(1) == batch.y)
     hit = torch.cat(hits).cpu().double()
     correct = torch.bincount(test.tasks.cpu(), weights=hit, minlength=trained + 1)

@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fcil.errors import TrainingError
+from fcil.errors import LeakError, TrainingError
 from fcil.federation.audit import Ledger, read_audit
 from fcil.federation.failures import Failure, Kind, judge, kind_of, reason_of
 from fcil.federation.grids import LocalGrid
@@ -122,6 +122,8 @@ class Exchange:
         if reply.has_error():
             first, text = reason_of(reply)
             self.observer.note(text)
+            if first.startswith(f"{LeakError.__name__}: "):
+                raise LeakError(f"client {client}, {question.place}: {first.partition(': ')[2]}")
             return kind_of(reply), first
         for line in said(reply):
             self.observer.note(line)

@@ -19,6 +19,7 @@ from flwr.supercore.run import Run
 from fcil.federation.compat import RAISED, TIMED_OUT, error_reply, give_id, new_context, new_run
 from fcil.federation.failures import shortage
 from fcil.federation.interrupts import OutOfTime, time_limit
+from fcil.federation.user_code import StrategyError
 
 
 class LocalGrid(Grid):
@@ -151,4 +152,6 @@ class _Identity(NamedTuple):
 
 
 def reason(error: Exception) -> str:
-    return f"{shortage(error) or f'{type(error).__name__}: {error}'}\n{traceback.format_exc()}"
+    """What an error reply says: a line, and the traceback."""
+    line = str(error) if isinstance(error, StrategyError) else shortage(error) or f"{type(error).__name__}: {error}"
+    return f"{line}\n{traceback.format_exc()}"

@@ -10,6 +10,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ from fcil.federation.replies import Expected, read_update
 from fcil.federation.safeguards import Averager, spent
 from fcil.federation.sharing import Shared, sizes
 from fcil.federation.synthesize import Syntheses
+from fcil.federation.user_code import calling, named_state
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
 from fcil.roles import Server
@@ -133,7 +135,8 @@ class Loop:
         if task.num_seen > server.net.num_classes:
             server.net.grow(task.num_seen, generator(server.seed, "head", task.number))
         self._syntheses.begin("before")
-        self.strategy.before_task(server)
+        with self._calling("before_task", server):
+            self.strategy.before_task(server)
 
     def _end(self, server: Server) -> None:
         """Collect what clients have to say, let the strategy conclude, and measure."""
@@ -142,11 +145,14 @@ class Loop:
         self._syntheses.begin()
         updates = self._conclusions(server, failures, record)
         first = next(updates, None)
-        self.strategy.after_task(server, () if first is None else itertools.chain([first], updates))
+        with self._calling("after_task", server):
+            self.strategy.after_task(server, () if first is None else itertools.chain([first], updates))
         for _ in updates:  # a strategy that stopped early still lets every client finish
             pass
         record["failures"] = [f.record() for f in failures] + self._syntheses.told()
-        record |= self.ledger.line() | self.ledger.end() | self._syntheses.made() | {"shared": sizes(server.shared)}
+        with named_state(f"after task {server.task.number}: server.shared"):
+            record["shared"] = sizes(server.shared)
+        record |= self.ledger.line() | self.ledger.end() | self._syntheses.made()
         self.observer.task_concluded(server.task.number, record)
         with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.scenario)
@@ -168,7 +174,9 @@ class Loop:
     def _play_or_undo(self, server: Server) -> None:
         """One round. If the run is stopped within it, what the round found is saved, unless it was before."""
         task, number = server.task.number, server.round
-        found, received, seen = _Standing(server), dict(self.shared.received), self.ledger.values()
+        with named_state(f"task {task}: the server's state"):
+            found = _Standing(server)
+        received, seen = dict(self.shared.received), self.ledger.values()
         roll_back = self.grid.snapshot() if isinstance(self.grid, LocalGrid) else None
         try:
             self._play(server)
@@ -182,7 +190,8 @@ class Loop:
     def _play(self, server: Server) -> None:
         plan, task, number = self.plan, server.task.number, server.round
         lr = learning_rate(plan.optimizer, number, plan.federation.rounds)
-        chosen = list(self.strategy.sample(server, plan.federation.clients_per_round))
+        with self._calling("sample", server):
+            chosen = list(self.strategy.sample(server, plan.federation.clients_per_round))
         self.observer.round_started(task, number, chosen)
         record: dict[str, Any] = {"task": task, "round": number, "lr": lr, "clients": chosen}
         before, failures = dict(self.phases), list[Failure]()
@@ -211,7 +220,8 @@ class Loop:
         if first is None:
             self.observer.note(f"task {server.task.number}, round {server.round}: nothing to aggregate; the net stays")
             return
-        self.strategy.aggregate(server, self._average.seal(itertools.chain([first], updates)))
+        with self._calling("aggregate", server):
+            self.strategy.aggregate(server, self._average.seal(itertools.chain([first], updates)))
         self._average.check()
         for _ in updates:  # a strategy that stopped early still lets every client finish
             pass
@@ -248,7 +258,8 @@ class Loop:
     ) -> Question:
         """What clients are asked; `record` gets the bytes that they are sent."""
         weights, head, task = server.net.weights(), server.net.text_head, server.task.number
-        self.shared.update(server.shared)
+        with named_state(f"task {task}, round {server.round}: server.shared"):
+            self.shared.update(server.shared)
         job = {
             "task": task,
             "round": server.round,
@@ -264,7 +275,8 @@ class Loop:
         }
         record["bytes_down"] = num_bytes(weights) * len(clients) + self.shared.deliver(clients)
         record["bytes_up"] = 0
-        expected = Expected.of(server.net, self.strategy, self.scenario, training=kind == MessageType.TRAIN)
+        with self._calling("trainable", server):
+            expected = Expected.of(server.net, self.strategy, self.scenario, training=kind == MessageType.TRAIN)
         nodes = self._exchange.nodes
         return Question(
             place=f"task {task}, round {server.round}",
@@ -276,6 +288,9 @@ class Loop:
 
     # Bookkeeping ------------------------------------------------------------------------------
 
+    def _calling(self, verb: str, server: Server) -> AbstractContextManager[None]:
+        return calling(verb, f"task {server.task.number}, round {server.round}")
+
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
@@ -284,7 +299,8 @@ class Loop:
         elsewhere = self._exchange.remembering and not isinstance(self.grid, LocalGrid)
         with timed(self.phases, "checkpoint"):
             position = Position(task, round, self._seconds(), self.phases, received, elsewhere, self.ledger.values())
-            self.checkpoints.save(server, self.grid, self.shared, position)
+            with named_state(f"after task {server.task.number}, round {server.round}: server.shared or server.memo"):
+                self.checkpoints.save(server, self.grid, self.shared, position)
         self._saved = task, round
 
 

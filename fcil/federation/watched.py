@@ -72,10 +72,10 @@ class WatchedGrid(InProcessGrid):
         here, changed = site_of(message), []
         if _content(message) != before:
             changed.append("client.start")
-        for name, (content_hash, value) in here.shared.items():
+        for name, (content_hash, value, _) in here.shared.items():
             if digest(*flatten({name: value})) != content_hash:
                 changed.append(f'client.shared["{name}"]')
-        for name, (content_hash, net) in here.frozen_nets.items():
+        for name, (content_hash, net, *_) in here.frozen_nets.items():
             if digest(*flatten({name: net.weights()})) != content_hash:
                 changed.append(f'client.frozen("{name}")')
         place = f"client {asked.client}, task {asked.task}, round {asked.round}"

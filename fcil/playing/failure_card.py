@@ -20,7 +20,7 @@ from rich.console import Console
 
 from fcil.config import dump
 from fcil.data import PartitionSettings
-from fcil.errors import StoreError, printable
+from fcil.errors import StoreError, TrainingError, printable
 from fcil.federation.manifest import manifest_paths
 from fcil.federation.plan import Plan
 from fcil.reading import last_lines
@@ -63,7 +63,7 @@ def describe(folder: RunFolder, plan: Plan, error: BaseException) -> dict[str, A
     return {
         "run": "/".join(plan.folder.parts),
         "failed": strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "error": _masked(f"{type(error).__name__}: {said}", folder),
+        "error": _masked(said if isinstance(error, TrainingError) else f"{type(error).__name__}: {said}", folder),
         "raised_in": _place(error),
         "last_round": last,
         "checkpoint": saved[-1].name if saved else None,
@@ -87,7 +87,9 @@ def render(card: dict[str, Any]) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File, line and function that raised it."""
+    """File, line and function that raised it, or what it was raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, {frames[-1].name}" if frames else ""
 

@@ -18,6 +18,7 @@ from fcil.errors import ConfigError, FCILError, TrainingError, printable
 from fcil.federation.engine import Engine
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.plan import Plan
+from fcil.federation.user_code import StrategyError
 from fcil.playing.board import labels
 from fcil.playing.rehearsal import named
 from fcil.store import RunFolder, RunRecorder
@@ -109,9 +110,11 @@ def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Pa
             with named(stage.where):
                 stage.play_one(stage.engines.of(plan), plan, path, stage.console)
         except Exception as error:
+            if isinstance(error, StrategyError):  # its traceback goes to the log, and not to the terminal
+                note_failure(path, error)
             if alone or isinstance(error, ConfigError):
                 raise
-            failed[plan.folder] = note_failure(path, error)
+            failed[plan.folder] = str(error) if isinstance(error, StrategyError) else note_failure(path, error)
         if plan.folder in failed:
             stage.console.print(f"{path} failed: {failed[plan.folder]}", markup=False, soft_wrap=True)
             stage.engines.close()
@@ -121,7 +124,8 @@ def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Pa
 def note_failure(path: Path, error: Exception) -> str:
     """One line about a run that failed; what is our mistake, or a strategy's, leaves its traceback in the log."""
     line = str(error) if isinstance(error, FCILError) else printable(f"{type(error).__name__}: {error}")
-    details = "" if isinstance(error, FCILError) else f"\n{''.join(traceback.format_exception(error))}"
+    told = isinstance(error, FCILError) and error.__cause__ is None
+    details = "" if told else f"\n{''.join(traceback.format_exception(error))}"
     RunRecorder(RunFolder(path), ()).note(f"failed: {line}{details}")
     return line
 

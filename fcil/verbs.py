@@ -1,0 +1,139 @@
+"""The verbs of a strategy, and what a class has that was meant to be one.
+
+A misspelt method is never called, and the run would be plain federated averaging under another name.
+So a class is looked at before it is used: methods that nobody calls and that look like a verb of ours or
+of another framework, verbs that cannot be called as they will be, and classes whose hyper-parameters
+could not be read or sent.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import get_type_hints
+
+from pydantic import TypeAdapter
+
+from fcil.strategy import Strategy
+
+CALLED_WITH = {
+    "local_loss": ("client", "batch"),
+    "local_train": ("client",),
+    "after_local_task": ("client",),
+    "before_task": ("server",),
+    "aggregate": ("server", "updates"),
+    "after_task": ("server", "updates"),
+    "trainable": ("net",),
+    "predict": ("net", "x", "shared"),
+    "sample": ("server", "count"),
+}
+"""What the engine calls, and what it hands over."""
+FOREIGN = {
+    **dict.fromkeys(("training_step", "compute_loss", "criterion", "get_loss", "forward", "loss"), "local_loss"),
+    **dict.fromkeys(("fit", "train", "train_step", "local_update", "client_update", "observe"), "local_train"),
+    **dict.fromkeys(("on_task_end", "end_task", "task_end", "after_training_exp"), "after_task"),
+    **dict.fromkeys(("on_task_start", "begin_task", "start_task", "before_training_exp"), "before_task"),
+    **dict.fromkeys(("aggregate_fit", "aggregate_train", "server_update", "aggregate_updates"), "aggregate"),
+    **dict.fromkeys(("configure_fit", "configure_train", "select_clients", "sample_clients"), "sample"),
+    **dict.fromkeys(("evaluate", "inference", "classify", "eval_task"), "predict"),
+}
+"""Methods of other frameworks, and the verb that comes closest."""
+DECLARED = ("needs", "data")
+"""Class variables that a strategy may set."""
+CLOSE = 0.8
+
+
+def problems(kind: type[Strategy], source: str) -> Iterator[str]:
+    """Say what is wrong with a strategy's class before anything is run.
+
+    Args:
+        source: the text of its file.
+    """
+    yield from _dataclass_problems(kind)
+    yield from _verb_problems(kind, source)
+
+
+def _dataclass_problems(kind: type[Strategy]) -> Iterator[str]:
+    own, decorated = vars(kind), "__dataclass_fields__" in vars(kind)
+    wish = f"put @dataclass(frozen=True, kw_only=True) above class {kind.__name__}"
+    if "__init__" in own and not decorated:
+        yield f"class {kind.__name__} has an __init__ of its own; its hyper-parameters are fields: {wish}"
+    elif not decorated and any(name not in DECLARED for name in own.get("__annotations__", {})):
+        yield f"class {kind.__name__} has fields and is no dataclass; {wish}"
+    if not decorated:
+        return
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except Exception as error:  # a name in quotes that is nowhere, say
+        yield f"class {kind.__name__}: a type cannot be read ({type(error).__name__}: {error})"
+        return
+    for field in (f for f in fields(kind) if f.init and f.name in own.get("__annotations__", {})):
+        yield from _field_problems(kind, field.name, hints[field.name], field.default)
+
+
+def _field_problems(kind: type[Strategy], name: str, hint: object, default: object) -> Iterator[str]:
+    if hasattr(hint, "from_yaml") or hasattr(hint, "__dataclass_fields__"):
+        return
+    try:
+        adapter = TypeAdapter(hint)
+    except Exception:  # pydantic has several kinds of errors for types it does not know
+        if not any(hasattr(part, "from_yaml") for part in getattr(hint, "__args__", ())):
+            shown = getattr(hint, "__name__", None) or str(hint)
+            yield (
+                f"class {kind.__name__}: {name} is of the type {shown}; hyper-parameters are numbers, text, booleans, "
+                "lists or mappings of these, or a synthesizer, and state is an argument"
+            )
+        return
+    if default is not MISSING and isinstance(default, str | int | float | bool | None):
+        try:
+            adapter.validate_python(default)
+        except ValueError as error:
+            said = str(error).splitlines()[2].strip().partition(" [")[0] if "\n" in str(error) else str(error)
+            yield f"class {kind.__name__}: {name} is {default!r} by default, and its type allows no such value ({said})"
+
+
+def _verb_problems(kind: type[Strategy], source: str) -> Iterator[str]:
+    known = set(dir(Strategy))
+    called = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    overridden = [name for name in CALLED_WITH if getattr(kind, name) is not getattr(Strategy, name)]
+    annotated = set(vars(kind).get("__annotations__", {}))
+    for name, value in vars(kind).items():
+        if name.startswith("_") or name in known or name in annotated:
+            continue
+        method = callable(value) or isinstance(value, staticmethod | classmethod)
+        if method and name not in called:
+            meant = _meant(name, [*CALLED_WITH, "smoke", "decisive", "options"])
+            if meant or not overridden:
+                yield f"class {kind.__name__}: nobody calls {name}; {_guess(meant)}"
+        elif not method and name not in called and (meant := _meant(name, [*DECLARED, "weighting"])):
+            yield f"class {kind.__name__}: nobody reads {name}; {_guess(meant)}"
+    for name in overridden:
+        yield from _signature_problems(kind, name)
+
+
+def _meant(name: str, known: list[str]) -> str | None:
+    close = get_close_matches(name, known, n=1, cutoff=CLOSE)
+    return FOREIGN.get(name) or (close[0] if close else None)
+
+
+def _guess(meant: str | None) -> str:
+    verbs = ", ".join(CALLED_WITH)
+    return f'did you mean "{meant}"?' if meant else f"a strategy overrides one of {verbs}"
+
+
+def _signature_problems(kind: type[Strategy], name: str) -> Iterator[str]:
+    wanted = CALLED_WITH[name]
+    try:
+        signature = inspect.signature(getattr(kind, name))
+        bound = isinstance(inspect.getattr_static(kind, name), staticmethod | classmethod)
+        signature.bind(*([] if bound else ["self"]), *wanted)
+    except TypeError:
+        yield (
+            f"class {kind.__name__}: {name}{signature} cannot be called as the engine does; "
+            f"expected {name}(self, {', '.join(wanted)})"
+        )
+    except ValueError:  # a callable that does not tell its parameters
+        return
