@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
@@ -74,11 +74,11 @@ def _dataclass_problems(kind: type[Strategy]) -> Iterator[str]:
         yield from _field_problems(kind, field.name, hints[field.name], field.default)
 
 
-def _field_problems(kind: type[Strategy], name: str, hint: object, default: object) -> Iterator[str]:
+def _field_problems(kind: type[Strategy], name: str, hint: Any, default: object) -> Iterator[str]:
     if hasattr(hint, "from_yaml") or hasattr(hint, "__dataclass_fields__"):
         return
     try:
-        adapter = TypeAdapter(hint)
+        adapter: TypeAdapter[Any] = TypeAdapter(hint)
     except Exception:  # pydantic has several kinds of errors for types it does not know
         if not any(hasattr(part, "from_yaml") for part in getattr(hint, "__args__", ())):
             shown = getattr(hint, "__name__", None) or str(hint)

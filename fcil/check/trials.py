@@ -19,12 +19,12 @@ import torch
 from fcil.anchors import AnchorSettings
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
-from fcil.federation.client import site
 from fcil.federation.engine import Engine
 from fcil.federation.manifest import last_parts
 from fcil.federation.observer import AccuracyRow, Observer
 from fcil.federation.plan import Plan, from_json, scenario_of
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.site import site
 from fcil.federation.watched import WatchedGrid, final_server
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings

@@ -13,7 +13,6 @@ from flwr.serverapp import Grid
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.checkpoint import Checkpoints
 from fcil.federation.client import app as client_app
-from fcil.federation.client import site
 from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
 from fcil.federation.failures import shortage
 from fcil.federation.grids import InProcessGrid, LocalGrid
@@ -25,6 +24,7 @@ from fcil.federation.ray_grid import RayGrid, WorkerPool
 from fcil.federation.ray_session import RaySession
 from fcil.federation.server import Loop
 from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
+from fcil.federation.site import site
 from fcil.synthesis import Synthesizer
 
 
