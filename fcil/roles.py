@@ -43,6 +43,7 @@ class Client:
     max_batches: int | None = None
     most_exemplars: int | None = None
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
+    single_batches: int = 0  # training batches of one image so far
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -113,6 +114,7 @@ class Client:
         for number, batch in enumerate(self.shard.batches(self.batch_size, rng)):
             if self.max_batches is not None and number >= self.max_batches:
                 return
+            self.single_batches += len(batch.y) == 1
             yield batch
 
     def autocast(self) -> AbstractContextManager[object]:

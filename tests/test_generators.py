@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from golden_cases import Case, assert_matches, load_case
+from torch import nn
 
-from fcil.nets import NoisyGenerator
+from fcil.nets import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.rng import generator, seeded
 
 
@@ -136,3 +139,15 @@ def test_anchors_are_neither_trained_nor_part_of_the_state():
     made = small((1, 8, 8))
     assert "anchors" not in made.state_dict()
     assert not made.anchors.requires_grad
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: PlainGenerator((1, 4, 4), latent=8, width=4), lambda: ImageGenerator((1, 4, 4), latent=8, width=4)],
+    ids=["plain", "image"],
+)
+def test_one_image_may_pass_through_a_first_map_of_one_by_one(build: Callable[[], nn.Module]) -> None:
+    with seeded("one"):
+        made, z = build().train(), torch.randn(1, 8)
+    made(z).sum().backward()
+    assert made(z).shape == (1, 1, 4, 4)

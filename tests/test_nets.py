@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from golden_cases import assert_matches, load_case
@@ -10,8 +12,8 @@ from torch import Tensor, nn
 from fcil import rng
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
-from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen
-from fcil.nets.resnet import group_norm
+from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen, normalises_one
+from fcil.nets.norms import BatchNorm2d, group_norm
 
 
 def small_net(num_classes: int = 4, text_width: int | None = 6, key: int = 0) -> Net:
@@ -300,3 +302,70 @@ def test_a_frozen_net_is_a_copy_that_lets_gradients_through_to_its_input():
     still(x).logits.sum().backward()
     assert x.grad.abs().sum() > 0
     assert same(still.weights(), net.weights())
+
+
+# A training batch of one image ---------------------------------------------------------------------
+
+
+def trained(norm: type[nn.Module], x: torch.Tensor, steps: int = 3) -> dict[str, torch.Tensor]:
+    """Weights and statistics of a tiny net after some steps in training mode."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), norm(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), norm(4), nn.Flatten())
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+    return net.state_dict()
+
+
+@pytest.mark.parametrize(("count", "side"), [(1, 8), (2, 4), (5, 3)])
+def test_batch_norm_is_torchs_to_the_bit_where_torchs_trains(count: int, side: int) -> None:
+    x = torch.randn(count, 1, side, side, generator=torch.Generator().manual_seed(1))
+    ours, theirs = trained(BatchNorm2d, x), trained(nn.BatchNorm2d, x)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_one_value_a_channel_takes_the_running_statistics_and_leaves_them() -> None:
+    x = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        trained(nn.BatchNorm2d, x)
+    after, before = trained(BatchNorm2d, x), trained(BatchNorm2d, x, steps=0)
+    assert not torch.equal(after["1.running_mean"], before["1.running_mean"])  # a map of 2 x 2
+    assert torch.equal(after["4.running_mean"], before["4.running_mean"])  # one of 1 x 1
+    assert torch.equal(after["4.running_var"], before["4.running_var"])
+    assert not torch.equal(after["3.weight"], before["3.weight"])  # and it learns
+    layer = BatchNorm2d(3)
+    layer.running_mean += 2
+    value = torch.randn(1, 3, 1, 1)
+    trained_as = layer(value)
+    assert torch.equal(trained_as, layer.eval()(value))
+
+
+@pytest.mark.parametrize(
+    ("net", "side", "normalises"),
+    [
+        ({"name": "resnet18", "width": 4}, 8, False),
+        ({"name": "resnet18", "width": 4}, 32, True),
+        ({"name": "resnet18", "width": 4, "stem": "imagenet"}, 32, False),
+        ({"name": "resnet8", "width": 4}, 8, True),
+        ({"name": "resnet8", "width": 4, "stem": "imagenet"}, 8, False),
+        ({"name": "resnet18", "width": 4, "norm": "group"}, 8, True),
+    ],
+)
+def test_whether_one_image_has_a_variance_everywhere_is_known_beforehand(
+    net: dict[str, Any], side: int, normalises: bool
+) -> None:
+    settings, before = NetSettings(**net), torch.get_rng_state()
+    assert normalises_one(settings, (1, side, side)) is normalises
+    assert torch.equal(torch.get_rng_state(), before)
+    full = build_net(settings, shape=(1, side, side), num_classes=2, text_width=None, key=("one",)).train()
+    for layer in full.modules():  # as torch's own layers see it
+        if isinstance(layer, BatchNorm2d):
+            layer.__class__ = nn.BatchNorm2d
+    x = torch.zeros(1, 1, side, side)
+    if normalises:
+        full(x)
+    else:
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            full(x)

@@ -77,8 +77,12 @@ class Audit:
         images = WatchedImages(shard.images)
         return cls(scenario, task, client, images, replace(shard, images=images), samples_of(memory, shard.indices))
 
-    def record(self, client: Client) -> ConfigRecord:
-        """What goes to the server when the client is done."""
+    def record(self, client: Client, *, batches_of_one: int = 0) -> ConfigRecord:
+        """What goes to the server when the client is done.
+
+        Args:
+            batches_of_one: training batches of one image at which batch norm had no variance.
+        """
         used = torch.zeros(len(self.images), dtype=torch.bool, device=self.held.indices.device)
         for indices in self.images.used:
             used[indices.to(used.device)] = True
@@ -97,6 +101,7 @@ class Audit:
             "kept": 0 if now is None else len(now["indices"]),
             "drawn": client.drawn,
             "leak": f"used {found}" if found else self._kept_too_much(now, client.most_exemplars),
+            "batches_of_one": batches_of_one,
         }
         return ConfigRecord({RECORD: json.dumps(told)})
 
@@ -163,6 +168,8 @@ class Told:
     """Images drawn from each shared pool; 0 for a shared module that was built."""
     leak: str
     """What it did and may not; nothing otherwise."""
+    batches_of_one: int = 0
+    """Training batches of one image, at which batch norm took the running statistics where a map was 1 x 1."""
 
 
 def read_audit(reply: Message) -> Told | None:
@@ -177,7 +184,9 @@ def read_audit(reply: Message) -> Told | None:
         told = Told(**json.loads(str(cast(ConfigRecord, reply.content[RECORD])[RECORD])))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidReplyError(f"its audit cannot be read ({error})") from None
-    numbers = [*told.touched, *told.allowed, told.kept, *told.drawn.values()] if _is_sound(told) else [-1]
+    numbers = [-1]
+    if _is_sound(told):
+        numbers = [*told.touched, *told.allowed, told.kept, *told.drawn.values(), told.batches_of_one]
     if not all(type(n) is int and 0 <= n < 2**40 for n in numbers):
         raise InvalidReplyError("its audit holds what is no count")
     return told
@@ -200,6 +209,7 @@ class Ledger:
     """By client; an entry is replaced, never changed."""
     _drawn: dict[str, int] = field(default_factory=dict)
     _kept: int = 0
+    _single: set[int] = field(default_factory=set)
 
     def note(self, place: str, client: int, told: Told) -> None:
         """Take in what a client has told.
@@ -218,11 +228,17 @@ class Ledger:
         for name, count in told.drawn.items():
             self._drawn[name] = self._drawn.get(name, 0) + count
         self._kept += told.kept
+        if told.batches_of_one:
+            self._single.add(client)
 
     def line(self) -> dict[str, Any]:
-        """What belongs into a line of `rounds.jsonl`, once: what was drawn from each pool, and the exemplars held."""
-        drawn, kept, self._drawn, self._kept = dict(sorted(self._drawn.items())), self._kept, {}, 0
-        return ({"drawn": drawn} if drawn else {}) | ({"exemplars": kept} if kept else {})
+        """What belongs into a line of `rounds.jsonl`, once: what was drawn from each pool, the exemplars held, and the
+        clients with a batch of one image at which batch norm had no variance.
+        """
+        drawn, kept, single = dict(sorted(self._drawn.items())), self._kept, sorted(self._single)
+        self._drawn, self._kept, self._single = {}, 0, set()
+        found: dict[str, Any] = {"drawn": drawn, "exemplars": kept, "batches_of_one": single}
+        return {key: value for key, value in found.items() if value}
 
     def end(self) -> dict[str, Any]:
         """The classes that each client has touched in the task, and those it was allowed to; forgotten from now on."""

@@ -22,6 +22,7 @@ from fcil.federation.mods import around
 from fcil.federation.plan import scenario_of, tasks_of
 from fcil.federation.site import Site, site
 from fcil.federation.user_code import check_update, named_state
+from fcil.nets import normalises_one
 from fcil.roles import Client
 from fcil.types import State, Update
 
@@ -94,7 +95,7 @@ def _reply(message: Message, context: Context, client: Client, audit: Audit, upd
     if client.memory or "memory" in context.state:
         with named_state("client.memory"):
             context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
-    content = RecordDict({RECORD: audit.record(client)})
+    content = RecordDict({RECORD: audit.record(client, batches_of_one=_without_variance(message, client))})
     if client.memory:
         content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
     if update is not None:
@@ -102,6 +103,14 @@ def _reply(message: Message, context: Context, client: Client, audit: Audit, upd
         content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
         content["config"] = ConfigRecord({"num_examples": update.num_examples})
     return Message(content, reply_to=message)
+
+
+def _without_variance(message: Message, client: Client) -> int:
+    """How many of its training batches were one image, at which a BatchNorm layer had no variance."""
+    plan = site_of(message).plan
+    if not client.single_batches or normalises_one(plan.net, scenario_of(plan).dataset.shape):
+        return 0
+    return client.single_batches
 
 
 def _own(value: Any, resident: set[int]) -> Any:

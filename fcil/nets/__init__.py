@@ -5,7 +5,8 @@ from __future__ import annotations
 from fcil.nets.acgan import AcGan, ConditionalGenerator, evenly, one_of, real_fake_head, unremembered
 from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.nets.latent import LatentGenerator
-from fcil.nets.net import Net, NetSettings, build_net, frozen, net_of
+from fcil.nets.net import Net, NetSettings, build_net, check_batch, frozen, net_of, normalises_one
+from fcil.nets.norms import has_variance
 from fcil.nets.resnet import BACKBONES, Backbone, Recipe, ResNet
 
 __all__ = [
@@ -22,9 +23,12 @@ __all__ = [
     "Recipe",
     "ResNet",
     "build_net",
+    "check_batch",
     "evenly",
     "frozen",
+    "has_variance",
     "net_of",
+    "normalises_one",
     "one_of",
     "real_fake_head",
     "unremembered",

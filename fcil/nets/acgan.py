@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcil.nets.net import Net
+from fcil.nets.norms import BatchNorm2d
 from fcil.nets.resnet import Shape
 from fcil.types import Batch, Terms
 
@@ -64,7 +65,7 @@ class ConditionalGenerator(nn.Module):
         self.latent = latent
         first = (wide, *sides[0])
         self.noise = nn.Linear(latent, wide * sides[0][0] * sides[0][1])
-        self.unfold = nn.Sequential(nn.Unflatten(1, first), nn.BatchNorm2d(wide), nn.ReLU())
+        self.unfold = nn.Sequential(nn.Unflatten(1, first), BatchNorm2d(wide), nn.ReLU())
         self.convs = nn.Sequential(OrderedDict(_convs(channels, width, sides)))
         self.register_buffer("mean", torch.as_tensor(mean).float().view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.as_tensor(std).float().view(-1, 1, 1), persistent=False)
@@ -191,7 +192,7 @@ def _convs(channels: int, width: int, sides: Sequence[tuple[int, ...]]) -> Itera
         after = width * 2 ** min(3, steps - step)
         yield f"up{step}", nn.Upsample(size=size)
         yield f"conv{step}", nn.Conv2d(before, after, 3, padding=1, bias=False)
-        yield f"bn{step}", nn.BatchNorm2d(after)
+        yield f"bn{step}", BatchNorm2d(after)
         yield f"act{step}", nn.ReLU()
         before = after
     yield "last", nn.Conv2d(before, channels, 3, padding=1)

@@ -21,6 +21,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fcil.nets.norms import BatchNorm2d
 from fcil.nets.resnet import Shape
 
 
@@ -41,7 +42,7 @@ class PlainGenerator(nn.Sequential):
     """
 
     l1: nn.Linear
-    bn0: nn.BatchNorm2d
+    bn0: BatchNorm2d
 
     def __init__(
         self, shape: Shape, latent: int = 256, width: int = 64, deep: bool | None = None, first: int = 2
@@ -160,7 +161,7 @@ def _unfolding(
 
 
 def _convs(channels: int, w: int, first: int) -> Iterator[tuple[str, nn.Module]]:
-    yield "bn0", nn.BatchNorm2d(first * w)
+    yield "bn0", BatchNorm2d(first * w)
     yield from _step(1, first * w, 2 * w)
     yield from _step(2, 2 * w, w)
     yield "conv3", nn.Conv2d(w, channels, 3, padding=1)
@@ -180,7 +181,7 @@ def _step(number: int, inputs: int, outputs: int, *, grow: bool = True) -> Itera
     if grow:
         yield f"up{number}", nn.Upsample(scale_factor=2)
     yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    yield f"bn{number}", nn.BatchNorm2d(outputs)
+    yield f"bn{number}", BatchNorm2d(outputs)
     yield f"act{number}", nn.LeakyReLU(0.2)
 
 
@@ -210,7 +211,7 @@ class ImageGenerator(nn.Sequential):
             OrderedDict(
                 l1=nn.Linear(latent, math.prod(first)),
                 unfold=nn.Unflatten(1, first),
-                bn0=nn.BatchNorm2d(width),
+                bn0=BatchNorm2d(width),
                 **OrderedDict(_stages(channels, width, doublings)),
             )
         )
@@ -237,9 +238,9 @@ def _stages(channels: int, width: int, doublings: int) -> Iterator[tuple[str, nn
         outputs = width if number < doublings else max(1, width // 2)
         yield f"up{number}", nn.Upsample(scale_factor=2)
         yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1)
-        yield f"bn{number}", nn.BatchNorm2d(outputs, eps=0.8)  # the reference's; a slip for the momentum, we guess
+        yield f"bn{number}", BatchNorm2d(outputs, eps=0.8)  # the reference's; a slip for the momentum, we guess
         yield f"act{number}", nn.LeakyReLU(0.2)
         inputs = outputs
     yield f"conv{doublings + 1}", nn.Conv2d(inputs, channels, 3, padding=1)
     yield "squash", nn.Tanh()
-    yield f"bn{doublings + 1}", nn.BatchNorm2d(channels, affine=False)
+    yield f"bn{doublings + 1}", BatchNorm2d(channels, affine=False)

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -19,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil import rng
-from fcil.errors import nearest
+from fcil.errors import ConfigError, nearest
+from fcil.nets.norms import has_variance
 from fcil.nets.resnet import BACKBONES, Backbone, Norm, Shape, Stem
 from fcil.types import Output, Tensors
 
@@ -140,6 +142,33 @@ def build_net(
     with rng.seeded(*key):
         backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
         return Net(backbone, num_classes, text_width)
+
+
+@lru_cache(maxsize=64)
+def normalises_one(settings: NetSettings, shape: Shape) -> bool:
+    """Whether a training batch of one image of `shape` has a variance at each BatchNorm layer of a net.
+
+    It has none where a map is 1 x 1, as the last ones of a ResNet-18 are on images of 8 x 8. There `BatchNorm2d` takes
+    the running statistics for such a batch.
+    """
+    with torch.device("meta"):
+        backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
+        return has_variance(backbone, torch.empty(1, *shape))
+
+
+def check_batch(settings: NetSettings, shape: Shape, size: int, key: str) -> None:
+    """See that a net can be trained on batches of this size.
+
+    Args:
+        key: the setting that says the size, for the error message.
+    Raises:
+        ConfigError: each batch is one image, and a BatchNorm layer would never see a variance.
+    """
+    if size == 1 and not normalises_one(settings, shape):
+        raise ConfigError(
+            f"{key}: 1 is not allowed with {settings.name} on images of {shape[1]} x {shape[2]}, whose last maps are "
+            "1 x 1: batch norm has no variance of one value; set it to 2 or more, or norm: group for the net"
+        )
 
 
 def net_of(settings: NetSettings, weights: Tensors, shape: Shape) -> Net:

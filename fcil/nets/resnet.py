@@ -20,18 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcil.nets.norms import BatchNorm2d, group_norm
+
 Stem = Literal["auto", "cifar", "imagenet"]
 Norm = Literal["batch", "group"]
 Shape = tuple[int, ...]
 """Channels, height and width of an image."""
 MakeNorm = Callable[[int], nn.Module]
 """What makes the normalisation of so many channels."""
-
-
-def group_norm(channels: int) -> nn.Module:
-    """GroupNorm over groups of 16 channels or a little more (Wu and He, ECCV 2018, table 3); below 32 channels, one."""
-    groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels)
 
 
 class Backbone(nn.Module):
@@ -54,7 +50,7 @@ class Recipe:
         """A net for images of this shape; draws its weights from torch's global stream."""
         if stem == "auto":
             stem = "cifar" if max(shape[1:]) <= 32 else "imagenet"
-        make = nn.BatchNorm2d if norm == "batch" else group_norm
+        make = BatchNorm2d if norm == "batch" else group_norm
         return ResNet(shape[0], self.blocks, width or self.width, make, projection=self.projection, stem=stem)
 
     def num_parameters(self) -> int:
@@ -83,7 +79,7 @@ class ResNet(Backbone):
         channels: int,
         blocks: tuple[int, ...],
         width: int,
-        norm: MakeNorm = nn.BatchNorm2d,
+        norm: MakeNorm = BatchNorm2d,
         *,
         projection: bool,
         stem: Literal["cifar", "imagenet"],

@@ -75,7 +75,7 @@ class MUSE(Sized):
     schedule: Literal["lander", "nayer"] = "nayer"
     rounds: Count = 100
     warmup: Index = 20
-    batch_size: Count = 400
+    batch_size: Annotated[int, Field(ge=2)] = 400
     loops: Count = 2
     warmup_loops: Count | None = 10
     life: Count | None = 10

@@ -77,7 +77,7 @@ class Noisy(Taught):
     """Episodes before them, in which the student does not learn (`warmup`; 20 in NAYER alone)."""
     steps: Count = 40
     """Generator steps per inner loop (`g_steps`; 30 in NAYER alone for ten classes, 60 for Tiny-ImageNet)."""
-    batch_size: Count = 256
+    batch_size: Annotated[int, Field(ge=2)] = 256
     """Samples per generator step (`synthesis_batch_size`; 400 in NAYER alone)."""
     loops: Count = 1
     """Inner loops per episode, each with a re-drawn noisy layer (`g_loops`; 2 in NAYER alone)."""

@@ -1,0 +1,54 @@
+"""Normalisation layers of the backbones, and what they need of a training batch.
+
+Shapes: B batch, C channels, u x v a map.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that takes a training batch of one value a channel too, (1, C, 1, 1), at which torch's raises an error.
+
+    One value has no variance. It is normalised by the running statistics, as in evaluation mode, and leaves them as
+    they are. Every other batch is torch's to the bit.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def group_norm(channels: int) -> nn.Module:
+    """GroupNorm over groups of 16 channels or a little more (Wu and He, ECCV 2018, table 3); below 32 channels, one."""
+    groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+@torch.no_grad()
+def has_variance(net: nn.Module, x: Tensor) -> bool:
+    """Whether each BatchNorm layer of a net sees more than one value a channel in a forward of `x`.
+
+    True for a net without such layers. The net runs in evaluation mode, so nothing in it changes; on the meta device
+    it costs no arithmetic.
+    """
+    fewest = [2]
+
+    def count(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        fewest.append(inputs[0].numel() // inputs[0].shape[1])
+
+    training = net.training
+    with ExitStack() as hooks:
+        for layer in (layer for layer in net.modules() if isinstance(layer, _BatchNorm)):
+            hooks.callback(layer.register_forward_pre_hook(count).remove)
+        net.eval()(x)
+    net.train(training)
+    return min(fewest) > 1
