@@ -20,6 +20,15 @@ UNTOLD = ("strategy.distill.teacher", "strategy.distill.digest")
 """Settings that follow from others and would tell a reader nothing."""
 
 
+TEACHER = "-teacher"
+"""Ends the name under which a distillation trains its teacher."""
+
+
+def is_student(strategy: str) -> bool:
+    """Whether runs of a strategy are students that learnt from a teacher without data."""
+    return strategy == "distill"
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in their seed alone."""

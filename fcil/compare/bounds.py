@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fcil.errors import StoreError, UserError, printable
-from fcil.groups import split_label
+from fcil.groups import is_student, split_label
 from fcil.matrix import cells
 from fcil.store import RunFolder, find_runs
 from fcil.store.files import read_json
@@ -91,7 +91,7 @@ def sentence(split: str, missing: Sequence[str], command: Command | None) -> str
 
 def has_bounds(run: Run) -> bool:
     """Whether a floor and a ceiling make sense: tasks that can be forgotten, in a federation that learns from data."""
-    return run.strategy != "distill" and _tasks(run.summary) > 1
+    return not is_student(run.strategy) and _tasks(run.summary) > 1
 
 
 def _tasks(summary: dict[str, Any]) -> int:

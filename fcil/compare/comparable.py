@@ -49,8 +49,16 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
 
 
 def kept(group: Group) -> str:
-    """What a method's clients keep of earlier tasks: `all data`, `images`, or nothing."""
-    return _told(_source(group))[0]
+    """What a method's clients keep of earlier tasks: `all data`, `images`, or nothing.
+
+    Exemplars are `all data` where there are as many as images: that is the upper bound under another name.
+    """
+    return "all data" if replays_all(group) else _told(_source(group))[0]
+
+
+def replays_all(group: Group) -> bool:
+    """Whether clients trained on every image of earlier tasks again, as the runs' summaries tell."""
+    return all(run.summary.get("replayed_share") == 1 for run in group.runs)
 
 
 def idle(group: Group) -> tuple[str, ...]:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from fcil import metrics
 from fcil.compare.bounds import Command, has_bounds, lacking, sentence
-from fcil.compare.comparable import differences, idle, kept
+from fcil.compare.comparable import differences, idle, kept, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
-from fcil.groups import Group, group_runs
+from fcil.groups import TEACHER, Group, group_runs, is_student
 from fcil.store.read import Run
 
-Unit = Literal["percent", "points", "bytes", "seconds"]
+Unit = Literal["percent", "points", "bytes", "seconds", "number"]
 HEADLINE = "final_accuracy"
 """What the tests are about."""
 
@@ -32,7 +32,7 @@ class Metric:
 
     def value(self, run: Run) -> float | None:
         """In the unit of the table: shares become percent and points."""
-        found = self.of(run.summary)
+        found = self.of(run.quality if self.name in STUDENTS else run.summary)
         if not isinstance(found, int | float):
             return None
         return 100 * found if self.unit in ("percent", "points") else float(found)
@@ -65,6 +65,24 @@ def _metrics() -> dict[str, Metric]:
 
 METRICS = _metrics()
 """What is compared, by name; `forgetting` is Chaudhry's."""
+
+
+def _of_students() -> dict[str, Metric]:
+    def key(name: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda about: about.get(name)
+
+    found = [
+        Metric("teacher_accuracy", "teacher", "percent", "more", key("teacher_accuracy")),
+        Metric("agreement", "agreement", "percent", "more", key("agreement")),
+        Metric("bns", "bns", "number", "less", key("bns")),
+        Metric("diversity", "diversity", "number", "more", key("diversity")),
+        Metric("samples", "samples", "number", "less", key("samples")),
+    ]
+    return {metric.name: metric for metric in found}
+
+
+STUDENTS = _of_students()
+"""What `quality.json` of a distillation adds: the teacher, and what the samples are like to it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,8 @@ class Split:
 
     label: str
     entries: tuple[Entry, ...]
+    students: bool = False
+    """Whether they learnt from a teacher without data, each in a run of its own."""
 
     @cached_property
     def tests(self) -> list[Pair]:
@@ -170,6 +190,12 @@ class Comparison:
             lines += [
                 f"{split.label}: {e.label} was run with {', '.join(e.differs)}" for e in split.entries if e.differs
             ]
+            lines += [
+                f"{split.label}: {e.label} replays every image of earlier tasks, so it is an upper bound as joint is; "
+                "its budget of exemplars is above what clients hold"
+                for e in split.entries
+                if replays_all(e.group)
+            ]
         if self.ranks is not None and self.ranks.blocks < FEWEST:
             lines.append(f"Friedman's test over {self.ranks.blocks} splits says little")
         return lines
@@ -187,13 +213,18 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Finished runs, grouped over seeds and put into a table for each split, the highest final accuracy first."""
-    groups = group_runs([run for run in runs if run.finished])
+    """Finished runs, grouped over seeds and put into a table for each split, the highest final accuracy first.
+
+    Students of distillations have tables of their own, of which their teacher is a column and no line.
+    """
+    teachers = {f"{run.name}{TEACHER}" for run in runs if is_student(run.strategy)}
+    groups = group_runs([run for run in runs if run.finished and run.name not in teachers])
     splits = []
-    for label in dict.fromkeys(group.split for group in groups):
-        alike = [group for group in groups if group.split == label]
+    for label, students in dict.fromkeys((group.split, is_student(group.strategy)) for group in groups):
+        alike = [g for g in groups if (g.split, is_student(g.strategy)) == (label, students)]
         entries = [_entry(g, differs) for g, differs in zip(alike, differences(alike), strict=True)]
-        splits.append(Split(label, tuple(sorted(entries, key=_final, reverse=True))))
+        named = f"{label}, students" if students else label
+        splits.append(Split(named, tuple(sorted(entries, key=_final, reverse=True)), students))
     return Comparison(tuple(splits))
 
 
@@ -203,7 +234,8 @@ def _final(entry: Entry) -> float:
 
 
 def _entry(group: Group, differs: tuple[str, ...]) -> Entry:
-    values = {name: [metric.value(run) for run in group.runs] for name, metric in METRICS.items()}
+    shown = METRICS | STUDENTS if is_student(group.strategy) else METRICS
+    values = {name: [metric.value(run) for run in group.runs] for name, metric in shown.items()}
     spreads = {name: spread([v for v in column if v is not None]) for name, column in values.items()}
     known = nearest_protocol(group.runs[0].config)
     return Entry(group, spreads, kept(group), differs, idle(group), None if known is None else tuple(known[1]))

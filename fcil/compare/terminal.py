@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Group as Block
 from rich.console import RenderableType
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.compare.comparison import METRICS, Comparison, Split, compare
-from fcil.compare.write import COLUMNS, cell, marks
+from fcil.compare.write import ALL, COLUMNS, STUDENT_CAPTION, STUDENT_COLUMNS, STUDENT_TITLES, cell, marks
 from fcil.store.read import Run
 from fcil.tables import NONE, simple_table
 
@@ -38,6 +39,8 @@ def tables(comparison: Comparison) -> RenderableType:
 
 
 def _table(split: Split) -> Table:
+    if split.students:
+        return _students(split)
     table = simple_table(split.label, CAPTION + "".join(_kept(split, what) for what in ("images", "all data")))
     table.padding = (0, 1, 0, 0)  # eighty columns are few
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
@@ -49,6 +52,25 @@ def _table(split: Split) -> Table:
         cells = [f"[bold]{c}[/]" if best.get(n) is entry else c for n, c in zip(COLUMNS, cells, strict=True)]
         unlike = NONE if entry.unlike_paper is None else str(len(entry.unlike_paper))
         table.add_row(Text(entry.label + marks(entry)), str(len(entry.group.runs)), unlike, *cells)
+    return table
+
+
+def _students(split: Split) -> Table:
+    """Students beside each other, with what their teacher is and what it sees in the samples."""
+    table = simple_table(
+        split.label, f"percent, mean ± sample standard deviation over n seeds, or the mean; {STUDENT_CAPTION}"
+    )
+    table.padding = (0, 1, 0, 0)
+    table.add_column("strategy", style="bold", overflow="fold", min_width=8)
+    for title in ("n", *(STUDENT_TITLES.get(name, ALL[name].title) for name in STUDENT_COLUMNS)):
+        table.add_column(title, justify="right", no_wrap=True)
+    best = split.best(STUDENT_COLUMNS[0])
+    for entry in split.entries:
+        known = {name: entry.spreads[name] for name in STUDENT_COLUMNS}
+        few = {name: s and replace(s, std=None) for name, s in known.items() if name not in STUDENT_COLUMNS[:2]}
+        cells = [cell(one, ALL[name]) for name, one in (known | few).items()]  # eighty columns are few
+        cells[0] = f"[bold]{cells[0]}[/]" if best is entry else cells[0]
+        table.add_row(Text(entry.label + marks(entry)), str(len(entry.group.runs)), *cells)
     return table
 
 

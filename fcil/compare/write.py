@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcil.compare.comparison import METRICS, Comparison, Entry, Metric, Split
+from fcil.compare.comparison import METRICS, STUDENTS, Comparison, Entry, Metric, Split
 from fcil.compare.statistics import Spread
 from fcil.errors import printable
 from fcil.store.files import write_text
@@ -16,7 +16,12 @@ from fcil.tables import NONE, duration, size
 
 COLUMNS = ("final_accuracy", "average_incremental_accuracy", "forgetting", "bytes_up", "bytes_down", "seconds")
 """Of the tables for readers; the CSV has every metric."""
-LATEX = ("final_accuracy", "average_incremental_accuracy", "forgetting")
+LATEX = {"final_accuracy": "final", "average_incremental_accuracy": "average", "forgetting": "forgetting"}
+LATEX_STUDENTS = {"final_accuracy": "student", "teacher_accuracy": "teacher", "agreement": "agreement"}
+"""Columns and their titles."""
+STUDENT_COLUMNS = ("final_accuracy", "teacher_accuracy", "agreement", "bns", "diversity", "samples", "seconds")
+"""Of a table of students."""
+STUDENT_TITLES = {"final_accuracy": "student"}
 DETAILS = (
     "forgetting",
     *(name for name in METRICS if name.startswith("forgetting_")),
@@ -29,6 +34,11 @@ WORDS = ("keeps", "unlike the paper")
 """Columns of a table that hold no numbers."""
 ACROSS = 3
 """Splits beside each other on a page."""
+ALL = METRICS | STUDENTS
+STUDENT_CAPTION = (
+    "agreement: the teacher sees the label of a sample; bns: KL from its batch-norm statistics, less is nearer; "
+    "diversity: 1 - cosine of two samples of a class"
+)
 CAPTION = (
     "Percent and points, mean ± sample standard deviation over n seeds, and in brackets the 95 % bootstrap interval of "
     "the mean; forgetting is Chaudhry's; bytes, time and peak memory (of a run's processes on one machine) are means "
@@ -61,9 +71,10 @@ def cell(spread: Spread | None, metric: Metric, *, bounds: bool = False) -> str:
         return size(float(f"{spread.mean:.2g}"))  # two digits say enough, and fit a terminal
     if metric.unit == "seconds":
         return f"{spread.mean:.0f} s" if spread.mean < 1000 else duration(spread.mean)
-    text = f"{spread.mean:.1f}"
-    if spread.std is not None:
-        text += f" ± {spread.std:.1f}"
+    plain = metric.unit == "number"
+    text = f"{spread.mean:.3g}" if plain else f"{spread.mean:.1f}"
+    if spread.std is not None and (spread.std or not plain):
+        text += f" ± {spread.std:.2g}" if plain else f" ± {spread.std:.1f}"
     if bounds and spread.low is not None:
         text += f" [{spread.low:.1f}, {spread.high:.1f}]"
     return text
@@ -84,16 +95,19 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _markdown_table(split: Split) -> str:
-    shown = (*COLUMNS, "peak_memory_bytes")
-    best = {name: split.best(name) for name in COLUMNS[:3]}
+    shown = (*(STUDENT_COLUMNS if split.students else COLUMNS), "peak_memory_bytes")
+    best = {name: split.best(name) for name in (COLUMNS[:1] if split.students else COLUMNS[:3])}
     lines = []
     for entry in split.entries:
         cells = [entry.keeps, str(len(entry.group.runs))]
         for name in shown:
-            text = cell(entry.spreads[name], METRICS[name], bounds=name == COLUMNS[0])
+            text = cell(entry.spreads[name], ALL[name], bounds=name == COLUMNS[0])
             cells.append(f"**{text}**" if best.get(name) is entry else text)
         lines.append(cells)
-    main = _md_table(split, ["keeps", "n", *(METRICS[name].title for name in shown)], lines)
+    titles = {name: ALL[name].title for name in shown} | (STUDENT_TITLES if split.students else {})
+    main = _md_table(split, ["keeps", "n", *titles.values()], lines)
+    if split.students:  # of one task, in which nothing is forgotten
+        return "\n\n".join([f"### {_md(split.label)}", main, *_md_tests(split), STUDENT_CAPTION])
     found = [
         [*(cell(entry.spreads[name], METRICS[name]) for name in DETAILS), _unlike(entry, NONE, _md)]
         for entry in split.entries
@@ -144,31 +158,34 @@ def _md(text: str) -> str:
 
 def latex(comparison: Comparison) -> str:
     """`tabular`s of booktabs, strategies down and up to three splits across."""
-    splits = comparison.splits
-    parts = [_latex_splits(splits[i : i + ACROSS]) for i in range(0, len(splits), ACROSS)]
+    parts = []
+    for students in (False, True):
+        splits = [split for split in comparison.splits if split.students is students]
+        parts += [_latex_splits(splits[i : i + ACROSS], students) for i in range(0, len(splits), ACROSS)]
     return "\n".join([_ABOUT, *parts])
 
 
-def _latex_splits(splits: Sequence[Split]) -> str:
+def _latex_splits(splits: Sequence[Split], students: bool) -> str:
+    columns = LATEX_STUDENTS if students else LATEX
     labels = list(dict.fromkeys(entry.label for split in splits for entry in split.entries))
-    best = {(s, name): split.best(name) for s, split in enumerate(splits) for name in LATEX}
-    heads = [f"\\multicolumn{{{len(LATEX)}}}{{c}}{{{_tex(split.label)}}}" for split in splits]
+    best = {(s, name): split.best(name) for s, split in enumerate(splits) for name in columns if name in METRICS}
+    heads = [f"\\multicolumn{{{len(columns)}}}{{c}}{{{_tex(split.label)}}}" for split in splits]
     spans = (f"\\cmidrule(lr){{{2 + 3 * s}-{4 + 3 * s}}}" for s in range(len(splits)))
     lines = [" & ".join(["", *heads]) + " \\\\", "".join(spans)]
-    lines += [" & ".join(["strategy", *("final", "average", "forgetting") * len(splits)]) + " \\\\", "\\midrule"]
+    lines += [" & ".join(["strategy", *list(columns.values()) * len(splits)]) + " \\\\", "\\midrule"]
     for label in labels:
         cells = [_tex(label)]
         for s, split in enumerate(splits):
             entry = next((e for e in split.entries if e.label == label), None)
-            cells += [_tex_cell(entry, name, entry is not None and best[s, name] is entry) for name in LATEX]
+            cells += [_tex_cell(entry, name, entry is not None and best.get((s, name)) is entry) for name in columns]
         lines.append(" & ".join(cells) + " \\\\")
-    return _tabular(len(LATEX) * len(splits), lines, splits)
+    return _tabular(len(columns) * len(splits), lines, splits)
 
 
 def latex_details(comparison: Comparison) -> str:
     """A `tabular` for each split: every definition of forgetting by name, backward transfer, plasticity, stability."""
     parts = []
-    for split in comparison.splits:
+    for split in (split for split in comparison.splits if not split.students):
         titles = [_definition(name).removeprefix("forgetting (").removesuffix(")") for name in DETAILS]
         spans = f"& \\multicolumn{{{len(DETAILS) - 3}}}{{c}}{{forgetting}} \\\\ \\cmidrule(lr){{2-{len(DETAILS) - 2}}}"
         lines = [spans, " & ".join(["strategy", *map(_tex, titles)]) + " \\\\", "\\midrule"]
@@ -244,8 +261,8 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "idle": "; ".join(entry.idle),
                 "unlike_paper": _unlike(entry, "unknown"),
             }
-            for name, metric in METRICS.items():
-                if spread := entry.spreads[name]:
+            for name, metric in ALL.items():
+                if spread := entry.spreads.get(name):
                     found.append({**about, "metric": name, "unit": metric.unit, **vars(spread)})
     return found
 

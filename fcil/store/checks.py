@@ -63,7 +63,7 @@ _COSTS = {"bytes_up": _SIZE, "bytes_down": _SIZE, "failures": _FAILURES}
 _ROUND = {"task": _TASK, "round": _POSITION, "lr": _NUMBER, "accuracy": _SHARE, "terms": _NUMBERS, "seconds": _NUMBERS}
 _ROUND |= {"clients": _CLIENTS, "weights": _DIGEST, **_COSTS}
 _SUMMARY = {"seconds": _NUMBER, "seconds_by_phase": _NUMBERS, "rounds": _SIZE, "bytes": _SIZE, "failures": _SIZE}
-_SUMMARY |= {"bytes_up": _SIZE, "bytes_down": _SIZE, "peak_memory_bytes": _SIZE}
+_SUMMARY |= {"bytes_up": _SIZE, "bytes_down": _SIZE, "peak_memory_bytes": _SIZE, "replayed_share": _SHARE}
 
 
 def check_round(record: Mapping[str, Any], source: str) -> None:

@@ -31,6 +31,7 @@ class RunFolder:
         self.log = self.path / "log.txt"
         self.failure = self.path / "failure.json"
         self.failure_text = self.path / "failure.md"
+        self.quality = self.path / "quality.json"
         self.checkpoints = self.path / "checkpoints"
         self.synthetic = self.path / "synthetic"
         self.figures = self.path / "figures"
@@ -38,6 +39,11 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         return os.path.isfile(self.config)
+
+    @property
+    def saved(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any(self.checkpoints.glob("task*.json"))
 
     @property
     def finished(self) -> bool:

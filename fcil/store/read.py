@@ -18,7 +18,7 @@ from fcil.config import MAX_BYTES, parse_yaml
 from fcil.errors import ConfigError, StoreError
 from fcil.federation.observer import AccuracyRow
 from fcil.store import files
-from fcil.store.checks import checked_summary, is_name
+from fcil.store.checks import checked_summary, is_name, is_number
 from fcil.store.folder import RunFolder
 
 if TYPE_CHECKING:  # half a second that a table of finished runs need not wait
@@ -59,6 +59,17 @@ class Run:
         """
         path = self.folder.rounds
         return files.read_rounds(path) if files.is_there(path) else []
+
+    @cached_property
+    def quality(self) -> dict[str, Any]:
+        """What samples of a distillation were like, read when it is first asked for; numbers alone.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self.folder.quality
+        found = files.read_json(path) if files.is_there(path) else {}
+        return {key: value for key, value in found.items() if is_number(value)}
 
     @property
     def finished(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from safetensors.torch import save_file
@@ -25,16 +25,22 @@ class RunRecorder(Observer):
     """Keeps the folder true at every moment: what was reported is on disk when the method returns."""
 
     def __init__(
-        self, folder: RunFolder, class_names: Sequence[str], say: Callable[[str], None] = lambda line: None
+        self,
+        folder: RunFolder,
+        class_names: Sequence[str],
+        say: Callable[[str], None] = lambda line: None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """`class_names`, in order of appearance, label the pictures of synthetic samples.
 
         Args:
             say: shows a line to whoever sits there; it is in the log as well.
+            facts: what is known of the run before it begins, for its summary.
         """
         self.folder = folder
         self._names = tuple(class_names)
         self._say = say
+        self._facts = dict(facts or {})
         self._tasks = 0
         self._found: Restored | None = None
 
@@ -71,6 +77,8 @@ class RunRecorder(Observer):
         tested = "" if accuracy is None else f"; accuracy {accuracy:.4f}"
         failures = _count(record.get("failures"))
         failed = f"; {failures} failed" if failures else ""
+        if single := record.get("batches_of_one"):
+            failed += f"; running statistics for the one image of clients {', '.join(map(str, single))}"
         self._log(f"[TASK {record['task']}/{self._tasks}] [ROUND {record['round']}] {terms}{tested}{failed}")
 
     def synthesis_done(self, task: int, samples: Tensors) -> None:
@@ -126,7 +134,7 @@ class RunRecorder(Observer):
         self._log(f"done in {seconds:.0f} s; final accuracy {numbers['final_accuracy']:.4f}")
         memory = peak_memory()
         cost = {**_cost(records), **({} if memory is None else {"peak_memory_bytes": memory})}
-        cost |= of_folder(self.folder, records) | self._mixed()
+        cost |= of_folder(self.folder, records) | self._mixed() | self._facts
         files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
 
     def _mixed(self) -> dict[str, Any]:
