@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from fcil.config import Where, dump, parse
 from fcil.data import Augment
 from fcil.errors import ConfigError
 from fcil.losses import bounding
-from fcil.nets import Backbone, Net, frozen
+from fcil.nets import Backbone, Net, NetSettings, build_net, frozen
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
 from fcil.synthesis.base import merge
@@ -419,3 +421,28 @@ def test_a_student_learns_from_its_teacher_on_the_pool():
 def test_the_package_offers_what_its_docstring_shows():
     method = synthesis.create("nayer", **SMALL)
     assert method.run(teacher=tiny_net(5), labels=range(5), shape=(3, 8, 8), anchors=normal(5, 16)).keys() >= {"x", "y"}
+
+
+# Shown to whoever waits ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_episodes_are_shown_where_standard_error_is_a_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    consoles: list[Console] = []
+
+    def console(**options: Any) -> Console:
+        consoles.append(Console(file=io.StringIO(), force_terminal=terminal, width=100, **options))
+        return consoles[-1]
+
+    monkeypatch.setattr("fcil.synthesis.shown.Console", console)
+    method = create("fast", rounds=3, steps=1, batch_size=4, samples=8, width=4, latent=4, student_steps=1, chains=2)
+    teacher = build_net(NetSettings(name="resnet8", width=4), shape=(1, 8, 8), num_classes=2, text_width=None, key=())
+    quiet = method.run(teacher=teacher, labels=range(2), shape=(1, 8, 8), progress=lambda done, total, terms: None)
+    assert consoles == []  # whoever listens is asked for no bar
+    shown = method.run(teacher=teacher, labels=range(2), shape=(1, 8, 8))
+    said = consoles[0].file.getvalue()  # type: ignore[attr-defined]
+    assert ("fast" in said and "4/4" in said) if terminal else said == ""
+    assert capsys.readouterr() == ("", "")
+    assert all(torch.equal(quiet[name], shown[name]) for name in quiet)

@@ -9,6 +9,7 @@ of one worker or four.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -24,6 +25,7 @@ from fcil.nets import Net, frozen
 from fcil.registry import class_in, names_in, read_choice
 from fcil.rng import Key
 from fcil.synthesis.pool import endless_rows, view
+from fcil.synthesis.shown import episode_bar
 from fcil.types import Count, NonNegative, Output, Tensors, Terms
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -110,6 +112,8 @@ class Synthesizer:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the method cannot do without: `anchors`, `batchnorm`."""
+    numbered: ClassVar[bool] = True
+    """Whether `views` say which sample of the pool each is a view of; fresh samples have no number."""
 
     def __post_init__(self) -> None:
         if self.chains > self.samples:
@@ -176,6 +180,7 @@ class Synthesizer:
             mean, std: of the real data (channels,); 0.5 and 0.25 where they are unknown.
             augment: random views of the samples while they are optimised; none by default.
             key: names the random streams; the same key gives the same pool.
+            progress: is told of each episode; None: a bar, where standard error is a terminal.
         Returns:
             `x` uint8 (N, channels, H, W), `y` (N,), and `mean`, `std` (N, channels) where the method learns its own.
         Raises:
@@ -194,7 +199,9 @@ class Synthesizer:
             key=key,
             precision=precision,
         )
-        return merge([self._played(self.checked(problem), chain, progress) for chain in range(self.chains)])
+        self.checked(problem)
+        with nullcontext(progress) if progress else episode_bar(self.name, self.chains * self.episodes) as told:
+            return merge([self._played(problem, chain, told) for chain in range(self.chains)])
 
     def _played(self, problem: Inversion, chain: int, progress: Progress | None) -> Tensors:
         """What a chain contributes after all its episodes."""
@@ -262,7 +269,7 @@ def synthesizer_names() -> list[str]:
     """The methods of this package: every module that is not part of the shared machinery."""
     shared = {
         "base", "student", "pool", "chain", "quality", "keeper", "live", "mixture", "pixels", "noisy", "sizes",
-        "terms", "contrast", "checks", "sided", "taught", "embedding", "sized",
+        "terms", "contrast", "checks", "shown", "sided", "taught", "embedding", "sized",
     }  # fmt: skip
     return names_in("fcil.synthesis", shared)
 

@@ -69,6 +69,7 @@ class Live(Synthesizer):
     width: Count = 64
     """Channels of the generator's last stage (`ngf`); the first maps have four times as many."""
 
+    numbered: ClassVar[bool] = False
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
     """Adam's."""
 
