@@ -62,11 +62,31 @@ def run(
 
 
 @app.command()
-def distill(experiment: Path, overrides: Overrides = None, out: Out = Path("results"), jobs: Jobs = None) -> None:
+def distill(
+    experiment: Path,
+    overrides: Overrides = None,
+    out: Out = Path("results"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="One seed, two steps of everything: does it run?")] = False,
+    jobs: Jobs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+) -> None:
     """Teach a student what a teacher knows, without data: every synthesizer of its matrix, every seed."""
-    from fcil.distillation import distill
+    if not dry_run:
+        if as_json:
+            raise ConfigError("distill: --json is for --dry-run")
+        from fcil.distillation import distill
 
-    distill(experiment, *(overrides or []), out=out, jobs=jobs)
+        distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+        return
+    from fcil.distillation import forecast
+    from fcil.playing.forecast import forecast_table
+
+    found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        Console().print(forecast_table(found))
 
 
 @app.command()
@@ -106,11 +126,15 @@ def show(
     as_json: Json = False,
     split: Annotated[Path | None, typer.Option(help="Also write who holds what to this file, for data.split.")] = None,
 ) -> None:
-    """An experiment with every default filled in, and who holds how much of what."""
+    """An experiment with every default filled in, and who holds how much of what; a distillation too."""
+    from fcil.distillation import distils
     from fcil.experiment import survey
     from fcil.splits import export
     from fcil.tables import partition_table, settings_tree
 
+    if distils(experiment, overrides or []):
+        _show_distillation(experiment, overrides or [], as_json, split)
+        return
     found = list(survey(experiment, overrides or []))
     if split is not None:
         Console(stderr=True).print(printable(export(found, split)), markup=False, soft_wrap=True)
@@ -121,6 +145,21 @@ def show(
     for plan, scenario in found:
         names = scenario.tasks[-1].names
         Console().print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+
+
+def _show_distillation(experiment: Path, overrides: list[str], as_json: bool, split: Path | None) -> None:
+    from fcil.config import dump
+    from fcil.distillation import survey
+    from fcil.tables import partition_table, settings_tree
+
+    if split is not None:
+        raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
+    found = [(dump(one), scenario) for one, scenario in survey(experiment, overrides)]
+    if as_json:
+        _print_json([{**settings, "counts": scenario.counts.tolist()} for settings, scenario in found])
+        return
+    for settings, scenario in found:
+        Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
 
 
 @app.command()

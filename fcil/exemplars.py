@@ -11,7 +11,7 @@ Shapes: n samples, F feature width, C classes seen so far.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,17 @@ def balanced(labels: Tensor, budget: int) -> dict[int, int]:
     """
     classes = sorted(set(labels.tolist()))  # labels count classes in order of appearance
     return {label: -(-max(0, budget - rank) // len(classes)) for rank, label in enumerate(classes)}
+
+
+def room_for(met: Sequence[int], budget: int, per_class: int | None) -> int:
+    """How many exemplars `renewed` leaves of `met` images of each class, classes in order of appearance.
+
+    Args:
+        budget: of all classes together, in equal shares.
+        per_class: of each class instead; None: `budget` counts.
+    """
+    shares = balanced(torch.tensor([label for label, count in enumerate(met) if count]), budget)
+    return sum(min(met[label], share if per_class is None else per_class) for label, share in shares.items())
 
 
 def renewed(net: Net, kept: Shard, fresh: Shard, shares: Mapping[int, int]) -> Shard:

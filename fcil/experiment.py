@@ -24,12 +24,13 @@ from fcil.config import Where, parse_fields
 from fcil.data import DataSettings, Scenario
 from fcil.errors import StoreError
 from fcil.federation.engine import Engine
+from fcil.federation.foreseen import facts
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.observer import Observers
 from fcil.federation.plan import Logger, Plan, check_runs, from_json, scenario_of
 from fcil.federation.runners import Outcome
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.matrix import MAX_RUNS, cells, expand, place
+from fcil.matrix import DISTILLS, MAX_RUNS, cells, expand, is_distillation, place
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.playing.continuation import begin, check_begun, finished_line
@@ -109,8 +110,11 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
     Raises:
         ConfigError: names the file, the key path, the value and what is allowed.
     """
-    where = Where(str(source))
-    experiments = [parse_fields(Experiment, cell, where) for cell in cells(source, overrides)]
+    where, found = Where(str(source)), cells(source, overrides)
+    if strange := next((cell for cell in found if is_distillation(cell)), None):
+        keys = " and ".join(f'"{key}"' for key in strange if key in DISTILLS)
+        raise where.error(f"is a distillation, as it has {keys} and no strategy; it is for fcil distill")
+    experiments = [parse_fields(Experiment, cell, where) for cell in found]
     runs = sum(len(experiment.seeds) for experiment in experiments)
     if runs > MAX_RUNS:
         raise where.at("seeds").error(f"makes {runs:,} runs; at most {MAX_RUNS:,} are allowed")
@@ -189,7 +193,7 @@ def play(
         else:
             unfinished.append(plan)
     with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
-        rehearse_all(unfinished, console, where)
+        rehearse_all(unfinished, console, where, lambda plan: RunFolder(out / plan.folder).saved)
         with named(where):
             at_once = how_many(unfinished, jobs)
         told = check_begun(unfinished, out) if len(unfinished) > 1 else []  # one alone looks when it begins
@@ -242,7 +246,7 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     folder, scenario = RunFolder(path), scenario_of(plan)
     introduce(plan, scenario, console)
     say = partial(console.print, markup=False, soft_wrap=True)
-    recorder = RunRecorder(folder, scenario.tasks[-1].names, say)
+    recorder = RunRecorder(folder, scenario.tasks[-1].names, say, facts(plan, scenario))
     lines = begin(folder, plan, scenario)
     for line in lines.said:
         recorder.tell(line)

@@ -31,6 +31,10 @@ from fcil.errors import ConfigError, nearest
 MAX_RUNS = 10_000
 """Of one file."""
 Values = dict[str, Any]
+DISTILLS = {"teacher", "student", "synthesizer", "distiller", "quantise"}
+"""Keys of a distillation's file that no experiment has."""
+FEDERATES = {"strategy", "federation"}
+"""Keys of an experiment's file that no distillation has."""
 LISTS = ("include", "exclude")
 """Keys of a matrix that are no key paths."""
 
@@ -52,6 +56,16 @@ def cells(source: str | Path, overrides: Sequence[str] = ()) -> list[Values]:
     for cell, (key, value) in itertools.product(found, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
     return found
+
+
+def is_distillation(cell: Mapping[str, Any]) -> bool:
+    """Whether the values are for `fcil distill`, and not for `fcil run`."""
+    return bool(DISTILLS & cell.keys()) and not FEDERATES & cell.keys()
+
+
+def is_federation(cell: Mapping[str, Any]) -> bool:
+    """Whether they are for `fcil run`, and not for `fcil distill`."""
+    return bool(FEDERATES & cell.keys()) and not DISTILLS & cell.keys()
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -27,12 +27,18 @@ from torch import Tensor
 
 from fcil.averaging import weighted_mean
 from fcil.config import Where, dump_fields, parse_fields
-from fcil.nets import Net
+from fcil.nets import Net, NetSettings
+from fcil.nets.resnet import Shape
 from fcil.roles import Client, Server
 from fcil.synthesis import Synthesizer
 from fcil.types import Batch, Output, State, Terms, Update
 
-__all__ = ["Strategy", "weighted_mean"]
+__all__ = ["Strategy", "drawn_clients", "weighted_mean"]
+
+
+def drawn_clients(rng: torch.Generator, num_clients: int, count: int) -> list[int]:
+    """`count` of the clients, each as likely, in order."""
+    return sorted(torch.randperm(num_clients, generator=rng)[:count].tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +102,42 @@ class Strategy:
 
     def sample(self, server: Server, count: int) -> Sequence[int]:
         """Which clients take part in this round: `count` of them, drawn anew each round."""
-        drawn = torch.randperm(server.num_clients, generator=server.generator("sample"))[:count]
-        return sorted(drawn.tolist())
+        return drawn_clients(server.generator("sample"), server.num_clients, count)
+
+    # Before a run ------------------------------------------------------------------------------
+
+    @property
+    def inverted(self) -> NetSettings | None:
+        """The net that its synthesizers invert; None for the one that clients train."""
+        return None
+
+    @property
+    def reads_metrics(self) -> bool:
+        """Whether `aggregate` reads metrics of clients, which `federation.privacy` withholds."""
+        return False
+
+    def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
+        """See that the files which its settings name can serve.
+
+        Args:
+            net: what clients train.
+            shape: of an image.
+            classes: how many are seen after each task.
+        Raises:
+            ConfigError: one cannot.
+        """
+
+    def keeps(self, met: Sequence[int]) -> int | None:
+        """How many of its own images a client keeps when a task ends; None where nobody can tell beforehand.
+
+        Args:
+            met: how many images of each class it has met, classes in order of appearance.
+        """
+        return None
+
+    def replays(self, met: Sequence[int]) -> int | None:
+        """How many images of earlier tasks a client trains on in a round of the next task; as `keeps`."""
+        return self.keeps(met)
 
     # Settings ---------------------------------------------------------------------------------
 

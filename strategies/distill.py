@@ -19,10 +19,11 @@ Shapes: B batch, C classes.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -30,8 +31,11 @@ from torch import Tensor, nn
 
 from fcil import Client, Count, Index, Server, Strategy, Synthesizer, Update
 from fcil.data import Augment
-from fcil.distillers import KD, Distiller
+from fcil.distillers import KD, Distiller, Learns, contradiction
+from fcil.errors import ConfigError
 from fcil.nets import Net, NetSettings, net_of
+from fcil.nets.files import read_weights
+from fcil.nets.resnet import Shape
 from fcil.optimizer import build_optimizer
 from fcil.roles import Teacher
 from fcil.synthesis import Inversion
@@ -70,7 +74,7 @@ class Distill(Strategy):
     """How samples are made; any method of `fcil list synthesizers`."""
     distiller: Distiller = field(default_factory=KD)
     """How the student learns from them: `kd`, `l1` or `crd`."""
-    learns: Literal["between", "after"] = "between"
+    learns: Learns = "between"
     """When the student learns: between the episodes of one chain, or after all episodes of all chains."""
     steps: Count = 100
     """Steps of the student in a round."""
@@ -80,11 +84,8 @@ class Distill(Strategy):
     """Rounds after which some samples are kept as they are then, to be looked at."""
 
     def __post_init__(self) -> None:
-        if self.learns == "between" and self.synthesizer.chains > 1:
-            raise ValueError(
-                f"synthesizer: chains is {self.synthesizer.chains}, and a student that learns between episodes "
-                "listens to one chain; say learns: after"
-            )
+        if problem := contradiction(self.synthesizer, self.distiller, self.learns):
+            raise ValueError(problem)
         if self.learns == "after" and self.wait:
             raise ValueError(
                 f"wait: {self.wait} is not allowed; a student that learns after has no warm-up to wait for"
@@ -92,6 +93,26 @@ class Distill(Strategy):
 
     def decisive(self) -> dict[str, object]:
         return {name: v for name, v in self.options().items() if name != "teacher" or not self.digest}
+
+    @property
+    def inverted(self) -> NetSettings | None:
+        return self.net
+
+    def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
+        if self.teacher is None:
+            return
+        weights = read_weights(Path(self.teacher))
+        try:
+            teacher = net_of(self.net or net, weights, shape)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"teacher: {self.teacher}: not the weights of the net that it is to be ({error})"
+            ) from None
+        if set(classes) != {teacher.num_classes}:
+            raise ConfigError(
+                f"teacher: {self.teacher}: has {teacher.num_classes} classes; "
+                f"the tasks have {', '.join(map(str, classes))}"
+            )
 
     # Client -----------------------------------------------------------------------------------
 

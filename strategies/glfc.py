@@ -50,7 +50,7 @@ from torch import Tensor
 from fcil import Batch, Client, Count, NonNegative, Positive, Server, Strategy, Terms, Update
 from fcil.averaging import set_aside
 from fcil.data import Shard
-from fcil.exemplars import BATCH, balanced, renewed
+from fcil.exemplars import BATCH, balanced, renewed, room_for
 from fcil.fidelity import Fidelity, settle
 from fcil.inversion import encoder_like, fits, gradients, invert, labels_of, nearest_to_means, outputs, perturbed
 from fcil.nets import Net, frozen
@@ -109,6 +109,9 @@ class GLFC(Strategy):
 
     def smoke(self) -> Self:
         return replace(self, perturbations=min(2, self.perturbations), steps=min(3, self.steps))
+
+    def keeps(self, met: Sequence[int]) -> int:
+        return room_for(met, self.exemplars, self.per_class)
 
     # Client -----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ Until the means of a new task exist, in the rounds of a task, `predict` goes by 
 Shapes: B batch, C classes seen, K of them old, F feature width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcil import Batch, Client, Count, Positive, Server, State, Strategy, Terms, Update
-from fcil.exemplars import balanced, class_sums, nearest_mean, renewed, unit_features
+from fcil.exemplars import balanced, class_sums, nearest_mean, renewed, room_for, unit_features
 from fcil.losses import sigmoid_cross_entropy, soft_cross_entropy
 from fcil.nets import Net
 
@@ -48,6 +48,9 @@ class ICaRL(Strategy):
     """Whether the nearest mean of exemplars decides (paper), or the largest logit."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+
+    def keeps(self, met: Sequence[int]) -> int:
+        return room_for(met, self.exemplars, self.per_class)
 
     # Client -----------------------------------------------------------------------------------
 

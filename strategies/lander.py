@@ -81,6 +81,10 @@ class LANDER(Strategy):
     def settled(self) -> Self:
         return settle(self, self.fidelity, SIDES)
 
+    @property
+    def reads_metrics(self) -> bool:
+        return self.settled.select == "lowest-loss"
+
     # Client -----------------------------------------------------------------------------------
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:

@@ -11,7 +11,7 @@ what it keeps, and over a hundred rounds it sees everything again. `icarl` is th
 KD is a cross-entropy of softened outputs; T is the global net at the end of the last task.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +32,12 @@ class Replay(Strategy):
     """Softens both sides of the distillation (`T`); there is no T^2 factor."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+
+    def keeps(self, met: Sequence[int]) -> int:
+        return sum(met)
+
+    def replays(self, met: Sequence[int]) -> int:
+        return min(self.memory, sum(met))
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         logits, old = client.net(batch.x).logits, client.task.num_old  # (B, C)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +18,23 @@ import yaml
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from small_runs import Stop, StopAfter, checkpoint, final_weights, same, silently, without_seconds
+from small_runs import Stop, StopAfter, checkpoint, final_weights, same, silently, without_seconds, write_experiment
 from test_cli import Command, assert_refused
 from test_cli import command as command
 
+from fcil.compare import compare
+from fcil.compare import write as write_tables
+from fcil.compare.terminal import tables
 from fcil.config import Where, parse
-from fcil.distillation import distill, read
+from fcil.distillation import Distillation, distill, read
 from fcil.errors import ConfigError
+from fcil.experiment import resume
 from fcil.federation.observer import Observer
 from fcil.federation.plan import scenario_of, trained_net
 from fcil.groups import group_runs
 from fcil.nets import NetSettings, build_net
 from fcil.store import Run, find_runs
+from fcil.synthesis import synthesizer_class, synthesizer_names
 from strategies.distill import Distill
 
 FAST = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 4, "latent": 8}
@@ -333,6 +341,30 @@ def test_a_given_teacher_is_held_against_the_data_of_every_cell(tmp_path: Path, 
             "synthesizer: chains is 2, and a student that learns between episodes listens to one chain; set "
             "student.learns to after, or chains to 1",
         ),
+        *(
+            (
+                {"synthesizer": {name: {"rounds": 2, "steps": 2}}, "distiller": "crd"},
+                f"distiller: crd goes by the number of a sample in a pool, and {name} gives a student fresh samples",
+            )
+            for name in synthesizer_names()
+            if not synthesizer_class(name).numbered
+        ),
+        (
+            {"teacher": {"batch_size": 1, "net": {"name": "resnet18", "width": 4}}},
+            "teacher.batch_size: 1 is not allowed with resnet18 on images of 8 x 8, whose last maps are 1 x 1",
+        ),
+        (
+            {"student": {"batch_size": 1, "net": {"name": "resnet8", "width": 4, "stem": "imagenet"}}},
+            "student.batch_size: 1 is not allowed with resnet8",
+        ),
+        (
+            {
+                "student": {"net": {"name": "resnet18", "width": 4}},
+                "synthesizer": {"knowledge_within": {"samples": 1, "rounds": 2, "steps": 1}},
+            },
+            "synthesizer.samples: 1 is not allowed with resnet18",
+        ),
+        ({"synthesizer": {"nayer": {**NAYER, "batch_size": 1}}}, "batch_size: 1 is not allowed"),
         ({"student": {"learns": "after", "wait": 1}}, "student.wait: 1 is not allowed with learns: after"),
         ({"student": {"learns": "first"}}, "student.learns: 'first' is not allowed"),
         (
@@ -352,6 +384,36 @@ def test_what_cannot_be_is_said_before_a_teacher_is_trained(tmp_path: Path, part
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"distiller": "crd", "student": {"learns": "after"}, "synthesizer": {"dafl": FAST}},
+        {"distiller": {"crd": {"contrast": 0}}, "synthesizer": {"dafl": FAST}},
+        {"student": {"net": {"name": "resnet8", "width": 2, "norm": "group"}}},  # the teacher alone needs batch norm
+        {"student": {"net": {"name": "resnet18", "width": 2}, "batch_size": 2}, "synthesizer": {"fast": FAST}},
+        {"student": {"net": {"name": "resnet18", "width": 2}}, "synthesizer": {"dafl": {**FAST, "samples": 1}}},
+        {"student": {"batch_size": 1}, "teacher": {"net": {"name": "resnet18", "width": 2}, "batch_size": 16}},
+        {
+            "student": {"learns": "after", "net": {"name": "resnet18", "width": 2}},
+            "teacher": {"net": {"name": "resnet18", "width": 2}, "batch_size": 16},
+            "synthesizer": {"fast": {**FAST, "student_batch": 1, "student_steps": 2}},
+        },
+    ],
+    ids=[
+        "crd after",
+        "crd without contrast",
+        "group",
+        "two",
+        "fresh",
+        "one and a teacher of 1 x 1",
+        "one in synthesis",
+    ],
+)
+def test_what_can_be_is_not_refused(tmp_path: Path, parts: dict[str, Any]) -> None:
+    (run,), _ = taught(write(tmp_path, **parts), out=tmp_path / "out")
+    assert run.finished
+
+
 def test_every_default_is_written_out(tmp_path: Path) -> None:
     (one,) = read(write(tmp_path))
     plan = one.student_plan(0)
@@ -359,3 +421,163 @@ def test_every_default_is_written_out(tmp_path: Path) -> None:
     assert plan.federation.clients == 1
     assert plan.data.tasks == 1
     assert plan.strategy.strategy.synthesizer == one.synthesizer
+
+
+def test_a_student_that_has_begun_needs_the_file_of_its_teacher_no_more(tmp_path: Path) -> None:
+    source = write(tmp_path, teacher={"file": str(teacher_file(tmp_path, leave))})
+    with pytest.raises(Stop):
+        taught(source, "student.rounds=8", out=tmp_path / "two", observer=StopAfter(6))
+    (folder,) = (tmp_path / "two").glob("*/distill-*/seed0")
+    (tmp_path / "given.safetensors").unlink()
+    with silently():
+        assert resume(folder, Console(file=io.StringIO())).finished
+
+
+# Files for the other command --------------------------------------------------------------------------
+
+
+def test_a_file_for_the_other_command_is_said_to_be_one(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", matrix={"distiller": ["kd", "l1"]})
+    assert_refused(
+        command("run", source, "--out", "out"),
+        'tiny.yaml: is a distillation, as it has "teacher" and "student" and "synthesizer" and "distiller" and no '
+        "strategy; it is for fcil distill",
+    )
+    assert_refused(command("run", source, "--dry-run"), "it is for fcil distill")
+    write_experiment(Path("."), matrix={"strategy": ["finetune"]})
+    assert_refused(
+        command("distill", "tiny.yaml", "--out", "out"),
+        'tiny.yaml: is an experiment, as it has "federation" and "strategy" and no synthesizer; it is for fcil run',
+    )
+
+
+def test_keys_of_both_are_told_as_unknown(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", strategy="finetune")
+    assert_refused(command("distill", source, "--out", "out"), "tiny.yaml: strategy: unknown key")
+
+
+@pytest.mark.parametrize("name", ["given.pth", "given.bin", "odd 'one'.pt", "nameless"])
+def test_a_pickled_teacher_is_refused_with_the_line_that_converts_it(
+    tmp_path: Path, command: Command, name: str
+) -> None:
+    file = tmp_path / name
+    weights = load_file(teacher_file(tmp_path, leave))
+    weights["classifier.weight"] = weights["classifier.weight"].T.contiguous().T
+    torch.save({"state_dict": weights, "epoch": 3}, file)
+    source = write(tmp_path / "in", teacher={"file": str(file)})
+    said = command("distill", source, "--out", "out")
+    assert_refused(said, "tiny.yaml: teacher.file: ", "no pickle is read here")
+    _, _, code = shlex.split(said.err[said.err.index("python -c") :])
+    subprocess.run([sys.executable, "-c", code], check=True)
+    converted = load_file(file.with_suffix(".safetensors"))
+    assert same(converted, weights)
+    source = write(tmp_path / "in", teacher={"file": str(file.with_suffix(".safetensors"))})
+    assert len(taught(source, out=tmp_path / "out")[0]) == 1
+
+
+# Before it is played --------------------------------------------------------------------------------
+
+
+def test_a_distillation_is_shown_with_every_default(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", matrix={"synthesizer": [{"fast": FAST}, {"dafl": FAST}]})
+    table = command("show", source)
+    assert (table.code, table.err) == (0, "")
+    for part in (
+        "synthesizer fast",
+        "synthesizer dafl",
+        "distiller kd",
+        "temperature 20",
+        "learns between",
+        "epochs 2",
+    ):
+        assert part in " ".join(table.out.split())
+    first, second = json.loads(command("show", source, "student.steps=7", "--json").out)
+    assert (first["student"]["steps"], list(second["synthesizer"])) == (7, ["dafl"])
+    assert parse(Distillation, {k: v for k, v in first.items() if k != "counts"}, Where("shown")).student.steps == 7
+    assert [len(first["counts"]), len(first["counts"][0])] == [1, 1]
+    assert_refused(command("show", source, "--split", "split.json"), "a distillation has one holder of its data")
+    assert_refused(command("show", source, "student.stesp=7"), "student.stesp: unknown key", 'Did you mean "steps"?')
+
+
+def test_a_dry_run_of_a_distillation_lists_teachers_and_students(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", seeds=[0, 1], matrix={"synthesizer": [{"fast": FAST}, {"dafl": FAST}]})
+    found = json.loads(command("distill", source, "--dry-run", "--json", "--out", "out").out)
+    assert not Path("out").exists()
+    labels = [run["label"] for run in found["runs"]]
+    assert labels == [
+        *("teacher · seed 0", "distill (fast) · seed 0", "teacher · seed 1", "distill (fast) · seed 1"),
+        *("distill (dafl) · seed 0", "distill (dafl) · seed 1"),
+    ]
+    assert {run["state"] for run in found["runs"]} == {"new"}
+    assert_refused(command("distill", source, "--json"), "--json is for --dry-run")
+    bad = write(tmp_path / "bad", distiller="crd", synthesizer={"dafl": FAST})
+    assert_refused(command("distill", bad, "--dry-run"), "crd goes by the number of a sample")
+    taught(source, "seeds=[0]", "matrix.synthesizer=[{fast: {rounds: 2, steps: 2, samples: 20}}]", out=Path("out"))
+    found = json.loads(command("distill", source, "--dry-run", "--json", "--out", "out").out)
+    assert found["runs"][0]["state"] == "finished"  # the teacher
+    assert "6 runs" in command("distill", source, "--dry-run", "--out", "out").out
+
+
+def test_a_dry_run_knows_students_of_a_given_teacher(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "in", teacher={"file": str(teacher_file(tmp_path, leave))})
+    (run,), _ = taught(source, out=Path("out"))
+    (found,) = json.loads(command("distill", source, "--dry-run", "--json", "--out", "out").out)["runs"]
+    assert (found["state"], Path(found["folder"]).absolute()) == ("finished", run.path)
+
+
+def test_a_smoke_run_of_a_distillation_takes_two_steps_of_everything(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {
+        "seeds": [3, 4],
+        "teacher": {"epochs": 50},
+        "student": {"rounds": 90, "steps": 100, "wait": 9},
+        "matrix": {"synthesizer": [{"nayer": {"width": 4}}, {"dafl": {"width": 4, "rounds": 80}}]},
+    }
+    source = write(tmp_path, **parts)
+    for _ in range(2):  # to try again is the point of it
+        with silently(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fcil.distillation.play.draw_accuracy", lambda run: [])
+            console = Console(file=io.StringIO(), width=200)
+            runs = distill(source, out=tmp_path / "out", smoke=True, console=console)
+        assert "nothing to do" not in console.file.getvalue()  # type: ignore[attr-defined]
+    assert [(run.name, run.seed, run.finished) for run in runs] == [("tiny-smoke", 3, True)] * 2
+    (teacher,) = find_runs([tmp_path / "out" / "tiny-smoke-teacher"])
+    assert teacher.config["federation"]["max_batches"] == 2
+    assert max(len(run.rounds) for run in [teacher, *runs]) <= 3
+
+
+def test_the_doctor_reads_distillations(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "in")
+    found = {row["what"]: row for row in json.loads(command("doctor", source, "--json", "--out", "out").out)}
+    assert found["runs"]["found"] == "2 to play, 0 finished already"
+    assert {"data: digits", "disk", "memory of a run", "time in all"} <= set(found)
+    bad = write(tmp_path / "bad", teacher={"file": "no.safetensors"})
+    assert_refused(command("doctor", bad), "teacher.file: no.safetensors: no safetensors file can be read there")
+    taught(source, out=Path("out"))
+    found = {row["what"]: row for row in json.loads(command("doctor", source, "--json", "--out", "out").out)}
+    assert found["runs"]["found"] == "0 to play, 2 finished already"
+
+
+def test_students_are_compared_with_their_teacher_in_a_column(tmp_path: Path) -> None:
+    source = write(tmp_path, seeds=[0, 1], matrix={"synthesizer": [{"fast": FAST}, {"dafl": FAST}]})
+    runs, _ = taught(source, out=tmp_path / "out")
+    every = find_runs([tmp_path / "out"])
+    assert {run.strategy for run in every} == {"finetune", "distill"}
+    (split,) = compare(every).splits
+    assert split.label == "digits, 1 task, iid, students"
+    assert sorted(entry.label for entry in split.entries) == ["distill (dafl)", "distill (fast)"]
+    about = [json.loads((run.path / "quality.json").read_text()) for run in runs if "dafl" in str(run.config)]
+    dafl = next(entry for entry in split.entries if entry.label == "distill (dafl)")
+    for name in ("teacher_accuracy", "agreement"):
+        assert dafl.spreads[name].mean == pytest.approx(50 * sum(one[name] for one in about))
+    assert dafl.spreads["samples"].mean == 20
+    paths = {path.name: path.read_text() for path in write_tables(compare(every), tmp_path / "tables")}
+    assert (
+        "| strategy | keeps | n | student | teacher | agreement | bns | diversity | samples |" in paths["comparison.md"]
+    )
+    assert "strategy & student & teacher & agreement" in paths["comparison.tex"]
+    assert "teacher_accuracy,percent" in paths["comparison.csv"]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables(compare(every)))
+    assert "student     teacher" in console.file.getvalue()  # type: ignore[attr-defined]
+    alone = compare(find_runs([tmp_path / "out" / "tiny-teacher"]))  # without students it is a run as any
+    assert [entry.label for entry in alone.splits[0].entries] == ["finetune"]

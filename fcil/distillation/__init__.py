@@ -5,9 +5,10 @@ federation of one client in one task, and so is a student, whose client dreams (
 So a distillation is resumed, watched, drawn and compared like any run.
 """
 
+from fcil.distillation.plans import expected_plans, forecast, survey
 from fcil.distillation.play import distill
 from fcil.distillation.quality import QUALITY, measure, quality_table
-from fcil.distillation.settings import Distillation, StudentSettings, TeacherSettings, read
+from fcil.distillation.settings import Distillation, StudentSettings, TeacherSettings, distils, read
 from fcil.distillation.teachers import check_teacher, exported, given_teacher
 
 __all__ = [
@@ -17,9 +18,13 @@ __all__ = [
     "TeacherSettings",
     "check_teacher",
     "distill",
+    "distils",
+    "expected_plans",
     "exported",
+    "forecast",
     "given_teacher",
     "measure",
     "quality_table",
     "read",
+    "survey",
 ]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from safetensors.torch import load_file
 
 from fcil.config import Where
+from fcil.distillation.plans import check_all, expected_plans
 from fcil.distillation.quality import QUALITY, measure, quality_table
 from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import exported, given_teacher
-from fcil.experiment import named, play, rehearse_all, share_out
+from fcil.experiment import play, rehearse_all, share_out
 from fcil.federation.plan import Plan
 from fcil.playing.continuation import check_begun
 from fcil.plots.distillation import draw_accuracy
-from fcil.quantisation import check_installed, quantise, quantised_table
+from fcil.quantisation import quantise, quantised_table
 from fcil.store import Run, check_writable, load_run
+from fcil.store.claims import clear
 
 Asked = tuple[Distillation, int]
 """A student that is asked for: its settings and its seed."""
@@ -28,12 +29,14 @@ def distill(
     source: str | Path,
     *overrides: str,
     out: str | Path = "results",
+    smoke: bool = False,
     jobs: int | None = 1,
     console: Console | None = None,
 ) -> list[Run]:
     """Train or load the teachers of a file, and teach every student that is not finished yet.
 
     Args:
+        smoke: play one seed with two steps of everything, anew if it was played before.
         jobs: runs that are played at once, each in a process of its own on Ray; None: as many as fit.
     Returns:
         The runs of the students, those finished before included.
@@ -42,14 +45,15 @@ def distill(
     """
     out, console, where = Path(out), console or Console(), Where(str(source))
     found = read(source, overrides)
+    if smoke:
+        found = [one.smoke() for one in found]
+        for plan in expected_plans(found):
+            clear(out / plan.folder)
     check_writable(out)
-    if any(one.quantise for one in found):
-        with named(where.at("quantise")):
-            check_installed()
+    check_all(found, where)
     given = {(one.teacher, one.data): given_teacher(one, where) for one in found if one.teacher.file}
     asked = [(one, seed) for one in found for seed in one.seeds]
-    # What a method cannot do without, the teacher has to have.
-    rehearse_all([replace(one.student_plan(seed), net=one.teacher.net) for one, seed in asked], console, where)
+    rehearse_all([one.student_plan(seed) for one, seed in asked], console, where)
     students = [one.student_plan(seed, given.get((one.teacher, one.data))) for one, seed in asked]
     check_begun(list({plan.folder: plan for plan in students}.values()), out)  # before a teacher is trained for them
     trained = trained_teachers(asked, out, console, where, jobs)

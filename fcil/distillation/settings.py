@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,12 @@ from typing import Any, Literal
 from fcil.anchors import AnchorSettings
 from fcil.config import Where, dump, parse_fields
 from fcil.data import DataSettings
-from fcil.distillers import KD, Distiller
+from fcil.distillers import KD, Distiller, Learns, contradiction
 from fcil.experiment import cells
 from fcil.federation.plan import Plan, check_runs
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.groups import TEACHER
+from fcil.matrix import FEDERATES, is_distillation, is_federation
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec
@@ -45,7 +47,7 @@ class StudentSettings:
 
     net: NetSettings = NetSettings()
     """Which net it is."""
-    learns: Literal["between", "after"] = "between"
+    learns: Learns = "between"
     """`between` episodes of synthesis, from what there is so far, or `after` all of them, which several chains may
     share; then each chain has a student of its own beside this one, if its method has any."""
     rounds: Count = 40
@@ -107,16 +109,24 @@ class Distillation:
     def __post_init__(self) -> None:
         check_runs(self.name, self.seeds)
         method, between = self.synthesizer, self.student.learns == "between"
-        if between and method.chains > 1:
-            raise ValueError(
-                f"synthesizer: chains is {method.chains}, and a student that learns between episodes listens to one "
-                "chain; set student.learns to after, or chains to 1"
-            )
+        if problem := contradiction(method, self.distiller, self.student.learns, "student.learns"):
+            raise ValueError(problem)
         if between and method.episodes > self.student.rounds:
             raise ValueError(
                 f"student: rounds is {self.student.rounds}, fewer than the {method.episodes} episodes of "
                 f"{method.name}; raise it, or lower the synthesizer's rounds, or set learns to after"
             )
+
+    def smoke(self) -> Distillation:
+        """One seed, two steps of everything: does it run at all?"""
+        method, quantised = self.synthesizer.smoke(), self.quantise
+        rounds = method.episodes if self.student.learns == "between" else 1
+        student = replace(self.student, rounds=rounds, steps=min(2, self.student.steps), wait=0, evaluate_every=0)
+        if quantised is not None:
+            quantised = replace(quantised, samples=min(64, quantised.samples), fine_tune=min(2, quantised.fine_tune))
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts |= {"name": f"{self.name}-smoke", "seeds": self.seeds[:1], "synthesizer": method, "student": student}
+        return _Smoke(**parts | {"quantise": quantised, "teacher": replace(self.teacher, epochs=1)})
 
     def teacher_plan(self, seed: int) -> Plan:
         """The teacher as a run: one client who holds everything."""
@@ -125,7 +135,7 @@ class Distillation:
             clients=1, rounds=t.epochs, local_epochs=1, batch_size=t.batch_size, backend="inprocess", evaluate_every=0
         )
         strategy = StrategySpec.from_yaml("finetune", Where("teacher"))
-        return self._plan(f"{self.name}-teacher", seed, federation, t.optimizer, t.net, strategy)
+        return self._plan(f"{self.name}{TEACHER}", seed, federation, t.optimizer, t.net, strategy)
 
     def student_plan(self, seed: int, teacher: Path | None = None) -> Plan:
         """A student as a run: one client who dreams; without a file of the teacher only a rehearsal.
@@ -169,14 +179,34 @@ class Distillation:
         )  # fmt: skip
 
 
+class _Smoke(Distillation):
+    """One whose teacher sees two batches."""
+
+    def teacher_plan(self, seed: int) -> Plan:
+        whole = super().teacher_plan(seed)
+        return replace(whole, federation=replace(whole.federation, max_batches=2))
+
+
 def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Distillation]:
     """The distillations of a file: one, or the product of its `matrix`.
 
     Raises:
         ConfigError: names the file, the key path, the value and what is allowed.
     """
-    where = Where(str(source))
-    return [parse_fields(Distillation, _one_task(cell, where), where) for cell in cells(source, overrides)]
+    where, found = Where(str(source)), cells(source, overrides)
+    if strange := next((cell for cell in found if is_federation(cell)), None):
+        keys = " and ".join(f'"{key}"' for key in strange if key in FEDERATES)
+        raise where.error(f"is an experiment, as it has {keys} and no synthesizer; it is for fcil run")
+    return [parse_fields(Distillation, _one_task(cell, where), where) for cell in found]
+
+
+def distils(source: str | Path, overrides: Sequence[str] = ()) -> bool:
+    """Whether a file is for `fcil distill`.
+
+    Raises:
+        ConfigError: there is no such file, or it is no YAML.
+    """
+    return all(is_distillation(cell) for cell in cells(source, overrides))
 
 
 def _one_task(values: dict[str, Any], where: Where) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from fcil.config import Where
 from fcil.data.folders import data_folder
 from fcil.distillation.settings import Distillation
 from fcil.experiment import named, share_out
-from fcil.federation.parts import DamagedError, read_tensors
 from fcil.federation.plan import Plan, first_net, trained_net
+from fcil.nets.files import read_weights
 from fcil.nets.ported import torchvision_weights
 from fcil.store import final_weights
 from fcil.store.files import replacing
@@ -33,17 +33,24 @@ def save_net(path: Path, weights: Tensors) -> None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, temporary)
 
 
+def teacher_file(one: Distillation) -> Path | None:
+    """Where a teacher lies, or will lie, that is not trained here; None for one that is."""
+    if one.teacher.file == "torchvision":
+        return data_folder() / f"torchvision-{one.teacher.net.name}.safetensors"
+    return Path(one.teacher.file) if one.teacher.file else None
+
+
 def given_teacher(one: Distillation, where: Where) -> Path:
     """The file of a teacher that is not trained here, after a look at it.
 
     Raises:
         ConfigError: it cannot be had, or cannot serve.
     """
-    path = Path(str(one.teacher.file))
+    path = teacher_file(one)
+    assert path is not None, one
     if one.teacher.file == "torchvision":
         with named(where.at("teacher.file")):
             weights = torchvision_weights(one.teacher.net.name)
-        path = data_folder() / f"torchvision-{one.teacher.net.name}.safetensors"
         save_net(path, weights)
     check_teacher(path, one.teacher_plan(one.seeds[0]), where)
     return path
@@ -56,10 +63,8 @@ def check_teacher(path: Path, plan: Plan, where: Where) -> None:
         ConfigError: it is no safetensors file, fits another net or other data, or holds NaN.
     """
     here = where.at("teacher.file")
-    try:
-        weights, _ = read_tensors(path)
-    except DamagedError as error:
-        raise here.error(f"{path}: no safetensors file can be read there ({error})") from None
+    with named(here):
+        weights = read_weights(path)
     share_out(plan, where)
     with named(where):
         net = first_net(plan, None)

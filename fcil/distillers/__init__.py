@@ -8,5 +8,15 @@ A distiller makes no samples; `fcil.synthesis` does.
 
 from fcil.distillers.base import Distiller, Stateless, create, distiller_class, distiller_names
 from fcil.distillers.kd import KD
+from fcil.distillers.pairs import Learns, contradiction
 
-__all__ = ["KD", "Distiller", "Stateless", "create", "distiller_class", "distiller_names"]
+__all__ = [
+    "KD",
+    "Distiller",
+    "Learns",
+    "Stateless",
+    "contradiction",
+    "create",
+    "distiller_class",
+    "distiller_names",
+]

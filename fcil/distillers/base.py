@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -34,9 +34,6 @@ class Stateless:
 @dataclass(frozen=True, kw_only=True)
 class Distiller:
     """A method of distillation. `self` is hyper-parameters; what it remembers is an argument."""
-
-    needs_numbers: ClassVar[bool] = False
-    """Whether it wants to know which sample of a pool a view shows (`Views.id`); fresh samples have no number."""
 
     def start(self, problem: Inversion, student: Net, samples: int, key: tuple[Key, ...]) -> Any:
         """What the method keeps from step to step before the first: a dataclass that `fcil.synthesis.chain` saves.
@@ -63,6 +60,11 @@ class Distiller:
     # The rest is shared -------------------------------------------------------------------------
 
     @property
+    def needs_numbers(self) -> bool:
+        """Whether it wants to know which sample of a pool a view shows (`Views.id`); fresh samples have no number."""
+        return False
+
+    @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 
@@ -76,7 +78,7 @@ class Distiller:
 
 def distiller_names() -> list[str]:
     """The methods of this package."""
-    return names_in("fcil.distillers", {"base"})
+    return names_in("fcil.distillers", {"base", "pairs"})
 
 
 def distiller_class(name: str) -> type[Distiller]:

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -84,11 +84,13 @@ class CRD(Distiller):
     kd_temperature: Positive = 4.0
     """Softens both nets where `kd` is above 0 (`kd_T`)."""
 
-    needs_numbers: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not self.ce + self.kd + self.contrast:
             raise ValueError("contrast: ce, kd and contrast are all 0; nothing is left to learn from")
+
+    @property
+    def needs_numbers(self) -> bool:
+        return self.contrast > 0
 
     def start(self, problem: Inversion, student: Net, samples: int, key: tuple[Key, ...]) -> Memories:
         widths = (student.classifier.in_features, problem.teacher.classifier.in_features)

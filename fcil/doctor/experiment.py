@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -13,13 +13,18 @@ from fcil.config import Where
 from fcil.data import DATASETS
 from fcil.data.settings import DataSettings
 from fcil.data.sources import at_hand
+from fcil.distillation import distils, expected_plans
+from fcil.distillation import read as distillations
+from fcil.distillation.plans import check_all
 from fcil.doctor.finding import Finding
 from fcil.doctor.machine import existing, is_cached, usable_cores
 from fcil.errors import DataError
 from fcil.experiment import read
 from fcil.federation.checkpoint import KEPT
-from fcil.federation.plan import Plan, anchors_of
-from fcil.playing.rehearsal import named, share_out
+from fcil.federation.foreseen import remarks
+from fcil.federation.plan import Plan, anchors_of, needs_anchors
+from fcil.groups import is_student
+from fcil.playing.rehearsal import check_offline, named, share_out
 from fcil.playing.stopwatch import Facts, Stopwatch
 from fcil.store import RunFolder
 from fcil.synthesis import Synthesizer
@@ -63,7 +68,7 @@ def examine(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Findi
         UserError: the file, or its data as it lies here, is wrong.
     """
     where = Where(str(source))
-    plans = {plan.folder: plan for experiment in read(source, overrides) for plan in experiment.plans()}
+    plans = {plan.folder: plan for plan in _plans(source, overrides, where)}
     left = [plan for folder, plan in plans.items() if not RunFolder(out / folder).finished]
     yield Finding("ok", "runs", f"{len(left)} to play, {len(plans) - len(left)} finished already")
     facts: dict[DataSettings, Facts | None] = {}
@@ -77,11 +82,21 @@ def examine(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Findi
         if key not in seen:
             seen.add(key)
             yield from anchors(plan, facts[plan.data], where)
+    yield from foreseen([plan for plan in left if (of := facts[plan.data]) is not None and of.shard is not None], where)
     known = [(plan, found) for plan in left if (found := facts[plan.data]) is not None]
     if known:
         yield from costs(known, out)
     if len(known) < len(left):
         yield Finding("warn", "estimates", f"of {len(left) - len(known)} runs are not known; their data is not")
+
+
+def _plans(source: Path, overrides: Sequence[str], where: Where) -> list[Plan]:
+    """The runs of an experiment, or the teachers and students of a distillation."""
+    if distils(source, overrides):
+        found = distillations(source, overrides)
+        check_all(found, where)
+        return expected_plans(found)
+    return [plan for experiment in read(source, overrides) for plan in experiment.plans()]
 
 
 def data(plan: Plan, where: Where) -> tuple[Finding, Facts | None]:
@@ -120,9 +135,8 @@ def _reckoned(plan: Plan) -> Facts | None:
 
 def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
     """Whether label-text embeddings can be had, for a method that reads them."""
-    encoder, options = plan.anchors.encoder, vars(plan.strategy.strategy).values()
-    required = [option.required for option in options if isinstance(option, Synthesizer)]
-    if "anchors" not in plan.strategy.strategy.needs.union(*required):
+    encoder = plan.anchors.encoder
+    if not needs_anchors(plan):
         return
     if encoder != "embedded" and plan.anchors.file is None and not is_cached(encoder):
         todo = "fetch it once with a network, or say anchors.encoder=embedded"
@@ -133,6 +147,20 @@ def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
         yield Finding("ok", "anchors", f"{len(found) if found is not None else 0} classes, {encoder}")
     else:
         yield Finding("ok", "anchors", f"{encoder} is at hand")
+
+
+def foreseen(plans: Sequence[Plan], where: Where) -> Iterator[Finding]:
+    """What is odd about runs whose data was opened.
+
+    Raises:
+        ConfigError: one of them would not begin, or end in its middle.
+    """
+    told = set()
+    for plan in plans:
+        scenario = share_out(plan, where)
+        check_offline(plan, scenario, where)
+        told |= {(plan.strategy.name, line) for line in remarks(plan, scenario)}
+    yield from (Finding("warn", name, line) for name, line in sorted(told))
 
 
 # Costs --------------------------------------------------------------------------------------------
@@ -190,6 +218,9 @@ def _seconds(plan: Plan, facts: Facts, watch: Stopwatch) -> float | None:
     if plan.resources.torch_device().type == "cuda":
         at_once = 1  # they share it
     total = 0.0
+    if is_student(plan.strategy.name):
+        steps: Any = plan.strategy.strategy.options()["steps"]
+        return float((federation.rounds * steps + facts.test / federation.batch_size * FORWARD) * step)
     for task in range(1, min(facts.tasks, federation.stop_after or facts.tasks) + 1):
         held = facts.train / facts.tasks * (task if plan.strategy.strategy.data == "seen" else 1) / federation.clients
         batches = min(math.ceil(held / federation.batch_size), federation.max_batches or 10**9)

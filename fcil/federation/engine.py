@@ -169,7 +169,7 @@ def rehearse(plan: Plan) -> None:
         )
     synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     if synthesizers:
-        net = first_net(plan, anchors)
+        net = first_net(replace(plan, net=strategy.inverted or plan.net), anchors)
         problem = inversion(plan, net, range(net.num_classes), anchors, None, ("rehearsal",))
         for synthesizer in synthesizers:
             synthesizer.checked(problem)

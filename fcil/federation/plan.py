@@ -164,11 +164,16 @@ def tasks_of(plan: Plan) -> tuple[Task, ...]:
     return tuple(replace(task, total=len(tasks)) for task in tasks)
 
 
-def anchors_of(plan: Plan) -> Tensor | None:
-    """Label-text embeddings (classes, D) in order of appearance, if the strategy or a synthesizer of its needs them."""
+def needs_anchors(plan: Plan) -> bool:
+    """Whether the strategy, or a synthesizer of its, reads label-text embeddings."""
     strategy = plan.strategy.strategy
     required = [value.required for value in vars(strategy).values() if isinstance(value, Synthesizer)]
-    if "anchors" not in strategy.needs.union(*required):
+    return "anchors" in strategy.needs.union(*required)
+
+
+def anchors_of(plan: Plan) -> Tensor | None:
+    """Label-text embeddings (classes, D) in order of appearance, if the strategy or a synthesizer of its needs them."""
+    if not needs_anchors(plan):
         return None
     return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
 

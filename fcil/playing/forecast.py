@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -16,8 +16,10 @@ from fcil.errors import StoreError
 from fcil.experiment import planned, share_out
 from fcil.federation.codec import num_bytes
 from fcil.federation.plan import Plan, first_net, scenario_of, tasks_of
+from fcil.groups import is_student
 from fcil.playing.board import labels
 from fcil.playing.parallel import asked, how_many
+from fcil.playing.rehearsal import check_offline
 from fcil.playing.stopwatch import Facts, Stopwatch
 from fcil.store import Run, RunFolder, load_run
 from fcil.strategy import Strategy
@@ -86,8 +88,15 @@ def forecast(
     Raises:
         UserError: something in the file or the data is wrong.
     """
-    out, where = Path(out), Where(str(source))
-    plans = planned(source, overrides, smoke)
+    return forecast_plans(planned(source, overrides, smoke), Path(out), Where(str(source)), smoke=smoke, jobs=jobs)
+
+
+def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Forecast:
+    """The same of plans.
+
+    Raises:
+        UserError: something in them or the data is wrong.
+    """
     # A smoke run always begins anew.
     there = {plan.folder: None if smoke else _read(out / plan.folder) for plan in plans}
     names = labels(plans, out)
@@ -96,7 +105,7 @@ def forecast(
     found, watch = {}, Stopwatch()
     for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
         for plan in (plan for plan in plans if plan.data == data):
-            share_out(plan, where)
+            check_offline(plan, share_out(plan, where), where)
             found[plan.folder] = _expected(plan, out, names[plan.folder], there, watch)
     return Forecast(tuple(found[plan.folder] for plan in plans), at_once)
 
@@ -155,6 +164,9 @@ def _timed(run: Run) -> bool:
 
 def _steps(plan: Plan) -> float:
     """Steps of all clients in all rounds, if every client were drawn equally often."""
+    if is_student(plan.strategy.name):
+        options = plan.strategy.strategy.options()
+        return float(cast(int, options["steps"]) * max(0, plan.federation.rounds - cast(int, options["wait"])))
     f, counts = plan.federation, scenario_of(plan).counts.sum(axis=2)[: len(tasks_of(plan))]  # (tasks, clients)
     batches = np.minimum(np.ceil(counts / f.batch_size), f.max_batches or np.inf)
     return float(batches.sum() * f.local_epochs * f.rounds * f.clients_per_round / f.clients)

@@ -4,19 +4,19 @@ told of each before it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 
-from fcil.anchors import warnings
+from fcil.anchors import EMBEDDED, warnings
 from fcil.config import Where
 from fcil.data import Scenario
 from fcil.data.decode import Progress
 from fcil.errors import ConfigError, DataError
 from fcil.federation.engine import rehearse
-from fcil.federation.plan import Plan, anchors_of, dataset_of, scenario_of
-from fcil.federation.safeguards import check_safeguards
+from fcil.federation.foreseen import check_foreseen, remarks
+from fcil.federation.plan import Plan, anchors_of, dataset_of, needs_anchors, scenario_of
 from fcil.playing.loggers import check_logger
 from fcil.progress import loading_bar
 from fcil.tables import partition_table, settings_tree
@@ -31,8 +31,14 @@ def named(where: Where) -> Iterator[None]:
         raise type(error)(str(where.error(str(error)))) from error
 
 
-def rehearse_all(plans: Sequence[Plan], console: Console, where: Where) -> None:
-    """Load data, share it out, find anchors and what else runs will need, before a file is written."""
+def rehearse_all(
+    plans: Sequence[Plan], console: Console, where: Where, begun: Callable[[Plan], bool] = lambda plan: False
+) -> None:
+    """Load data, share it out, find anchors and what else runs will need, before a file is written.
+
+    Args:
+        begun: whether a run goes on from a checkpoint, which holds what it once read from files of its settings.
+    """
     seen = set()
     with loading_bar(console) as progress:
         for plan in plans:
@@ -44,11 +50,26 @@ def rehearse_all(plans: Sequence[Plan], console: Console, where: Where) -> None:
                 seen.add(key)
                 scenario = share_out(plan, where, progress)
                 with named(where):
-                    check_safeguards(plan, [task.num_new for task in scenario.tasks[: plan.federation.stop_after]])
+                    check_foreseen(plan, scenario, files=not begun(plan))
                 with named(where.at("anchors")):
                     anchors_of(plan)
                 with named(where.at("strategy").at(plan.strategy.name)):
                     rehearse(plan)
+
+
+def check_offline(plan: Plan, scenario: Scenario, where: Where) -> None:
+    """As much of the same as can be asked of a plan and its data where nothing may be downloaded.
+
+    Raises:
+        ConfigError: a run of it would not begin, or end in its middle.
+    """
+    with named(where):
+        check_foreseen(plan, scenario)
+    if not needs_anchors(plan) or plan.anchors.encoder == EMBEDDED or plan.anchors.file:
+        with named(where.at("anchors")):
+            anchors_of(plan)
+        with named(where.at("strategy").at(plan.strategy.name)):
+            rehearse(plan)
 
 
 def share_out(plan: Plan, where: Where, progress: Progress | None = None) -> Scenario:
@@ -64,6 +85,8 @@ def introduce(plan: Plan, scenario: Scenario, console: Console) -> None:
     """What is about to be run: the settings, who holds how much of what, and what is odd about the anchors."""
     names = scenario.tasks[-1].names
     console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+    for line in remarks(plan, scenario):
+        console.print(line, markup=False, soft_wrap=True)
     anchors, radius = anchors_of(plan), getattr(plan.strategy.strategy, "radius", None)
     if anchors is not None and radius is not None:
         for line in warnings(anchors, names, radius):

@@ -1,0 +1,23 @@
+"""What a distillation's file and its data contradict in, said before a teacher is trained."""
+
+from __future__ import annotations
+
+from fcil.config import Where
+from fcil.distillation.settings import Distillation
+from fcil.experiment import named, share_out
+from fcil.nets import check_batch
+
+
+def check_batches(one: Distillation, where: Where) -> None:
+    """See that teacher and student can be trained on batches of their sizes.
+
+    Raises:
+        ConfigError: the batches are of one image, which is too few for a net and this data.
+    """
+    shape = share_out(one.teacher_plan(one.seeds[0]), where).dataset.shape
+    with named(where):
+        if not one.teacher.file:
+            check_batch(one.teacher.net, shape, one.teacher.batch_size, "teacher.batch_size")
+        check_batch(one.student.net, shape, one.student.batch_size, "student.batch_size")
+        if one.synthesizer.numbered or one.student.learns == "after":  # batches come from a pool of so many
+            check_batch(one.student.net, shape, one.synthesizer.samples, "synthesizer.samples")

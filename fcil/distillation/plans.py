@@ -1,0 +1,77 @@
+"""The runs that a distillation's file stands for, before any of them is played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fcil.config import Where
+from fcil.data import Scenario
+from fcil.distillation.checks import check_batches
+from fcil.distillation.settings import Distillation, read
+from fcil.distillation.teachers import check_teacher, teacher_file
+from fcil.experiment import named, share_out
+from fcil.federation.plan import Plan
+from fcil.groups import TEACHER
+from fcil.playing.forecast import Forecast, forecast_plans
+from fcil.quantisation import check_installed
+
+
+def check_all(found: Sequence[Distillation], where: Where) -> None:
+    """What can be said of distillations without a download or a file written.
+
+    Raises:
+        ConfigError: one of them cannot be.
+    """
+    if any(one.quantise for one in found):
+        with named(where.at("quantise")):
+            check_installed()
+    for one in found:
+        path = teacher_file(one)
+        if path is not None and (one.teacher.file != "torchvision" or path.is_file()):
+            check_teacher(path, one.teacher_plan(one.seeds[0]), where)
+        check_batches(one, where)
+
+
+def expected_plans(found: Sequence[Distillation]) -> list[Plan]:
+    """Teachers that are to be trained and students, each once, a teacher before its students."""
+    plans: dict[Path, Plan] = {}
+    for one in found:
+        path = teacher_file(one)
+        for seed in one.seeds:
+            if path is None:
+                plans.setdefault((teacher := one.teacher_plan(seed)).folder, teacher)
+            student = one.student_plan(seed, path if path is not None and path.is_file() else None)
+            plans.setdefault(student.folder, student)
+    return list(plans.values())
+
+
+def survey(source: str | Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Distillation, Scenario]]:
+    """Every distillation of a file, and the data of its teacher; nothing is played."""
+    for one in read(source, overrides):
+        yield one, share_out(one.teacher_plan(one.seeds[0]), Where(str(source)))
+
+
+def forecast(
+    source: str | Path,
+    *overrides: str,
+    out: str | Path = "results",
+    smoke: bool = False,
+    jobs: int | None = 1,
+) -> Forecast:
+    """The runs that `distill` would see to with the same arguments.
+
+    Raises:
+        UserError: something in the file, the data or a given teacher is wrong.
+    """
+    where, found = Where(str(source)), read(source, overrides)
+    found = [one.smoke() for one in found] if smoke else found
+    check_all(found, where)
+    ahead = forecast_plans(expected_plans(found), Path(out), where, smoke=smoke, jobs=jobs)
+    names = {f"{one.name}{TEACHER}" for one in found}
+    runs = (
+        replace(run, label=f"teacher · seed {run.seed}") if Path(run.folder).parts[-3] in names else run
+        for run in ahead.runs
+    )
+    return replace(ahead, runs=tuple(runs))
