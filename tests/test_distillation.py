@@ -579,5 +579,6 @@ def test_students_are_compared_with_their_teacher_in_a_column(tmp_path: Path) ->
     console = Console(file=io.StringIO(), width=80)
     console.print(tables(compare(every)))
     assert "student     teacher" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert {split.students for split in compare(every, teachers=True).splits} == {False, True}  # as a report has it
     alone = compare(find_runs([tmp_path / "out" / "tiny-teacher"]))  # without students it is a run as any
     assert [entry.label for entry in alone.splits[0].entries] == ["finetune"]

@@ -212,13 +212,16 @@ class Comparison:
         return lines
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[Run], *, teachers: bool = False) -> Comparison:
     """Finished runs, grouped over seeds and put into a table for each split, the highest final accuracy first.
 
-    Students of distillations have tables of their own, of which their teacher is a column and no line.
+    Students of distillations have tables of their own, of which their teacher is a column.
+
+    Args:
+        teachers: whether runs that trained teachers of these students have a table too.
     """
-    teachers = {f"{run.name}{TEACHER}" for run in runs if is_student(run.strategy)}
-    groups = group_runs([run for run in runs if run.finished and run.name not in teachers])
+    known = {f"{run.name}{TEACHER}" for run in runs if is_student(run.strategy) and not teachers}
+    groups = group_runs([run for run in runs if run.finished and run.name not in known])
     splits = []
     for label, students in dict.fromkeys((group.split, is_student(group.strategy)) for group in groups):
         alike = [g for g in groups if (g.split, is_student(g.strategy)) == (label, students)]

@@ -47,7 +47,7 @@ def check_foreseen(plan: Plan, scenario: Scenario, *, files: bool = True) -> Non
 def _check_exemplars(plan: Plan, scenario: Scenario) -> None:
     """No client may want to keep more images than the federation allows."""
     most, strategy = plan.federation.exemplars, plan.strategy.strategy
-    if most is None or "exemplars" not in strategy.needs:
+    if not most or "exemplars" not in strategy.needs:  # none at all: another line tells of it
         return
     liars = malicious(plan) if isinstance(plan.federation.attack, LabelFlip) else []  # who have other labels
     for number, held in enumerate(_met(plan, scenario), start=1):

@@ -113,7 +113,7 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 def _content(found: Found) -> dict[str, Any]:
     """Everything the template asks for."""
-    comparison = compare(found.finished)
+    comparison = compare(found.finished, teachers=True)
     groups = group_runs(found.finished)
     begun = group_runs(found.unfinished)
     album = Album(found.left_out)
@@ -145,7 +145,8 @@ def _content(found: Found) -> dict[str, Any]:
 def _sections(comparison: Comparison, groups: Sequence[Group], album: Album) -> list[Section]:
     found = []
     for number, split in enumerate(comparison.splits, start=1):
-        alike = [group for group in groups if group.split == split.label]
+        there = {curves.address(entry.group) for entry in split.entries}
+        alike = [group for group in groups if curves.address(group) in there]
         # The order of the table, the best first; colours keep to the order of the folders.
         chapters = [_chapter(entry.group, tables.headline(entry), album) for entry in split.entries]
         found.append(
