@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from golden_cases import Case, assert_matches
-from small_runs import StopAfter, checkpoint, play, same, without_seconds, write_experiment
+from small_runs import Stop, StopAfter, checkpoint, play, same, without_seconds, write_experiment
 from tiny_net import normal, renamed
 from torch import Tensor
 
@@ -117,12 +118,8 @@ def check_runs(tmp_path: Path, strategy: Any) -> Run:
     numbers = [number for record in run.rounds for number in record["terms"].values()]
     assert numbers
     assert torch.tensor(numbers).isfinite().all()
-    stopped = False
-    try:
+    with pytest.raises(Stop):
         play(source, out=tmp_path / "three", observer=StopAfter(2))  # in the second task
-    except Exception as stop:
-        stopped = type(stop).__name__ == "Stop"
-    assert stopped
     (resumed,) = play(source, out=tmp_path / "three")
     for other in (again, resumed):
         assert same(checkpoint(run)[0], checkpoint(other)[0])
