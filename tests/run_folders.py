@@ -110,9 +110,11 @@ def play(
         recorder.run_done(60.0 + seed, {"clients": 40.0, "synthesis": 15.0})
 
 
-def make_results(out: Path, strategies: Sequence[str] = ("finetune", "lander"), seeds: Sequence[int] = (0, 1)) -> Path:
+def make_results(
+    out: Path, strategies: Sequence[str] = ("finetune", "lander"), seeds: Sequence[int] = (0, 1), **parts: Any
+) -> Path:
     """Three tasks, two strategies, two seeds."""
     for number, strategy in enumerate(strategies):
         for seed in seeds:
-            make_run(out, strategy, seed, variant=f"{number:08x}")
+            make_run(out, strategy, seed, variant=f"{number:08x}", **parts)
     return out

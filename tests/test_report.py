@@ -232,6 +232,13 @@ def test_a_distillation_has_no_forgetting_and_is_drawn_by_round(tmp_path: Path) 
     assert not {"Accuracy after each task", "Forgetting", "Accuracy matrix"} & figures.keys()
 
 
+def test_what_so_few_tasks_do_not_define_has_a_column_that_says_so(tmp_path: Path) -> None:
+    make_results(tmp_path, tasks=2)
+    page = Page(report([tmp_path]))
+    assert "forgetting (libcontinual)" in page.text("th")
+    assert page.text("td").count("n/a") == 2
+
+
 def test_activity_and_failure_cards_are_told_where_there_are_some(tmp_path: Path) -> None:
     run = make_run(tmp_path, "lander", 0)
     summary = json.loads(run.summary.read_text())

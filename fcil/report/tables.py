@@ -14,7 +14,7 @@ from fcil.compare.write import cell
 from fcil.errors import StoreError
 from fcil.groups import Group, flat
 from fcil.store.read import Run
-from fcil.tables import MEANING, NONE, duration, percent, size
+from fcil.tables import MEANING, NONE, UNDEFINED, duration, percent, size
 
 MAIN = ("final_accuracy", "average_incremental_accuracy", "forgetting")
 FORGETTING = tuple(name for name in METRICS if name.startswith("forgetting"))
@@ -83,7 +83,12 @@ def headline(entry: Entry) -> str:
 
 
 def _spreads(split: Split, name: str, columns: Sequence[str], caption: str) -> Table:
-    columns = [c for c in columns if any(entry.spreads[c] for entry in split.entries)]  # one task forgets nothing
+    told = any(run.summary["tasks"] > 1 for entry in split.entries for run in entry.group.runs)  # one forgets nothing
+    columns = [
+        c
+        for c in columns
+        if any(e.spreads[c] for e in split.entries) or (told and METRICS[c].unit in ("percent", "points"))
+    ]
     best = {column: split.best(column) for column in columns if column in MAIN}
     rows = []
     for entry in split.entries:
@@ -146,8 +151,9 @@ def each_run(groups: Sequence[Group]) -> Table:
         for run in group.runs:
             forgetting = METRICS["forgetting"].value(run)
             numbers = [percent(run.summary[k]) for k in ("final_accuracy", "average_incremental_accuracy")]
-            numbers.append(NONE if forgetting is None else f"{forgetting:.1f}")
-            costs = [words(run.summary.get(k) or 0) for k, words in _COSTS.items()]
+            numbers.append(UNDEFINED if forgetting is None else f"{forgetting:.1f}")
+            known = {k: run.summary.get(k) for k in _COSTS}
+            costs = [NONE if known[k] is None else words(known[k]) for k, words in _COSTS.items()]
             head = names(group.label, *[group.split] * splits)
             folder = names("/".join(run.path.parts[-3:]))
             rows.append([*head, *map(Cell, (str(run.seed), *numbers, *costs)), *folder])
