@@ -29,6 +29,7 @@ from fcil.federation.observer import Observers
 from fcil.federation.plan import Logger, Plan, check_runs, from_json, scenario_of
 from fcil.federation.runners import Outcome
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.smoke import MEANING, is_smoke
 from fcil.matrix import MAX_RUNS, cells, expand, place
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
@@ -253,7 +254,8 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))
-    for line in (failures_line(run.summary), *(f"inert: {one}" for one in idle_ingredients(run))):
+    smoke = MEANING if is_smoke(run.config) else ""
+    for line in (failures_line(run.summary), *(f"inert: {one}" for one in idle_ingredients(run)), smoke):
         if line:
             console.print(line, markup=False, soft_wrap=True)
     console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcil.errors import printable
+from fcil.federation.smoke import is_smoke
 from fcil.store.read import Run
 
 IGNORED = (
@@ -50,8 +51,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def split_label(config: Mapping[str, Any]) -> str:
-    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`."""
-    data = config.get("data")
+    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart."""
+    label = _data_label(config.get("data"))
+    return f"{label}, smoke run" if is_smoke(config) else label
+
+
+def _data_label(data: Any) -> str:
     if not isinstance(data, Mapping):
         return "unknown data"
     words = [_short(data.get("dataset", "unknown data"))]

@@ -75,10 +75,14 @@ def make_partition(tasks: int, clients: int, seed: int) -> dict[str, Any]:
 
 def make_run(
     out: Path, strategy: str = "lander", seed: int = 0, *, tasks: int = 3, variant: str = "0123abcd",
-    rounds: int = 4, clients: int = 4, stop_after: int | None = None, **options: Any,
+    rounds: int = 4, clients: int = 4, stop_after: int | None = None, smoke: bool = False, **options: Any,
 ) -> RunFolder:  # fmt: skip
-    """A run folder below `out`; with `stop_after` the run died after so many tasks."""
+    """A run folder below `out`; with `stop_after` the run died after so many tasks, with `smoke` it is of no account."""
     config = make_config(strategy, seed, tasks, clients, **options)
+    if smoke:
+        tasks, rounds = min(tasks, 2), 1
+        config["federation"] |= {"rounds": 1, "local_epochs": 1, "max_batches": 2, "stop_after": 2}
+        config["name"] += "-smoke"
     folder = RunFolder(out / config["name"] / f"{strategy}-{variant}" / f"seed{seed}")
     folder.write_config(config)
     folder.write_strategy("# the strategy's file\n")

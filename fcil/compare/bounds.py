@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fcil.errors import StoreError, UserError, printable
+from fcil.federation.smoke import is_smoke
 from fcil.groups import split_label
 from fcil.matrix import cells
 from fcil.store import RunFolder, find_runs
@@ -91,7 +92,7 @@ def sentence(split: str, missing: Sequence[str], command: Command | None) -> str
 
 def has_bounds(run: Run) -> bool:
     """Whether a floor and a ceiling make sense: tasks that can be forgotten, in a federation that learns from data."""
-    return run.strategy != "distill" and _tasks(run.summary) > 1
+    return run.strategy != "distill" and _tasks(run.summary) > 1 and not is_smoke(run.config)
 
 
 def _tasks(summary: dict[str, Any]) -> int:

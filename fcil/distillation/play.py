@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from fcil.config import Where
 from fcil.distillation.quality import QUALITY, measure, quality_table
 from fcil.distillation.settings import Distillation, read
-from fcil.distillation.teachers import exported, given_teacher
+from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.experiment import named, play, rehearse_all, share_out
 from fcil.federation.plan import Plan
 from fcil.playing.continuation import check_begun
@@ -47,6 +47,8 @@ def distill(
         with named(where.at("quantise")):
             check_installed()
     given = {(one.teacher, one.data): given_teacher(one, where) for one in found if one.teacher.file}
+    for line in filter(None, map(doubt, dict.fromkeys(given.values()))):
+        console.print(line, markup=False, soft_wrap=True)
     asked = [(one, seed) for one in found for seed in one.seeds]
     # What a method cannot do without, the teacher has to have.
     rehearse_all([replace(one.student_plan(seed), net=one.teacher.net) for one, seed in asked], console, where)

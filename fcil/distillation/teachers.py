@@ -13,8 +13,10 @@ from fcil.distillation.settings import Distillation
 from fcil.experiment import named, share_out
 from fcil.federation.parts import DamagedError, read_tensors
 from fcil.federation.plan import Plan, first_net, trained_net
+from fcil.federation.smoke import MEANING, is_smoke
+from fcil.errors import StoreError
 from fcil.nets.ported import torchvision_weights
-from fcil.store import final_weights
+from fcil.store import final_weights, load_run
 from fcil.store.files import replacing
 from fcil.types import Tensors
 
@@ -47,6 +49,15 @@ def given_teacher(one: Distillation, where: Where) -> Path:
         save_net(path, weights)
     check_teacher(path, one.teacher_plan(one.seeds[0]), where)
     return path
+
+
+def doubt(path: Path) -> str:
+    """A line about a teacher's file that lies in the folder of a smoke run, and learnt next to nothing; else nothing."""
+    try:
+        smoke = is_smoke(load_run(path.parent).config)
+    except StoreError:  # it lies elsewhere
+        return ""
+    return f"teacher.file: {path} is the net of a {MEANING}" if smoke else ""
 
 
 def check_teacher(path: Path, plan: Plan, where: Where) -> None:
