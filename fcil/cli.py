@@ -302,7 +302,7 @@ def plot(
         if len(runs) == 1:
             paths = draw_run(runs[0].path, out, kinds)
         else:
-            paths = draw_comparison(runs, out or dirs[0] / "figures", kinds)
+            paths = draw_comparison(runs, out or dirs[0] / "figures", kinds, dirs[0] if out is None else None)
     for path in paths:
         _say(path)
 

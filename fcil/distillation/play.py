@@ -15,8 +15,8 @@ from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.experiment import named, play, rehearse_all, share_out
 from fcil.federation.plan import Plan
+from fcil.playing.conclusion import complete, conclude
 from fcil.playing.continuation import check_begun
-from fcil.plots.distillation import draw_accuracy
 from fcil.quantisation import check_installed, quantise, quantised_table
 from fcil.store import Run, check_writable, load_run
 
@@ -64,6 +64,8 @@ def distill(
     played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
     for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
         look_at(played[plan.folder], one, one.teacher_plan(seed), file, console, where)
+    complete(runs, console)  # now that it is known how good the teachers are
+    conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=False)
     console.print(quality_table(runs))
     return runs
 
@@ -82,6 +84,5 @@ def look_at(run: Run, one: Distillation, teacher: Plan, file: Path, console: Con
     if not (run.path / QUALITY).is_file():
         share_out(teacher, where)
         measure(run, teacher, load_file(file))
-        draw_accuracy(run)  # once more, with the teacher's
     if one.quantise:
         console.print(quantised_table(quantise(run, teacher, load_file(file), one.quantise)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ from fcil.errors import StoreError
 from fcil.groups import Group, group_runs
 from fcil.plots.cost import bytes_accuracy_figure
 from fcil.plots.distillation import is_distillation, learning_curve, round_axis, student_label
-from fcil.plots.many import Job, save_all
+from fcil.plots.drawn import digest_of_all, lacking, note
+from fcil.plots.many import save_all
 from fcil.plots.panels import lines_figure, matrices_figure, mean_matrix, task_accuracies, task_drops
 from fcil.plots.run import heat_map
 from fcil.plots.style import (
@@ -31,6 +33,7 @@ from fcil.plots.style import (
     percent_axis,
     task_axis,
 )
+from fcil.store.files import sweep
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]
@@ -43,33 +46,67 @@ ALWAYS, MOST_GROUPS = ("accuracy", "forgetting"), 24
 """Figures that are drawn of any number of groups, and the number up to which all are drawn unasked."""
 
 
-def draw_comparison(runs: Sequence[Run], out: Path | str, kinds: Sequence[str] = ()) -> list[Path]:
+def draw_comparison(
+    runs: Sequence[Run], out: Path | str, kinds: Sequence[str] = (), home: Path | None = None
+) -> list[Path]:
     """Draw into `out`, for each split where there are several: `accuracy` and `forgetting` after each task, the lines
     of each task (`tasks`), the accuracy matrices (`matrix`) and the accuracy by `bytes` sent.
 
     Args:
         kinds: names of the figures to draw. Without them all, or where there are more than `MOST_GROUPS` settings
             the first two alone.
+        home: the folder whose runs they show; there it is noted what was drawn.
     Returns:
         The files written, a PNG and a PDF for each figure.
     Raises:
         StoreError: there is no run, or none with a finished task, or nothing for one of the kinds.
     """
-    groups = group_runs([run for run in runs if run.rows])
-    if not groups:
+    figures = _figures(runs, kinds)
+    if not any(run.rows for run in runs):
         raise StoreError("nothing to compare: no run has a finished task")
+    missing = [kind for kind in kinds if not any(kind in (name, name.split("-")[0]) for name in figures)]
+    if missing:
+        raise StoreError(f"nothing to compare as {', '.join(missing)}: give the folder of one run to see its own")
+    paths = save_all([(Path(out) / name, draw) for name, (draw, _) in figures.items()])
+    if home is not None:
+        note(home, {name: digest_of_all(_below(home, shown)) for name, (_, shown) in figures.items()})
+    return paths
+
+
+def draw_missing_comparison(runs: Sequence[Run], home: Path) -> list[Path]:
+    """Draw into `home/figures` what was not drawn there of these runs; what was, and was deleted, is left alone."""
+    wanted = {name: digest_of_all(_below(home, shown)) for name, (_, shown) in _figures(runs).items()}
+    sweep(home / "figures")
+    names = lacking(home, wanted)
+    return draw_comparison(runs, home / "figures", names, home) if names else []
+
+
+def _below(home: Path, runs: Sequence[Run]) -> list[Run]:
+    top = Path(os.path.realpath(home))
+    return [run for run in runs if run.path.is_relative_to(top)]
+
+
+def _figures(
+    runs: Sequence[Run], kinds: Sequence[str] = ()
+) -> dict[str, tuple[Callable[[], Figure], Sequence[Run]]]:
+    """What draws each figure, and the runs it shows, by the name of its file.
+
+    Args:
+        kinds: which ones, by kind or by the whole name.
+    """
+    groups = group_runs([run for run in runs if run.rows])
     splits = list(dict.fromkeys(group.split for group in groups))
     few = len(groups) <= MOST_GROUPS
-    jobs: list[Job] = []
+    figures: dict[str, tuple[Callable[[], Figure], Sequence[Run]]] = {}
     for split in splits:
         suffix = f"-{re.sub(r'[^a-z0-9.]+', '-', split.lower()).strip('-')}" if len(splits) > 1 else ""
-        found = _drawers([group for group in groups if group.split == split])
-        chosen = [kind for kind in found if (kind in kinds if kinds else few or kind in ALWAYS)]
-        jobs += [(Path(out) / f"{kind}{suffix}", found[kind]) for kind in chosen]
-    lacking = [kind for kind in kinds if not any(path.name.split("-")[0] == kind for path, _ in jobs)]
-    if lacking:
-        raise StoreError(f"nothing to compare as {', '.join(lacking)}: give the folder of one run to see its own")
-    return save_all(jobs)
+        alike = [group for group in groups if group.split == split]
+        shown = [run for group in alike for run in group.runs]
+        for kind, draw in _drawers(alike).items():
+            name = f"{kind}{suffix}"
+            if kind in kinds or name in kinds or (not kinds and (few or kind in ALWAYS)):
+                figures[name] = draw, shown
+    return figures
 
 
 def _drawers(groups: list[Group]) -> dict[str, Callable[[], Figure]]:

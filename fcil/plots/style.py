@@ -30,7 +30,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fcil.errors import ConfigError, nearest, printable
 from fcil.reading import read_text
-from fcil.store.files import replacing
+from fcil.store.files import write_bytes
 
 DPI = 200
 Array = npt.NDArray[np.float64]
@@ -135,8 +135,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
         figure.set_layout_engine("none")  # all has its place now, and need not be placed again for each file
     for kind in ("png", "pdf"):
         target = path.with_name(f"{path.name}.{kind}")
-        with replacing(target) as temporary:
-            temporary.write_bytes(_render(figure, kind))
+        write_bytes(target, _render(figure, kind))
         paths.append(target)
     return paths
 
