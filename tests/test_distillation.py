@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from test_cli import Command, assert_refused
 from test_cli import command as command
 
 from fcil.config import Where, parse
-from fcil.distillation import distill, read
+from fcil.distillation import distill, play, read
 from fcil.errors import ConfigError
 from fcil.federation.observer import Observer
 from fcil.federation.plan import scenario_of, trained_net
@@ -64,6 +65,34 @@ def taught(source: Path, *overrides: str, out: Path, observer: Observer | None =
     with silently(observer):
         runs = distill(source, *overrides, out=out, console=console)
     return runs, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_is_known_of_samples_is_found_again_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file stands for a number only as long as it is about what lies there."""
+    measured: list[Path] = []
+    measure = play.measure
+    monkeypatch.setattr(play, "measure", lambda run, *rest: (measured.append(run.path), measure(run, *rest)))
+    source, out = write(tmp_path), tmp_path / "out"
+    (run,), _ = taught(source, out=out)
+    (teacher,) = find_runs([out / "tiny-teacher"])
+    net = teacher.path / "net.safetensors"
+    whole = net.read_bytes()
+    taught(source, out=out)
+    assert measured == [run.path]
+    pool = load_file(run.folder.synthetic / "task1.safetensors")
+    save_file(pool | {"x": 255 - pool["x"]}, run.folder.synthetic / "task1.safetensors")
+    taught(source, out=out)
+    assert measured == [run.path] * 2
+    save_file({name: 0 * tensor for name, tensor in load_file(net).items()}, net)  # of the run before this one, say
+    taught(source, out=out)
+    assert net.read_bytes() == whole
+    net.write_bytes(whole[:100])
+    taught(source, out=out)
+    assert net.read_bytes() == whole
+    shutil.rmtree(teacher.folder.checkpoints)
+    taught(source, out=out)
+    assert net.read_bytes() == whole
+    assert measured == [run.path] * 2
 
 
 def test_a_teacher_is_trained_and_a_student_learns_from_what_it_dreams(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fcil.config import Where
-from fcil.distillation.quality import QUALITY, measure, quality_table
+from fcil.distillation.quality import is_measured, measure, quality_table
 from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.experiment import named, play, rehearse_all, share_out
@@ -81,8 +81,9 @@ def trained_teachers(
 
 def look_at(run: Run, one: Distillation, teacher: Plan, file: Path, console: Console, where: Where) -> None:
     """What a student's pool is like, and what the teacher loses at eight bits; known before: only told."""
-    if not (run.path / QUALITY).is_file():
+    weights = load_file(file)
+    if not is_measured(run, weights):
         share_out(teacher, where)
-        measure(run, teacher, load_file(file))
+        measure(run, teacher, weights)
     if one.quantise:
-        console.print(quantised_table(quantise(run, teacher, load_file(file), one.quantise)))
+        console.print(quantised_table(quantise(run, teacher, weights, one.quantise)))

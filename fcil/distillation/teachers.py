@@ -11,6 +11,7 @@ from fcil.config import Where
 from fcil.data.folders import data_folder
 from fcil.distillation.settings import Distillation
 from fcil.experiment import named, share_out
+from fcil.federation.codec import digest
 from fcil.federation.parts import DamagedError, read_tensors
 from fcil.federation.plan import Plan, first_net, trained_net
 from fcil.federation.smoke import MEANING, is_smoke
@@ -22,10 +23,24 @@ from fcil.types import Tensors
 
 
 def exported(folder: Path) -> Path:
-    """`net.safetensors` in a finished run's folder: the net that it ended with."""
+    """`net.safetensors` in a finished run's folder: the net that it ended with.
+
+    Raises:
+        StoreError: neither that file nor a checkpoint can be read.
+    """
     path = folder / "net.safetensors"
-    if not path.is_file():
-        save_net(path, final_weights(folder))
+    try:
+        there, _ = read_tensors(path)
+    except DamagedError:
+        there = {}
+    try:
+        ended = final_weights(folder)
+    except StoreError:
+        if there:  # checkpoints are large, and may have been deleted
+            return path
+        raise
+    if digest(there, {}) != digest(ended, {}):  # none, or that of a run which was played anew
+        save_net(path, ended)
     return path
 
 
