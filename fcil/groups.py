@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,12 @@ class Group:
     variant: str
     split: str
     runs: tuple[Run, ...]
+
+    @property
+    def method(self) -> str:
+        """The strategy, or of a distillation what tells its student from others: `fast` of `distill (fast)`."""
+        found = re.fullmatch(r"distill \((.*)\)", self.label) if self.strategy == "distill" else None
+        return found[1] if found else self.label if self.strategy == "distill" else self.strategy
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

@@ -77,7 +77,7 @@ def make_run(
     out: Path, strategy: str = "lander", seed: int = 0, *, tasks: int = 3, variant: str = "0123abcd",
     rounds: int = 4, clients: int = 4, stop_after: int | None = None, smoke: bool = False, **options: Any,
 ) -> RunFolder:  # fmt: skip
-    """A run folder below `out`; with `stop_after` the run died after so many tasks, with `smoke` it is of no account."""
+    """A run folder below `out`; with `stop_after` it died after so many tasks, with `smoke` it is a smoke run."""
     config = make_config(strategy, seed, tasks, clients, **options)
     if smoke:
         tasks, rounds = min(tasks, 2), 1

@@ -281,7 +281,9 @@ def test_one_task_and_one_seed_leave_nothing_to_be_read_as_a_number(tmp_path: Pa
     make_run(tmp_path, "finetune", tasks=1)
     found = compared(tmp_path)
     heads, line = second_table(markdown(found))
-    told = {head: cell for head, cell in zip(heads, line, strict=True) if head.startswith("forgetting") or head == "BWT"}
+    told = {
+        head: cell for head, cell in zip(heads, line, strict=True) if head.startswith("forgetting") or head == "BWT"
+    }
     assert set(told.values()) == {"n/a"}
     assert len(told) == 7
     assert line[heads.index("plasticity")] != "n/a"

@@ -1,4 +1,4 @@
-"""What is left to do when runs have ended: figures that are not drawn yet, and all runs of a folder beside each other."""
+"""What is left to do when runs have ended: figures that lack, and all runs of a folder beside each other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     """Figures are files with one word, which takes no time."""
     found = Drawn()
     for module in ("run", "comparison"):
         monkeypatch.setattr(f"fcil.plots.{module}.save_all", found.save_all)
-    yield found
+    return found
 
 
 def run(source: Path, *overrides: str, out: Path) -> str:
@@ -106,8 +107,7 @@ def test_figures_that_somebody_deleted_are_not_drawn_again(tmp_path: Path, drawn
 
 def test_figures_older_than_the_run_are_drawn_anew(tmp_path: Path, drawn: Drawn) -> None:
     source, out = write_experiment(tmp_path, federation={**SHORT, "rounds": 2}), tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("fcil.experiment.choose_progress", lambda console: stopping(StopAfter(3, reason=Killed)))
+    with stopping_after(3), pytest.raises(Killed):
         run(source, out=out)
     (begun,) = find_runs([out], unfinished=True)
     draw_run(begun.path)  # while it goes on
@@ -121,10 +121,13 @@ def test_figures_older_than_the_run_are_drawn_anew(tmp_path: Path, drawn: Drawn)
     assert {"accuracy.png", "rounds.pdf", "matrix.png"} <= set(drawn)
 
 
-def stopping(observer: StopAfter) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext(observer)
+@contextmanager
+def stopping_after(rounds: int) -> Iterator[None]:
+    """The process of a run dies after so many rounds."""
+    observer = StopAfter(rounds, reason=Killed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcil.experiment.choose_progress", lambda console: nullcontext(observer))
+        yield
 
 
 def test_only_what_is_lacking_is_drawn_and_a_damaged_note_is_none(tmp_path: Path, drawn: Drawn) -> None:
@@ -264,8 +267,7 @@ def test_a_resumed_run_is_shown_beside_those_that_are_there(
     several: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = several
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("fcil.experiment.choose_progress", lambda console: stopping(StopAfter(1, reason=Killed)))
+    with stopping_after(1), pytest.raises(Killed):
         run(source, "strategy=fedprox", out=out)
     (begun,) = (r for r in find_runs([out], unfinished=True) if not r.finished)
     seen, console = compared(monkeypatch), Console(file=io.StringIO(), width=300)
@@ -298,8 +300,6 @@ def test_runs_of_another_process_that_ended_meanwhile_are_shown_too(
 
 
 def finishing(folder: Path) -> Any:
-    from contextlib import nullcontext
-
     made = make_run(folder.parent / "made", "lander", 7)
     shutil.move(made.path.parent, folder / made.path.parent.name)
     return nullcontext()

@@ -170,4 +170,4 @@ def test_students_are_told_apart_by_what_differs() -> None:
 def test_heads_of_columns_are_cut_to_their_width() -> None:
     x = np.zeros((2, 1, 8, 8), np.uint8)
     figure = sheet("Two", x, [("row", np.array([0, 1]))], 2, ["automobiles", "cat"])
-    assert [t.get_text() for t in figure.texts] == ["Two", "autom…", "cat", "row"]
+    assert [t.get_text() for t in figure.texts] == ["Two", "aut…", "cat", "row"]

@@ -225,7 +225,7 @@ def _tex(text: str) -> str:
 
 
 def long_csv(comparison: Comparison) -> str:
-    """A line for each split, strategy and metric; a field is empty where a number is not defined, n says how many are."""
+    """A line for each split, strategy and metric; n is of how many seeds, and a field is empty that is not defined."""
     about = ["split", "strategy", "keeps", "differs", "idle", "unlike_paper", "metric", "unit"]
     return _csv(rows(comparison), [*about, *Spread.__annotations__])
 

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from fcil.config import Where
 from fcil.data.folders import data_folder
 from fcil.distillation.settings import Distillation
+from fcil.errors import StoreError
 from fcil.experiment import named, share_out
 from fcil.federation.codec import digest
 from fcil.federation.parts import DamagedError, read_tensors
 from fcil.federation.plan import Plan, first_net, trained_net
 from fcil.federation.smoke import MEANING, is_smoke
-from fcil.errors import StoreError
 from fcil.nets.ported import torchvision_weights
 from fcil.store import final_weights, load_run
 from fcil.store.files import replacing
@@ -67,7 +67,7 @@ def given_teacher(one: Distillation, where: Where) -> Path:
 
 
 def doubt(path: Path) -> str:
-    """A line about a teacher's file that lies in the folder of a smoke run, and learnt next to nothing; else nothing."""
+    """A line about a teacher's file in the folder of a smoke run, which has learnt next to nothing; else nothing."""
     try:
         smoke = is_smoke(load_run(path.parent).config)
     except StoreError:  # it lies elsewhere

@@ -1,4 +1,4 @@
-"""What is left to do when runs have ended: figures that are not drawn yet, and all runs of a folder beside each other."""
+"""What is left to do when runs have ended: figures that lack, and all runs of a folder beside each other."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from fcil.plots.comparison import draw_comparison, draw_missing_comparison
 from fcil.plots.grid import synthetic_grid
 from fcil.plots.kinds import KINDS, check_kinds
 from fcil.plots.run import draw_missing, draw_run, undrawn
-from fcil.plots.style import styled
+from fcil.plots.style import remarks, styled
 
 __all__ = [
     "KINDS",
@@ -13,6 +13,7 @@ __all__ = [
     "draw_missing",
     "draw_missing_comparison",
     "draw_run",
+    "remarks",
     "styled",
     "synthetic_grid",
     "undrawn",

@@ -17,17 +17,16 @@ from matplotlib.figure import Figure
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import Group, group_runs
+from fcil.plots.colours import line_styles
 from fcil.plots.cost import bytes_accuracy_figure
 from fcil.plots.distillation import is_distillation, learning_curve, round_axis, student_label
 from fcil.plots.drawn import digest_of_all, lacking, note
+from fcil.plots.labels import end_label, label_ends, label_height
 from fcil.plots.many import save_all
 from fcil.plots.panels import lines_figure, matrices_figure, mean_matrix, task_accuracies, task_drops
 from fcil.plots.run import heat_map
 from fcil.plots.style import (
     head,
-    label_ends,
-    label_height,
-    line_style,
     look,
     new_figure,
     percent_axis,
@@ -86,9 +85,7 @@ def _below(home: Path, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.path.is_relative_to(top)]
 
 
-def _figures(
-    runs: Sequence[Run], kinds: Sequence[str] = ()
-) -> dict[str, tuple[Callable[[], Figure], Sequence[Run]]]:
+def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> dict[str, tuple[Callable[[], Figure], Sequence[Run]]]:
     """What draws each figure, and the runs it shows, by the name of its file.
 
     Args:
@@ -159,20 +156,21 @@ def curves_figure(
         axis: names what values are counted along; it is told how many there are.
     """
     ends, counts = [], {len(group.runs) for group in groups}
-    labels = [_label(group, len(counts) > 1) for group in groups]
+    undefined = []
     with look():
+        labels = [_label(group, len(counts) > 1) for group in groups]
         room = 1.0 if len(groups) <= CLEAR else 1.3  # many names are pushed apart less where there is more of it
         figure = new_figure(max(2.4, 0.9 + room * sum(map(label_height, labels))))
         axes = figure.subplots()
         tasks = 1
-        for i, group in enumerate(groups):
+        for i, (group, style) in enumerate(zip(groups, line_styles(groups), strict=True)):
             curves = _stack([curve(run) for run in group.runs])
             known = np.flatnonzero(np.isfinite(curves).all(axis=0))
             tasks = max(tasks, curves.shape[1])
             if not len(known):
+                undefined.append(group.label)
                 continue
             x, values = known + 1, curves[:, known]
-            style = line_style(i)
             colour = style["color"]
             if len(curves) > 1:
                 shade = 0.18 if len(groups) <= CLEAR else 0.07
@@ -183,7 +181,8 @@ def curves_figure(
             ends.append((x[-1], values.mean(axis=0)[-1], labels[i], colour))
         percent_axis(axes, label)
         axis(axes, tasks)
-        head(figure, text, f"{groups[0].split} · {_band(counts)}")
+        lacking = f" · n/a: {', '.join(undefined)}" if undefined else ""
+        head(figure, text, f"{groups[0].split} · {_band(counts)}{lacking}")
         label_ends(axes, ends)
         figure.set_layout_engine("none")  # all has its place now
     return figure
@@ -191,8 +190,7 @@ def curves_figure(
 
 def _label(group: Group, with_count: bool) -> str:
     """The strategy, with its options below it where the two are long."""
-    label = f"{group.label}, n = {len(group.runs)}" if with_count else group.label
-    return label if len(label) <= 16 else label.replace(" (", "\n(", 1).replace("), n", ")\nn", 1)
+    return end_label(f"{group.label}, n = {len(group.runs)}" if with_count else group.label)
 
 
 def _band(counts: set[int]) -> str:

@@ -16,24 +16,23 @@ from safetensors import SafetensorError, safe_open
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import group_runs
+from fcil.plots.colours import INK, MARKERS
 from fcil.plots.cost import bytes_figure
 from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
 from fcil.plots.grid import synthetic_grid
+from fcil.plots.labels import label_ends
 from fcil.plots.many import save_all
-from fcil.plots.panels import lines_figure, task_accuracies
+from fcil.plots.panels import lines_figure, task_accuracies, write_numbers
 from fcil.plots.partition import partition_figure
 from fcil.plots.rounds import rounds_figure, subtitle
 from fcil.plots.style import (
     COLUMN,
     CYCLE,
     FAINT,
-    INK,
-    MARKERS,
     PAGE,
     SHADES,
     bare,
     head,
-    label_ends,
     look,
     new_figure,
     percent_axis,
@@ -243,12 +242,8 @@ def heat_map(matrix: Array, about: str) -> Figure:
         axes = figure.subplots()
         top = max(float(np.nanmax(matrix)), 1.0)
         picture = axes.imshow(matrix, cmap=SHADES, vmin=0, vmax=top)
-        for t in range(count if count <= MOST_NUMBERS else 0):
-            for j in range(t + 1):
-                value = matrix[t, j]
-                ink = "white" if value > 0.45 * top else "black"
-                axes.text(j, t, f"{value:.0f}" if count > 6 else f"{value:.1f}", ha="center", va="center", color=ink,
-                          fontsize=7)  # fmt: skip
+        if count <= MOST_NUMBERS:
+            write_numbers(axes, matrix, top, ".0f" if count > 6 else ".1f")
         ticks = range(0, count, max(1, round(count / 12)))
         axes.set_xticks(ticks, [str(t + 1) for t in ticks])
         axes.set_yticks(ticks, [str(t + 1) for t in ticks])

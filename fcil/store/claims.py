@@ -48,9 +48,8 @@ def in_turn(path: Path) -> Iterator[None]:
         StoreError: nothing can be written beside them.
     """
     lock = FileLock(path.parent / f".{path.name}.lock")
-    with writing(path):
-        with suppress(NotImplementedError):  # a file system without locks
-            lock.acquire()
+    with writing(path), suppress(NotImplementedError):  # a file system without locks
+        lock.acquire()
     try:
         yield
     finally:
