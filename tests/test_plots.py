@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from run_folders import make_partition, make_results, make_run
+from test_cli import Command, assert_refused, command  # noqa: F401 (a fixture)
 
 from fcil import metrics
 from fcil.errors import ConfigError, StoreError
@@ -520,6 +525,22 @@ def test_a_file_of_colours_that_is_none_is_refused_in_one_line(tmp_path: Path, c
     assert said in str(caught.value)
 
 
+def test_the_command_takes_colours_and_leaves_titles_away(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    home = make_results(tmp_path / "runs", seeds=[0])
+    colours = tmp_path / "mine.yaml"
+    colours.write_text("lander: crimson\nfinetun: navy\n")
+    command("plot", home, "--kind", "accuracy", "--out", tmp_path / "a")
+    said = command("plot", home, "--kind", "accuracy", "--colours", colours, "--no-titles", "--out", tmp_path / "b")
+    assert said.code == 0
+    assert said.err == 'colours: "finetun" is not drawn. Did you mean "finetune"?\n'
+    heights = [mpl.image.imread(tmp_path / name / "accuracy.png").shape[0] for name in "ab"]
+    assert heights[1] < heights[0]
+    assert not (home / "drawn.json").exists()  # what lies elsewhere is no figure of the folder
+    assert_refused(command("plot", home, "--colors", tmp_path / "none.yaml"), "none.yaml: no such file")
+    assert command("plot", home, "--kind", "accuracy").code == 0
+    assert list(json.loads((home / "drawn.json").read_text())["figures"]) == ["accuracy"]
+
+
 # For a paper --------------------------------------------------------------------------------------
 
 
@@ -701,3 +722,13 @@ def test_a_style_whose_font_is_not_installed_says_nothing_on_the_terminal(
             'font "Nowhere Sans" is not installed here; DejaVu Sans is in its place'
         ]
     assert caplog.records == []
+
+
+def test_matplotlib_says_nothing_where_its_folder_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "file" / "below")}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    code = "import fcil.plots; import matplotlib.font_manager; print(matplotlib.get_cachedir())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert Path(done.stdout.strip()) != tmp_path / "file" / "below"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CUT = {"rounds": 1, "local_epochs": 1, "max_batches": 2, "stop_after": 2}
+CUT: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "max_batches": 2, "stop_after": 2}
 """Settings of the federation in a smoke run."""
 SUFFIX = "-smoke"
 """Ends the name of its experiment, before what a teacher's has behind it."""

@@ -1,5 +1,6 @@
 """Figures, drawn from run folders and never from live objects. PNG for the screen, PDF for the paper."""
 
+import fcil.plots.quiet  # isort: skip # noqa: F401 (before matplotlib)
 from fcil.plots.comparison import draw_comparison, draw_missing_comparison
 from fcil.plots.grid import synthetic_grid
 from fcil.plots.kinds import KINDS, check_kinds

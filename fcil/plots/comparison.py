@@ -37,6 +37,8 @@ from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]
 Curve = Callable[[Run], Array]
+Figures = dict[str, tuple[Callable[[], Figure], Sequence[Run]]]
+"""What draws a figure, and the runs that it shows, by its name."""
 MOST_MARKERS = 25
 """Points of a line that are marked; more would be a thick line."""
 CLEAR = 7
@@ -68,24 +70,26 @@ def draw_comparison(
         raise StoreError(f"nothing to compare as {', '.join(missing)}: give the folder of one run to see its own")
     paths = save_all([(Path(out) / name, draw) for name, (draw, _) in figures.items()])
     if home is not None:
-        note(home, {name: digest_of_all(_below(home, shown)) for name, (_, shown) in figures.items()})
+        note(home, _digests(figures, home))
     return paths
 
 
 def draw_missing_comparison(runs: Sequence[Run], home: Path) -> list[Path]:
     """Draw into `home/figures` what was not drawn there of these runs; what was, and was deleted, is left alone."""
-    wanted = {name: digest_of_all(_below(home, shown)) for name, (_, shown) in _figures(runs).items()}
     sweep(home / "figures")
-    names = lacking(home, wanted)
+    names = lacking(home, _digests(_figures(runs), home))
     return draw_comparison(runs, home / "figures", names, home) if names else []
 
 
-def _below(home: Path, runs: Sequence[Run]) -> list[Run]:
+def _digests(figures: Figures, home: Path) -> dict[str, str]:
+    """What each figure shows of the runs below `home`, by its name; others may be beside them."""
     top = Path(os.path.realpath(home))
-    return [run for run in runs if run.path.is_relative_to(top)]
+    shown = {id(runs): [run for run in runs if run.path.is_relative_to(top)] for _, runs in figures.values()}
+    digests = {key: digest_of_all(runs) for key, runs in shown.items()}  # one for all figures of a split
+    return {name: digests[id(runs)] for name, (_, runs) in figures.items()}
 
 
-def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> dict[str, tuple[Callable[[], Figure], Sequence[Run]]]:
+def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> Figures:
     """What draws each figure, and the runs it shows, by the name of its file.
 
     Args:
@@ -94,7 +98,7 @@ def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> dict[str, tuple[
     groups = group_runs([run for run in runs if run.rows])
     splits = list(dict.fromkeys(group.split for group in groups))
     few = len(groups) <= MOST_GROUPS
-    figures: dict[str, tuple[Callable[[], Figure], Sequence[Run]]] = {}
+    figures: Figures = {}
     for split in splits:
         suffix = f"-{re.sub(r'[^a-z0-9.]+', '-', split.lower()).strip('-')}" if len(splits) > 1 else ""
         alike = [group for group in groups if group.split == split]

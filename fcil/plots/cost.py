@@ -13,9 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from fcil import metrics
 from fcil.groups import Group, split_label
-from fcil.plots.colours import MARKERS, line_styles
+from fcil.plots.colours import CYCLE, MARKERS, line_styles
 from fcil.plots.labels import label_ends
-from fcil.plots.style import CYCLE, head, legend_height, look, new_figure, percent_axis
+from fcil.plots.style import head, legend_height, look, new_figure, percent_axis
 from fcil.plots.words import fit
 from fcil.store.read import Run
 from fcil.tables import size
@@ -117,7 +117,7 @@ def byte_ticks(left: float, right: float, apart: float) -> list[float]:
     """Round numbers between the ends of a log axis: as many as stand `apart`, a share of the axis, and at least two."""
     powers = [10.0**e for e in range(-1, 20)]
     ladders = [powers[::2], powers, [m * p for p in powers for m in (1, 3)], [m * p for p in powers for m in (1, 2, 5)]]
-    ladders += [MaxNLocator(nbins=n, steps=[1, 2, 2.5, 5, 10]).tick_values(left, right).tolist() for n in (2, 3, 4)]
+    ladders += [list(MaxNLocator(nbins=n, steps=[1, 2, 2.5, 5, 10]).tick_values(left, right)) for n in (2, 3, 4)]
     inside = [[float(v) for v in ladder if left <= v <= right] for ladder in ladders]
     enough = [ticks for ticks in inside if len(ticks) > 1]
     least = apart * np.log(right / left)

@@ -34,7 +34,7 @@ def lacking(home: Path, wanted: Mapping[str, str]) -> list[str]:
 
 def note(home: Path, done: Mapping[str, str]) -> None:
     """Remember what was drawn, and of what."""
-    write_json(home / NAME, {"figures": _told(home) | done})
+    write_json(home / NAME, {"figures": {**_told(home), **done}})
 
 
 def _told(home: Path) -> dict[str, object]:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from fcil.plots.style import CYCLE, DPI, look, titled
+from fcil.plots.colours import CYCLE
+from fcil.plots.style import DPI, look, titled
 from fcil.plots.words import SQUARE, drawable, fit
 
 ROWS, COLUMNS = 10, 8

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcil.groups import split_label
+from fcil.plots.colours import CYCLE
 from fcil.plots.grid import class_name
-from fcil.plots.style import COLUMN, CYCLE, FAINT, PAGE, SHADES, bare, head, look, new_figure
+from fcil.plots.style import COLUMN, FAINT, PAGE, SHADES, bare, head, look, new_figure
 from fcil.plots.words import fit, width_of
 from fcil.store.read import Run
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fcil.groups import split_label
+from fcil.plots.colours import CYCLE
 from fcil.plots.labels import label_ends
-from fcil.plots.style import CYCLE, head, look, new_figure, percent_axis, plain_numbers
+from fcil.plots.style import head, look, new_figure, percent_axis, plain_numbers
 from fcil.store.read import Run
 
 MOST_TERMS = 50

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import group_runs
-from fcil.plots.colours import INK, MARKERS
+from fcil.plots.colours import CYCLE, INK, MARKERS
 from fcil.plots.cost import bytes_figure
 from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
 from fcil.plots.grid import synthetic_grid
@@ -27,7 +27,6 @@ from fcil.plots.partition import partition_figure
 from fcil.plots.rounds import rounds_figure, subtitle
 from fcil.plots.style import (
     COLUMN,
-    CYCLE,
     FAINT,
     PAGE,
     SHADES,

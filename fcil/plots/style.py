@@ -8,7 +8,6 @@ is laid over ours by `styled`.
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +27,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fcil.errors import printable
-from fcil.plots.colours import CHOSEN, CYCLE, INK, read_colours, unused
+from fcil.plots.colours import CHOSEN, CYCLE, INK, Style, read_colours, unused
 from fcil.plots.stylefile import read_style
 from fcil.plots.words import HOUSE, families, fit, strangers, wrap
 from fcil.store.files import write_bytes
@@ -45,7 +44,6 @@ SHADES = LinearSegmentedColormap.from_list("shades", ("#E8F1F8", "#7FB3D9", "#00
 """From little to much, in one hue."""
 FAINT = "#D9D9D9"
 
-_LOGGER = logging.getLogger("matplotlib")
 _TITLES: ContextVar[bool] = ContextVar("_TITLES", default=True)
 _OWN: ContextVar[dict[str, Any]] = ContextVar("_OWN", default={})  # noqa: B039 (never written into)
 _LOOK: dict[Any, Any] = {
@@ -85,16 +83,11 @@ _LOOK: dict[Any, Any] = {
 
 @contextmanager
 def look() -> Iterator[None]:
-    """The settings in force while a figure is made and saved; matplotlib says nothing on the terminal."""
+    """The settings in force while a figure is made and saved."""
     settings: dict[Any, Any] = {**_LOOK, **_OWN.get()}
-    level = _LOGGER.level
     with mpl.rc_context(settings):
         mpl.rcParams["font.family"] = families()
-        _LOGGER.setLevel(logging.ERROR)  # of a font that is not installed, each time it is asked for
-        try:
-            yield
-        finally:
-            _LOGGER.setLevel(level)
+        yield
 
 
 @contextmanager
@@ -108,16 +101,15 @@ def styled(path: Path | None = None, *, colours: Path | None = None, titles: boo
     Raises:
         ConfigError: a file cannot be read, or says what is not understood.
     """
-    tokens = [
-        (_OWN, _OWN.set({} if path is None else read_style(path))),
-        (CHOSEN, CHOSEN.set({} if colours is None else read_colours(colours))),
-        (_TITLES, _TITLES.set(titles)),
-    ]
+    own: dict[str, Any] = {} if path is None else read_style(path)
+    chosen: dict[str, Style] = {} if colours is None else read_colours(colours)
+    look_, names, heads = _OWN.set(own), CHOSEN.set(chosen), _TITLES.set(titles)
     try:
         yield
     finally:
-        for variable, token in tokens:
-            variable.reset(token)  # type: ignore[arg-type]
+        _OWN.reset(look_)
+        CHOSEN.reset(names)
+        _TITLES.reset(heads)
 
 
 def remarks(runs: Sequence[Run]) -> list[str]:
