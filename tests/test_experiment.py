@@ -362,7 +362,7 @@ def test_a_run_is_read_back_from_python(lander: Run) -> None:
     written = pd.read_csv(lander.path / "accuracy.csv")
     pd.testing.assert_frame_equal(lander.accuracy, written, atol=1e-6)
     frame = fcil.load(top(lander))
-    keys = ["experiment", "label", "strategy", "variant", "seed", "split"]
+    keys = ["experiment", "label", "strategy", "variant", "seed", "split", "smoke"]
     assert list(frame.columns) == [*keys, "trained_task", "tested_task", "correct", "examples", "accuracy"]
     about = ["tiny", "lander", "lander", lander.variant, 0, "digits, 5 tasks, iid"]
     assert frame[keys].drop_duplicates().values.tolist() == [about]
