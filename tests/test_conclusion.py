@@ -336,3 +336,14 @@ def test_figures_of_a_folder_that_were_asked_for_by_hand_are_left_as_they_are(tm
     make_run(tmp_path / "a", "fedewc", 0, variant="0000000e")
     assert conclude([home], Console(file=io.StringIO()), played=False)
     assert "accuracy.png" in drawn
+
+
+def test_runs_whose_comparison_cannot_be_drawn_are_finished_all_the_same(tmp_path: Path) -> None:
+    from fcil.playing.conclusion import conclude
+
+    home, console = make_results(tmp_path, seeds=(0,)) / "toy", Console(file=io.StringIO(), width=300)
+    (home / "figures").write_text("no folder")
+    assert conclude([home], console, played=True)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{home}: its figures cannot be drawn (" in printed
+    assert rows(printed) == {"finetune"}

@@ -364,7 +364,7 @@ def test_a_run_is_read_back_from_python(lander: Run) -> None:
     frame = fcil.load(top(lander))
     keys = ["experiment", "label", "strategy", "variant", "seed", "split", "smoke"]
     assert list(frame.columns) == [*keys, "trained_task", "tested_task", "correct", "examples", "accuracy"]
-    about = ["tiny", "lander", "lander", lander.variant, 0, "digits, 5 tasks, iid"]
+    about = ["tiny", "lander", "lander", lander.variant, 0, "digits, 5 tasks, iid", False]
     assert frame[keys].drop_duplicates().values.tolist() == [about]
     assert len(frame) == 3
 

@@ -55,19 +55,22 @@ def conclude(homes: Sequence[Path], console: Console, *, played: bool) -> bool:
             console.print(comparison_table(runs))
             for line in _left_out(damaged, len(found) - len(runs)):
                 console.print(line, markup=False, soft_wrap=True)
-            paths = draw_comparison(runs, there[0] / "figures", (), there[0])
-        else:
-            paths = draw_missing_comparison(runs, there[0])
-    for path in paths:
-        console.print(str(path), markup=False, soft_wrap=True)
+        for line in _drawn(runs, there[0], anew=played):
+            console.print(line, markup=False, soft_wrap=True)
     return True
 
 
 def _left_out(damaged: Sequence[str], unfinished: int) -> Iterable[str]:
     yield from (f"left out: {reason}" for reason in damaged)
     if unfinished:
-        yield f"left out: {unfinished} run{'s' * (unfinished > 1)} of the folder that {_are(unfinished)} not finished"
+        runs = "1 run of the folder that is" if unfinished == 1 else f"{unfinished} runs of the folder that are"
+        yield f"left out: {runs} not finished"
 
 
-def _are(count: int) -> str:
-    return "are" if count > 1 else "is"
+def _drawn(runs: Sequence[Run], home: Path, *, anew: bool) -> list[str]:
+    """The paths of the figures that were drawn of several runs, or why they could not be: the runs are finished."""
+    try:
+        paths = draw_comparison(runs, home / "figures", (), home) if anew else draw_missing_comparison(runs, home)
+    except StoreError as error:
+        return [f"{home}: its figures cannot be drawn ({error})"]
+    return list(map(str, paths))
