@@ -329,19 +329,26 @@ def plot(
         Path | None, typer.Option(help="Folder of the figures (default: figures/ in the first one).")
     ] = None,
     style: Annotated[Path | None, typer.Option(help="A matplotlib style file, laid over the house style.")] = None,
+    colours: Annotated[
+        Path | None,
+        typer.Option("--colours", "--colors", help="A YAML file: for a strategy its colour, or colour, dash, marker."),
+    ] = None,
+    titles: Annotated[bool, typer.Option("--titles/--no-titles", help="Without, for a paper with captions.")] = True,
     kind: Annotated[list[str] | None, typer.Option(help="A figure to draw, by name; again for more.")] = None,
 ) -> None:
     """Draw the figures of one run, or the curves of several beside each other."""
-    from fcil.plots import check_kinds, draw_comparison, draw_run, styled
+    from fcil.plots import check_kinds, draw_comparison, draw_run, remarks, styled
 
     kinds = kind or []
     check_kinds(kinds)
-    with styled(style):
+    with styled(style, colours=colours, titles=titles):
         runs = _finished(dirs)
+        for line in remarks(runs):
+            Console(stderr=True).print(line, markup=False, soft_wrap=True)
         if len(runs) == 1:
             paths = draw_run(runs[0].path, out, kinds)
         else:
-            paths = draw_comparison(runs, out or dirs[0] / "figures", kinds)
+            paths = draw_comparison(runs, out or dirs[0] / "figures", kinds, dirs[0] if out is None else None)
     for path in paths:
         _say(path)
 

@@ -19,7 +19,6 @@ from rich.console import Console
 from fcil.activity import idle_ingredients
 from fcil.anchors import AnchorSettings
 from fcil.compare.bounds import Command, offer
-from fcil.compare.terminal import comparison_table
 from fcil.config import Where, parse_fields
 from fcil.data import DataSettings, Scenario
 from fcil.errors import StoreError
@@ -30,9 +29,11 @@ from fcil.federation.observer import Observers
 from fcil.federation.plan import Logger, Plan, check_runs, from_json, scenario_of
 from fcil.federation.runners import Outcome
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.smoke import MEANING, is_smoke
 from fcil.matrix import DISTILLS, MAX_RUNS, cells, expand, is_distillation, place
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
+from fcil.playing.conclusion import complete, conclude
 from fcil.playing.continuation import begin, check_begun, finished_line
 from fcil.playing.failure_card import failure_card
 from fcil.playing.loggers import logged
@@ -40,7 +41,7 @@ from fcil.playing.parallel import asked, how_many, play_together
 from fcil.playing.recorded import recorded_plan
 from fcil.playing.rehearsal import introduce, named, rehearse_all, share_out
 from fcil.playing.turns import Engines, Stage, free_runs, note_failure, play_in_turn, report_failures
-from fcil.plots import draw_comparison, draw_run
+from fcil.plots import draw_run
 from fcil.plugins import StrategySpec
 from fcil.progress import choose_progress
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
@@ -178,7 +179,7 @@ def play(
     open_engine: Callable[..., Engine] = Engine,
     jobs: int | None = 1,
 ) -> list[Run]:
-    """Play plans whose runs are not finished, and draw figures of each and of all.
+    """Play plans whose runs are not finished; draw figures of each, and of all runs of their folder.
 
     Args:
         open_engine: makes the engine of federation settings, resources and interrupts.
@@ -204,13 +205,9 @@ def play(
         else:
             with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
                 failed = play_in_turn(turns, Stage(out, console, where, engines, play_one), alone=len(plans) == 1)
-    ended = [plan for plan in plans if plan.folder not in failed]
-    for plan in ended:  # a run that was killed between its last number and its figures
-        if not RunFolder(out / plan.folder).figures.is_dir():
-            draw_run(out / plan.folder)
-    runs = [load_run(out / plan.folder) for plan in ended]
-    if len(runs) > 1 and unfinished:
-        conclude(runs, out / plans[0].name, console)
+    runs = [load_run(out / plan.folder) for plan in plans if plan.folder not in failed]
+    complete(runs, console)
+    conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=len(unfinished) > len(failed))
     report_failures(failed, plans, out, console)
     return runs
 
@@ -257,17 +254,11 @@ def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))
-    for line in (failures_line(run.summary), *(f"inert: {one}" for one in idle_ingredients(run))):
+    smoke = MEANING if is_smoke(run.config) else ""
+    for line in (failures_line(run.summary), *(f"inert: {one}" for one in idle_ingredients(run)), smoke):
         if line:
             console.print(line, markup=False, soft_wrap=True)
     console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)
-
-
-def conclude(runs: Sequence[Run], folder: Path, console: Console) -> None:
-    """The strategies of an experiment beside each other, as a table and as curves."""
-    console.print(comparison_table(runs))
-    for path in draw_comparison(runs, folder / "figures"):
-        console.print(str(path), markup=False, soft_wrap=True)
 
 
 def resume(path: str | Path, console: Console | None = None, *, trust: bool = False) -> Run:

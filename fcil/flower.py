@@ -84,11 +84,12 @@ def _launch(source: Path, overrides: list[str], out: Path, *, nodes: bool = Fals
     console, plans = Console(), _plans(source, overrides)
     check_writable(out)
     unfinished = [plan for plan in plans if not RunFolder(out / plan.folder).finished]
+    if not unfinished:
+        play(plans, out, console, Where(str(source)))  # which says so, and draws what is missing
+        return
     for plan in plans:
         if plan not in unfinished:
             console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
-    if not unfinished:
-        return
     with Interrupts() as interrupts:
         rehearse_all(unfinished, console, Where(str(source)))
         check_begun(unfinished, out)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fcil.errors import printable
+from fcil.federation.smoke import is_smoke
 from fcil.store.read import Run
 
 IGNORED = (
@@ -40,6 +42,12 @@ class Group:
     split: str
     runs: tuple[Run, ...]
 
+    @property
+    def method(self) -> str:
+        """The strategy, or of a distillation what tells its student from others: `fast` of `distill (fast)`."""
+        found = re.fullmatch(r"distill \((.*)\)", self.label) if self.strategy == "distill" else None
+        return found[1] if found else self.label if self.strategy == "distill" else self.strategy
+
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Groups in the order in which their first runs come."""
@@ -59,8 +67,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def split_label(config: Mapping[str, Any]) -> str:
-    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`."""
-    data = config.get("data")
+    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart."""
+    label = _data_label(config.get("data"))
+    return f"{label}, smoke run" if is_smoke(config) else label
+
+
+def _data_label(data: Any) -> str:
     if not isinstance(data, Mapping):
         return "unknown data"
     words = [_short(data.get("dataset", "unknown data"))]

@@ -5,7 +5,8 @@ all classes seen, as a fraction; it is NaN above the diagonal. In formulas tasks
 n_j is the number of test examples of task j.
 
 "Forgetting" has no single meaning: `FORGETTING` holds six by name; `chaudhry` is meant where no
-name is given. A number that is undefined for one task is None.
+name is given. A number is None where so few tasks do not define it: where there is nothing to take a
+mean of, and where its formula gives zero whatever was learnt.
 """
 
 from __future__ import annotations
@@ -125,23 +126,24 @@ def _first(matrix: Matrix) -> float | None:
 
 
 def _first_over_t(matrix: Matrix) -> float | None:
-    """1/T sum_{j<=T} ( A[j,j] - A[T,j] ), (T-1)/T of `first`; MFCL, fed-mammoth."""
-    return _mean(_lost_since_learnt(matrix))
+    """1/T sum_{j<=T} ( A[j,j] - A[T,j] ), (T-1)/T of `first`, from two tasks on; MFCL, fed-mammoth."""
+    return _mean(_lost_since_learnt(matrix)) if len(matrix) > 1 else None
 
 
 def _lander(matrix: Matrix) -> float | None:
-    """1/T sum_i ( max_j A[i,j] - A[T,i] ): the best *task* right after task i; LANDER's script @ 44d7acc.
+    """1/T sum_i ( max_j A[i,j] - A[T,i] ), from two tasks on: the best *task* right after task i; LANDER's script
+    @ 44d7acc.
 
     The maximum runs along the other axis than Chaudhry's. It equals `first_over_T` where the newest
     task is always the best one.
     """
-    return _mean(np.nanmax(matrix, axis=1) - matrix[-1])
+    return _mean(np.nanmax(matrix, axis=1) - matrix[-1]) if len(matrix) > 1 else None
 
 
 def _libcontinual(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} ( A[j,j] - A[T,j] ), which skips task T-1; LibContinual."""
+    """1/(T-1) sum_{j<T-1} ( A[j,j] - A[T,j] ), which skips task T-1, so from three tasks on; LibContinual."""
     tasks = len(matrix)
-    return float(_lost_since_learnt(matrix)[: tasks - 2].sum()) / (tasks - 1) if tasks > 1 else None
+    return float(_lost_since_learnt(matrix)[: tasks - 2].sum()) / (tasks - 1) if tasks > 2 else None
 
 
 FORGETTING: dict[str, Callable[[Matrix], float | None]] = {
@@ -155,7 +157,7 @@ FORGETTING: dict[str, Callable[[Matrix], float | None]] = {
 
 
 def forgetting(matrix: Matrix, name: str = "chaudhry") -> float | None:
-    """The forgetting of this name, or None where one task does not define it.
+    """The forgetting of this name, or None where so few tasks do not define it.
 
     Raises:
         ValueError: there is no forgetting of this name.
@@ -187,7 +189,7 @@ def stability(matrix: Matrix) -> float | None:
 
 
 def summary(rows: Iterable[Sequence[int]]) -> dict[str, Any]:
-    """Every number of a run by name, ready for JSON: fractions, and null where one task defines none.
+    """Every number of a run by name, ready for JSON: fractions, and null where so few tasks define none.
 
     `old_accuracy` and `new_accuracy` are those after the last task, on the classes before it and on
     its own.

@@ -51,6 +51,7 @@ from fcil.nets import Net, frozen
 from fcil.rng import Key, generator
 from fcil.store import Run
 from fcil.store.files import is_there, read_json, write_json
+from fcil.store.weights import samples_digest
 from fcil.tables import percent, simple_table
 from fcil.types import Count, Index, Positive, Tensors
 
@@ -264,7 +265,8 @@ def answers(net: nn.Module, test: Shard) -> Tensor:
 
 
 def quantise(run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettings) -> dict[str, Any]:
-    """What `compare` finds with the pool of a run, also in its `quantised.json`; found before: what is written there.
+    """What `compare` finds with the pool of a run, also in its `quantised.json`; what was found of the same pool
+    and teacher before is only read.
 
     Args:
         teacher: the plan that says which net it is, and on what data.
@@ -272,13 +274,14 @@ def quantise(run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettin
     """
     path = run.path / QUANTISED
     known = read_json(path) if is_there(path) else {}
-    if known.get("settings") == dump(settings):
+    of = samples_digest(run.path, weights)
+    if known.get("settings") == dump(settings) and of in (None, known.get("of")):
         return known
     settle_arithmetic(teacher.resources.threads)
     net, scenario = trained_net(teacher, weights), scenario_of(teacher)
     pool = load_file(run.folder.synthetic / "task1.safetensors")["x"]
     found = compare(net, pool, scenario.shard(1, 0), scenario.test(1), settings, (teacher.seed, "quantise"))
-    write_json(path, found)
+    write_json(path, found | {"of": of})
     return found
 
 

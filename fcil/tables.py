@@ -33,6 +33,9 @@ MEANING = {
 POINTS = ("bwt", *metrics.FORGETTING)
 """Differences of accuracies: points, not percent."""
 NONE = "\N{EN DASH}"
+"""Nothing, or nothing known."""
+UNDEFINED = "n/a"
+"""A metric that so few tasks do not define."""
 SPARKS = "▁▂▃▄▅▆▇█"
 MOST_CLIENTS, MOST_COLUMNS = 12, 50
 
@@ -193,9 +196,9 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
         if key not in values:
             continue
         value = values[key]
-        points = NONE if value is None else f"{100 * value:.1f} pts"
+        points = UNDEFINED if value is None else f"{100 * value:.1f} pts"
         name = f"forgetting {key}" if forgetting else key.replace("_", " ")
-        table.add_row(name, points if key in POINTS else percent(value), meaning)
+        table.add_row(name, points if value is None or key in POINTS else percent(value), meaning)
     costs: dict[str, Callable[[Any], str]] = {
         "seconds": duration,
         "bytes_up": size,

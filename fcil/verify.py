@@ -24,6 +24,7 @@ from fcil.federation.engine import Engine
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.observer import Observer, Observers
 from fcil.federation.plan import Plan, inputs_of
+from fcil.federation.smoke import MEANING, is_smoke
 from fcil.playing.recorded import recorded_plan
 from fcil.playing.rehearsal import named, rehearse_all
 from fcil.progress import choose_progress
@@ -245,6 +246,8 @@ def _plain(value: Any) -> str:
 
 
 def _remarks(folder: RunFolder, plan: Plan, recorded: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if is_smoke(plan.to_yaml()):
+        yield MEANING
     if not all("weights" in record for record in recorded):
         yield "the record holds no digest of the weights (an earlier fcil wrote it); its other numbers were compared"
     if any(record.get("failures") for record in recorded):

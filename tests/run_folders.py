@@ -75,10 +75,14 @@ def make_partition(tasks: int, clients: int, seed: int) -> dict[str, Any]:
 
 def make_run(
     out: Path, strategy: str = "lander", seed: int = 0, *, tasks: int = 3, variant: str = "0123abcd",
-    rounds: int = 4, clients: int = 4, stop_after: int | None = None, **options: Any,
+    rounds: int = 4, clients: int = 4, stop_after: int | None = None, smoke: bool = False, **options: Any,
 ) -> RunFolder:  # fmt: skip
-    """A run folder below `out`; with `stop_after` the run died after so many tasks."""
+    """A run folder below `out`; with `stop_after` it died after so many tasks, with `smoke` it is a smoke run."""
     config = make_config(strategy, seed, tasks, clients, **options)
+    if smoke:
+        tasks, rounds = min(tasks, 2), 1
+        config["federation"] |= {"rounds": 1, "local_epochs": 1, "max_batches": 2, "stop_after": 2}
+        config["name"] += "-smoke"
     folder = RunFolder(out / config["name"] / f"{strategy}-{variant}" / f"seed{seed}")
     folder.write_config(config)
     folder.write_strategy("# the strategy's file\n")
@@ -110,9 +114,11 @@ def play(
         recorder.run_done(60.0 + seed, {"clients": 40.0, "synthesis": 15.0})
 
 
-def make_results(out: Path, strategies: Sequence[str] = ("finetune", "lander"), seeds: Sequence[int] = (0, 1)) -> Path:
+def make_results(
+    out: Path, strategies: Sequence[str] = ("finetune", "lander"), seeds: Sequence[int] = (0, 1), **parts: Any
+) -> Path:
     """Three tasks, two strategies, two seeds."""
     for number, strategy in enumerate(strategies):
         for seed in seeds:
-            make_run(out, strategy, seed, variant=f"{number:08x}")
+            make_run(out, strategy, seed, variant=f"{number:08x}", **parts)
     return out

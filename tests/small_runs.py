@@ -120,7 +120,8 @@ def silently(observer: Observer | None = None) -> Iterator[None]:
     """Runs draw no figures, which take longer than all the rest, and tell `observer` instead of a progress view."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fcil.experiment.draw_run", lambda path: [])
-        patch.setattr("fcil.experiment.draw_comparison", lambda runs, folder: [])
+        for name in ("draw_comparison", "draw_missing", "draw_missing_comparison"):
+            patch.setattr(f"fcil.playing.conclusion.{name}", lambda *_: [])
         patch.setattr("fcil.experiment.choose_progress", lambda console: nullcontext(observer or Observer()))
         yield
 

@@ -21,9 +21,10 @@ from fcil import metrics
 from fcil.compare import METRICS, compare, to_json, write
 from fcil.compare.statistics import FEWEST, friedman, holm, interval, least_p, pairs, spread, surely_better
 from fcil.compare.terminal import tables
-from fcil.compare.write import latex, latex_details, markdown
+from fcil.compare.write import latex, latex_details, long_csv, markdown
 from fcil.metrics import FORGETTING
 from fcil.store import RunFolder, find_runs
+from fcil.tables import metrics_table
 
 KEEPS_IMAGES = "client.keep('exemplars', chosen)\n"
 KEEPS_ALL = 'class Joint:\n    data: ClassVar[str] = "seen"\n'
@@ -255,7 +256,48 @@ def test_latex_has_as_many_cells_in_each_line_as_columns(tmp_path: Path) -> None
             rows = [line for line in part.splitlines() if line.startswith(("strategy", "{[}a]\\_\\%\\&"))]
             assert {line.replace("\\&", "").count("&") + 1 for line in rows} == {columns}
             assert not any(line.startswith(("[", "*")) for line in part.splitlines())
-    assert "--" in latex_details(found)
+    assert " & n/a & " in latex_details(found)  # of one task nothing is forgotten
+
+
+def test_what_so_few_tasks_do_not_define_is_said_to_be_so_everywhere(tmp_path: Path) -> None:
+    make_results(tmp_path, tasks=2)
+    found = compared(tmp_path)
+    assert all(entry.spreads["forgetting_libcontinual"] is None for entry in found.splits[0].entries)
+    (heads, line), place = second_table(markdown(found)), "forgetting (libcontinual)"
+    assert line[heads.index(place)] == "n/a"
+    assert line[heads.index("forgetting (first)")] != "n/a"
+    assert latex_details(found).count(" & n/a") == 2
+    csv_rows = [r for r in csv.DictReader(io.StringIO(long_csv(found))) if r["metric"] == "forgetting_libcontinual"]
+    assert [(r["mean"], r["std"], r["n"]) for r in csv_rows] == [("", "", "0")] * 2
+    json_rows = [r for r in to_json(found)["rows"] if r["metric"] == "forgetting_libcontinual"]
+    assert [(r["mean"], r["n"]) for r in json_rows] == [(None, 0)] * 2
+    (run, *_) = find_runs([tmp_path])
+    assert json.loads(run.folder.summary.read_text())["forgetting"]["libcontinual"] is None
+    (told,) = (x for x in printed(metrics_table(run.summary), 120).splitlines() if "libcontinual" in x)
+    assert told.split()[2] == "n/a"
+
+
+def test_one_task_and_one_seed_leave_nothing_to_be_read_as_a_number(tmp_path: Path) -> None:
+    make_run(tmp_path, "finetune", tasks=1)
+    found = compared(tmp_path)
+    heads, line = second_table(markdown(found))
+    told = {
+        head: cell for head, cell in zip(heads, line, strict=True) if head.startswith("forgetting") or head == "BWT"
+    }
+    assert set(told.values()) == {"n/a"}
+    assert len(told) == 7
+    assert line[heads.index("plasticity")] != "n/a"
+    (one,) = (r for r in csv.DictReader(io.StringIO(long_csv(found))) if r["metric"] == "plasticity")
+    assert (one["std"], one["low"], one["high"], one["n"]) == ("", "", "", "1")
+    assert one["mean"] != ""
+    assert "±" not in markdown(found).replace("± sample", "")
+
+
+def second_table(text: str) -> tuple[list[str], list[str]]:
+    """Titles and first line of the table of every definition."""
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    start = max(i for i, line in enumerate(lines) if line[0] == "strategy")
+    return lines[start], lines[start + 1]
 
 
 # The command --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from fcil.compare import compare
 from fcil.compare import write as write_tables
 from fcil.compare.terminal import tables
 from fcil.config import Where, parse
-from fcil.distillation import Distillation, distill, read
+from fcil.distillation import Distillation, distill, play, read
 from fcil.errors import ConfigError
 from fcil.experiment import resume
 from fcil.federation.observer import Observer
@@ -69,10 +70,37 @@ def write(folder: Path, **parts: Any) -> Path:
 
 def taught(source: Path, *overrides: str, out: Path, observer: Observer | None = None) -> tuple[list[Run], str]:
     console = Console(file=io.StringIO(), width=200)
-    with silently(observer), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fcil.distillation.play.draw_accuracy", lambda run: [])
+    with silently(observer):
         runs = distill(source, *overrides, out=out, console=console)
     return runs, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_is_known_of_samples_is_found_again_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file stands for a number only as long as it is about what lies there."""
+    measured: list[Path] = []
+    measure = play.measure
+    monkeypatch.setattr(play, "measure", lambda run, *rest: (measured.append(run.path), measure(run, *rest)))
+    source, out = write(tmp_path), tmp_path / "out"
+    (run,), _ = taught(source, out=out)
+    (teacher,) = find_runs([out / "tiny-teacher"])
+    net = teacher.path / "net.safetensors"
+    whole = net.read_bytes()
+    taught(source, out=out)
+    assert measured == [run.path]
+    pool = load_file(run.folder.synthetic / "task1.safetensors")
+    save_file(pool | {"x": 255 - pool["x"]}, run.folder.synthetic / "task1.safetensors")
+    taught(source, out=out)
+    assert measured == [run.path] * 2
+    save_file({name: 0 * tensor for name, tensor in load_file(net).items()}, net)  # of the run before this one, say
+    taught(source, out=out)
+    assert net.read_bytes() == whole
+    net.write_bytes(whole[:100])
+    taught(source, out=out)
+    assert net.read_bytes() == whole
+    shutil.rmtree(teacher.folder.checkpoints)
+    taught(source, out=out)
+    assert net.read_bytes() == whole
+    assert measured == [run.path] * 2
 
 
 def test_a_teacher_is_trained_and_a_student_learns_from_what_it_dreams(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from test_distillation import FAST, taught, write
 
 from fcil.errors import StoreError
 from fcil.groups import group_runs
-from fcil.plots import draw_comparison, draw_run
+from fcil.plots import draw_comparison, draw_missing, draw_run, undrawn
 from fcil.plots.comparison import curves_figure
 from fcil.plots.distillation import (
     learning_curve,
@@ -69,6 +69,20 @@ def test_the_accuracy_is_drawn_over_rounds_below_the_teachers(run: Run) -> None:
     assert f"teacher {teacher:.1f}" in texts(figure)
     assert figure.axes[0].get_ylim()[1] > teacher
     assert any(text.startswith("fast · digits") for text in texts(figure))
+
+
+def test_the_accuracy_is_drawn_anew_once_more_is_known_of_the_teacher(run: Run) -> None:
+    quality = run.path / "quality.json"
+    told = quality.read_text()
+    quality.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcil.plots.run.save_all", lambda jobs: [])
+        draw_run(run.path)
+        assert undrawn(run) == [f"synthetic/{path.stem}" for path in sorted(run.folder.synthetic.glob("*.safetensors"))]
+        draw_missing(run)
+        assert undrawn(run) == []
+        quality.write_text(told)  # and the process died before it drew
+        assert undrawn(run) == ["accuracy"]
 
 
 def test_without_the_teachers_accuracy_there_is_no_level(run: Run) -> None:
@@ -156,4 +170,4 @@ def test_students_are_told_apart_by_what_differs() -> None:
 def test_heads_of_columns_are_cut_to_their_width() -> None:
     x = np.zeros((2, 1, 8, 8), np.uint8)
     figure = sheet("Two", x, [("row", np.array([0, 1]))], 2, ["automobiles", "cat"])
-    assert [t.get_text() for t in figure.texts] == ["Two", "autom…", "cat", "row"]
+    assert [t.get_text() for t in figure.texts] == ["Two", "aut…", "cat", "row"]

@@ -296,7 +296,7 @@ def test_a_run_folder_holds_what_is_pinned(lander: Run) -> None:
     path = lander.path
     assert path == top(lander) / "out" / "tiny" / f"lander-{lander.variant}" / "seed0"
     files = {"config.yaml", "accuracy.csv", "rounds.jsonl", "summary.json", "partition.json", "env.json", "strategy.py"}
-    assert {p.name for p in path.iterdir()} == files | {"log.txt", "checkpoints", "synthetic", "figures"}
+    assert {p.name for p in path.iterdir()} == files | {"log.txt", "checkpoints", "synthetic", "figures", "drawn.json"}
     assert {p.name for p in (path / "synthetic").iterdir()} >= {"task1.safetensors"}
     assert len(list((path / "checkpoints").glob("task*.json"))) == 2
     for name in ("accuracy", "forgetting", "matrix", "rounds", "partition"):
@@ -362,9 +362,9 @@ def test_a_run_is_read_back_from_python(lander: Run) -> None:
     written = pd.read_csv(lander.path / "accuracy.csv")
     pd.testing.assert_frame_equal(lander.accuracy, written, atol=1e-6)
     frame = fcil.load(top(lander))
-    keys = ["experiment", "label", "strategy", "variant", "seed", "split"]
+    keys = ["experiment", "label", "strategy", "variant", "seed", "split", "smoke"]
     assert list(frame.columns) == [*keys, "trained_task", "tested_task", "correct", "examples", "accuracy"]
-    about = ["tiny", "lander", "lander", lander.variant, 0, "digits, 5 tasks, iid"]
+    about = ["tiny", "lander", "lander", lander.variant, 0, "digits, 5 tasks, iid", False]
     assert frame[keys].drop_duplicates().values.tolist() == [about]
     assert len(frame) == 3
 
@@ -386,7 +386,7 @@ def test_a_matrix_is_run_cell_by_cell_and_compared(tmp_path: Path, monkeypatch: 
     matrix = {"strategy": ["finetune", "joint", "finetune"]}  # the third is the first again
     source = write_experiment(tmp_path, matrix=matrix, seeds=[0, 1], federation={"rounds": 1, "max_batches": 1})
     with silently():
-        monkeypatch.setattr("fcil.experiment.draw_comparison", lambda *args: compared.append(args) or [])
+        monkeypatch.setattr("fcil.playing.conclusion.draw_comparison", lambda *args: compared.append(args[:2]) or [])
         console = Console(file=io.StringIO(), width=100)
         runs = fcil.run(source, out=tmp_path / "out", console=console)
         fcil.run(source, out=tmp_path / "out", console=console)

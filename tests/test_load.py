@@ -19,8 +19,8 @@ def test_settings_that_differ_have_a_column_of_their_own(tmp_path: Path) -> None
         make_run(tmp_path, "lander", variant=f"{number:08x}", radius=radius, keep=1, sizes=[1, number])
     make_run(tmp_path, "finetune", seed=3, variant="f" * 8, keep=5)
     frame = fcil.load(tmp_path)
-    assert list(frame.columns[:8]) == [
-        *("experiment", "label", "strategy", "variant", "seed", "split"),
+    assert list(frame.columns[:9]) == [
+        *("experiment", "label", "strategy", "variant", "seed", "split", "smoke"),
         *("strategy.radius", "strategy.sizes"),
     ]
     assert frame.groupby("label")["strategy.radius"].first().dropna().to_dict() == {

@@ -30,6 +30,8 @@ from fcil.metrics import (
 )
 from fcil.store import files, find_runs
 
+EMPTY = {"two_tasks": ("libcontinual",), "one_task": ("first_over_T", "lander")}
+"""What a formula gives as zero of so few tasks, whatever was learnt: a sum of nothing, or of the last task alone."""
 TOY = [[0.80, 0, 0, 0], [0.60, 0.85, 0, 0], [0.45, 0.70, 0.82, 0], [0.40, 0.50, 0.65, 0.88]]
 
 
@@ -56,7 +58,9 @@ def test_every_definition_matches_the_reference_values(name):
         "average_incremental_equal_tasks": average_incremental_accuracy(matrix, same),
     }
     expected = {key: value.item() for key, value in case.under(f"expected.{name}").items()}
-    assert {key for key, value in got.items() if value is not None} == expected.keys()
+    undefined = {key for key, value in got.items() if value is None}
+    assert {key: expected.pop(key) for key in undefined & expected.keys()} == dict.fromkeys(EMPTY.get(name, ()), 0.0)
+    assert got.keys() - undefined == expected.keys()
     for key, value in expected.items():
         error = abs(100 * got[key] - value) / max(abs(value), 1e-3)
         assert error <= case.tolerance, f"{key}: {error:.1e}"
@@ -78,7 +82,10 @@ def test_the_reference_values_come_out_of_a_run_folder_and_of_a_comparison(tmp_p
             "average_incremental_equal_tasks": "average_incremental_accuracy",
             "chaudhry": "forgetting",
         }.get(key, key if key == "bwt" else f"forgetting_{key}")
-        assert entry.by_seed(told)[0] == pytest.approx(value.item(), abs=1e-8), key
+        if key in EMPTY.get(name, ()):
+            assert entry.spreads[told] is None
+        else:
+            assert entry.by_seed(told)[0] == pytest.approx(value.item(), abs=1e-8), key
     assert (entry.spreads["forgetting"] is None) == (len(matrix) == 1)
 
 
@@ -179,12 +186,18 @@ def test_summary_of_a_run():
 def test_summary_of_one_task_is_json_with_null_for_what_is_undefined():
     got = json.loads(json.dumps(summary([(1, 1, 133, 200)]), allow_nan=False))
     assert got["final_accuracy"] == got["average_incremental_accuracy"] == got["new_accuracy"] == 0.665
-    assert got["forgetting"] == {
-        "chaudhry": None,
-        "chaudhry_including_last": None,
-        "first": None,
-        "first_over_T": 0.0,
-        "lander": 0.0,
-        "libcontinual": None,
-    }
+    assert got["forgetting"] == dict.fromkeys(FORGETTING)
     assert got["bwt"] is got["stability"] is got["old_accuracy"] is None
+
+
+def test_no_definition_gives_every_run_the_same_number() -> None:
+    """A number that so few tasks make zero whatever was learnt would be read as no forgetting at all."""
+    rng = np.random.Generator(np.random.Philox(7))
+    for tasks in (1, 2, 3, 4):
+        told = [summary(rows_of(lower(rng.uniform(0.1, 0.9, (tasks, tasks))), [1000] * tasks)) for _ in range(5)]
+        for name in FORGETTING:
+            values = [one["forgetting"][name] for one in told]
+            assert set(values) == {None} or len(set(values)) > 1, (name, tasks)
+        for name in ("bwt", "stability", "old_accuracy"):
+            assert ({one[name] for one in told} == {None}) == (tasks == 1)
+    assert told[0]["forgetting"]["libcontinual"] is not None

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from run_folders import make_record, make_results, make_run
 from test_cli import Command, assert_refused, command  # noqa: F401 (a fixture)
 
 from fcil.errors import ConfigError, StoreError
-from fcil.plots.style import CYCLE
+from fcil.plots.colours import CYCLE, HOUSE
 from fcil.report import report, write_report
 from fcil.report.figures import MOST_POINTS, STEPS, Heat, Line, Lines, thinned
 from fcil.report.watch import Watch, server
@@ -36,7 +37,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[str, str]] = []
         self._open = [""]
-        self.feed(html)
+        self.feed(html.replace("<wbr>", ""))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -130,7 +131,10 @@ def test_numbers_are_those_of_the_comparison(page: Page, folder: Path) -> None:
     (split,) = compare(find_runs([folder])).splits
     for entry in split.entries:
         for name in ("final_accuracy", "forgetting", "forgetting_lander"):
-            assert cell(entry.spreads[name], METRICS[name], bounds=True) in page.text("td")
+            mean, _, interval = cell(entry.spreads[name], METRICS[name], bounds=True).partition(" ")
+            interval = interval.partition("[")[2]
+            assert any(text.startswith(f"{mean} ") or text == mean for text in page.text("td"))
+            assert not interval or f"[{interval}" in page.text("small")
     assert "strong" not in {name for name, _ in page.tags}  # two seeds are no reason to call anything the best
     assert any("below 5 nothing is called the best" in line for line in page.text("li"))
 
@@ -230,6 +234,13 @@ def test_a_distillation_has_no_forgetting_and_is_drawn_by_round(tmp_path: Path) 
     figures = Page(report([tmp_path])).figures
     assert {"Accuracy by round", "Terms of the loss"} <= figures.keys()
     assert not {"Accuracy after each task", "Forgetting", "Accuracy matrix"} & figures.keys()
+
+
+def test_what_so_few_tasks_do_not_define_has_a_column_that_says_so(tmp_path: Path) -> None:
+    make_results(tmp_path, tasks=2)
+    page = Page(report([tmp_path]))
+    assert "forgetting (libcontinual)" in page.text("th")
+    assert page.text("td").count("n/a") == 2
 
 
 def test_activity_and_failure_cards_are_told_where_there_are_some(tmp_path: Path) -> None:
@@ -435,3 +446,83 @@ def test_ctrl_c_ends_watching_without_a_word(
     said = command("report", "runs", "--watch")
     assert (said.code, said.err) == (130, "")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", said.out)
+
+
+# As wide as a screen ------------------------------------------------------------------------------
+
+SCREEN = 1310
+"""Pixels of a table in a window of 1400."""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of fourteen strategies with settings that differ, one with a long name, and of one with many tasks."""
+    top = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("run_folders.RunRecorder.synthesis_done", lambda self, task, samples: None)
+        for number in range(14):
+            name = f"strategy{number}" if number else "a_strategy_with_a_very_long_name_of_its_own_1"
+            for seed in (0, 1):
+                folder = make_run(top, name, seed, tasks=6, rounds=1, variant=f"{number:08x}")
+                config = yaml.safe_load(folder.config.read_text())
+                config["optimizer"] = {"lr": 0.1 * (number + 1), "name": "sgd" if number % 2 else "adamw"}
+                config["anchors"] = {"encoder": f"sentence-transformers/all-MiniLM-L{number}-v2"}
+                folder.write_config(config)
+        make_run(top, "strategy1", 0, tasks=30, rounds=1, variant="000000aa")
+    return report([top])
+
+
+def test_tables_are_no_wider_than_a_screen(wide: str) -> None:
+    tables = re.findall(r"<table.*?</table>", wide, re.DOTALL)
+    assert len(tables) > 20
+    for table in tables:
+        lines = re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+        rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.DOTALL) for line in lines]
+        cells = [[re.sub(r"<wbr>|<br>|<small>", "\n", re.sub(r"</[^>]*>", "", cell)) for cell in row] for row in rows]
+        numbers = [set(column[1:]) for column in zip(*cells, strict=True)]
+        assert len({len(row) for row in cells}) == 1
+        least = 0.0
+        for head, column in zip(cells[0], numbers, strict=True):
+            told = [line for cell in column for line in cell.split("\n") if re.match(r"[\d\[–-]|n/a", line)]
+            least += 23 + 7.6 * max(map(len, [*head.split(), *told]))
+        assert least <= SCREEN, re.findall(r"<caption>.*?</caption>", table)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+def test_no_table_scrolls_sideways_in_a_window_of_1400_pixels(wide: str, tmp_path: Path) -> None:
+    measure = """<script>addEventListener("load", () => {
+      for (const one of document.querySelectorAll("details")) one.open = true;
+      const wide = [...document.querySelectorAll(".scroll")].filter((one) => one.scrollWidth > one.clientWidth);
+      document.title = `wide: ${wide.length} of ${document.querySelectorAll(".scroll").length}`;
+    })</script></body>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", wide).replace("</body>", measure)
+    (tmp_path / "page.html").write_text(page)
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--virtual-time-budget=3000"]
+    address = (tmp_path / "page.html").as_uri()
+    done = subprocess.run(["chromium", *flags, "--dump-dom", address], capture_output=True, text=True, timeout=120)
+    (found,) = re.findall(r"<title>wide: (\d+) of (\d+)</title>", done.stdout)
+    assert (found[0], int(found[1]) > 20) == ("0", True)
+
+
+def test_a_table_of_many_columns_goes_on_below(wide: str) -> None:
+    page = Page(wide)
+    heads = page.text("th")
+    assert [f"task {t}" in heads for t in (1, 12, 13, 30)] == [True] * 4
+    captions = [c for c in page.text("span") if c.startswith("How active")]
+    assert sum(c.endswith("(goes on)") for c in captions) == 2  # thirty tasks are three tables
+    (settings,) = (t for t in re.findall(r"<table.*?</table>", wide, re.DOTALL) if "Settings that are not" in t)
+    assert Page(settings).text("thead", "th")[:3] == ["strategy", "data.tasks", "optimizer.lr"]  # a line a strategy
+
+
+def test_a_strategy_has_the_colour_and_dashes_of_the_other_figures(tmp_path: Path) -> None:
+    drawn = {}
+    for names in (["lander"], ["finetune", "glfc", "lander", "mine"]):
+        folder = make_results(tmp_path / str(len(names)), names, seeds=(0,))
+        (figure,) = Page(report([folder])).figures["Accuracy after each task"]
+        drawn[len(names)] = {line["name"]: (line["style"], line["dash"]) for line in figure["lines"]}
+    places_ = {name: (HOUSE[name] % len(CYCLE), HOUSE[name] // len(CYCLE)) for name in ("finetune", "glfc", "lander")}
+    assert drawn[1] == {"lander": places_["lander"]}
+    assert drawn[4] == {**places_, "mine": drawn[4]["mine"]}
+    assert drawn[4]["lander"][0] == drawn[4]["glfc"][0]
+    assert len(set(drawn[4].values())) == 4

@@ -210,7 +210,7 @@ def test_unfinished_and_damaged_runs_are_left_out_with_the_reason(tmp_path: Path
 
 def test_load_gives_a_tidy_frame_of_all_runs(tmp_path: Path) -> None:
     frame = load(make_results(tmp_path))
-    keys = ["experiment", "label", "strategy", "variant", "seed", "split"]
+    keys = ["experiment", "label", "strategy", "variant", "seed", "split", "smoke"]
     assert list(frame.columns) == [*keys, "trained_task", "tested_task", "correct", "examples", "accuracy"]
     assert len(frame) == 4 * 6
     assert frame.groupby(keys).size().tolist() == [6] * 4

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fcil.errors import StoreError, UserError, printable
+from fcil.federation.smoke import is_smoke
 from fcil.groups import is_student, split_label
 from fcil.matrix import cells
 from fcil.store import RunFolder, find_runs
@@ -91,7 +92,7 @@ def sentence(split: str, missing: Sequence[str], command: Command | None) -> str
 
 def has_bounds(run: Run) -> bool:
     """Whether a floor and a ceiling make sense: tasks that can be forgotten, in a federation that learns from data."""
-    return not is_student(run.strategy) and _tasks(run.summary) > 1
+    return not is_student(run.strategy) and _tasks(run.summary) > 1 and not is_smoke(run.config)
 
 
 def _tasks(summary: dict[str, Any]) -> int:
@@ -100,9 +101,11 @@ def _tasks(summary: dict[str, Any]) -> int:
 
 
 def offer(run: Run, command: Command) -> str:
-    """The sentence about a run that stands alone; nothing if floor and ceiling lie beside it, or make no sense."""
+    """The sentence about a run that stands alone in its folder; nothing where floor and ceiling make no sense.
+
+    Beside others a comparison has said what they lack.
+    """
     home = run.path.parent.parent
-    beside = [home] if home.is_dir() else []
-    split = split_label(run.config)
-    missing = lacking(r.strategy for r in find_runs(beside) if split_label(r.config) == split)
-    return sentence(split, missing, command) if missing and has_bounds(run) else ""
+    if len(find_runs([home] if home.is_dir() else [])) > 1 or not has_bounds(run):
+        return ""
+    return sentence(split_label(run.config), lacking([run.strategy]), command)

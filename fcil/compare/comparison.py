@@ -12,6 +12,7 @@ from fcil.compare.bounds import Command, has_bounds, lacking, sentence
 from fcil.compare.comparable import differences, idle, kept, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
+from fcil.federation.smoke import MEANING, is_smoke
 from fcil.groups import TEACHER, Group, group_runs, is_student
 from fcil.store.read import Run
 
@@ -123,9 +124,16 @@ class Split:
     students: bool = False
     """Whether they learnt from a teacher without data, each in a run of its own."""
 
+    @property
+    def smoke(self) -> bool:
+        """Whether its runs are smoke runs, of which nothing can be said."""
+        return any(is_smoke(run.config) for entry in self.entries for run in entry.group.runs)
+
     @cached_property
     def tests(self) -> list[Pair]:
         """Every two strategies that may be compared, on the final accuracy."""
+        if self.smoke:
+            return []
         return pairs({entry.label: entry.by_seed(HEADLINE) for entry in self.entries if entry.rival})
 
     def against_first(self) -> tuple[str, list[Pair]]:
@@ -151,7 +159,7 @@ class Split:
         sign = 1 if METRICS[metric].better == "more" else -1
         rivals = [(e, {s: sign * v for s, v in e.by_seed(metric).items()}) for e in self.entries if e.rival]
         rivals = [(entry, values) for entry, values in rivals if values]
-        if len(rivals) < 2:
+        if len(rivals) < 2 or self.smoke:
             return None
         first, values = max(rivals, key=lambda one: sum(one[1].values()) / len(one[1]))
         sure = all(surely_better(values, other) for entry, other in rivals if entry is not first)
@@ -168,7 +176,7 @@ class Comparison:
     def ranks(self) -> Ranks | None:
         """Friedman's test with splits as blocks, on the mean final accuracy."""
         blocks = []
-        for split in self.splits:
+        for split in (split for split in self.splits if not split.smoke):
             found = {e.label: e.spreads[HEADLINE] for e in split.entries if e.rival}
             blocks.append({label: one.mean for label, one in found.items() if one is not None})
         return friedman(blocks)
@@ -178,6 +186,9 @@ class Comparison:
         """What the numbers cannot say, a line each."""
         lines = []
         for split in self.splits:
+            if split.smoke:
+                lines.append(f"{split.label}: {MEANING}")
+                continue
             counts = {entry.group.label: len(entry.group.runs) for entry in split.entries}
             fewest = min(counts.values())
             if len(counts) > 1 and fewest < FEWEST:

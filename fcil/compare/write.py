@@ -12,7 +12,7 @@ from fcil.compare.comparison import METRICS, STUDENTS, Comparison, Entry, Metric
 from fcil.compare.statistics import Spread
 from fcil.errors import printable
 from fcil.store.files import write_text
-from fcil.tables import NONE, duration, size
+from fcil.tables import NONE, UNDEFINED, duration, size
 
 COLUMNS = ("final_accuracy", "average_incremental_accuracy", "forgetting", "bytes_up", "bytes_down", "seconds")
 """Of the tables for readers; the CSV has every metric."""
@@ -42,7 +42,8 @@ STUDENT_CAPTION = (
 CAPTION = (
     "Percent and points, mean ± sample standard deviation over n seeds, and in brackets the 95 % bootstrap interval of "
     "the mean; forgetting is Chaudhry's; bytes, time and peak memory (of a run's processes on one machine) are means "
-    "of a run; † run under other circumstances than most of its table; ‡ an ingredient did nothing."
+    "of a run; † run under other circumstances than most of its table; ‡ an ingredient did nothing; n/a: so few tasks "
+    "do not define it."
 )
 
 
@@ -64,9 +65,11 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def cell(spread: Spread | None, metric: Metric, *, bounds: bool = False) -> str:
-    """`51.5 ± 10.4 [43.0, 59.1]`, or what a run costs in words; a dash where there is nothing."""
+    """`51.5 ± 10.4 [43.0, 59.1]`, or what a run costs in words; `n/a` where so few tasks define nothing, and a dash
+    where a cost is not known.
+    """
     if spread is None:
-        return NONE
+        return UNDEFINED if metric.unit in ("percent", "points") else NONE
     if metric.unit == "bytes":
         return size(float(f"{spread.mean:.2g}"))  # two digits say enough, and fit a terminal
     if metric.unit == "seconds":
@@ -209,11 +212,13 @@ def _tabular(numbers: int, lines: list[str], splits: Sequence[Split]) -> str:
 
 
 def _tex_cell(entry: Entry | None, name: str, best: bool) -> str:
-    spread = None if entry is None else entry.spreads[name]
-    if spread is None:
+    if entry is None:
         return "--"
+    spread = entry.spreads[name]
+    if spread is None:
+        return UNDEFINED
     number = f"{spread.mean:.1f}" + ("" if spread.std is None else f" \\pm {spread.std:.1f}")
-    mark = "^\\dagger" if entry is not None and entry.differs else ""
+    mark = "^\\dagger" if entry.differs else ""
     return f"$\\mathbf{{{number}}}{mark}$" if best else f"${number}{mark}$"
 
 
@@ -237,7 +242,7 @@ def _tex(text: str) -> str:
 
 
 def long_csv(comparison: Comparison) -> str:
-    """A line for each split, strategy and metric."""
+    """A line for each split, strategy and metric; n is of how many seeds, and a field is empty that is not defined."""
     about = ["split", "strategy", "keeps", "differs", "idle", "unlike_paper", "metric", "unit"]
     return _csv(rows(comparison), [*about, *Spread.__annotations__])
 
@@ -249,7 +254,7 @@ def tests_csv(comparison: Comparison) -> str:
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """The long table as plain values."""
+    """The long table as plain values; a number that is not defined is None."""
     found = []
     for split in comparison.splits:
         for entry in split.entries:
@@ -262,8 +267,11 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "unlike_paper": _unlike(entry, "unknown"),
             }
             for name, metric in ALL.items():
-                if spread := entry.spreads.get(name):
-                    found.append({**about, "metric": name, "unit": metric.unit, **vars(spread)})
+                if name not in entry.spreads:
+                    continue
+                spread = entry.spreads[name]
+                numbers = {**dict.fromkeys(Spread.__annotations__), "n": 0} if spread is None else vars(spread)
+                found.append({**about, "metric": name, "unit": metric.unit, **numbers})
     return found
 
 

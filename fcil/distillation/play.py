@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from fcil.config import Where
 from fcil.distillation.plans import check_all, expected_plans
-from fcil.distillation.quality import QUALITY, measure, quality_table
+from fcil.distillation.quality import is_measured, measure, quality_table
 from fcil.distillation.settings import Distillation, read
-from fcil.distillation.teachers import exported, given_teacher
+from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.experiment import play, rehearse_all, share_out
 from fcil.federation.plan import Plan
+from fcil.playing.conclusion import complete, conclude
 from fcil.playing.continuation import check_begun
-from fcil.plots.distillation import draw_accuracy
 from fcil.quantisation import quantise, quantised_table
 from fcil.store import Run, check_writable, load_run
 from fcil.store.claims import clear
@@ -52,6 +52,8 @@ def distill(
     check_writable(out)
     check_all(found, where)
     given = {(one.teacher, one.data): given_teacher(one, where) for one in found if one.teacher.file}
+    for line in filter(None, map(doubt, dict.fromkeys(given.values()))):
+        console.print(line, markup=False, soft_wrap=True)
     asked = [(one, seed) for one in found for seed in one.seeds]
     rehearse_all([one.student_plan(seed) for one, seed in asked], console, where)
     students = [one.student_plan(seed, given.get((one.teacher, one.data))) for one, seed in asked]
@@ -66,6 +68,8 @@ def distill(
     played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
     for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
         look_at(played[plan.folder], one, one.teacher_plan(seed), file, console, where)
+    complete(runs, console)  # now that it is known how good the teachers are
+    conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=False)
     console.print(quality_table(runs))
     return runs
 
@@ -81,9 +85,9 @@ def trained_teachers(
 
 def look_at(run: Run, one: Distillation, teacher: Plan, file: Path, console: Console, where: Where) -> None:
     """What a student's pool is like, and what the teacher loses at eight bits; known before: only told."""
-    if not (run.path / QUALITY).is_file():
+    weights = load_file(file)
+    if not is_measured(run, weights):
         share_out(teacher, where)
-        measure(run, teacher, load_file(file))
-        draw_accuracy(run)  # once more, with the teacher's
+        measure(run, teacher, weights)
     if one.quantise:
-        console.print(quantised_table(quantise(run, teacher, load_file(file), one.quantise)))
+        console.print(quantised_table(quantise(run, teacher, weights, one.quantise)))

@@ -16,7 +16,8 @@ from fcil.federation.settings import settled
 from fcil.groups import group_runs
 from fcil.nets import Net, frozen
 from fcil.store import Run
-from fcil.store.files import read_json, write_json
+from fcil.store.files import is_there, read_json, write_json
+from fcil.store.weights import samples_digest
 from fcil.synthesis.quality import quality
 from fcil.tables import NONE, percent, simple_table
 from fcil.types import Tensors
@@ -32,6 +33,7 @@ def measure(run: Run, teacher: Plan, weights: Tensors) -> None:
 
     Args:
         teacher: the plan that says which net it is, and on what data.
+        weights: of the teacher.
     """
     place, scenario = teacher.resources.torch_device(), scenario_of(teacher)
     net = frozen(trained_net(teacher, weights)).to(place)
@@ -39,7 +41,13 @@ def measure(run: Run, teacher: Plan, weights: Tensors) -> None:
     mean, std = (torch.tensor(v, device=place) for v in (scenario.dataset.mean, scenario.dataset.std))
     with settled(teacher.resources.threads):  # the runs have been played, and their engine is gone
         found = asdict(quality(net, pool, mean, std)) | {"teacher_accuracy": accuracy(net, scenario.test(1))}
-    write_json(run.path / QUALITY, found)
+    write_json(run.path / QUALITY, found | {"of": samples_digest(run.path, weights)})
+
+
+def is_measured(run: Run, weights: Tensors) -> bool:
+    """Whether `quality.json` is about the samples that lie there, and this teacher."""
+    path = run.path / QUALITY
+    return is_there(path) and samples_digest(run.path, weights) in (None, read_json(path).get("of"))
 
 
 @torch.no_grad()

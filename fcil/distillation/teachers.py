@@ -10,20 +10,38 @@ from safetensors.torch import save_file
 from fcil.config import Where
 from fcil.data.folders import data_folder
 from fcil.distillation.settings import Distillation
+from fcil.errors import StoreError
 from fcil.experiment import named, share_out
+from fcil.federation.codec import digest
+from fcil.federation.parts import DamagedError, read_tensors
 from fcil.federation.plan import Plan, first_net, trained_net
+from fcil.federation.smoke import MEANING, is_smoke
 from fcil.nets.files import read_weights
 from fcil.nets.ported import torchvision_weights
-from fcil.store import final_weights
+from fcil.store import final_weights, load_run
 from fcil.store.files import replacing
 from fcil.types import Tensors
 
 
 def exported(folder: Path) -> Path:
-    """`net.safetensors` in a finished run's folder: the net that it ended with."""
+    """`net.safetensors` in a finished run's folder: the net that it ended with.
+
+    Raises:
+        StoreError: neither that file nor a checkpoint can be read.
+    """
     path = folder / "net.safetensors"
-    if not path.is_file():
-        save_net(path, final_weights(folder))
+    try:
+        there, _ = read_tensors(path)
+    except DamagedError:
+        there = {}
+    try:
+        ended = final_weights(folder)
+    except StoreError:
+        if there:  # checkpoints are large, and may have been deleted
+            return path
+        raise
+    if digest(there, {}) != digest(ended, {}):  # none, or that of a run which was played anew
+        save_net(path, ended)
     return path
 
 
@@ -54,6 +72,15 @@ def given_teacher(one: Distillation, where: Where) -> Path:
         save_net(path, weights)
     check_teacher(path, one.teacher_plan(one.seeds[0]), where)
     return path
+
+
+def doubt(path: Path) -> str:
+    """A line about a teacher's file in the folder of a smoke run, which has learnt next to nothing; else nothing."""
+    try:
+        smoke = is_smoke(load_run(path.parent).config)
+    except StoreError:  # it lies elsewhere
+        return ""
+    return f"teacher.file: {path} is the net of a {MEANING}" if smoke else ""
 
 
 def check_teacher(path: Path, plan: Plan, where: Where) -> None:

@@ -20,6 +20,7 @@ from fcil.data.decode import Progress
 from fcil.data.splits import content_digest
 from fcil.federation.codec import digest
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.smoke import CUT, SUFFIX
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec, source_digest, strategy_class
@@ -85,9 +86,9 @@ class Plan:
 
     def smoke(self) -> Plan:
         """Two tasks, one round, two batches: does it run at all?"""
-        federation = replace(self.federation, rounds=1, local_epochs=1, max_batches=2, stop_after=2)
+        federation = replace(self.federation, **CUT)
         strategy = replace(self.strategy, strategy=self.strategy.strategy.smoke())
-        return replace(self, name=f"{self.name}-smoke", federation=federation, strategy=strategy)
+        return replace(self, name=f"{self.name}{SUFFIX}", federation=federation, strategy=strategy)
 
     def to_yaml(self) -> dict[str, Any]:
         return {f: dump(getattr(self, f)) for f in self.__dataclass_fields__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,25 +17,28 @@ from matplotlib.figure import Figure
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import Group, group_runs
+from fcil.plots.colours import line_styles
 from fcil.plots.cost import bytes_accuracy_figure
 from fcil.plots.distillation import is_distillation, learning_curve, round_axis, student_label
-from fcil.plots.many import Job, save_all
+from fcil.plots.drawn import digest_of_all, lacking, note
+from fcil.plots.labels import end_label, label_ends, label_height
+from fcil.plots.many import save_all
 from fcil.plots.panels import lines_figure, matrices_figure, mean_matrix, task_accuracies, task_drops
 from fcil.plots.run import heat_map
 from fcil.plots.style import (
     head,
-    label_ends,
-    label_height,
-    line_style,
     look,
     new_figure,
     percent_axis,
     task_axis,
 )
+from fcil.store.files import sweep
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]
 Curve = Callable[[Run], Array]
+Figures = dict[str, tuple[Callable[[], Figure], Sequence[Run]]]
+"""What draws a figure, and the runs that it shows, by its name."""
 MOST_MARKERS = 25
 """Points of a line that are marked; more would be a thick line."""
 CLEAR = 7
@@ -43,33 +47,67 @@ ALWAYS, MOST_GROUPS = ("accuracy", "forgetting"), 24
 """Figures that are drawn of any number of groups, and the number up to which all are drawn unasked."""
 
 
-def draw_comparison(runs: Sequence[Run], out: Path | str, kinds: Sequence[str] = ()) -> list[Path]:
+def draw_comparison(
+    runs: Sequence[Run], out: Path | str, kinds: Sequence[str] = (), home: Path | None = None
+) -> list[Path]:
     """Draw into `out`, for each split where there are several: `accuracy` and `forgetting` after each task, the lines
     of each task (`tasks`), the accuracy matrices (`matrix`) and the accuracy by `bytes` sent.
 
     Args:
         kinds: names of the figures to draw. Without them all, or where there are more than `MOST_GROUPS` settings
             the first two alone.
+        home: the folder whose runs they show; there it is noted what was drawn.
     Returns:
         The files written, a PNG and a PDF for each figure.
     Raises:
         StoreError: there is no run, or none with a finished task, or nothing for one of the kinds.
     """
-    groups = group_runs([run for run in runs if run.rows])
-    if not groups:
+    figures = _figures(runs, kinds)
+    if not any(run.rows for run in runs):
         raise StoreError("nothing to compare: no run has a finished task")
+    missing = [kind for kind in kinds if not any(kind in (name, name.split("-")[0]) for name in figures)]
+    if missing:
+        raise StoreError(f"nothing to compare as {', '.join(missing)}: give the folder of one run to see its own")
+    paths = save_all([(Path(out) / name, draw) for name, (draw, _) in figures.items()])
+    if home is not None:
+        note(home, _digests(figures, home))
+    return paths
+
+
+def draw_missing_comparison(runs: Sequence[Run], home: Path) -> list[Path]:
+    """Draw into `home/figures` what was not drawn there of these runs; what was, and was deleted, is left alone."""
+    sweep(home / "figures")
+    names = lacking(home, _digests(_figures(runs), home))
+    return draw_comparison(runs, home / "figures", names, home) if names else []
+
+
+def _digests(figures: Figures, home: Path) -> dict[str, str]:
+    """What each figure shows of the runs below `home`, by its name; others may be beside them."""
+    top = Path(os.path.realpath(home))
+    shown = {id(runs): [run for run in runs if run.path.is_relative_to(top)] for _, runs in figures.values()}
+    digests = {key: digest_of_all(runs) for key, runs in shown.items()}  # one for all figures of a split
+    return {name: digests[id(runs)] for name, (_, runs) in figures.items()}
+
+
+def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> Figures:
+    """What draws each figure, and the runs it shows, by the name of its file.
+
+    Args:
+        kinds: which ones, by kind or by the whole name.
+    """
+    groups = group_runs([run for run in runs if run.rows])
     splits = list(dict.fromkeys(group.split for group in groups))
     few = len(groups) <= MOST_GROUPS
-    jobs: list[Job] = []
+    figures: Figures = {}
     for split in splits:
         suffix = f"-{re.sub(r'[^a-z0-9.]+', '-', split.lower()).strip('-')}" if len(splits) > 1 else ""
-        found = _drawers([group for group in groups if group.split == split])
-        chosen = [kind for kind in found if (kind in kinds if kinds else few or kind in ALWAYS)]
-        jobs += [(Path(out) / f"{kind}{suffix}", found[kind]) for kind in chosen]
-    lacking = [kind for kind in kinds if not any(path.name.split("-")[0] == kind for path, _ in jobs)]
-    if lacking:
-        raise StoreError(f"nothing to compare as {', '.join(lacking)}: give the folder of one run to see its own")
-    return save_all(jobs)
+        alike = [group for group in groups if group.split == split]
+        shown = [run for group in alike for run in group.runs]
+        for kind, draw in _drawers(alike).items():
+            name = f"{kind}{suffix}"
+            if kind in kinds or name in kinds or (not kinds and (few or kind in ALWAYS)):
+                figures[name] = draw, shown
+    return figures
 
 
 def _drawers(groups: list[Group]) -> dict[str, Callable[[], Figure]]:
@@ -122,20 +160,21 @@ def curves_figure(
         axis: names what values are counted along; it is told how many there are.
     """
     ends, counts = [], {len(group.runs) for group in groups}
-    labels = [_label(group, len(counts) > 1) for group in groups]
+    undefined = []
     with look():
+        labels = [_label(group, len(counts) > 1) for group in groups]
         room = 1.0 if len(groups) <= CLEAR else 1.3  # many names are pushed apart less where there is more of it
         figure = new_figure(max(2.4, 0.9 + room * sum(map(label_height, labels))))
         axes = figure.subplots()
         tasks = 1
-        for i, group in enumerate(groups):
+        for i, (group, style) in enumerate(zip(groups, line_styles(groups), strict=True)):
             curves = _stack([curve(run) for run in group.runs])
             known = np.flatnonzero(np.isfinite(curves).all(axis=0))
             tasks = max(tasks, curves.shape[1])
             if not len(known):
+                undefined.append(group.label)
                 continue
             x, values = known + 1, curves[:, known]
-            style = line_style(i)
             colour = style["color"]
             if len(curves) > 1:
                 shade = 0.18 if len(groups) <= CLEAR else 0.07
@@ -146,7 +185,8 @@ def curves_figure(
             ends.append((x[-1], values.mean(axis=0)[-1], labels[i], colour))
         percent_axis(axes, label)
         axis(axes, tasks)
-        head(figure, text, f"{groups[0].split} · {_band(counts)}")
+        lacking = f" · n/a: {', '.join(undefined)}" if undefined else ""
+        head(figure, text, f"{groups[0].split} · {_band(counts)}{lacking}")
         label_ends(axes, ends)
         figure.set_layout_engine("none")  # all has its place now
     return figure
@@ -154,8 +194,7 @@ def curves_figure(
 
 def _label(group: Group, with_count: bool) -> str:
     """The strategy, with its options below it where the two are long."""
-    label = f"{group.label}, n = {len(group.runs)}" if with_count else group.label
-    return label if len(label) <= 16 else label.replace(" (", "\n(", 1).replace("), n", ")\nn", 1)
+    return end_label(f"{group.label}, n = {len(group.runs)}" if with_count else group.label)
 
 
 def _band(counts: set[int]) -> str:

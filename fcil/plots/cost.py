@@ -9,15 +9,24 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from fcil import metrics
 from fcil.groups import Group, split_label
-from fcil.plots.style import CYCLE, MARKERS, head, label_ends, legend_height, line_style, look, new_figure, percent_axis
+from fcil.plots.colours import CYCLE, MARKERS, line_styles
+from fcil.plots.labels import label_ends
+from fcil.plots.style import head, legend_height, look, new_figure, percent_axis
+from fcil.plots.words import fit
 from fcil.store.read import Run
 from fcil.tables import size
 
 Array = npt.NDArray[np.float64]
+WIDEST = 1.15
+"""Inches of a name in a legend."""
+NARROWEST = 1.35
+"""Ratio of the ends of an axis of bytes."""
+APART = 0.44
+"""Inches between two numbers on it."""
 
 
 def sent(run: Run) -> tuple[Array, Array]:
@@ -57,6 +66,7 @@ def bytes_figure(run: Run) -> Figure:
         below.set_ylim(top=below.get_ylim()[1] * 1.12)
         below.set_xlim(left=0)
         below.set_xlabel("bytes up and down until the end of a task")
+        below.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
         for axis in (above.yaxis, below.xaxis):
             _in_bytes(axis)
         head(figure, "Bytes and accuracy", f"{run.strategy} · {split_label(run.config)} · seed {run.seed} (n = 1)")
@@ -71,33 +81,47 @@ def bytes_accuracy_figure(groups: Sequence[Group]) -> Figure:
     with look():
         figure = new_figure(max(2.5, 1.0 + legend_height(len(found))))
         axes = figure.subplots()
-        styles = {id(group): line_style(number) for number, group in enumerate(groups)}
+        styles = {id(group): style for group, style in zip(groups, line_styles(groups), strict=True)}
         for group, sizes, values in found:
             style = styles[id(group)] | {"linestyle": ""}
             low, high = values.mean() - values.min(), values.max() - values.mean()
             axes.errorbar(sizes.mean(), values.mean(), yerr=[[low], [high]], elinewidth=0.8, markersize=4.5,
-                          label=f"{group.label}  {values.mean():.1f}", **style)  # fmt: skip
+                          label=f"{fit(group.label, WIDEST)}  {values.mean():.1f}", **style)  # fmt: skip
         sizes = np.array([one[1].mean() for one in found])
         if sizes.min() > 0:
             axes.set_xscale("log")
-            if sizes.max() < 30 * sizes.min():  # decades alone would leave one tick or none
-                axes.xaxis.set_major_locator(_few(sizes))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlim(_room(sizes))
+            axes.xaxis.set_minor_locator(NullLocator())
         _in_bytes(axes.xaxis)
         percent_axis(axes, "final accuracy (%)")
         axes.set_xlabel("bytes of a run, up and down")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, handletextpad=0.3,
                     labelspacing=0.35, borderaxespad=0.2)  # fmt: skip
         head(figure, "Accuracy by bytes sent", f"{groups[0].split} · mean and range over seeds")
+        if sizes.min() > 0:
+            figure.draw_without_rendering()
+            share = APART * figure.dpi / axes.get_window_extent().width
+            axes.xaxis.set_major_locator(FixedLocator(byte_ticks(*axes.get_xlim(), share)))
     return figure
 
 
-def _few(sizes: Array) -> Any:
-    from matplotlib.ticker import FixedLocator
+def _room(sizes: Array) -> tuple[float, float]:
+    """From where to where a log axis goes: a little beyond the sizes, and never so narrow that numbers are alike."""
+    low, high = float(sizes.min()), float(sizes.max())
+    beyond = max(1.06, (high / low) ** 0.07)
+    wider = max(1.0, (NARROWEST / (beyond**2 * high / low)) ** 0.5)
+    return low / (beyond * wider), high * beyond * wider
 
-    steps = [m * 10.0**e for e in range(0, 19) for m in (1, 2, 5)]
-    inside = [s for s in steps if sizes.min() / 1.6 <= s <= sizes.max() * 1.6]
-    return FixedLocator(inside)
+
+def byte_ticks(left: float, right: float, apart: float) -> list[float]:
+    """Round numbers between the ends of a log axis: as many as stand `apart`, a share of the axis, and at least two."""
+    powers = [10.0**e for e in range(-1, 20)]
+    ladders = [powers[::2], powers, [m * p for p in powers for m in (1, 3)], [m * p for p in powers for m in (1, 2, 5)]]
+    ladders += [list(MaxNLocator(nbins=n, steps=[1, 2, 2.5, 5, 10]).tick_values(left, right)) for n in (2, 3, 4)]
+    inside = [[float(v) for v in ladder if left <= v <= right] for ladder in ladders]
+    enough = [ticks for ticks in inside if len(ticks) > 1]
+    least = apart * np.log(right / left)
+    return max((ticks for ticks in enough if np.diff(np.log(ticks)).min() >= least), key=len, default=enough[-1][::2])
 
 
 def _point(group: Group) -> tuple[Array, Array]:

@@ -16,9 +16,13 @@ from matplotlib.ticker import MaxNLocator
 
 from fcil.errors import StoreError, printable
 from fcil.groups import flat
-from fcil.plots.grid import class_name, sheet, short, some_labels
-from fcil.plots.run import draw_terms, read_pool, subtitle
-from fcil.plots.style import CYCLE, head, label_ends, look, new_figure, percent_axis, save
+from fcil.plots.colours import CYCLE
+from fcil.plots.grid import class_name, sheet, some_labels
+from fcil.plots.labels import label_ends
+from fcil.plots.rounds import draw_terms, subtitle
+from fcil.plots.run import read_pool
+from fcil.plots.style import head, look, new_figure, percent_axis
+from fcil.plots.words import fit
 from fcil.store.files import is_there, read_json
 from fcil.store.read import Run
 
@@ -42,11 +46,6 @@ def _about(run: Run) -> str:
 
 def _method(run: Run) -> str:
     return printable(str(flat(run.config).get("strategy.distill.synthesizer", run.strategy)))
-
-
-def draw_accuracy(run: Run) -> list[Path]:
-    """Draw the accuracy of the student anew."""
-    return save(learning_figure(run), run.folder.figures / "accuracy")
 
 
 def distillation_drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
@@ -197,7 +196,7 @@ def samples_figure(run: Run) -> Figure:
         rows.append((f"round {round}", np.array([begin + own[-1] if len(own) else len(x) - 1 for own in found])))
         begin += len(y)
     return sheet(
-        f"Samples over rounds ({short(_method(run), 20)}, seed {run.seed})",
+        f"Samples over rounds ({fit(_method(run), 1.1)}, seed {run.seed})",
         x,
         rows,
         len(labels),

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from fcil.plots.style import CYCLE, DPI, look
+from fcil.plots.colours import CYCLE
+from fcil.plots.style import DPI, look, titled
+from fcil.plots.words import SQUARE, drawable, fit
 
 ROWS, COLUMNS = 10, 8
 NAME, HEAD, COLUMN_HEAD, TILE, GAP = 0.86, 0.27, 0.13, 64, 4
@@ -28,8 +30,8 @@ def synthetic_grid(x: Array, y: Array, class_names: Sequence[str]) -> Figure:
     """
     labels, present = some_labels(y), len(np.unique(y))
     rows = [(class_name(label, class_names), np.flatnonzero(y == label)[:COLUMNS]) for label in labels]
-    more = f" of {len(labels)} out of {present} classes" if present > len(labels) else ""
-    return sheet(f"Synthetic samples{more} ({len(y):,} in the pool)" if len(y) else "No synthetic samples", x, rows)
+    title = f"Samples of {len(labels)} of {present} classes" if present > len(labels) else "Synthetic samples"
+    return sheet(f"{title} ({len(y):,} in the pool)" if len(y) else "No synthetic samples", x, rows)
 
 
 def some_labels(y: Array) -> list[int]:
@@ -39,7 +41,11 @@ def some_labels(y: Array) -> list[int]:
 
 
 def class_name(label: int, class_names: Sequence[str]) -> str:
-    return class_names[label] if 0 <= label < len(class_names) else str(label)
+    """The name of a class; its number where it has none, or none of which a letter can be drawn."""
+    if not 0 <= label < len(class_names):
+        return str(label)
+    name = drawable(class_names[label])
+    return name if name.replace(SQUARE, "").strip() else f"class {label}"
 
 
 def sheet(
@@ -52,17 +58,19 @@ def sheet(
         rows: the name of each row, and the numbers in `x` of its samples, at most `columns`.
         heads: what stands above the columns.
     """
-    step, top = (_tile(x) + GAP) / DPI, HEAD + (COLUMN_HEAD if heads else 0)
+    step, top = (_tile(x) + GAP) / DPI, (HEAD if titled() else GAP / DPI) + (COLUMN_HEAD if heads else 0)
     width, height = NAME + columns * step, top + max(len(rows), 1) * step
     with look():
         figure = Figure(figsize=(width, height))
-        figure.text(0.06 / width, 1 - HEAD / 2 / height, text, fontsize=7.5, fontweight="bold", va="center")
+        if titled():
+            text = fit(text, width - 0.12, 7.5, bold=True)
+            figure.text(0.06 / width, 1 - HEAD / 2 / height, text, fontsize=7.5, fontweight="bold", va="center")
         for column, name in enumerate(heads):
             left = (NAME + (column + 0.5) * step - GAP / 2 / DPI) / width
-            figure.text(left, 1 - (top - 0.04) / height, short(name, int(step / 0.05)), fontsize=7, ha="center")
+            figure.text(left, 1 - (top - 0.04) / height, fit(name, step - 0.02), fontsize=7, ha="center")
         for row, (name, _) in enumerate(rows):
             middle = 1 - (top + (row + 0.5) * step) / height
-            figure.text((NAME - 0.06) / width, middle, short(name, 15), fontsize=7, ha="right", va="center")
+            figure.text((NAME - 0.06) / width, middle, fit(name, NAME - 0.1), fontsize=7, ha="right", va="center")
         if rows and x.ndim == 4:
             axes = figure.add_axes((NAME / width, 0, 1 - NAME / width, 1 - top / height))
             axes.set_axis_off()
@@ -117,7 +125,3 @@ def to_images(x: Array) -> Array:
             values = (values - low) / max(high - low, 1e-12)
     values = values.transpose(0, 2, 3, 1)
     return values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
-
-
-def short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from fcil import metrics
 from fcil.groups import Group
-from fcil.plots.style import COLUMN, PAGE, SHADES, bare, head, label_ends, look, new_figure, percent_axis, task_axis
+from fcil.plots.labels import label_ends
+from fcil.plots.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
+from fcil.plots.words import fit, width_of
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]
@@ -20,6 +22,8 @@ Values = Callable[[Run], Array]
 """Percents (tasks learnt, task), NaN where there is nothing."""
 MOST_NAMED = 10
 """Tasks that a legend names one by one."""
+USUAL, LARGEST, TALLEST = 1.15, 3.2, 8.5
+"""Inches along a side of a matrix among others, of the largest one, and of all their rows."""
 
 
 def task_accuracies(run: Run) -> Array:
@@ -83,10 +87,14 @@ def matrices_figure(groups: Sequence[Group]) -> Figure:
     means = [mean_matrix(group) for group in groups]
     top = max(1.0, *(float(np.nanmax(matrix)) for matrix in means))
     with look():
-        figure, panels = _panels(groups, 1.45, 0.25)
+        size = max(map(len, means)) * (width_of(f"{top:.0f}") + 0.04)  # so that a cell holds its number
+        columns, width, side = _room_for(len(groups), size)
+        figure, panels = _panels(groups, side + 0.3, 0.25, columns, width)
         for axes, matrix in zip(panels, means, strict=True):
             picture = axes.imshow(matrix, cmap=SHADES, vmin=0, vmax=top)
             count = len(matrix)
+            if side >= size:
+                write_numbers(axes, matrix, top)
             step = max(1, round(count / 5))
             axes.set_xticks(range(0, count, step), [str(t + 1) for t in range(0, count, step)])
             axes.set_yticks(range(0, count, step), [str(t + 1) for t in range(0, count, step)])
@@ -100,17 +108,39 @@ def matrices_figure(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _panels(groups: Sequence[Group], height: float, more: float) -> tuple[Figure, list[Axes]]:
+def write_numbers(axes: Axes, matrix: Array, top: float, form: str = ".0f") -> None:
+    """Write the values of a matrix into its cells."""
+    for (t, j), value in np.ndenumerate(matrix):
+        if np.isfinite(value):
+            ink = "white" if value > 0.45 * top else "black"
+            axes.text(j, t, f"{value:{form}}", ha="center", va="center", color=ink, fontsize=7)
+
+
+def _room_for(count: int, wanted: float) -> tuple[int, float, float]:
+    """Panels in a row, inches of the figure, and inches along a side of a square panel, which is `wanted` if it can."""
+    usual = min(4, count) if count != 6 else 3
+    first = [(usual, COLUMN if usual <= 2 else PAGE)]
+    for columns, width in [*first, *((columns, PAGE) for columns in range(usual, 0, -1))]:
+        side = min((width - 0.85) / columns - 0.12, LARGEST)
+        if side >= wanted and (side + 0.3) * -(-count // columns) <= TALLEST:
+            return columns, width, min(side, max(wanted, USUAL if count > 6 else 1.35 * USUAL))
+    return *first[0], USUAL
+
+
+def _panels(
+    groups: Sequence[Group], height: float, more: float, columns: int = 0, width: float = 0.0
+) -> tuple[Figure, list[Axes]]:
     """Axes beside and below each other, a title over each; the highest final accuracy is where `groups` has it."""
-    columns = min(4, len(groups)) if len(groups) != 6 else 3
+    columns = columns or (min(4, len(groups)) if len(groups) != 6 else 3)
     rows = -(-len(groups) // columns)
-    figure = new_figure(0.6 + more + height * rows, COLUMN if columns <= 2 else PAGE)
+    width = width or (COLUMN if columns <= 2 else PAGE)
+    figure = new_figure(0.6 + more + height * rows, width)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for spare in grid.flat[len(groups) :]:
         spare.set_axis_off()
     panels = list(grid.flat[: len(groups)])
     for place, (axes, group) in enumerate(zip(panels, groups, strict=True)):
-        axes.set_title(_fit(group.label, 24) if len(groups) > 1 else "", fontsize=7, pad=3)
+        axes.set_title(fit(group.label, (width - 0.6) / columns - 0.08) if len(groups) > 1 else "", fontsize=7, pad=3)
         axes.tick_params(labelbottom=place + columns >= len(groups), labelleft=place % columns == 0)
     return figure, panels
 
@@ -128,7 +158,3 @@ def _subtitle(groups: Sequence[Group]) -> str:
         "one seed (n = 1)" if counts == [1] else f"mean over n = {' to '.join(map(str, {counts[0], counts[-1]}))} seeds"
     )
     return f"{groups[0].split} · {seeds}"
-
-
-def _fit(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

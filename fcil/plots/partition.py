@@ -10,14 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcil.groups import split_label
-from fcil.plots.style import COLUMN, CYCLE, FAINT, PAGE, SHADES, bare, head, look, new_figure
+from fcil.plots.colours import CYCLE
+from fcil.plots.grid import class_name
+from fcil.plots.style import COLUMN, FAINT, PAGE, SHADES, bare, head, look, new_figure
+from fcil.plots.words import fit, width_of
 from fcil.store.read import Run
 
 Counts = npt.NDArray[np.int64]
 SMALLEST = 3.2
 """Points between two discs below which shades are drawn instead."""
-NAMED = 20
-"""Classes whose names fit below the axis."""
+NAMED, LONGEST = 20, 0.95
+"""Classes whose names fit below the axis, and inches of a name."""
 
 
 def partition_figure(run: Run) -> Figure:
@@ -25,32 +28,36 @@ def partition_figure(run: Run) -> Figure:
     counts, names = run.partition()
     clients, classes = counts.shape[1:]
     width = COLUMN if classes <= 40 else PAGE
-    height = min(1.25 + 0.17 * clients, 6.5) + (0.55 if classes <= NAMED else 0.0)
+    height = min(0.85 + 0.19 * clients, 6.5)
+    across, down = 72 * (width - 1.2) / classes, 72 * (height - 0.6) / clients
     with look():
-        figure = new_figure(height, width)
+        shown = [fit(class_name(k, names), LONGEST) for k in range(classes)] if classes <= NAMED else []
+        figure = new_figure(height + (0.2 + 0.87 * max(map(width_of, shown)) if shown else 0.4), width)
         axes = figure.subplots()
         table = counts.sum(axis=0)
-        across, down = 72 * (width - 1.2) / classes, 72 * (height - 1.0) / clients
         bare(axes)
         axes.set_xlim(-0.5, classes - 0.5)
         axes.set_ylim(clients - 0.5, -0.5)
-        if min(across, down) >= SMALLEST:
-            _discs(axes, table, 0.92 * min(across, down))
-            key = f"area: examples, the largest {table.max():,}"
-        else:
+        discs = min(across, down) >= SMALLEST
+        if not discs:
             _shades(figure, axes, table)
-            key = "white: none"
         owner = (counts.sum(axis=1) > 0).argmax(axis=0)  # the task of each class
         for border in np.flatnonzero(np.diff(owner)):
             axes.axvline(float(border) + 0.5, color="#888888", linewidth=0.7)
-        _name(axes, names, table, width)
+        _name(axes, shown, table, width)
+        key = f"area: examples, the largest {table.max():,}" if discs else "white: none"
         head(figure, "Examples by client and class",
              f"{split_label(run.config)} · {clients} clients · seed {run.seed} · {key}")  # fmt: skip
+        if discs:
+            _discs(figure, axes, table)
     return figure
 
 
-def _discs(axes: Axes, table: Counts, widest: float) -> None:
-    """On a faint grid, so that a place without a disc is seen to be empty."""
+def _discs(figure: Figure, axes: Axes, table: Counts) -> None:
+    """On a faint grid, so that a place without a disc is seen to be empty; none touches another."""
+    figure.draw_without_rendering()
+    box = axes.get_window_extent()
+    widest = 0.92 * 72 / figure.dpi * min(box.width / table.shape[1], box.height / table.shape[0])
     for c in range(table.shape[0]):
         axes.axhline(c, color=FAINT, linewidth=0.4, zorder=0)
     for k in range(table.shape[1]):
@@ -68,11 +75,10 @@ def _shades(figure: Figure, axes: Axes, table: Counts) -> None:
     bar.outline.set_visible(False)
 
 
-def _name(axes: Axes, names: list[str], table: Counts, width: float) -> None:
+def _name(axes: Axes, shown: list[str], table: Counts, width: float) -> None:
     clients, classes = table.shape
-    if classes <= NAMED:
-        axes.set_xticks(range(classes), [n if len(n) <= 14 else f"{n[:13]}…" for n in names], rotation=60, ha="right",
-                        rotation_mode="anchor")  # fmt: skip
+    if shown:
+        axes.set_xticks(range(classes), shown, rotation=60, ha="right", rotation_mode="anchor")
     else:
         axes.set_xlabel("class, in order of appearance")
         axes.set_xticks(range(0, classes, max(1, round(classes / (3 * width)))))

@@ -4,44 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from safetensors import SafetensorError, safe_open
 
 from fcil import metrics
 from fcil.errors import StoreError
-from fcil.groups import group_runs, split_label
+from fcil.groups import group_runs
+from fcil.plots.colours import CYCLE, INK, MARKERS
 from fcil.plots.cost import bytes_figure
+from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
 from fcil.plots.grid import synthetic_grid
+from fcil.plots.labels import label_ends
 from fcil.plots.many import save_all
-from fcil.plots.panels import lines_figure, task_accuracies
+from fcil.plots.panels import lines_figure, task_accuracies, write_numbers
 from fcil.plots.partition import partition_figure
+from fcil.plots.rounds import rounds_figure, subtitle
 from fcil.plots.style import (
     COLUMN,
-    CYCLE,
     FAINT,
-    INK,
-    MARKERS,
     PAGE,
     SHADES,
     bare,
     head,
-    label_ends,
     look,
     new_figure,
     percent_axis,
-    plain_numbers,
+    png,
     task_axis,
 )
 from fcil.reading import UnreadableError, open_file
+from fcil.store.files import sweep, write_bytes
 from fcil.store.read import Run, load_run
 
 Array = npt.NDArray[np.float64]
@@ -49,10 +47,6 @@ MOST_PIXELS = 4096
 """Along a side of a sample."""
 MOST_NARROW, MOST_NUMBERS = 10, 24
 """Tasks of a matrix that fits a column with its numbers, and of one whose numbers are written out at all."""
-MOST_TERMS = 50
-"""Terms of the loss that are drawn: the first ones."""
-MOST_BORDERS = 200
-"""Tasks whose first rounds are marked."""
 
 
 def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[str] = ()) -> list[Path]:
@@ -75,7 +69,54 @@ def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[
     if lacking or not chosen:
         raise StoreError(f"{folder}: nothing to draw{' as ' if lacking else ''}{', '.join(lacking)} yet")
     place = run.folder.figures if out is None else Path(out)
-    return save_all([(place / name, partial(drawers[name][1], run)) for name in chosen])
+    paths = save_all([(place / name, partial(drawers[name][1], run)) for name in chosen])
+    if out is None:
+        wanted = _wanted(run)
+        note(run.path, {name: wanted[name] for name in chosen})
+    return paths
+
+
+def undrawn(run: Run) -> list[str]:
+    """Names of figures, and of pictures of samples, that were not drawn of a run's record as it stands."""
+    return lacking(run.path, _wanted(run))
+
+
+def draw_missing(run: Run) -> list[Path]:
+    """Draw what was not drawn of a run's record as it stands: its figures, and the pictures beside its samples.
+
+    What was drawn and deleted since is left alone.
+
+    Returns:
+        The files written.
+    Raises:
+        StoreError: a file of the run is damaged, or nothing can be written to its folder.
+    """
+    wanted = _wanted(run)
+    sweep(run.folder.figures)
+    names = [name for name in lacking(run.path, wanted) if "/" not in name]
+    paths = draw_run(run.path, kinds=names) if names else []
+    pictures = [name for name in lacking(run.path, wanted) if "/" in name]
+    for name in pictures:
+        path = run.path / f"{name}.png"
+        if not path.is_file():
+            x, y = read_pool(path.with_suffix(".safetensors"))
+            write_bytes(path, png(synthetic_grid(x, y, run.partition()[1])))
+            paths.append(path)
+    if pictures:
+        note(run.path, {name: wanted[name] for name in pictures})
+    return paths
+
+
+def _wanted(run: Run) -> dict[str, str]:
+    """The digest of what is shown by each figure of a run, and by each picture of samples, `synthetic/task1`."""
+    from fcil.plots.distillation import is_distillation
+
+    record = digest_of(run)
+    wanted = {name: record for name, (worthwhile, _) in _drawers(run).items() if worthwhile}
+    if "accuracy" in wanted and is_distillation(run):
+        wanted["accuracy"] += digest_of_quality(run)
+    pools = run.folder.synthetic.glob("task*.safetensors") if run.folder.partition.is_file() else ()
+    return wanted | {f"{path.parent.name}/{path.stem}": record for path in sorted(pools)}
 
 
 def _drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
@@ -128,10 +169,6 @@ def read_pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     if not fits or not all(1 <= side <= MOST_PIXELS for side in sides) or (len(y) and int(y.min()) < 0):
         raise StoreError(f"{path}: not a pool of synthetic samples (x is {list(x.shape)}, y {list(y.shape)})")
     return x.numpy(), y.numpy()
-
-
-def subtitle(run: Run) -> str:
-    return f"{run.strategy} · {split_label(run.config)} · seed {run.seed} (n = 1)"
 
 
 def accuracy_figure(run: Run) -> Figure:
@@ -204,12 +241,8 @@ def heat_map(matrix: Array, about: str) -> Figure:
         axes = figure.subplots()
         top = max(float(np.nanmax(matrix)), 1.0)
         picture = axes.imshow(matrix, cmap=SHADES, vmin=0, vmax=top)
-        for t in range(count if count <= MOST_NUMBERS else 0):
-            for j in range(t + 1):
-                value = matrix[t, j]
-                ink = "white" if value > 0.45 * top else "black"
-                axes.text(j, t, f"{value:.0f}" if count > 6 else f"{value:.1f}", ha="center", va="center", color=ink,
-                          fontsize=7)  # fmt: skip
+        if count <= MOST_NUMBERS:
+            write_numbers(axes, matrix, top, ".0f" if count > 6 else ".1f")
         ticks = range(0, count, max(1, round(count / 12)))
         axes.set_xticks(ticks, [str(t + 1) for t in ticks])
         axes.set_yticks(ticks, [str(t + 1) for t in ticks])
@@ -221,70 +254,3 @@ def heat_map(matrix: Array, about: str) -> Figure:
         bar.outline.set_visible(False)
         head(figure, "Accuracy on each task", about)
     return figure
-
-
-def rounds_figure(run: Run) -> Figure:
-    """Accuracy and the terms of the loss, round after round, with the beginnings of the tasks."""
-    records = run.rounds
-    x = np.arange(1, len(records) + 1)
-    accuracy = np.array([_number(r.get("accuracy")) for r in records])
-    names = list(dict.fromkeys(name for r in records for name in r.get("terms") or {}))[:MOST_TERMS]
-    starts = [1, *(i + 1 for i, (a, b) in enumerate(pairwise(records), start=1) if a["task"] != b["task"])]
-    tested, trained = bool(np.isfinite(accuracy).any()), bool(names)
-    with look():
-        figure = new_figure(0.9 + 1.15 * (tested + trained))
-        panels = list(np.atleast_1d(figure.subplots(tested + trained, 1, sharex=True)))
-        head(figure, "Round after round", subtitle(run))
-        panels[0].set_xlim(0.5, len(records) + 0.5)  # shared; before the ends of lines are named
-        panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
-        if tested:
-            axes = panels[0]
-            seen = np.isfinite(accuracy)
-            axes.plot(x[seen], 100 * accuracy[seen], color=CYCLE[0], marker="." if seen.sum() <= 60 else None)
-            percent_axis(axes, "accuracy,\nall seen (%)")
-        if trained:
-            draw_terms(panels[-1], records, names)
-        for axes in panels:
-            axes.grid(False, axis="x")
-            for start in starts[1:MOST_BORDERS]:
-                axes.axvline(start - 0.5, color="#AAAAAA", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
-        _name_tasks(panels[0], starts, records)
-        panels[-1].set_xlabel("round")
-    return figure
-
-
-def _name_tasks(axes: Axes, starts: list[int], records: list[dict[str, Any]]) -> None:
-    long = len(starts) <= 6
-    for start, end in list(pairwise([*starts, len(records) + 1]))[:: max(1, len(starts) // 16)]:
-        text = f"task {records[start - 1]['task']}" if long else str(records[start - 1]["task"])
-        axes.annotate(text, ((start + end - 1) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 1),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=7, color="#666666")  # fmt: skip
-
-
-def draw_terms(axes: Axes, records: list[dict[str, Any]], names: list[str]) -> None:
-    x = np.arange(1, len(records) + 1)
-    tasks = np.array([r["task"] for r in records])
-    terms = {n: np.array([_number((r.get("terms") or {}).get(n)) for r in records]) for n in names}
-    ends = []
-    for i, (name, values) in enumerate(terms.items()):
-        colour, style = CYCLE[i % len(CYCLE)], "-" if i < len(CYCLE) else "--"
-        for task in np.unique(tasks):
-            part = (tasks == task) & np.isfinite(values)
-            axes.plot(x[part], values[part], color=colour, linestyle=style, linewidth=1.1,
-                      marker="." if part.sum() == 1 else None)  # fmt: skip
-        known = np.flatnonzero(np.isfinite(values))
-        if len(known):
-            ends.append((len(records) + 0.5, values[known[-1]], name, colour))
-    values = np.concatenate([v[np.isfinite(v)] for v in terms.values()])
-    wide = len(values) > 0 and values.min() > 0 and values.max() > 100 * values.min()
-    if wide:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(plain_numbers())
-    else:
-        axes.set_ylim(bottom=min(0.0, float(values.min())) if len(values) else 0.0)
-    axes.set_ylabel("loss terms\n(log scale)" if wide else "loss terms")
-    label_ends(axes, ends)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else np.nan

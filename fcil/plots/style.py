@@ -8,8 +8,6 @@ is laid over ours by `styled`.
 from __future__ import annotations
 
 import io
-import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,39 +17,37 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fcil.errors import ConfigError, nearest, printable
-from fcil.reading import read_text
-from fcil.store.files import replacing
+from fcil.errors import printable
+from fcil.plots.colours import CHOSEN, CYCLE, INK, Style, read_colours, unused
+from fcil.plots.stylefile import read_style
+from fcil.plots.words import HOUSE, families, fit, strangers, wrap
+from fcil.store.files import write_bytes
+from fcil.store.read import Run
 
 DPI = 200
 Array = npt.NDArray[np.float64]
-GAP = 9.0
-"""Points from the end of a line to its name."""
 COLUMN = 3.3
 """Inches: 8.4 cm, one column of a two-column page."""
 PAGE = 6.9
-CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, without the yellow that white paper swallows."""
+MOST_LINES = 4
+"""Of what stands below a title."""
 SHADES = LinearSegmentedColormap.from_list("shades", ("#E8F1F8", "#7FB3D9", "#0072B2", "#003A5C"))
 """From little to much, in one hue."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">")
-"""Not as many as colours, so that it takes long until a pair comes again."""
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
-"""Of the first lines of each colour, of the next ones and so on."""
-INK, FAINT = "#222222", "#D9D9D9"
+FAINT = "#D9D9D9"
 
+_TITLES: ContextVar[bool] = ContextVar("_TITLES", default=True)
 _OWN: ContextVar[dict[str, Any]] = ContextVar("_OWN", default={})  # noqa: B039 (never written into)
 _LOOK: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": HOUSE,
     "font.size": 7.0,
     "axes.labelsize": 7.0,
     "axes.edgecolor": "#888888",
@@ -62,6 +58,7 @@ _LOOK: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
+    "axes.prop_cycle": cycler(color=CYCLE),
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.5,
     "xtick.labelsize": 7.0,
@@ -89,29 +86,41 @@ def look() -> Iterator[None]:
     """The settings in force while a figure is made and saved."""
     settings: dict[Any, Any] = {**_LOOK, **_OWN.get()}
     with mpl.rc_context(settings):
+        mpl.rcParams["font.family"] = families()
         yield
 
 
 @contextmanager
-def styled(path: Path | None) -> Iterator[None]:
-    """Lay a matplotlib style file over the look of the house, within a block; nothing without a file.
+def styled(path: Path | None = None, *, colours: Path | None = None, titles: bool = True) -> Iterator[None]:
+    """Draw otherwise than the house does, within a block.
 
+    Args:
+        path: a matplotlib style file, laid over the look of the house.
+        colours: a YAML file that says how names are drawn.
+        titles: whether figures have titles; without, they are lower.
     Raises:
-        ConfigError: it cannot be read, or says what matplotlib does not understand.
+        ConfigError: a file cannot be read, or says what is not understood.
     """
-    token = _OWN.set({} if path is None else read_style(path))
+    own: dict[str, Any] = {} if path is None else read_style(path)
+    chosen: dict[str, Style] = {} if colours is None else read_colours(colours)
+    look_, names, heads = _OWN.set(own), CHOSEN.set(chosen), _TITLES.set(titles)
     try:
         yield
     finally:
-        _OWN.reset(token)
+        _OWN.reset(look_)
+        CHOSEN.reset(names)
+        _TITLES.reset(heads)
 
 
-def line_style(number: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the so manyth line of a figure; no two of the first hundred are alike."""
-    own = _OWN.get().get("axes.prop_cycle")
-    colours = CYCLE if own is None else [entry.get("color", INK) for entry in own]
-    dashes = DASHES[number // len(colours) % len(DASHES)]
-    return {"color": colours[number % len(colours)], "linestyle": dashes, "marker": MARKERS[number % len(MARKERS)]}
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """A line for each of the user's wishes that figures of these runs cannot fulfil."""
+    fonts = strangers(_OWN.get().get("font.family", []))
+    return [f'font "{printable(font)}" is not installed here; {HOUSE} is in its place' for font in fonts] + unused(runs)
+
+
+def titled() -> bool:
+    """Whether figures have titles."""
+    return _TITLES.get()
 
 
 def new_figure(height: float, width: float = COLUMN) -> Figure:
@@ -127,16 +136,16 @@ def png(figure: Figure) -> bytes:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `<path>.png` and `<path>.pdf`; each is whole or not there."""
     paths = []
-    for text in figure.findobj(Text):
-        if hasattr(text, "set_fontfeatures"):  # a joined "fi" would be a font of its own in every PDF
-            text.set_fontfeatures(("-liga",))
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # all has its place now, and need not be placed again for each file
+    with look():
+        for text in figure.findobj(Text):
+            if hasattr(text, "set_fontfeatures"):  # a joined "fi" would be a font of its own in every PDF
+                text.set_fontfeatures(("-liga",))
+        if figure.get_layout_engine() is not None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # all has its place now, and need not be placed again for each file
     for kind in ("png", "pdf"):
         target = path.with_name(f"{path.name}.{kind}")
-        with replacing(target) as temporary:
-            temporary.write_bytes(_render(figure, kind))
+        write_bytes(target, _render(figure, kind))
         paths.append(target)
     return paths
 
@@ -153,11 +162,17 @@ def _render(figure: Figure, kind: str) -> bytes:
 
 
 def head(figure: Figure, text: str, subtitle: str) -> None:
-    """A bold title and what was run below it, at the left edge; the axes make room."""
+    """A bold title and what was run below it, at the left edge; the axes make room.
+
+    A figure without titles is as much lower, so that the axes are as large.
+    """
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(subtitle, int(width * 19))
+    lines = wrap(subtitle, width - 0.12, MOST_LINES).split("\n")
     top = 0.06 + 0.15 + 0.125 * len(lines) + 0.03
-    for row, line in enumerate([text, *lines]):
+    if not titled():
+        figure.set_size_inches(width, height - top)
+        return
+    for row, line in enumerate([fit(text, width - 0.12, 8.0, bold=True), *lines]):
         y = 1 - (0.06 + (0 if row == 0 else 0.03 + 0.125 * row)) / height
         style: dict[str, Any] = (
             {"fontsize": 8.0, "fontweight": "bold"} if row == 0 else {"fontsize": 7.0, "color": "#555555"}
@@ -166,42 +181,6 @@ def head(figure: Figure, text: str, subtitle: str) -> None:
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, 0, 1, 1 - top / height))  # type: ignore[call-arg]
-
-
-LARGEST_STYLE = 2**18
-"""Bytes of a style file."""
-_REFUSED = re.compile(r"backend.*|interactive|toolbar|timezone|webagg\..*|keymap\..*|tk\..*|macosx\..*|pgf\..*")
-_OURS = ("text.usetex", "text.parse_math", "pdf.fonttype", "svg.fonttype", "pdf.use14corefonts")
-"""Names may hold any character, and journals want fonts that can be read."""
-
-
-def read_style(path: Path) -> dict[str, Any]:
-    """The settings of a matplotlib style file.
-
-    Raises:
-        ConfigError: it cannot be read, or says what matplotlib does not understand.
-    """
-    known: Any = mpl.RcParams()
-    found: dict[str, Any] = {}
-    for number, line in enumerate(read_text(path, LARGEST_STYLE, ConfigError).split("\n"), start=1):
-        bare = re.match(r'(?:[^"#]|"[^"]*")*', line)[0].strip()  # type: ignore[index]
-        key, colon, value = (part.strip() for part in bare.partition(":"))
-        where, shown = f"{path}: line {number}", printable(key)
-        if not bare:
-            continue
-        if not colon:
-            raise ConfigError(f"{where}: {printable(bare)!r} is no setting; expected `key: value`")
-        if key not in mpl.rcParams:
-            raise ConfigError(f'{where}: unknown setting "{shown}".{nearest(key, mpl.rcParams)}')
-        if key in _OURS or _REFUSED.fullmatch(key):
-            raise ConfigError(f"{where}: {shown} is not a matter of style here and cannot be set")
-        try:
-            known[key] = value.removeprefix('"').removesuffix('"')
-        except (ValueError, KeyError, TypeError, SyntaxError) as error:
-            reason = printable(" ".join(str(error).split()))
-            raise ConfigError(f"{where}: {shown}: {printable(value)!r} is not allowed ({reason})") from None
-        found[key] = known[key]
-    return found
 
 
 def plain_numbers() -> FuncFormatter:
@@ -238,63 +217,3 @@ def task_axis(axes: Axes, tasks: int, most: int = 12) -> None:
     axes.set_xticks(range(1, tasks + 1, step))
     axes.set_xlim(1 - 0.04 * max(tasks - 1, 1), tasks + 0.04 * max(tasks - 1, 1))
     axes.set_xlabel("tasks learnt")
-
-
-def label_height(label: str, size: float = 7.0) -> float:
-    """Inches that a label needs."""
-    return size * 1.25 / 72 * (label.count("\n") + 1)
-
-
-def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], size: float = 7.0) -> None:
-    """Name lines at their right end instead of in a legend; labels are moved apart where they would touch.
-
-    Args:
-        ends: x, y, text and colour of the end of each line, in the units of the axes.
-    """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    texts = [
-        axes.annotate(text, (x, y), xytext=(GAP, 0), textcoords="offset points", color=colour, fontsize=size,
-                      va="center", ha="left", annotation_clip=False, linespacing=1.05)
-        for x, y, text, colour in ends
-    ]  # fmt: skip
-    figure.draw_without_rendering()
-    points = 72.0 / figure.dpi
-    box = axes.get_window_extent()
-    wanted = np.array([axes.transData.transform((x, y))[1] for x, y, _, _ in ends]) * points
-    heights = np.array([72 * label_height(text, size) for _, _, text, _ in ends])
-    placed = spread(wanted, heights, box.y0 * points, box.y1 * points)
-    leaders = []
-    for text, shift, (x, y, _, colour) in zip(texts, placed - wanted, ends, strict=True):
-        text.xyann = (GAP, float(shift))
-        if abs(shift) > 2:  # a thin line leads from the end to its name
-            start = axes.transData.transform((x, y))
-            leaders.append((colour, start + np.array([3.0, 0.0]) / points, start + np.array([GAP - 1, shift]) / points))
-    inside = axes.transAxes.inverted()
-    lines = [inside.transform([start, end]) for _, start, end in leaders]
-    thin = LineCollection(lines, colors=[colour for colour, *_ in leaders], linewidths=0.5, transform=axes.transAxes,
-                          clip_on=False)  # fmt: skip
-    thin.set_in_layout(False)
-    figure.add_artist(thin)
-
-
-def spread(wanted: Array, heights: Array, low: float, high: float) -> Array:
-    """Middles (n,) close to `wanted` for labels of these heights (n,): none overlap, and if they fit all
-    are within [low, high].
-    """
-    order = np.argsort(wanted, kind="stable")
-    placed = wanted[order].astype(float)
-    gaps = (heights[order][:-1] + heights[order][1:]) / 2
-    for _ in range(200):
-        push = np.maximum(gaps - np.diff(placed), 0) / 2
-        if not push.any():
-            break
-        placed[:-1] -= push
-        placed[1:] += push
-    lowest = low + np.cumsum([0.0, *gaps])  # where labels are that are stacked on the floor
-    placed = np.maximum.accumulate(np.maximum(placed, lowest) - lowest) + lowest
-    highest = high - np.cumsum([0.0, *gaps[::-1]])[::-1]
-    placed = np.minimum.accumulate((np.minimum(placed, highest) - highest)[::-1])[::-1] + highest
-    result = np.empty_like(placed)
-    result[order] = placed
-    return result

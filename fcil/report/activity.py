@@ -11,7 +11,7 @@ import numpy as np
 from fcil.activity import explain
 from fcil.errors import StoreError
 from fcil.groups import Group
-from fcil.report.tables import Cell, Table, names
+from fcil.report.tables import Cell, Table, across, names
 from fcil.store.checks import is_number
 from fcil.tables import NONE
 
@@ -33,7 +33,7 @@ MEANING = {
 class Activity:
     """Of one group."""
 
-    table: Table | None
+    tables: Sequence[Table]
     inert: tuple[str, ...]
     """A sentence for each ingredient that did nothing, with its seeds."""
 
@@ -52,7 +52,8 @@ def activity(group: Group) -> Activity:
         for sentence in found["inert"]:
             idle.setdefault(sentence, []).append(run.seed)
     inert = tuple(f"{sentence} ({_seeds(numbers)})" for sentence, numbers in idle.items())
-    return Activity(_table(lines, len(group.runs)), inert)
+    table = _table(lines, len(group.runs))
+    return Activity([] if table is None else across(table), inert)
 
 
 def _flat(found: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.groups import Group, split_label
+from fcil.plots.colours import Name, places
 from fcil.plots.comparison import accuracy_curve, forgetting_curve
 from fcil.report.figures import MOST_CELLS, MOST_POINTS, Heat, Line, Lines, starts_of, thinned
 from fcil.store.read import Run
@@ -58,7 +59,7 @@ def beside(groups: Sequence[Group]) -> list[Lines]:
 
 def _after_tasks(groups: Sequence[Group], curve: Curve, title: str, y_label: str) -> Lines:
     lines = []
-    for style, group in enumerate(groups):
+    for style, group in zip(places([Name.of(group) for group in groups]), groups, strict=True):
         if measured := [curve(run) for run in group.runs if run.rows]:
             lines.append(_line(group.label, measured, style))
     x = range(1, max(len(line.y) for line in lines) + 1)
@@ -85,8 +86,9 @@ def _over_rounds(
     groups: Sequence[Group], curve: Curve, title: str, y_label: str, unit: str = "", joined: bool = False
 ) -> Lines | None:
     """A line for each group by round; None where none has anything."""
+    styles = places([Name.of(group) for group in groups])
     curves = [(group, [curve(run) for run in group.runs if run.rounds]) for group in groups]
-    lines = [_line(g.label, c, style) for style, (g, c) in enumerate(curves) if c]
+    lines = [_line(g.label, c, style) for style, (g, c) in zip(styles, curves, strict=True) if c]
     lines = [line for line in lines if any(v is not None for v in line.y)]
     if not lines:
         return None

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
-from fcil.plots.style import CYCLE, SHADES
+from fcil.plots.colours import CYCLE, DASHES
+from fcil.plots.style import SHADES
 from fcil.tables import duration, size
 
 Values = Sequence[float | None]
@@ -57,15 +58,16 @@ class Line:
     low: Values = ()
     high: Values = ()
     style: int = 0
-    """Place in the cycle of colours; a second turn is dashed."""
+    """Place in the cycle of colours; each turn has dashes of its own."""
 
     @property
     def colour(self) -> int:
         return self.style % len(CYCLE)
 
     @property
-    def dashed(self) -> bool:
-        return self.style // len(CYCLE) % 2 == 1
+    def dash(self) -> int:
+        """0 for a solid line, else the number of a class of the style sheet."""
+        return self.style // len(CYCLE) % len(DASHES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,7 @@ class Lines:
     def data(self) -> dict[str, Any]:
         """For the script."""
         lines = [
-            {"name": line.name, "style": line.colour, "dashed": line.dashed, "y": digits(line.y)}
+            {"name": line.name, "style": line.colour, "dash": line.dash, "y": digits(line.y)}
             | ({"low": digits(line.low), "high": digits(line.high)} if line.low else {})
             for line in self.lines
         ]

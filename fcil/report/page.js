@@ -107,7 +107,7 @@
     for (const { line, text } of rows.slice(0, TIP_LINES)) {
       const name = make("dt", line.name);
       name.style.setProperty("--ink", `var(--c${line.style})`);
-      if (line.dashed) name.className = "dashed";
+      if (line.dash) name.className = `dash${line.dash}`;
       list.append(name, make("dd", text));
     }
     const more = rows.length > TIP_LINES ? [make("p", `and ${rows.length - TIP_LINES} more`)] : [];

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from fcil.compare import Comparison, compare
 from fcil.errors import StoreError
 from fcil.groups import Group, group_runs
-from fcil.plots.style import CYCLE
+from fcil.plots.colours import CYCLE
 from fcil.report import curves, tables, trouble
 from fcil.report.activity import Activity, activity
 from fcil.report.figures import Heat, Lines, shades
@@ -147,7 +149,7 @@ def _sections(comparison: Comparison, groups: Sequence[Group], album: Album) -> 
     for number, split in enumerate(comparison.splits, start=1):
         there = {curves.address(entry.group) for entry in split.entries}
         alike = [group for group in groups if curves.address(group) in there]
-        # The order of the table, the best first; colours keep to the order of the folders.
+        # The order of the table, the best first.
         chapters = [_chapter(entry.group, tables.headline(entry), album) for entry in split.entries]
         found.append(
             Section(split.label, tables.of_split(split, number), tables.tests(split, number), curves.beside(alike),
@@ -200,8 +202,15 @@ def _facts(found: Found, comparison: Comparison) -> list[tuple[str, str]]:
 @cache
 def _environment() -> Environment:
     """Everything that a template writes is escaped."""
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                       loader=FunctionLoader(_file))  # fmt: skip
+    found = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                        loader=FunctionLoader(_file))  # fmt: skip
+    found.filters["breakable"] = _breakable
+    return found
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text that may go on in the next line after each underscore or full stop of a long name."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_.])(?=\w{3})", text))
 
 
 @cache

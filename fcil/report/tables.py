@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from fcil.compare.write import cell
 from fcil.errors import StoreError
 from fcil.groups import Group, flat
 from fcil.store.read import Run
-from fcil.tables import MEANING, NONE, duration, percent, size
+from fcil.tables import MEANING, NONE, UNDEFINED, duration, percent, size
 
 MAIN = ("final_accuracy", "average_incremental_accuracy", "forgetting")
 FORGETTING = tuple(name for name in METRICS if name.startswith("forgetting"))
@@ -26,6 +26,10 @@ MOST_SETTINGS = 200
 """Lines of a table of settings."""
 LONGEST = 300
 """Characters of a cell."""
+MOST_ACROSS = 12
+"""Columns of numbers beside each other on a page."""
+MOST_GROUPS = 6
+"""Groups of runs, or settings, beside each other."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Cell:
     text: str
     best: bool = False
     number: bool = True
+    note: str = ""
+    """Below it, smaller: the interval of a mean, which beside it would make a table wider than a screen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,23 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     meanings: Mapping[str, str] | None = None
     """A few words for a column."""
+
+
+def across(table: Table, most: int = MOST_ACROSS) -> list[Table]:
+    """Tables of at most so many columns beside the first, which each of them has."""
+    count = len(table.columns) - 1
+    starts = range(1, count + 1, most) if count else [1]
+    parts = [(0, *range(start, min(start + most, count + 1))) for start in starts]
+    return [
+        replace(
+            table,
+            key=table.key if number == 0 else f"{table.key}-{number + 1}",
+            caption=table.caption if number == 0 else f"{table.caption} (goes on)",
+            columns=[table.columns[i] for i in part],
+            rows=[[row[i] for i in part] for row in table.rows],
+        )
+        for number, part in enumerate(parts)
+    ]
 
 
 def names(*texts: object) -> list[Cell]:
@@ -72,7 +95,7 @@ def of_split(split: Split, number: int) -> list[Table]:
         _spreads(split, f"forgetting{number}", (*FORGETTING, *OTHERS),
                  f"Points; plasticity and stability in percent. {mean}; without a suffix forgetting is Chaudhry's."),
         _spreads(split, f"cost{number}", COSTS, "Of a whole run: means over n seeds; bytes are those of all clients."),
-        _phases(split, f"phases{number}"),
+        *across(_phases(split, f"phases{number}")),
     ]  # fmt: skip
 
 
@@ -83,16 +106,27 @@ def headline(entry: Entry) -> str:
 
 
 def _spreads(split: Split, name: str, columns: Sequence[str], caption: str) -> Table:
-    columns = [c for c in columns if any(entry.spreads[c] for entry in split.entries)]  # one task forgets nothing
+    told = any(run.summary["tasks"] > 1 for entry in split.entries for run in entry.group.runs)  # one forgets nothing
+    columns = [
+        c
+        for c in columns
+        if any(e.spreads[c] for e in split.entries) or (told and METRICS[c].unit in ("percent", "points"))
+    ]
     best = {column: split.best(column) for column in columns if column in MAIN}
     rows = []
     for entry in split.entries:
-        cells = [Cell(cell(entry.spreads[c], METRICS[c], bounds=True), best.get(c) is entry) for c in columns]
+        cells = [_told(entry, c, best.get(c) is entry) for c in columns]
         head = names(entry.label + (" †" if entry.differs else ""))
         rows.append([*head, *names(entry.keeps or NONE), Cell(str(len(entry.group.runs))), *cells])
     titles = ["strategy", "keeps", "n", *(METRICS[c].title for c in columns)]
     meanings = {METRICS[c].title: _meaning(c) for c in columns}
     return Table(key=name, caption=caption, columns=titles, rows=rows, meanings=meanings)
+
+
+def _told(entry: Entry, metric: str, best: bool) -> Cell:
+    """A mean and its deviation, and the interval below."""
+    mean, bracket, interval = cell(entry.spreads[metric], METRICS[metric], bounds=True).partition(" [")
+    return Cell(mean, best, note=f"[{interval}" if bracket else "")
 
 
 def _meaning(metric: str) -> str:
@@ -146,8 +180,9 @@ def each_run(groups: Sequence[Group]) -> Table:
         for run in group.runs:
             forgetting = METRICS["forgetting"].value(run)
             numbers = [percent(run.summary[k]) for k in ("final_accuracy", "average_incremental_accuracy")]
-            numbers.append(NONE if forgetting is None else f"{forgetting:.1f}")
-            costs = [words(run.summary.get(k) or 0) for k, words in _COSTS.items()]
+            numbers.append(UNDEFINED if forgetting is None else f"{forgetting:.1f}")
+            known = {k: run.summary.get(k) for k in _COSTS}
+            costs = [NONE if known[k] is None else words(known[k]) for k, words in _COSTS.items()]
             head = names(group.label, *[group.split] * splits)
             folder = names("/".join(run.path.parts[-3:]))
             rows.append([*head, *map(Cell, (str(run.seed), *numbers, *costs)), *folder])
@@ -165,23 +200,29 @@ _COSTS: dict[str, Callable[[Any], str]] = {
 # Settings -----------------------------------------------------------------------------------------
 
 
-def settings(groups: Sequence[Group]) -> Table | None:
-    """Settings in which groups differ, a column for each; None where they differ in nothing.
+def settings(groups: Sequence[Group]) -> list[Table]:
+    """Settings in which groups differ, in as few tables as a page is wide for; none where they differ in nothing.
 
     An option that only one strategy has differs from nothing, so the strategies' own options are
     told elsewhere (`own_settings`).
     """
     flats = [flat(group.runs[0].config) for group in groups]
-    rows = []
+    found: dict[str, list[str]] = {}
     for path in dict.fromkeys(path for one in flats for path in one):
         values = [_said(one[path]) for one in flats if path in one]
         if len(set(values)) > 1 or (len(values) < len(groups) and not path.startswith("strategy.")):
-            rows.append([*names(path), *names(*(_said(one[path]) if path in one else NONE for one in flats))])
-    if not rows:
-        return None
-    more = f" The first {MOST_SETTINGS} of {len(rows)}." if len(rows) > MOST_SETTINGS else ""
-    return Table(key="settings", columns=["setting", *(group.label for group in groups)], rows=rows[:MOST_SETTINGS],
-                 caption=f"Settings that are not the same in all groups of runs.{more}")  # fmt: skip
+            found[path] = [_said(one[path]) if path in one else NONE for one in flats]
+    if not found:
+        return []
+    more = f" The first {MOST_SETTINGS} of {len(found)}." if len(found) > MOST_SETTINGS else ""
+    caption, shown = f"Settings that are not the same in all groups of runs.{more}", list(found)[:MOST_SETTINGS]
+    if len(groups) > MOST_GROUPS and -(-len(shown) // MOST_GROUPS) < -(-len(groups) // MOST_GROUPS):
+        rows = [names(group.label, *(found[path][i] for path in shown)) for i, group in enumerate(groups)]
+        table = Table(key="settings", columns=["strategy", *shown], rows=rows, caption=caption)
+    else:
+        rows = [names(path, *found[path]) for path in shown]
+        table = Table(key="settings", columns=["setting", *(g.label for g in groups)], rows=rows, caption=caption)
+    return across(table, MOST_GROUPS)
 
 
 def own_settings(group: Group) -> Table | None:

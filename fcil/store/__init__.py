@@ -7,7 +7,8 @@
         partition.json  examples per task, client and class                    means that the run is finished
         env.json        versions, machine, code, digests of      log.txt
                         what is read
-        checkpoints/    synthetic/task<k>.safetensors and .png (task<k>-round<r>: some, as they were then)   figures/
+        checkpoints/    synthetic/task<k>.safetensors and .png (task<k>-round<r>: some, as they were then)
+        figures/        drawn.json    which of them were drawn of this record
 
 `folder` names and writes the files, `recorder` fills them as events come, `read` gives them back.
 """

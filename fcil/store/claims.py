@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,6 +36,22 @@ def claimed(folder: Path) -> Iterator[bool]:
             pass
     try:
         yield ours
+    finally:
+        lock.release()
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait until no other process is at the files of this name, and keep others from them while the block lasts.
+
+    Raises:
+        StoreError: nothing can be written beside them.
+    """
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    with writing(path), suppress(NotImplementedError):  # a file system without locks
+        lock.acquire()
+    try:
+        yield
     finally:
         lock.release()
 

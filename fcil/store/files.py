@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fcil import reading
 from fcil.errors import StoreError
 from fcil.federation.observer import AccuracyRow
@@ -51,9 +53,21 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def sweep(folder: Path) -> None:
+    """Delete what processes that are no more were writing in a folder."""
+    for path in folder.glob(".*.*.*"):
+        number = path.name.rpartition(".")[2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

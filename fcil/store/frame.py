@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from fcil.federation.smoke import is_smoke
 from fcil.groups import UNTOLD, flat, group_runs
 from fcil.store import files
 from fcil.store.read import Run
@@ -20,7 +21,7 @@ def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
     for group in group_runs(runs):
         for run in group.runs:
             about: dict[str, Any] = {"experiment": run.name, "label": group.label, "strategy": run.strategy}
-            about |= {"variant": run.variant, "seed": run.seed, "split": group.split}
+            about |= {"variant": run.variant, "seed": run.seed, "split": group.split, "smoke": is_smoke(run.config)}
             about |= {key: told[run.path].get(key) for key in keys}
             frames.append(run.accuracy.assign(**about)[[*about, *files.COLUMNS]])
     return pd.concat(frames, ignore_index=True)

@@ -243,10 +243,10 @@ def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
     """The accuracies of every run below a folder, tidy: one line for each run, trained task and tested task.
 
     Columns: `experiment`; `label`, the strategy with what tells it from others of its name, as in figures;
-    `strategy`, `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; a column for
-    each setting in which the runs differ, by its key path (`optimizer.lr`, `strategy.radius`); `trained_task`,
-    `tested_task`, `correct`, `examples`, `accuracy`. Runs that were left out are in `frame.attrs["left_out"]`, a
-    line each. The curves of an experiment, mean over seeds:
+    `strategy`, `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; `smoke`, whether
+    it is a smoke run and so no result; a column for each setting in which the runs differ, by its key path
+    (`optimizer.lr`, `strategy.radius`); `trained_task`, `tested_task`, `correct`, `examples`, `accuracy`. Runs that
+    were left out are in `frame.attrs["left_out"]`, a line each. The curves of an experiment, mean over seeds:
 
         frame = fcil.load("results/strategies-digits")
         sums = frame.groupby(["label", "seed", "trained_task"])[["correct", "examples"]].sum()

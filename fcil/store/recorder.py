@@ -98,8 +98,7 @@ class RunRecorder(Observer):
         with files.replacing(path) as temporary:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
         picture = png(synthetic_grid(samples["x"].cpu().numpy(), samples["y"].cpu().numpy(), self._names))
-        with files.replacing(path.with_suffix(".png")) as temporary:
-            temporary.write_bytes(picture)
+        files.write_bytes(path.with_suffix(".png"), picture)
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy

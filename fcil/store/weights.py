@@ -1,10 +1,13 @@
-"""The net that a run ended with, from its last checkpoint."""
+"""The net that a run ended with, from its last checkpoint, and what its samples were made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from fcil.errors import StoreError
+from fcil.federation.codec import digest
 from fcil.federation.manifest import last_manifest
 from fcil.federation.parts import DamagedError, Parts
 from fcil.store import files
@@ -33,3 +36,15 @@ def final_weights(path: Path | str) -> Tensors:
             "run, whose net is lost"
         )
     return found  # type: ignore[return-value]
+
+
+def samples_digest(path: Path | str, teacher: Tensors) -> str | None:
+    """A name for the samples of a student's run and the net they were made from; None where there are no samples.
+
+    What was measured of other ones has to be measured again.
+    """
+    pool = RunFolder(path).synthetic / "task1.safetensors"
+    if not pool.is_file():
+        return None
+    samples = {f"samples/{name}": tensor for name, tensor in load_file(pool).items()}
+    return digest({f"teacher/{name}": tensor for name, tensor in teacher.items()} | samples, {})
