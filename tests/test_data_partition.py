@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from golden_cases import assert_matches, load_case
 from numpy.typing import NDArray
 
 from fcil.data import PartitionSettings, partition
+from fcil.data.partition import _proportions
 from fcil.errors import ConfigError
 from fcil.rng import numpy_generator
 
@@ -25,9 +29,36 @@ KINDS = [
     PartitionSettings(kind="shards", value=2),
 ]
 
+PINNED = [
+    (0.5, True, "task", "2816d86cad75"),
+    (0.5, True, "reference", "1cecba6bb0ad"),
+    (0.5, False, "task", "84d18286a8bd"),
+    (0.5, False, "reference", "2fc94086e304"),
+    (0.1, True, "task", "da6d6fee58b2"),
+    (0.1, True, "reference", "b7cfd899a925"),
+    (0.1, False, "task", "cf05974cb90d"),
+    (0.1, False, "reference", "3f6af5d2d3f6"),
+    (0.05, True, "task", "4af4a64b0fab"),
+    (0.05, True, "reference", "1f72dbfa56c0"),
+    (0.05, False, "task", "0637ee23088b"),
+    (0.05, False, "reference", "a9911c95c8d4"),
+]
+"""Digests of what partitions were before small betas had draws of their own."""
+
 
 def labels_of(counts: list[int]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(counts)), counts)
+
+
+def digest_of(beta: float, capped: bool, draw: str) -> str:
+    """Of who holds what, in ten draws."""
+    settings = PartitionSettings(kind="dirichlet", value=beta, capped=capped, draw=draw)  # type: ignore[arg-type]
+    total = hashlib.sha256()
+    for seed in range(10):
+        rng = np.random.RandomState(seed) if draw == "reference" else numpy_generator(seed, "partition")
+        for held in partition(labels_of([60] * 8), 5, settings, rng):
+            total.update(held.astype("<i8").tobytes() + b";")
+    return total.hexdigest()[:12]
 
 
 def assert_reference(labels: str, run: str, settings: PartitionSettings, rng: np.random.RandomState) -> None:
@@ -97,6 +128,54 @@ def test_many_clients_with_few_samples_terminate(beta: float, capped: bool) -> N
 def test_a_tiny_beta_with_the_legacy_generator_is_no_crash() -> None:
     got = partition(labels_of([20] * 3), 4, PartitionSettings(kind="dirichlet", value=1e-6), np.random.RandomState(0))
     assert sum(len(held) for held in got) == 60
+
+
+def classes_held(beta: float, capped: bool, draw: str, clients: int = 10, seeds: int = 12) -> float:
+    """Mean number of classes that a client holds."""
+    labels = labels_of([70] * 10)
+    held = []
+    for seed in range(seeds):
+        rng = np.random.RandomState(seed) if draw == "reference" else numpy_generator(seed, "partition")
+        settings = PartitionSettings(kind="dirichlet", value=beta, capped=capped, draw=draw)  # type: ignore[arg-type]
+        held += [len(np.unique(labels[part])) for part in partition(labels, clients, settings, rng)]
+    return float(np.mean(held))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("capped", [True, False])
+@pytest.mark.parametrize("draw", ["task", "reference"])
+def test_a_client_never_holds_more_classes_as_beta_falls(
+    capped: bool, draw: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["fcil.data.partition"], "MAX_DRAWS", 30)  # the later ones only take time
+    held = [classes_held(beta, capped, draw) for beta in (0.1, 0.01, 1e-3, 3e-4, 1e-6, 1e-9, 5e-324)]
+    assert all(after <= before + 0.05 for before, after in pairwise(held)), held
+    assert held[-2:] == [1.0, 1.0]  # the limit: a class belongs to one client
+
+
+@pytest.mark.parametrize("draw", ["task", "reference"])
+@pytest.mark.parametrize("beta", [3e-3, 1e-3, 1e-5, 1e-9])
+def test_in_the_limit_a_class_goes_to_any_of_those_that_take_part(draw: str, beta: float) -> None:
+    rng = np.random.RandomState(0) if draw == "reference" else numpy_generator(0)
+    taking_part = np.array([True, True, False, True, True])
+    shares = np.array([_proportions(rng, beta, 5, taking_part) for _ in range(4000)])
+    assert shares.sum(1) == pytest.approx(np.ones(4000))
+    wins = np.bincount(shares.argmax(1), minlength=5) / 4000
+    assert wins[2] == 0
+    assert np.abs(wins[taking_part] - 0.25).max() < 0.025  # 3.6 deviations
+    assert shares.max(1).mean() > 0.98
+
+
+def test_the_legacy_generator_gives_no_number_for_a_tiny_beta() -> None:
+    """What all of this is about; should NumPy mend it, partitions of tiny betas would change."""
+    with np.errstate(all="ignore"):
+        drawn = np.random.RandomState(0).dirichlet(np.full(10, 1e-6), size=200)
+    assert np.isnan(drawn).any(1).mean() > 0.9
+
+
+@pytest.mark.parametrize(("beta", "capped", "draw", "digest"), PINNED)
+def test_shares_of_a_usual_beta_are_as_they_always_were(beta: float, capped: bool, draw: str, digest: str) -> None:
+    assert digest_of(beta, capped, draw) == digest
 
 
 def test_more_clients_than_samples_is_refused_with_the_counts() -> None:

@@ -4,6 +4,7 @@ Four rules, all of which use every sample exactly once and leave no client empty
 
 - `iid`: a random permutation, cut into equal parts.
 - `dirichlet: beta`: of every class, client j receives the share p_j, p ~ Dirichlet(beta, ..., beta).
+  The smaller beta, the fewer classes a client holds; in the limit a class belongs to one client, drawn at random.
   Capped (the default), a client that already holds 1/n of the task takes no part in further classes.
 - `classes: k`: every client holds k of the task's classes; a class is shared equally by its holders.
 - `shards: k`: the samples sorted by class are cut into k n slices, of which every client receives k.
@@ -27,6 +28,8 @@ Random: TypeAlias = np.random.Generator | np.random.RandomState
 
 MAX_DRAWS = 1000
 """Dirichlet draws before samples are moved to the clients that would hold none."""
+SMALL = 0.01
+"""A beta below it leaves so little to most clients that what takes part may get nothing, or what rounding left."""
 
 
 def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: Random) -> list[Indices]:
@@ -38,7 +41,8 @@ def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: R
 
     Differs: the reference repeats the Dirichlet draw until no client is empty, which never ends with
     many clients and few samples. After `MAX_DRAWS` draws the last one is kept and every empty client
-    receives one sample of the client that holds most.
+    receives one sample of the client that holds most; if beta is below `SMALL`, a class of a client that
+    holds several, as long as there is one.
 
     Raises:
         ConfigError: there are fewer samples than clients, far fewer than shards, or `classes: k` cannot be met.
@@ -78,19 +82,58 @@ def _dirichlet(
         if held.min() > 0:
             break
     pieces = [np.split(members, ends) for members, ends in cuts]
+    if beta < SMALL:
+        _pass_classes_on(pieces)
     parts = [np.concatenate([piece[client] for piece in pieces]) for client in range(clients)]
     for part in parts:
         shuffle.shuffle(part)
     return parts
 
 
+def _pass_classes_on(pieces: list[list[Indices]]) -> None:
+    """Give every client that would hold none what a client of several classes holds of one of them.
+
+    Its least, of the client with most classes; a sample of a class that another client holds, which is what empty
+    clients get else, would be a class more. Of `pieces`, by class and client, an empty one takes the other's place.
+    """
+    sizes = np.array([[len(piece) for piece in row] for row in pieces])
+    for client in np.flatnonzero(sizes.sum(axis=0) == 0):
+        donor = int(np.argmax((sizes > 0).sum(axis=0)))
+        held = np.flatnonzero(sizes[:, donor])
+        if len(held) < 2:
+            return
+        row = held[np.argmin(sizes[held, donor])]
+        pieces[row][client], pieces[row][donor] = pieces[row][donor], pieces[row][client]
+        sizes[row, [client, donor]] = sizes[row, [donor, client]]
+
+
 def _proportions(choose: Random, beta: float, clients: int, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
     """One Dirichlet draw, without those who take no part; at least one does."""
-    shares = choose.dirichlet(np.full(clients, beta)) * taking_part
-    total = shares.sum()
-    if not total > 0:  # a tiny beta can leave all mass with clients that take no part, or none at all
-        shares, total = taking_part.astype(np.float64), float(taking_part.sum())
+    with np.errstate(all="ignore"):  # of a tiny beta NumPy's legacy generator makes NaN, or infinities
+        shares = choose.dirichlet(np.full(clients, beta)) * taking_part
+        total = shares.sum()
+    # In a `Generator` a share that rounds to 1 leaves none to the clients numbered after it.
+    lopsided = beta < SMALL and isinstance(choose, np.random.Generator) and not taking_part.all()
+    if lopsided or not 0 < total < np.inf:
+        shares = _proportions_of_a_small_beta(choose, beta, taking_part)
+        total = shares.sum()
     return np.asarray(shares / total, dtype=np.float64)
+
+
+def _proportions_of_a_small_beta(choose: Random, beta: float, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Dirichlet(beta) among those who take part, up to a factor: where numbers underflow, one of them has it all.
+
+    The part of a Dirichlet vector that belongs to some of its entries is, scaled to 1, a Dirichlet vector itself. Its
+    gamma variates are drawn as logarithms, times beta: log G(beta) = log G(beta + 1) - E / beta, E exponential.
+    """
+    if isinstance(choose, np.random.Generator):
+        choose = choose.spawn(1)[0]  # what is drawn later does not depend on whether this was needed
+    count = int(taking_part.sum())
+    logs = beta * np.log(choose.standard_gamma(beta + 1, count)) - choose.standard_exponential(count)
+    shares = np.zeros(len(taking_part))
+    with np.errstate(over="ignore", under="ignore"):
+        shares[taking_part] = np.exp((logs - logs.max()) / beta)
+    return shares
 
 
 def _classes(labels: Indices, clients: int, each: int, choose: Random, shuffle: Random) -> list[Indices]:
