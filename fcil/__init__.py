@@ -37,6 +37,9 @@ _HOMES = {
     ],
 }
 
+_MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
+_MODULES += ["report", "store", "synthesis", "verify"]
+
 __all__ = [
     "Batch",
     "Client",
@@ -65,6 +68,11 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)
-    if name in ("synthesis", "metrics", "losses"):
+    if name in _MODULES:
         return importlib.import_module(f"fcil.{name}")
     raise AttributeError(f"module 'fcil' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What there is, loaded or not: for `dir(fcil)` and for completion in a notebook."""
+    return sorted([*__all__, *_MODULES, "__doc__", "__version__"])

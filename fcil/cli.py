@@ -7,12 +7,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fcil.errors import ConfigError, FCILError, StoreError, UserError, nearest, printable
 
@@ -171,6 +169,7 @@ def doctor(
 ) -> None:
     """Is this machine fit for runs, and for this experiment? Nothing is written or downloaded."""
     from fcil.doctor import examine, machine
+    from fcil.tables import listing_table
 
     found = list(machine(out))
     if experiment is not None:
@@ -178,7 +177,7 @@ def doctor(
     if as_json:
         _print_json([finding._asdict() for finding in found])
     else:
-        Console().print(_table([finding._asdict() for finding in found]))
+        Console().print(listing_table([finding._asdict() for finding in found]))
     raise typer.Exit(1 if any(finding.state == "fail" for finding in found) else 0)
 
 
@@ -190,6 +189,7 @@ def list_(
 ) -> None:
     """What there is: strategies, synthesizers, datasets, nets or encoders."""
     from fcil.catalogue import LISTINGS
+    from fcil.tables import listing_table
 
     if kind not in LISTINGS:
         raise ConfigError(f'list: unknown kind "{kind}" (have: {", ".join(LISTINGS)}).{nearest(kind, LISTINGS)}')
@@ -197,37 +197,18 @@ def list_(
         raise ConfigError(f"list: --bytes is for strategies, not for {kind}")
     rows = LISTINGS[kind]()
     if measure:
-        from fcil.check.weighing import weighed
+        from fcil.check.weighing import ABOUT, in_words, weighed
 
         rows = weighed(rows)
     if as_json:
         _print_json(rows)
         return
     if measure:
-        rows = _in_words(rows)
+        Console().print(ABOUT, markup=False)
+        rows = in_words(rows)
     elif kind == "strategies":  # authors, venue and number fit a terminal; the title is in --json and in the file
         rows = [{**row, "paper": re.sub(r'"[^"]*",? ?', "", row["paper"])} for row in rows]
-    Console().print(_table(rows))
-
-
-def _in_words(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each strategy sends, for a table."""
-    from fcil.check.weighing import ABOUT, BYTES
-    from fcil.tables import size
-
-    Console().print(ABOUT, markup=False)
-    return [
-        {"strategy": r["strategy"], "down": r["down"], "up": r["up"], **{k: size(r[k]) for k in BYTES}} for r in rows
-    ]
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))  # [wandb] is no markup
-    return table
+    Console().print(listing_table(rows))
 
 
 @app.command()
@@ -241,6 +222,7 @@ def check(
 ) -> None:
     """Hold a strategy to the contract of the house: is it sound, repeatable, resumable?"""
     from fcil.check import Result, check
+    from fcil.tables import listing_table
 
     progress, done = Console(stderr=True), iter(range(1, 100))
 
@@ -253,7 +235,7 @@ def check(
     if as_json:
         _print_json(report.to_json())
     else:
-        Console().print(_table([result.row() for result in report.results]))
+        Console().print(listing_table([result.row() for result in report.results]))
         _say(report.conclusion)
     raise typer.Exit(0 if report.passed else 1)
 

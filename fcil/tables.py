@@ -223,3 +223,13 @@ def failures_line(summary: Mapping[str, Any]) -> str:
     by_client = ", ".join(f"{client} ({count})" for client, count in clients.items())
     of_clients = f", of clients {by_client}" if by_client else ""
     return f"failures: {summary['failures']} ({by_kind}){of_clients}; each is in rounds.jsonl"
+
+
+def listing_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows with the same keys, a column for each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))  # [wandb] is no markup
+    return table

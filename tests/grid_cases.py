@@ -149,7 +149,7 @@ def one_raises(plan: Plan, grid: Grid) -> None:
     assert [replies[c].has_error() for c in range(3)] == [False, True, False]
     assert replies[1].error.code == RAISED
     reason = str(replies[1].error.reason).splitlines()
-    assert reason[0] == "ValueError: on purpose"
+    assert reason[0] == "ValueError: on purpose (in local_train)"
     assert any("in local_train" in line for line in reason)
     later = ask(plan, grid, [0, 1, 2], round=3, nodes=nodes)
     assert calls(later) == {0: 3, 1: 2, 2: 3}

@@ -232,6 +232,36 @@ def test_tiny_imagenet_with_val_sorted_into_classes(tmp_path: Path) -> None:
     assert len(data.test) == 3
 
 
+def sorted_val(places: str, kept: int = 0) -> Files:
+    """The data set after the usual script, which leaves the annotations where they were, and `kept` images unmoved."""
+    files = tiny_imagenet()
+    for number, wnid in [*enumerate(("n02", "n01", "n03"))][kept:]:
+        files[places.format(wnid=wnid, number=number)] = files.pop(f"val/images/val_{number}.JPEG")
+    return files
+
+
+@pytest.mark.parametrize("places", ["val/{wnid}/val_{number}.JPEG", "val/{wnid}/images/val_{number}.JPEG"])
+def test_tiny_imagenet_sorted_by_a_script_is_the_official_one(pack: Pack, places: str) -> None:
+    found = load_dataset(settings(pack(sorted_val(places)), "tiny_imagenet"))
+    assert found.class_names == ("goldfish", "tailed frog", "n03")
+    assert found.test.y.tolist() == [0, 1, 2]
+    assert torch.equal(found.test.take(torch.tensor([1]))[0], pixels(tiny_imagenet()["val/images/val_0.JPEG"]))
+
+
+def test_a_val_that_is_sorted_in_part_is_refused(pack: Pack) -> None:
+    with pytest.raises(
+        DataError, match=r"sorted in part: val/n0\d/val_\d\.JPEG lies in a class folder and val/images/"
+    ):
+        load_dataset(settings(pack(sorted_val("val/{wnid}/val_{number}.JPEG", kept=1)), "tiny_imagenet"))
+
+
+def test_a_flat_val_of_imagenet_is_refused_with_the_file_that_would_help(pack: Pack) -> None:
+    files = {f"train/{name}/{i}.png": png(i) for name in ("cat", "dog") for i in range(2)}
+    files |= {f"val/ILSVRC2012_val_0000000{i}.png": png(i) for i in range(2)}
+    with pytest.raises(DataError, match=r"lies in no class folder; .*LOC_val_solution\.csv"):
+        load_dataset(settings(pack(files), "image_folder"))
+
+
 def test_tiny_imagenet_is_found_in_the_data_folder_or_missed_in_one_line(tmp_path: Path) -> None:
     wish = DataSettings(dataset="tiny_imagenet", tasks=2)
     with pytest.raises(DataError) as caught:

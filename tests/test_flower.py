@@ -178,7 +178,7 @@ def test_a_client_of_a_foreign_grid_that_is_late_is_given_up(tmp_path: Path) -> 
 
 
 def test_a_client_that_raises_on_a_foreign_grid_is_a_matter_of_policy(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"^client 1, task 1, round 2: ValueError: on purpose$"):
+    with pytest.raises(TrainingError, match=r"^client 1, task 1, round 2: ValueError: on purpose \(in local_train\)$"):
         run(faulty(tmp_path, "raise"), tmp_path / "stop", ForeignGrid(CLIENTS))
     notes = Notes()
     run(faulty(tmp_path, "raise", on_failure="skip"), tmp_path / "skip", ForeignGrid(CLIENTS), notes)

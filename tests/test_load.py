@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,17 @@ def test_the_example_draws_the_curves(tmp_path: Path, monkeypatch: pytest.Monkey
     runs = [r for r in find_runs([tmp_path]) if r.strategy == "lander"]
     expected = sum(accuracy_after_each_task(*accuracy_matrix(run.rows)) for run in runs) / len(runs)
     assert curves["lander"].tolist() == pytest.approx(list(expected))
+
+
+def test_what_there_is_can_be_completed_and_is_loaded_when_it_is_asked_for() -> None:
+    said = python("import sys, fcil; print(*dir(fcil)); print('torch' in sys.modules)").splitlines()
+    assert {"run", "load", "Strategy", "Client", "check", "synthesis"} <= set(said[0].split())
+    assert said[1] == "False"
+    assert python("import fcil; print(fcil.check.check.__name__, fcil.verify.__name__)").split() == [
+        "check",
+        "fcil.verify",
+    ]
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

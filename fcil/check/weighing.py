@@ -13,6 +13,7 @@ from fcil.check.verdict import find
 from fcil.errors import TrainingError
 from fcil.nets import NetSettings
 from fcil.plugins import StrategySpec
+from fcil.tables import size
 
 NET = "resnet18"
 ABOUT = (
@@ -42,3 +43,10 @@ def measured(spec: StrategySpec) -> dict[str, Any]:
     down, up, once = later["bytes_down"], later["bytes_up"], first["bytes_down"] - later["bytes_down"]
     both = (down, once + end["bytes_down"], up, end["bytes_up"])
     return {name: count // 2 for name, count in zip(BYTES, both, strict=True)}
+
+
+def in_words(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each strategy sends, for a table."""
+    return [
+        {"strategy": r["strategy"], "down": r["down"], "up": r["up"], **{k: size(r[k]) for k in BYTES}} for r in rows
+    ]

@@ -49,7 +49,8 @@ def image_folder(archive: Archive, test_names: tuple[str, ...] = ("test", "val")
     """
     train = _by_class(archive, "train")
     labelled = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2}
-    split = next((s for s in test_names if s in labelled), test_names[0])
+    there = [s for s in test_names if s in labelled] or [s for s in test_names if s in archive.tops]
+    split = next(iter(there), test_names[0])
     test = _by_class(archive, split)
     for left, right, where in ((train, test, split), (test, train, "train")):
         alone = sorted(set(left) - set(right))
@@ -68,13 +69,19 @@ def tiny_imagenet(archive: Archive) -> Listing:
     """The official Tiny-ImageNet layout, complete or with fewer classes; class numbers follow the sorted wnids.
 
     Class names are the first synonym in `words.txt`. A `val` that was sorted into class folders is
-    understood as well.
+    understood as well, also where the script that sorted it left `val_annotations.txt` behind.
 
     Raises:
-        DataError: a split is missing, or the annotations name an image that is not there.
+        DataError: a split is missing, `val` is sorted in part, or the annotations name an image that is not there.
     """
-    if "val/val_annotations.txt" not in archive:
+    flat = next((name for name in archive.names if name.startswith("val/images/")), None)
+    if "val/val_annotations.txt" not in archive or flat is None:
         return imagenet_folder(archive)
+    if moved := next((name for name in archive.names if _in_class_folder(name)), None):
+        raise DataError(
+            f"{archive}: val/ is sorted in part: {moved} lies in a class folder and {flat} does not; "
+            "sort the rest, or move all images back to val/images/"
+        )
     train = _by_class(archive, "train")
     wnids = sorted(train)
     test: dict[str, list[str]] = {wnid: [] for wnid in wnids}
@@ -91,6 +98,13 @@ def tiny_imagenet(archive: Archive) -> Listing:
     return Listing(_class_names(archive, wnids), _members(train, wnids), _members(test, wnids))
 
 
+def _in_class_folder(name: str) -> bool:
+    """Whether it is an image in a class folder of a sorted `val`."""
+    parts = name.split("/")
+    image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return image and parts[0] == "val" and len(parts) > 2 and parts[1] != "images"
+
+
 def _by_class(archive: Archive, split: str) -> dict[str, list[str]]:
     """The image files below `split/<class>/`, at any depth."""
     found: dict[str, list[str]] = {}
@@ -99,12 +113,21 @@ def _by_class(archive: Archive, split: str) -> dict[str, list[str]]:
         if parts[0] != split or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
             continue
         if len(parts) < 3:
-            raise DataError(f"{archive}: {name} lies in no class folder; expected {split}/<class>/<image>")
+            raise DataError(
+                f"{archive}: {name} lies in no class folder; expected {split}/<class>/<image>{_sorting_help(name)}"
+            )
         found.setdefault(parts[1], []).append(name)
     if not found:
         tops = ", ".join(archive.tops[:5]) or "nothing"
         raise DataError(f"{archive}: no images under {split}/<class>/ (found: {tops})")
     return found
+
+
+def _sorting_help(name: str) -> str:
+    """The file that says which class a flat validation image of ImageNet has."""
+    if not os.path.basename(name).startswith("ILSVRC2012_val_"):
+        return ""
+    return " (LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt of the devkit, says which class it is of)"
 
 
 def _members(by_class: dict[str, list[str]], classes: list[str]) -> Members:

@@ -102,9 +102,9 @@ def _pass_classes_on(pieces: list[list[Indices]]) -> None:
         held = np.flatnonzero(sizes[:, donor])
         if len(held) < 2:
             return
-        row = held[np.argmin(sizes[held, donor])]
+        row = int(held[np.argmin(sizes[held, donor])])
         pieces[row][client], pieces[row][donor] = pieces[row][donor], pieces[row][client]
-        sizes[row, [client, donor]] = sizes[row, [donor, client]]
+        sizes[row, client], sizes[row, donor] = sizes[row, donor], sizes[row, client]
 
 
 def _proportions(choose: Random, beta: float, clients: int, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
