@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fcil.data import DataSettings, LazyImages, load_dataset
 from fcil.data import decode as decode_module
 from fcil.data.archives import Archive
-from fcil.data.decode import fit
+from fcil.data.decode import decode, fit
 from fcil.data.images import READ_AHEAD
 from fcil.errors import DataError
 
@@ -382,3 +382,49 @@ def test_a_zip_is_closed_with_its_archive(tmp_path: Path) -> None:
     del archive
     gc.collect()
     assert opened.closed
+
+
+# Transparency and orientation --------------------------------------------------------------------------
+
+
+def ink(kind: str) -> bytes:
+    """A black dot at the upper left of transparent paper, whose pixels are stored as black."""
+    alpha = Image.new("L", (4, 4), 0)
+    alpha.putpixel((0, 0), 255)
+    image: Image.Image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.putalpha(alpha)
+    stream, options = io.BytesIO(), {}
+    if kind == "LA":
+        image = image.convert("LA")
+    elif kind in ("P", "L", "RGB"):  # one level is transparent: ink is 10, paper 0
+        image = Image.new("L", (4, 4), 0)
+        image.putpixel((0, 0), 10)
+        image = image.convert(kind)
+        options = {"transparency": (0, 0, 0) if kind == "RGB" else 0}
+    name = {"GIF": "gif", "WEBP": "webp"}.get(kind, "png")
+    image.save(stream, name, **({"lossless": True} if name == "webp" else options))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L", "RGB", "GIF", "WEBP"])
+def test_ink_on_transparent_paper_is_dark_on_white(kind: str) -> None:
+    levels = np.asarray(decode(ink(kind), "x").convert("L")).astype(int)
+    assert levels[0, 0] <= 10
+    assert (np.delete(levels.ravel(), 0) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_opaque_images_are_what_they_are(mode: str) -> None:
+    data = png(3, mode=mode)
+    assert np.array_equal(np.asarray(decode(data, "x")), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9)])
+def test_an_image_is_turned_as_its_orientation_says(orientation: int) -> None:
+    image = Image.open(io.BytesIO(png(5, size=(6, 4))))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    image.save(stream, "png", exif=exif)
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(stream.getvalue())))
+    assert np.array_equal(np.asarray(decode(stream.getvalue(), "x")), np.asarray(wanted))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from small_runs import NAYER, Stop, StopAfter, final_weights, play, same, silently, write_experiment
 from test_cli import Command, assert_refused
@@ -202,3 +203,31 @@ def test_a_budget_below_the_data_is_no_upper_bound(tmp_path: Path, strategy: Any
     scenario = scenario_of(plan)
     assert replayed_share(plan, scenario) == pytest.approx(share, abs=0.01)
     assert bool(remarks(plan, scenario)) == (share == 1)
+
+
+# Data that nothing can be learnt from ----------------------------------------------------------------
+
+
+def remarks_of(source: Path) -> list[str]:
+    (plan,) = read(source)[0].plans()
+    return remarks(plan, scenario_of(plan))
+
+
+def test_tasks_that_do_not_divide_the_classes_are_told(tmp_path: Path) -> None:
+    assert remarks_of(write_experiment(tmp_path, data={"tasks": 5})) == []
+    (line,) = remarks_of(write_experiment(tmp_path, data={"tasks": 7}))
+    assert line == "data.tasks: 7 do not divide 10 classes; the tasks have 1, 1, 1, 1, 1, 1, 4"
+
+
+@pytest.mark.parametrize("levels", [[0], [0, 255]])
+def test_a_data_set_of_one_colour_is_told(tmp_path: Path, levels: list[int]) -> None:
+    for split in ("train", "test"):
+        for number, name in enumerate(("ant", "bee")):
+            place = tmp_path / "images" / split / name
+            place.mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (8, 8), levels[number % len(levels)]).save(place / f"{i}.png")
+    source = write_experiment(tmp_path, data={"dataset": "image_folder", "root": str(tmp_path / "images"), "tasks": 2})
+    said = remarks_of(source)
+    assert len(said) == (len(levels) == 1)
+    assert all("all training images have one and the same colour" in line for line in said)

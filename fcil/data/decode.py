@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fcil.data.archives import Archive
 from fcil.data.folders import cache_folder
@@ -46,12 +46,15 @@ Finish = Callable[[Image.Image], Image.Image]
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what it warns of is refused or does not matter here
 THREADS = min(16, os.cpu_count() or 1)
 _CHUNK = 128
-_FORMAT = 1
+_FORMAT = 2
 """Counts up when the content of the cache changes its meaning."""
 
 
 def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image:
     """The image in `data`, of mode L where it is stored as 8-bit gray and RGB otherwise.
+
+    It is turned as its EXIF orientation says, and what is transparent lies on white, as ink on paper: the colour
+    that a file stores under its transparent pixels is often black, and was never to be seen.
 
     Raises:
         DataError: it is empty, truncated, no image, too large, or has 16 bits a channel.
@@ -65,6 +68,9 @@ def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{where} has more than 8 bits a channel; convert it to 8 bits")
         with _turn(image.width * image.height):
+            image = _upright(image)
+            if image.has_transparency_data:
+                image = _on_white(image)
             image = image.convert("L" if image.mode in ("1", "L") else "RGB")
             return image if finish is None else finish(image)
     except DataError:
@@ -72,6 +78,36 @@ def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image
     except Exception as error:  # Pillow's readers raise all kinds of errors on damaged files
         said = (str(error) or type(error).__name__).splitlines()[0].split("<")[0].strip()  # without an object's address
         raise DataError(f"{where} is damaged or no image ({said})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation wants it seen; one that cannot be read turns nothing."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's reader raises all kinds of errors, and the pixels may be sound
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What each EXIF orientation but the upright one asks for."""
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image on a white ground, gray where it and its transparency are."""
+    gray = image.mode in ("1", "L", "LA", "La")
+    layer = image.convert("LA" if gray else "RGBA")
+    ground = Image.new(layer.mode, layer.size, (255,) * len(layer.getbands()))
+    ground.paste(layer, mask=layer.getchannel("A"))
+    return ground.convert("L" if gray else "RGB")
 
 
 def _turn(size: int) -> AbstractContextManager[object]:

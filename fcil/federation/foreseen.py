@@ -89,15 +89,29 @@ def _met(plan: Plan, scenario: Scenario) -> Iterator[Counts]:
 # What is no mistake, and yet to be known ----------------------------------------------------------
 
 
+ONE_LEVEL = 1.001 / 255
+"""A standard deviation that is no more than rounding: the least that is ever recorded of images."""
+
+
 def remarks(plan: Plan, scenario: Scenario) -> list[str]:
     """What is odd about a run that can be played, a line each."""
-    return [*_single_images(plan, scenario), *_all_kept(plan, scenario)]
+    return [*_single_images(plan, scenario), *_all_kept(plan, scenario), *_odd_data(plan, scenario)]
 
 
 def facts(plan: Plan, scenario: Scenario) -> dict[str, float]:
     """What a summary says of a run that is known before it."""
     share = replayed_share(plan, scenario)
     return {} if share is None else {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
+
+
+def _odd_data(plan: Plan, scenario: Scenario) -> Iterator[str]:
+    """Images of one colour, of which nothing can be learnt, and tasks that were not to be expected."""
+    if max(scenario.dataset.std) <= ONE_LEVEL:
+        yield f"data.root: {plan.data.root}: all training images have one and the same colour; nothing can be learnt"
+    sizes, tasks = [task.num_new for task in scenario.tasks], plan.data.tasks
+    if isinstance(tasks, int) and len(set(sizes)) > 1:
+        listed = ", ".join(map(str, sizes[:12])) + ", ..." * (len(sizes) > 12)
+        yield f"data.tasks: {tasks} do not divide {sum(sizes)} classes; the tasks have {listed}"
 
 
 def _single_images(plan: Plan, scenario: Scenario) -> Iterator[str]:
