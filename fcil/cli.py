@@ -15,6 +15,7 @@ from rich.console import Console
 from fcil.errors import ConfigError, FCILError, StoreError, UserError, nearest, printable
 
 if TYPE_CHECKING:
+    from fcil.playing.forecast import Forecast
     from fcil.store import Run
 
 app = typer.Typer(
@@ -50,13 +51,10 @@ def run(
 
         run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
-    from fcil.playing.forecast import forecast, forecast_table
+    from fcil.playing.forecast import forecast
 
     found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        Console().print(forecast_table(found))
+    _tell_forecast(found, as_json)
 
 
 @app.command()
@@ -78,13 +76,9 @@ def distill(
         distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
     from fcil.distillation import forecast
-    from fcil.playing.forecast import forecast_table
 
     found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        Console().print(forecast_table(found))
+    _tell_forecast(found, as_json)
 
 
 @app.command()
@@ -352,6 +346,16 @@ def report(
         return
     serve(dirs, port, _say)
     raise SystemExit(130)  # Ctrl-C is its only end
+
+
+def _tell_forecast(found: Forecast, as_json: bool) -> None:
+    """What a dry run found."""
+    from fcil.playing.forecast import forecast_table
+
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        Console().print(forecast_table(found))
 
 
 def _say(line: object) -> None:

@@ -63,6 +63,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
+def described(error: BaseException) -> str:
+    """The kind of an error and what it says in one printable line, even where it cannot say it."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as another:  # a user's code, too
+        return f"{kind}, whose text cannot be had ({type(another).__name__})"
+    return printable(f"{kind}: {text}" if text else kind)
+
+
 def nearest(word: object, known: Iterable[object]) -> str:
     """` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
     guess = get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)

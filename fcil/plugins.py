@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fcil.config import MAX_BYTES, Where, choice, dump
-from fcil.errors import ConfigError, nearest
+from fcil.errors import ConfigError, described, nearest
 from fcil.reading import read_text
 from fcil.strategy import Strategy
 from fcil.verbs import problems
@@ -117,7 +117,7 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a user's file raises is shown as one line
-        raise where.error(f'strategy file "{path or name}" does not load: {_described(error)}') from error
+        raise where.error(f'strategy file "{path or name}" does not load: {described(error)}') from error
     found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Strategy)]
     own = [v for v in found if v.__module__ == module.__name__]
     if len(own) != 1:
@@ -126,14 +126,6 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
     if wrong := list(problems(own[0], source)):
         raise where.error(f'strategy file "{path or name}": {"; ".join(wrong[:3])}')
     return own[0]
-
-
-def _described(error: BaseException) -> str:
-    """The kind of an error and what it says, even where it cannot say it."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException as another:  # of the user's file, too
-        return f"{type(error).__name__}, whose text cannot be had ({type(another).__name__})"
 
 
 def load_source(path: Path, source: str) -> ModuleType:

@@ -11,9 +11,8 @@ from small_runs import final_weights, play, same, write_experiment, write_strate
 from torch import nn
 
 from fcil import cli
-from fcil.errors import ConfigError, FCILError, LeakError, TrainingError
+from fcil.errors import ConfigError, FCILError, LeakError, TrainingError, described
 from fcil.federation.pristine import Untouched, anatomy, is_as_it_was, restore_switches, settle, switches
-from fcil.federation.user_code import described
 from fcil.nets import NetSettings, build_net
 
 HEAD = '''"""A strategy."""
@@ -63,6 +62,7 @@ LEFT_BEHIND = {
     "frozen net's weights": "[p.detach().mul_(0) for p in client.frozen('teacher').parameters()]",
     "frozen net's hook": "client.frozen('teacher').register_forward_hook(lambda m, i, o: o._replace(logits=-o.logits))",
     "what is shared": "client.shared['teacher']['classifier.weight'].zero_()",
+    "a net of what it spoilt": "client.shared['teacher']['classifier.weight'].zero_(); client.frozen('teacher')",
     "what is shared, replaced": "client.shared['teacher']['classifier.weight'] = torch.zeros(1)",
 }
 USES_TEACHER = """
@@ -136,6 +136,15 @@ def test_training_a_net_leaves_it_made_of_the_same_things() -> None:
     settle(one, training=True, requires_grad=True)
     assert is_as_it_was(one, before)
     assert all(p.grad is None for p in one.parameters())
+
+
+def test_lists_of_tensors_in_a_module_are_compared_by_identity() -> None:
+    one = net()
+    one.notes = [torch.zeros(2), torch.zeros(2)]  # type: ignore[assignment]
+    before = anatomy(one)
+    assert is_as_it_was(one, before)
+    one.notes = [torch.zeros(2), torch.zeros(2)]  # type: ignore[assignment]
+    assert not is_as_it_was(one, before)
 
 
 def test_a_shared_value_is_untouched_until_it_is_changed() -> None:

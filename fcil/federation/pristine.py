@@ -39,7 +39,7 @@ def anatomy(net: nn.Module) -> Anatomy:
                 names += value.keys()
                 parts += value.values()
             elif isinstance(value, Set | list | tuple):
-                names += value
+                parts += value
             else:
                 parts.append(value)
     for tensor in net.state_dict(keep_vars=True).values():

@@ -87,7 +87,9 @@ class Site:
         """The net whose weights are shared under this name, kept until they change or a client changes it."""
         kept, known = self.shared[name], self.frozen_nets.get(name)
         if known is None or known.content_hash != kept.content_hash:
-            known = self.frozen_nets[name] = self._teacher(kept)
+            known = self._teacher(kept)
+            if kept.untouched.holds(kept.value):  # else it is what this client made of it, and no other client's
+                self.frozen_nets[name] = known
         return known.net
 
     def _teacher(self, kept: Kept) -> Teacher:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fcil.errors import FCILError, TrainingError, printable
+from fcil.errors import FCILError, TrainingError, described
 from fcil.federation.failures import shortage
 from fcil.federation.interrupts import OutOfTime
 from fcil.types import Update
@@ -43,16 +43,6 @@ def _is_shortage(error: BaseException) -> bool:
         return shortage(error) is not None
     except BaseException:  # its text cannot be had
         return False
-
-
-def described(error: BaseException) -> str:
-    """The kind of an error and what it says, even where it cannot say it."""
-    kind = type(error).__name__
-    try:
-        text = str(error)
-    except BaseException as another:  # user code, too
-        return f"{kind}, whose text cannot be had ({type(another).__name__})"
-    return printable(f"{kind}: {text}" if text else kind)
 
 
 def check_update(update: Any, verb: str, *, optional: bool) -> None:
