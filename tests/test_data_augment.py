@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
+from small_runs import write_experiment
 from torch import Tensor
 
 from fcil.data import Augment, normalise
 from fcil.data.augment import brighten, crop
+from fcil.data.preparation import AugmentSettings
+from fcil.errors import ConfigError
+from fcil.experiment import read
+from fcil.federation.jobs import inversion
+from fcil.federation.plan import first_net, from_json, scenario_of
 
 
 def images(n: int = 64, channels: int = 3, height: int = 12, width: int = 10) -> Tensor:
@@ -135,3 +144,60 @@ def test_normalise_first_used_under_inference_mode_can_be_trained_through() -> N
     normalise(x, mean, std).sum().backward()
     assert x.grad is not None
     assert x.grad.mean().item() == pytest.approx(1 / 0.456, rel=1e-5)
+
+
+# Chosen one by one -------------------------------------------------------------------------------
+
+
+OWN = Augment(4, True, 0.25, synthetic_brightness=0.25)
+CHOICES: list[tuple[dict[str, Any], Augment]] = [
+    ({"flip": False}, Augment(4, False, 0.25, 0.25)),
+    ({"crop": 0}, Augment(0, True, 0.25, 0.25)),
+    ({"crop": 2, "flip": True}, Augment(2, True, 0.25, 0.25)),
+    ({"brightness": 0.5}, Augment(4, True, 0.5, 0.5)),
+    ({"crop": 0, "flip": False, "brightness": 0.0}, Augment()),
+]
+
+
+@pytest.mark.parametrize(("chosen", "wanted"), CHOICES)
+def test_each_augmentation_is_chosen_alone(chosen: dict[str, Any], wanted: Augment) -> None:
+    assert AugmentSettings(**chosen).applied(OWN, (32, 32)) == wanted
+    where_synthetic_are_not_brightened = AugmentSettings(**chosen).applied(Augment(4, True, 0.25), (32, 32))
+    assert where_synthetic_are_not_brightened.synthetic_brightness == 0.0
+
+
+def test_a_crop_that_could_leave_nothing_of_an_image_is_refused() -> None:
+    assert AugmentSettings(crop=7).applied(OWN, (9, 8)).padding == 7
+    with pytest.raises(ConfigError, match=r"augment\.crop: 8 is not allowed for samples of 9 x 8; at most 7"):
+        AugmentSettings(crop=8).applied(OWN, (9, 8))
+
+
+def test_what_is_chosen_is_what_clients_and_synthesizers_do(tmp_path: Path) -> None:
+    for raw, clients, server in (
+        (True, Augment(1), Augment(1)),
+        (False, None, Augment(1)),
+        ("none", None, Augment()),
+        ({"crop": 3, "flip": True}, Augment(3, True), Augment(3, True)),
+    ):
+        (plan,) = read(write_experiment(tmp_path, data={"augment": raw}))[0].plans()
+        scenario = scenario_of(plan)
+        assert scenario.shard(1, 0).augment == clients
+        net = first_net(plan, None)
+        assert inversion(plan, net, range(2), None, None, ("key",)).augment == server
+
+
+def test_without_any_augmentation_batches_are_the_images(tmp_path: Path) -> None:
+    (plan,) = read(write_experiment(tmp_path, data={"augment": "none"}))[0].plans()
+    shard = scenario_of(plan).shard(1, 0)
+    (batch,) = shard.batches(len(shard), shuffle=False)
+    assert torch.equal(batch.x, shard.x(torch.arange(len(shard))))
+
+
+def test_another_augmentation_is_another_run(tmp_path: Path) -> None:
+    raws: list[Any] = [True, False, "none", {"flip": True}, {"crop": 0}, {"brightness": 0.1}]
+    plans = [read(write_experiment(tmp_path, data={"augment": raw}))[0].plans()[0] for raw in raws]
+    assert len({plan.variant for plan in plans}) == len(raws)
+    used = [scenario_of(plan).dataset.augment for plan in plans]
+    assert used[0] == used[1] == Augment(1)  # `false` is for clients alone
+    assert used[2:] == [Augment(), Augment(1, True), Augment(), Augment(1, brightness=0.1)]
+    assert from_json(plans[2].to_json()) == plans[2]

@@ -64,6 +64,10 @@ def test_partition_names_what_is_wrong(raw: Any, said: str) -> None:
         {"dataset": "digits", "tasks": [[3, 1], [4, 5, 9]], "validation": 0.1, "augment": False},
         {"dataset": "digits", "tasks": 2, "order": list(range(9, -1, -1))},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "resize": 32},
+        {"dataset": "digits", "tasks": 7, "remainder": "even"},
+        {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "augment": {"flip": False, "crop": 2}},
+        {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "test_share": 0.2, "transparency": "black"},
+        {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "test_share": {"share": 0.2, "seed": 4}},
     ],
 )
 def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
@@ -96,6 +100,12 @@ def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
         ({"dataset": "cifar10", "tasks": 2, "resize": 64}, "data.resize: applies to"),
         ({"dataset": "digits", "tasks": 2, "validation": 1.0}, "data.validation"),
         ({"dataset": "digits", "tasks": 2, "taks": 2}, 'Did you mean "tasks"?'),
+        ({"dataset": "digits", "base": 2, "increment": 2, "remainder": "even"}, "remainder: applies to a number of"),
+        ({"dataset": "digits", "tasks": [[0], [1]], "remainder": "even"}, "remainder: applies to a number of tasks"),
+        ({"dataset": "digits", "tasks": 2, "augment": "some"}, "data.augment: 'some' is not allowed; expected true"),
+        ({"dataset": "digits", "tasks": 2, "augment": {"flop": True}}, 'Did you mean "flip"?'),
+        ({"dataset": "digits", "tasks": 2, "augment": {"crop": -1}}, "data.augment.crop: -1 is not allowed"),
+        ({"dataset": "digits", "tasks": 2, "augment": {"brightness": True}}, "data.augment.brightness"),
     ],
 )
 def test_settings_name_what_is_wrong(raw: dict[str, Any], said: str) -> None:
@@ -103,6 +113,25 @@ def test_settings_name_what_is_wrong(raw: dict[str, Any], said: str) -> None:
         parse(DataSettings, raw, HERE)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_short_forms_of_augment_are_what_they_stand_for() -> None:
+    base = {"dataset": "digits", "tasks": 2}
+    written = {}
+    for raw in (True, {}, {"flip": None}, False, "none", {"flip": False}, {"crop": 0}):
+        settings = parse(DataSettings, {**base, "augment": raw}, HERE)
+        written[str(raw)] = dump(settings)["augment"]
+        assert parse(DataSettings, {**base, "augment": written[str(raw)]}, HERE) == settings
+    assert written["True"] is written["{}"] is written["{'flip': None}"] is True
+    assert written["False"] is False
+    assert written["none"] == {"crop": 0, "flip": False, "brightness": 0.0}
+    assert written["{'flip': False}"] == {"flip": False}
+
+
+def test_the_hash_of_what_could_be_said_before_is_as_it_was() -> None:
+    keys = "dataset root tasks base increment order partition resize validation per_class augment"
+    written = dump(DataSettings(dataset="digits", tasks=7, augment=False))
+    assert list(written) == keys.split()
 
 
 def test_catalog_knows_every_name() -> None:

@@ -38,6 +38,9 @@ def test_order_by_number_is_the_order_by_that_seed() -> None:
     [
         (100, {"tasks": 5}, (20,) * 5),
         (10, {"tasks": 4}, (2, 2, 2, 4)),
+        (10, {"tasks": 7}, (1, 1, 1, 1, 1, 1, 4)),
+        (10, {"tasks": 7, "even": True}, (2, 2, 2, 1, 1, 1, 1)),
+        (10, {"tasks": 5, "even": True}, (2,) * 5),
         (10, {"tasks": 10}, (1,) * 10),
         (10, {"tasks": 1}, (10,)),
         (100, {"base": 50, "increment": 10}, (50, 10, 10, 10, 10, 10)),

@@ -29,7 +29,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No data but digits, no encoder, and a step of a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("fcil.doctor.experiment.is_cached", lambda name: False)
+    monkeypatch.setattr("fcil.playing.unseen.is_cached", lambda name: False)
     clock = count()
     monkeypatch.setattr("fcil.doctor.experiment.Stopwatch", lambda: Stopwatch(lambda: float(next(clock))))
 

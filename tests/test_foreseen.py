@@ -20,7 +20,7 @@ from fcil.compare import compare
 from fcil.compare.terminal import tables
 from fcil.data import Scenario
 from fcil.errors import ConfigError
-from fcil.experiment import read
+from fcil.experiment import read, survey
 from fcil.federation.foreseen import check_foreseen, remarks, replayed_share
 from fcil.federation.plan import dataset_of, scenario_of
 
@@ -216,7 +216,14 @@ def remarks_of(source: Path) -> list[str]:
 def test_tasks_that_do_not_divide_the_classes_are_told(tmp_path: Path) -> None:
     assert remarks_of(write_experiment(tmp_path, data={"tasks": 5})) == []
     (line,) = remarks_of(write_experiment(tmp_path, data={"tasks": 7}))
-    assert line == "data.tasks: 7 do not divide 10 classes; the tasks have 1, 1, 1, 1, 1, 1, 4"
+    assert line == (
+        "data.tasks: 7 do not divide 10 classes; the tasks have 1, 1, 1, 1, 1, 1, 4 "
+        "(data.remainder: even makes it 2, 2, 2, 1, 1, 1, 1)"
+    )
+    even = write_experiment(tmp_path, data={"tasks": 7, "remainder": "even"})
+    assert remarks_of(even) == []
+    ((_, scenario),) = survey(even)
+    assert scenario.split.sizes == (2, 2, 2, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("levels", [[0], [0, 255]])
@@ -228,6 +235,8 @@ def test_a_data_set_of_one_colour_is_told(tmp_path: Path, levels: list[int]) -> 
             for i in range(3):
                 Image.new("L", (8, 8), levels[number % len(levels)]).save(place / f"{i}.png")
     source = write_experiment(tmp_path, data={"dataset": "image_folder", "root": str(tmp_path / "images"), "tasks": 2})
-    said = remarks_of(source)
-    assert len(said) == (len(levels) == 1)
-    assert all("all training images have one and the same colour" in line for line in said)
+    said = "one and the same colour" if len(levels) == 1 else "a single colour each"
+    assert [line.partition("images: ")[2] for line in remarks_of(source)] == [
+        f"all {part} images have {said}; nothing can be learnt; what is transparent lies on white (data.transparency)"
+        for part in ("training", "test")
+    ]

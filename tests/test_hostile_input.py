@@ -692,7 +692,8 @@ def test_a_cache_that_lies_is_made_again(tmp_path: Path, load_images: Callable[.
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0], [0, 2], [0, -1]])
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path: Path, labels: list[int]) -> None:
     part = SimpleNamespace(data=np.zeros((2, 28, 28), dtype=np.uint8), targets=labels, classes=["zero", "one"])
-    with refused(DataError, f"mnist: the files in {tmp_path} hold other images or labels; put the four idx files"):
+    told = f"2 images of (1, 28, 28) and {len(labels)} labels"
+    with refused(DataError, f"mnist: the files in {tmp_path} hold other images or labels; put the four idx", told):
         _from_torchvision(DATASETS["mnist"], tmp_path, part)
 
 

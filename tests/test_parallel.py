@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from small_runs import Stop, StopAfter, play, silently, write_experiment
+from small_runs import LANDER, Stop, StopAfter, play, silently, write_experiment
 from small_runs import write_strategy as write
 from typer.testing import CliRunner
 
 import fcil
 from fcil.cli import app
-from fcil.errors import ConfigError, StoreError, TrainingError
+from fcil.errors import ConfigError, DataError, StoreError, TrainingError
 from fcil.experiment import planned, resume
 from fcil.federation.interrupts import Interrupted
 from fcil.federation.plan import Plan
@@ -417,6 +417,32 @@ def test_a_dry_run_tells_states_and_costs_and_writes_nothing(half_done: tuple[Pa
     assert runs[1]["bytes"] == pytest.approx(summary["bytes"], rel=0.01)
     assert runs[1]["messages"] == 16  # two tasks, two rounds, two clients, there and back
     assert found["seconds"] == pytest.approx(sum(r["seconds"] for r in runs))
+
+
+def test_a_dry_run_downloads_nothing_and_says_what_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FCIL_DATA", "FCIL_CACHE", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("fcil.playing.unseen.is_cached", lambda encoder: False)
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network is asked"))
+    data = {"dataset": "cifar100", "tasks": 5}
+    anchors = {"encoder": "openai/clip-vit-base-patch32"}
+    source = write_experiment(tmp_path, data=data, anchors=anchors, strategy=LANDER)
+    found = forecast(source, out=tmp_path / "out")
+    assert [(r.state, r.rounds, r.seconds, r.basis) for r in found.runs] == [("new", 4, None, "unknown")]
+    assert found.runs[0].bytes > 0
+    assert found.notes == (
+        "cifar100 is not here; a run downloads 169 MB",
+        "anchors: openai/clip-vit-base-patch32 is not here; a run downloads it",
+    )
+    told = CliRunner().invoke(app, ["run", str(source), "--out", str(tmp_path / "out"), "--dry-run"])
+    assert all(note in told.stdout for note in found.notes)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_dry_run_checks_the_anchors(tmp_path: Path) -> None:
+    source = write_experiment(tmp_path, strategy=LANDER, anchors={"file": str(tmp_path / "none.safetensors")})
+    with pytest.raises(DataError, match=r'tiny\.yaml: anchors: no anchor file ".*none\.safetensors"'):
+        forecast(source, out=tmp_path / "out")
 
 
 def test_an_unknown_cost_is_said_to_be_unknown(half_done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,10 @@ def test_a_split_of_something_else_is_refused(
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("other", [{"tasks": 5}, {"order": "seed"}, {"partition": {"shards": 2}}, {"base": 2}])
+@pytest.mark.parametrize(
+    "other",
+    [{"tasks": 5}, {"order": "seed"}, {"partition": {"shards": 2}}, {"base": 2}, {"remainder": "even"}],
+)
 def test_what_the_file_says_is_not_said_again(saved: Callable[..., Path], other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"data.split: excludes {next(iter(other))}, which the file says"):
         settings(split=str(saved()), **other)

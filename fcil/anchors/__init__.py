@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fcil.anchors.encoders import EMBEDDED, EMBEDDED_FILE, ENCODERS, TEMPLATE, EncoderInfo, Pooling, encode
+from fcil.anchors.encoders import EMBEDDED, EMBEDDED_FILE, ENCODERS, TEMPLATE, EncoderInfo, Pooling, encode, is_cached
 from fcil.anchors.packaged import PACKAGED, packaged_folder, way_out
 from fcil.anchors.tables import Table, check_names, normalise, one_line, read_names, read_table, write_table
 from fcil.errors import DataError
@@ -33,6 +34,8 @@ __all__ = [
     "Spread",
     "describe",
     "embed",
+    "equal_pairs",
+    "is_cached",
     "load_anchors",
     "normalise",
     "packaged_folder",
@@ -42,6 +45,8 @@ __all__ = [
 
 CLIP_SPREAD = 0.08
 """Mean squared difference per dimension of two classes under raw CLIP ViT-B/32 (0.081 for CIFAR-100)."""
+SHOWN = 5
+"""Pairs of classes in a line; the others are counted."""
 _CHUNK = 512
 
 
@@ -175,6 +180,15 @@ def describe(anchors: Tensor) -> Spread:
     return Spread(points.norm(dim=1).mean().item(), _pairwise_mean(points), smallest, closest)
 
 
+def equal_pairs(anchors: Tensor) -> list[tuple[int, int]]:
+    """The pairs of rows (first, second) of anchors (C, D) that are equal, in order; at most a million."""
+    rows: dict[bytes, list[int]] = {}
+    for row, anchor in enumerate((anchors + 0.0).cpu().contiguous().numpy()):  # + 0.0: minus zero is zero
+        rows.setdefault(anchor.tobytes(), []).append(row)
+    pairs = (pair for group in rows.values() for pair in combinations(group, 2))
+    return sorted(islice(pairs, 10**6))
+
+
 def _pairwise_mean(vectors: Tensor) -> float:
     """Mean over pairs of different classes of mean_d (a_d - b_d)^2 = 2 sum_c |e_c - mean|^2 / ((C - 1) D)."""
     points = vectors.double()
@@ -183,15 +197,24 @@ def _pairwise_mean(vectors: Tensor) -> float:
     return 2 * (points - points.mean(0)).square().sum().item() / ((len(points) - 1) * points.shape[1])
 
 
-def warnings(anchors: Tensor, names: Sequence[str], radius: float) -> list[str]:
-    """What makes a bounding loss of this radius (mean over dimensions) weaker than it looks, a line each."""
+def warnings(anchors: Tensor, names: Sequence[str], radius: float, folders: Sequence[str] | None = None) -> list[str]:
+    """What makes a bounding loss of this radius (mean over dimensions) weaker than it looks, a line each.
+
+    Args:
+        folders: of each class the folder that its name comes from, where classes are folders.
+    """
     spread = describe(anchors)
     if spread.closest is None:
         return []
     lines = []
     if spread.pairwise_min == 0:
-        first, second = (names[row] for row in spread.closest)
-        lines.append(f'classes "{first}" and "{second}" have the same anchor')
+        pairs = equal_pairs(anchors)
+        called = [f'"{name}"' for name in names]
+        if folders is not None:
+            called = [f"{name} (folder {folder})" for name, folder in zip(called, folders, strict=True)]
+        shown = "; ".join(f"{called[first]} and {called[second]}" for first, second in pairs[:SHOWN])
+        more = f"; and {len(pairs) - SHOWN:,} more pairs" if len(pairs) > SHOWN else ""
+        lines.append(f"classes {shown}{more} have the same anchor")
     if radius >= spread.pairwise_mean / 2:  # what the mean of all anchors reaches
         lines.append(
             f"radius {radius:g} is so wide (spread {spread.pairwise_mean:.3g}) that one point fits all classes"

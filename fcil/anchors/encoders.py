@@ -74,6 +74,16 @@ def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, 
     return _arrange(table, [prompts[n] for n in names], tuple(names))
 
 
+def is_cached(encoder: str) -> bool:
+    """Whether an encoder is a local folder, in an installed package or in the cache of the Hugging Face hub."""
+    if os.path.isdir(os.path.expanduser(encoder)) or packaged_folder(encoder):
+        return True
+    try:
+        return isinstance(import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json"), str)
+    except (ImportError, ValueError):  # ValueError: no name that the hub could know
+        return False
+
+
 def _arrange(table: Table, texts: Sequence[str], names: tuple[str, ...]) -> Table:
     place = {text: row for row, text in enumerate(table.names)}
     if not all(text in place for text in texts):

@@ -23,6 +23,8 @@ MAX_FOLDERS = 200_000
 """Below one folder; links that lead to links can make far more of a few."""
 MAX_DEPTH = 32
 SPLITS = ("train", "test", "val")
+JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found"}
+"""What systems and network drives put beside and between images, thumbnails among it; in lower case."""
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _DAMAGES = (
     OSError,
@@ -42,14 +44,20 @@ class Archive:
 
     A single folder around everything, as in the official Tiny-ImageNet zip, does not count as a part.
 
+    Args:
+        whole: whether all folders of a folder are looked into, and not its splits alone.
     Raises:
         DataError: (at the first use) the path is missing, or is no folder and no zip.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whole: bool = False) -> None:
         self.path = Path(os.path.expanduser(path))
+        self.whole = whole
         self.tops: tuple[str, ...] = ()
         """What lies at the top, sorted; known when the names are."""
+        self.empty: tuple[str, ...] = ()
+        """Folders that hold nothing; known when the names are."""
+        self._empty: list[str] = []
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -75,14 +83,20 @@ class Archive:
             seen = list(self._stored(self._zip) if self._zip else self._walk())
         tops = {name.split("/", 1)[0] for name in seen}
         wrapped = len(tops) == 1 and not tops & set(SPLITS) and all("/" in name for name in seen)
-        paths = {(name.split("/", 1)[1] if wrapped else name): name for name in seen}
+        top = f"{next(iter(tops))}/" if wrapped else ""
+        paths = {name.removeprefix(top): name for name in seen}
+        self.empty = tuple(sorted(name.removeprefix(top) for name in self._empty if name.startswith(top)))
         self.tops = self.tops or tuple(sorted({name.split("/")[0] for name in paths}))
         return paths
 
     def _stored(self, file: zipfile.ZipFile) -> Iterator[str]:
         """The files of a zip. Nothing is extracted, but a name that means to lead elsewhere is no honest mistake."""
         given = set()
-        for name in (info.filename for info in file.infolist() if not info.is_dir()):
+        for info in file.infolist():
+            name = info.filename
+            if info.is_dir():
+                self._empty.append(name.rstrip("/"))
+                continue
             if name.startswith("/") or "\\" in name or ".." in name.split("/"):
                 raise DataError(f'{self}: "{name}" is not allowed; expected names such as train/cat/1.png')
             if name in given:
@@ -90,6 +104,9 @@ class Archive:
             given.add(name)
             if not any(_hidden(part) for part in name.split("/")):
                 yield name
+        held = {above for name in given for above in _folders_of(name)} if self._empty else set()
+        shown = (name for name in self._empty if not any(_hidden(part) for part in name.split("/")))
+        self._empty = [name for name in shown if name not in held]
 
     def _walk(self) -> Iterator[str]:
         """The files at the top of a folder and in its splits; the rest of a disk is nobody's business."""
@@ -102,7 +119,7 @@ class Archive:
         self._folders = 0
         yield from (f"{prefix}{name}" for name in files)
         for name in folders:
-            if name in SPLITS:
+            if self.whole or name in SPLITS:
                 yield from self._below(f"{prefix}{name}/", ())
 
     def _below(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -115,6 +132,8 @@ class Archive:
         if len(above) >= MAX_DEPTH or self._folders > MAX_FOLDERS:
             raise DataError(f"{self}: has more than {MAX_FOLDERS:,} folders, or {MAX_DEPTH} within each other")
         folders, files = self._list(folder)
+        if not folders and not files:
+            self._empty.append(folder.rstrip("/"))
         yield from (f"{folder}{name}" for name in files)
         for name in folders:
             yield from self._below(f"{folder}{name}/", (*above, here))
@@ -135,6 +154,13 @@ class Archive:
     def names(self) -> tuple[str, ...]:
         """All files, sorted."""
         return tuple(sorted(self._paths))
+
+    def holds(self, folder: str) -> bool:
+        """Whether there is a folder of this path below the top, also one that is not looked into."""
+        if self._zip is None:
+            inner = [self.path / top for top in self.tops if len(self.tops) == 1]
+            return any((place / folder).is_dir() for place in (self.path, *inner))
+        return any(name.startswith(f"{folder}/") for name in self._paths)
 
     def __contains__(self, name: str) -> bool:
         return name in self._paths
@@ -205,7 +231,14 @@ def _check_member(info: zipfile.ZipInfo) -> None:
 
 
 def _hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
+    return part.startswith(".") or part.lower() in JUNK
+
+
+def _folders_of(name: str) -> Iterator[str]:
+    """The folders that a file lies in."""
+    parts = name.split("/")
+    for count in range(1, len(parts)):
+        yield "/".join(parts[:count])
 
 
 def _line(error: BaseException) -> str:

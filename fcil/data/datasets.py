@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fcil.data.archives import Archive
 from fcil.data.augment import Augment
 from fcil.data.catalog import DATASETS
 from fcil.data.decode import Progress
 from fcil.data.images import Images
+from fcil.data.preparation import AugmentSettings
 from fcil.data.settings import DataSettings
 from fcil.data.sources import a_few, hold_out, read
 
@@ -29,6 +31,10 @@ class Dataset:
     """Of every channel, levels in [0, 1]."""
     std: tuple[float, ...]
     augment: Augment
+    folders: tuple[str, ...] = ()
+    """By original class number, the name of its folder, where classes are folders."""
+    source: Archive | None = None
+    """Where image files lie."""
 
     @property
     def num_classes(self) -> int:
@@ -44,7 +50,7 @@ class Dataset:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
-def load_dataset(settings: DataSettings, *, progress: Progress | None = None) -> Dataset:
+def load_dataset(settings: DataSettings, *, progress: Progress | None = None, look: bool = False) -> Dataset:
     """Open, download or decode the data set that the settings name.
 
     With `validation`, that fraction of the training images, drawn once and for all and equally from
@@ -53,12 +59,14 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None) ->
 
     Args:
         progress: is told what is going on, how much is done and how much there is.
+        look: download, decode and write as little as possible: to know what there is, not to train on it.
 
     Raises:
         DataError: files are missing or damaged; one line says which, and what to do.
+        ConfigError: an augmentation does not fit the images.
     """
     info = DATASETS[settings.dataset]
-    found = read(info, settings.root, settings.resize, progress)
+    found = read(info, settings, progress, look=look)
     train, test = found.train, found.test
     if settings.validation:
         kept, held = hold_out(train.y, settings.validation, "validation")
@@ -66,4 +74,8 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None) ->
     if settings.per_class is not None:
         train = train.subset(a_few(train.y, settings.per_class))
     augment = info.augment or Augment(max(1, min(train.shape[1:]) // 8), True)
-    return Dataset(info.name, train, test, found.class_names, found.mean, found.std, augment)
+    if isinstance(settings.augment, AugmentSettings):
+        augment = settings.augment.applied(augment, train.shape[1:])
+    return Dataset(
+        info.name, train, test, found.class_names, found.mean, found.std, augment, found.folders, found.source
+    )

@@ -17,15 +17,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from fcil.data.archives import Archive
+from fcil.data.compositing import USUAL, Rendering
 from fcil.data.folders import cache_folder
 from fcil.data.layouts import Layout, Listing, Members
 from fcil.errors import DataError
@@ -46,15 +47,12 @@ Finish = Callable[[Image.Image], Image.Image]
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what it warns of is refused or does not matter here
 THREADS = min(16, os.cpu_count() or 1)
 _CHUNK = 128
-_FORMAT = 2
+_FORMAT = 3
 """Counts up when the content of the cache changes its meaning."""
 
 
-def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image:
+def decode(data: bytes, where: str, finish: Finish | None = None, rendering: Rendering = USUAL) -> Image.Image:
     """The image in `data`, of mode L where it is stored as 8-bit gray and RGB otherwise.
-
-    It is turned as its EXIF orientation says, and what is transparent lies on white, as ink on paper: the colour
-    that a file stores under its transparent pixels is often black, and was never to be seen.
 
     Raises:
         DataError: it is empty, truncated, no image, too large, or has 16 bits a channel.
@@ -68,10 +66,7 @@ def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{where} has more than 8 bits a channel; convert it to 8 bits")
         with _turn(image.width * image.height):
-            image = _upright(image)
-            if image.has_transparency_data:
-                image = _on_white(image)
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+            image = rendering(image)
             return image if finish is None else finish(image)
     except DataError:
         raise
@@ -80,48 +75,18 @@ def decode(data: bytes, where: str, finish: Finish | None = None) -> Image.Image
         raise DataError(f"{where} is damaged or no image ({said})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation wants it seen; one that cannot be read turns nothing."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's reader raises all kinds of errors, and the pixels may be sound
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What each EXIF orientation but the upright one asks for."""
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """The image on a white ground, gray where it and its transparency are."""
-    gray = image.mode in ("1", "L", "LA", "La")
-    layer = image.convert("LA" if gray else "RGBA")
-    ground = Image.new(layer.mode, layer.size, (255,) * len(layer.getbands()))
-    ground.paste(layer, mask=layer.getchannel("A"))
-    return ground.convert("L" if gray else "RGB")
-
-
 def _turn(size: int) -> AbstractContextManager[object]:
     return _LARGE if size > LARGE else nullcontext()
 
 
-def load(archive: Archive, name: str, finish: Finish | None = None) -> Image.Image:
+def load(archive: Archive, name: str, finish: Finish | None = None, rendering: Rendering = USUAL) -> Image.Image:
     """An image file of an archive, decoded; many threads may ask.
 
     Raises:
         DataError: it cannot be read or decoded.
     """
     with _turn(archive.size(name)):
-        return decode(archive.read(name), f"{archive}: {name}", finish)
+        return decode(archive.read(name), f"{archive}: {name}", finish, rendering)
 
 
 def fit(image: Image.Image, short: int, side: int, position: float = 0.5, where: str = "an image") -> Image.Image:
@@ -154,6 +119,26 @@ def to_array(image: Image.Image, channels: int) -> Pixels:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What the images of an archive are brought to."""
+
+    side: int | None = None
+    """In pixels, of a square; None: as they are."""
+    rendering: Rendering = USUAL
+
+    def load(self, archive: Archive, name: str) -> Image.Image:
+        """One of them.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        if self.side is None:
+            return load(archive, name, None, self.rendering)
+        side, where = self.side, f"{archive}: {name}"
+        return load(archive, name, lambda image: fit(image, side, side, where=where), self.rendering)
+
+
+@dataclass(frozen=True)
 class Arrays:
     """A decoded data set; the images are mapped, not loaded."""
 
@@ -163,18 +148,35 @@ class Arrays:
     test: tuple[Pixels, NDArray[np.int64]]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    folders: tuple[str, ...]
+    """Of each class, the name of its folder."""
 
 
-def cached(archive: Archive, layout: Layout, resize: int | None, progress: Progress | None) -> Arrays:
+def already(archive: Archive, layout: Layout, wanted: Wanted) -> Arrays | None:
+    """The decoded archive if it is in the cache folder; nothing is decoded or written.
+
+    Raises:
+        DataError: the archive is not there.
+    """
+    return _read(_cache(archive, layout, wanted))
+
+
+def _cache(archive: Archive, layout: Layout, wanted: Wanted) -> Path:
+    """Where it lies, or would."""
+    name = getattr(layout, "__name__", repr(layout))
+    key = json.dumps([_FORMAT, name, archive.fingerprint(), *astuple(wanted)])
+    return cache_folder() / "images" / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+
+
+def cached(archive: Archive, layout: Layout, wanted: Wanted, progress: Progress | None) -> Arrays:
     """The decoded archive, from the cache folder if it is there, else decoded into it.
 
     Raises:
-        DataError: an image cannot be used, sizes differ and `resize` is None, or the cache folder
+        DataError: an image cannot be used, sizes differ and no side is wanted, or the cache folder
             cannot be written.
     """
-    key = json.dumps([_FORMAT, layout.__name__, archive.fingerprint(), resize])
-    parent = cache_folder() / "images"
-    folder = parent / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    folder = _cache(archive, layout, wanted)
+    parent = folder.parent
     found = _read(folder)
     if found is not None:
         return found
@@ -186,7 +188,7 @@ def cached(archive: Archive, layout: Layout, resize: int | None, progress: Progr
                 shutil.rmtree(left, ignore_errors=True)
             unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp", dir=parent))
             try:
-                _write(unfinished, archive, listing, resize, progress)
+                _write(unfinished, archive, listing, wanted, progress)
                 shutil.rmtree(folder, ignore_errors=True)
                 os.rename(unfinished, folder)
             finally:
@@ -210,7 +212,7 @@ def _writable(parent: Path) -> Iterator[None]:
 def _read(folder: Path) -> Arrays | None:
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        names, mean, std = (tuple(facts[key]) for key in ("class_names", "mean", "std"))
+        names, mean, std, folders = (tuple(facts[key]) for key in ("class_names", "mean", "std", "folders"))
         # Copy-on-write, because torch warns of arrays that cannot be written to.
         x = {split: np.load(folder / f"{split}_x.npy", mmap_mode="c") for split in ("train", "test")}
         y = {split: np.array(np.load(folder / f"{split}_y.npy", mmap_mode="r")) for split in ("train", "test")}
@@ -224,22 +226,28 @@ def _read(folder: Path) -> Arrays | None:
             or y[split].dtype.kind != "i"
         ):
             return None
-    return Arrays(names, (x["train"], y["train"]), (x["test"], y["test"]), mean, std)
+    return Arrays(names, (x["train"], y["train"]), (x["test"], y["test"]), mean, std, folders)
 
 
 class _ColourError(Exception):
     """A colour image turned up among gray ones."""
 
 
-def _write(folder: Path, archive: Archive, listing: Listing, resize: int | None, progress: Progress | None) -> None:
-    first = _load(archive, listing.train.names[0], resize)
+def _write(folder: Path, archive: Archive, listing: Listing, wanted: Wanted, progress: Progress | None) -> None:
+    first = wanted.load(archive, listing.train.names[0])
     channels = 1 if first.mode == "L" else 3
     try:
-        _write_splits(folder, archive, listing, (channels, first.height, first.width), resize, progress)
+        _write_splits(folder, archive, listing, (channels, first.height, first.width), wanted, progress)
     except _ColourError:
-        _write_splits(folder, archive, listing, (3, first.height, first.width), resize, progress)
+        _write_splits(folder, archive, listing, (3, first.height, first.width), wanted, progress)
     mean, std = channel_statistics(np.load(folder / "train_x.npy", mmap_mode="r"))
-    facts = {"class_names": listing.class_names, "mean": mean, "std": std, "source": str(archive)}
+    facts = {
+        "class_names": listing.class_names,
+        "folders": listing.folders,
+        "mean": mean,
+        "std": std,
+        "source": str(archive),
+    }
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -248,7 +256,7 @@ def _write_splits(
     archive: Archive,
     listing: Listing,
     shape: tuple[int, int, int],
-    resize: int | None,
+    wanted: Wanted,
     progress: Progress | None,
 ) -> None:
     total = len(listing.train.names) + len(listing.test.names)
@@ -261,27 +269,23 @@ def _write_splits(
         x = np.lib.format.open_memmap(
             folder / f"{split}_x.npy", mode="w+", dtype=np.uint8, shape=(len(members.names), *shape)
         )
-        for count in _decode_into(x, archive, members, resize):
+        for count in _decode_into(x, archive, members, wanted):
             done += count
             if progress is not None:
                 progress(f"decoding {archive.path.name}", done, total)
         x.flush()
 
 
-def _decode_into(x: Pixels, archive: Archive, members: Members, resize: int | None) -> Iterator[int]:
+def _decode_into(x: Pixels, archive: Archive, members: Members, wanted: Wanted) -> Iterator[int]:
     """Fill `x` with many threads; yields how many images were added."""
 
     def fill(start: int) -> int:
         stop = min(start + _CHUNK, len(x))
         for row in range(start, stop):
-            image = _load(archive, members.names[row], resize)
+            image = wanted.load(archive, members.names[row])
             if x.shape[1] == 1 and image.mode != "L":
                 raise _ColourError
-            if (image.height, image.width) != x.shape[2:]:
-                raise DataError(
-                    f"{archive}: {members.names[row]} has {image.width}x{image.height} pixels, the first image"
-                    f" {x.shape[3]}x{x.shape[2]}; give resize to bring all to one size"
-                )
+            check_size(image, x.shape[2:], f"{archive}: {members.names[row]}")
             x[row] = to_array(image, x.shape[1])
         return stop - start
 
@@ -293,10 +297,17 @@ def _decode_into(x: Pixels, archive: Archive, members: Members, resize: int | No
             pool.shutdown(cancel_futures=True)
 
 
-def _load(archive: Archive, name: str, resize: int | None) -> Image.Image:
-    if resize is None:
-        return load(archive, name)
-    return load(archive, name, lambda image: fit(image, resize, resize, where=f"{archive}: {name}"))
+def check_size(image: Image.Image, size: tuple[int, ...], where: str) -> None:
+    """See that an image has the (height, width) of the first one.
+
+    Raises:
+        DataError: it has another.
+    """
+    if (image.height, image.width) != size:
+        raise DataError(
+            f"{where} has {image.width}x{image.height} pixels, the first image {size[1]}x{size[0]};"
+            " give resize to bring all to one size"
+        )
 
 
 def channel_statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fcil.data.archives import Archive
-from fcil.data.decode import THREADS, fit, load, to_array
+from fcil.data.compositing import USUAL, Rendering
+from fcil.data.decode import THREADS, Wanted, check_size, fit, load, to_array
 
 READ_AHEAD = 2
 """Batches that are decoded while the net works on an earlier one."""
@@ -107,8 +108,17 @@ class LazyImages(Images):
     at the image's own border; here the square is cut first and `Augment` pads the square.
     """
 
-    def __init__(self, archive: Archive, names: Sequence[str], y: Tensor, *, side: int, train: bool) -> None:
-        self.archive, self.names, self.side, self.train = archive, names, side, train
+    def __init__(
+        self,
+        archive: Archive,
+        names: Sequence[str],
+        y: Tensor,
+        *,
+        side: int,
+        train: bool,
+        rendering: Rendering = USUAL,
+    ) -> None:
+        self.archive, self.names, self.side, self.train, self.rendering = archive, names, side, train, rendering
         self.y = y.to("cpu", torch.int64)
         self.shape = (3, side, side)
         self.device = torch.device("cpu")
@@ -152,13 +162,42 @@ class LazyImages(Images):
             name = self.names[rows[slot]]
             short = self.side if self.train else round(self.side * 256 / 224)
             place, where = positions[slot], f"{self.archive}: {name}"
-            x[slot] = to_array(load(self.archive, name, lambda image: fit(image, short, self.side, place, where)), 3)
+            cut = load(self.archive, name, lambda image: fit(image, short, self.side, place, where), self.rendering)
+            x[slot] = to_array(cut, 3)
 
         return torch.from_numpy(x), [self._pool.submit(fill, slot) for slot in range(len(rows))]
 
     def subset(self, rows: Tensor, *, train: bool = True) -> Images:
         kept = [self.names[row] for row in rows.tolist()]
-        return LazyImages(self.archive, kept, self.y[rows], side=self.side, train=self.train and train)
+        train = self.train and train
+        return LazyImages(self.archive, kept, self.y[rows], side=self.side, train=train, rendering=self.rendering)
+
+
+class FileImages(Images):
+    """Images of one size that stay files until they are asked for: for a look at data, not for training.
+
+    They are what `fcil.data.decode.cached` would make of them.
+
+    Args:
+        shape: (channels, height, width) of the first of them.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self, archive: Archive, names: Sequence[str], y: Tensor, *, wanted: Wanted, shape: tuple[int, ...]
+    ) -> None:
+        self.archive, self.names, self.wanted = archive, names, wanted
+        self.y, self.shape, self.device = y.to("cpu", torch.int64), shape, torch.device("cpu")
+
+    def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        for indices in batches:
+            x = np.empty((len(indices), *self.shape), dtype=np.uint8)
+            for slot, row in enumerate(indices.tolist()):
+                image = self.wanted.load(self.archive, self.names[row])
+                check_size(image, self.shape[1:], f"{self.archive}: {self.names[row]}")
+                x[slot] = to_array(image if self.shape[0] == 3 else image.convert("L"), self.shape[0])
+            yield torch.from_numpy(x)
 
 
 def _finish(x: Tensor, jobs: list[Future[None]]) -> Tensor:

@@ -177,7 +177,8 @@ class Scenario:
         assert 0 <= client < self.clients, client
         first = 1 if seen else task
         held = [self._held[number - 1][client] for number in range(first, task + 1)]
-        augment = self.dataset.augment if self.settings.augment else None
+        own = self.dataset.augment
+        augment = own if self.settings.augment and own != Augment() else None
         return self._make_shard(self.dataset.train, np.concatenate(held), augment)
 
     def test(self, task: int) -> Shard:
@@ -222,6 +223,8 @@ class Scenario:
 
         `indices[task][client]` are positions in the training split, without the held-out validation images.
         """
+        share = self.settings.test_share
+        taken = [] if share is None else [("test_share", {"share": share.share, "seed": share.seed})]
         return {
             "dataset": self.dataset.name,
             "fingerprint": fingerprint(self.dataset),
@@ -232,4 +235,5 @@ class Scenario:
             "tasks": [list(classes) for classes in self.split.classes],
             "counts": self.counts.tolist(),
             "indices": [[held.tolist() for held in clients] for clients in self._held],
+            **dict(taken),
         }

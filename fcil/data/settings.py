@@ -12,6 +12,8 @@ from pydantic import Field
 
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.data.catalog import DATASETS
+from fcil.data.compositing import Rendering
+from fcil.data.preparation import AugmentSettings, TestShare
 from fcil.data.splits import SplitFile
 from fcil.data.tasks import TaskSplit
 from fcil.errors import ConfigError, nearest
@@ -19,8 +21,10 @@ from fcil.types import Count, Index
 
 Kind = Literal["iid", "dirichlet", "classes", "shards"]
 Draw = Literal["task", "once", "reference"]
-HELD = ("tasks", "base", "increment", "order", "partition")
+HELD = ("tasks", "base", "increment", "order", "partition", "remainder")
 """Settings that a split file stands for."""
+ADDED = ("split", "remainder", "test_share", "transparency", "orientation")
+"""Settings that are not written where they say nothing else than what was done before there were any."""
 _WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
 
 
@@ -105,11 +109,14 @@ class DataSettings:
     root: str | None = None
     """Folder or zip that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""
     tasks: Count | tuple[tuple[Index, ...], ...] | None = None
-    """Number of tasks of equal size (the last one takes the remainder), or the class numbers of every task."""
+    """Number of tasks of equal size (see `remainder`), or the class numbers of every task."""
     base: Count | None = None
     """Number of classes of the first task, together with `increment` and instead of `tasks`."""
     increment: Count | None = None
     """Number of classes of every later task, together with `base` and instead of `tasks`."""
+    remainder: Literal["last", "even"] = "last"
+    """Who takes the classes that a number of tasks leaves over: the `last` task all of them, or the first tasks one
+    each (`even`): ten classes in seven tasks are 1, 1, 1, 1, 1, 1, 4 or 2, 2, 2, 1, 1, 1, 1."""
     order: Literal["natural", "seed"] | Index | tuple[Index, ...] = "natural"
     """Order in which classes appear: `natural`, a number for NumPy's legacy permutation of that seed (1993 is
     the field's), `seed` for the permutation of the run's seed, or all class numbers as a list."""
@@ -117,13 +124,23 @@ class DataSettings:
     """How the samples of a task are shared out among the clients."""
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Side in pixels that images decoded from files are brought to: short side to this, centre cropped."""
+    transparency: Literal["white", "black", "ignored"] | Annotated[int, Field(ge=0, le=255)] = "white"
+    """What shows through transparent parts of images decoded from files: `white`, `black` or a grey level (0 to 255);
+    `ignored` leaves transparency out and takes the colours stored under it, which are often black."""
+    orientation: Literal["upright", "stored"] = "upright"
+    """Whether images decoded from files are turned `upright` as their EXIF orientation says, or left as `stored`."""
+    test_share: TestShare | None = None
+    """Share of the images of every class that test, of an image folder without a test split: 0.2, or `{share: 0.2,
+    seed: 1}` for others. The classes may then also lie at the top of the folder. null: there is a test split."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
     images, so that hyper-parameters can be chosen without looking at the test set."""
     per_class: Count | None = None
     """At most so many training images of each class, drawn once and for all, for a look at a large set; null: all."""
-    augment: bool = True
-    """Whether training images are cropped, flipped and brightened at random."""
+    augment: bool | AugmentSettings = True
+    """Whether training images are cropped, flipped and brightened at random, as is usual for the data set; a mapping
+    such as `{flip: false, crop: 2}` changes some of that. It also changes how synthetic samples are augmented, and so
+    does `none`; `false` is for the images of clients alone."""
     split: SplitFile | None = None
     """A file that says which classes come in which task and which client holds which images, instead of `tasks`,
     `order` and `partition`: the partition.json of a run, or what `fcil show X.yaml --split FILE` writes."""
@@ -138,6 +155,11 @@ class DataSettings:
         if self.resize is not None and not info.resizable:
             able = ", ".join(i.name for i in DATASETS.values() if i.resizable)
             raise ValueError(f"resize: applies to {able}; {self.dataset} has images of a fixed size")
+        for key in ("transparency", "orientation"):
+            if getattr(self, key) != type(self).__dataclass_fields__[key].default and not info.resizable:
+                raise ValueError(f"{key}: applies to images that are decoded from files; {self.dataset} has none")
+        if self.test_share is not None and self.dataset != "image_folder":
+            raise ValueError(f"test_share: applies to image_folder; {self.dataset} has test images of its own")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
         if self.split is not None:
@@ -157,9 +179,17 @@ class DataSettings:
             raise ValueError(f"split: excludes {', '.join(given)}, which the file says; leave that out")
 
     def to_yaml(self) -> dict[str, Any]:
-        """Without what a split says in its file; without a split, nothing of it (as before there were any)."""
-        without = ("split",) if self.split is None else HELD
+        """Without what a split says in its file, and without what is `ADDED` and says nothing."""
+        plain = [f.name for f in fields(self) if f.name in ADDED and getattr(self, f.name) == f.default]
+        without = (*plain, *(HELD if self.split is not None else ()))
         return {key: value for key, value in dump_fields(self).items() if key not in without}
+
+    @property
+    def rendering(self) -> Rendering:
+        """How pixels are made of image files."""
+        levels: dict[str | int, int | None] = {"white": 255, "black": 0, "ignored": None}
+        level = self.transparency if isinstance(self.transparency, int) else levels[self.transparency]
+        return Rendering(level, self.orientation == "upright")
 
     def _check_tasks(self) -> None:
         if self.tasks is not None and (self.base is not None or self.increment is not None):
@@ -168,6 +198,8 @@ class DataSettings:
             lone = "base" if self.increment is None else "increment"
             alone = self.base is not None or self.increment is not None
             raise ValueError(f"{lone} alone is not enough; " * alone + "give tasks, or base and increment")
+        if self.remainder != "last" and not isinstance(self.tasks, int):
+            raise ValueError("remainder: applies to a number of tasks alone; leave it out")
         if not isinstance(self.tasks, tuple):
             return
         if not self.tasks or not all(self.tasks):
@@ -188,6 +220,7 @@ class DataSettings:
         return TaskSplit.make(
             num_classes,
             tasks=self.tasks,
+            even=self.remainder == "even",
             base=self.base,
             increment=self.increment,
             order=self.order,

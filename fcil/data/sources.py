@@ -20,10 +20,11 @@ from torch import Tensor
 
 from fcil.data.archives import Archive
 from fcil.data.catalog import DatasetInfo
-from fcil.data.decode import Pixels, Progress, cached, channel_statistics
+from fcil.data.decode import Arrays, Pixels, Progress, Wanted, already, cached, channel_statistics, to_array
 from fcil.data.folders import data_folder
-from fcil.data.images import Images, LazyImages, MemoryImages
-from fcil.data.layouts import Layout, Members, image_folder, imagenet_folder, tiny_imagenet
+from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
+from fcil.data.layouts import Layout, Members, SharedFolder, image_folder, imagenet_folder, tiny_imagenet
+from fcil.data.settings import DataSettings
 from fcil.errors import DataError
 from fcil.rng import numpy_generator
 
@@ -36,6 +37,8 @@ _FOLDERS = {
     "cifar100": "cifar-100-python",
 }
 """Where torchvision unpacks them."""
+LOOKED_AT = 32
+"""Training images that are decoded for a look at a data set."""
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
@@ -47,23 +50,35 @@ class Splits(NamedTuple):
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    folders: tuple[str, ...] = ()
+    """Of each class, the name of its folder, where there are folders."""
+    source: Archive | None = None
+    """Where image files lie."""
 
 
-def read(info: DatasetInfo, root: str | None, resize: int | None, progress: Progress | None) -> Splits:
+def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *, look: bool = False) -> Splits:
     """Open a data set.
 
+    Args:
+        look: download and write nothing: images that were not decoded yet stay files, and mean and standard
+            deviation are those of a few of them.
     Raises:
         DataError: its files are missing or damaged.
     """
+    root, wanted = settings.root, Wanted(settings.resize, settings.rendering)
     if info.name == "digits":
         return _digits()
     if info.name in _TORCHVISION:
-        return _torchvision(info, _home(root) if root else data_folder())
+        return _torchvision(info, _home(root) if root else data_folder(), download=not look)
     if info.name == "image_folder":
-        return _decoded(info, Archive(Path(root or "")), image_folder, resize, progress)
-    if info.name == "tiny_imagenet":
-        return _decoded(info, _find(info, root, "tiny-imagenet-200"), tiny_imagenet, resize, progress)
-    return _lazy(info, _find(info, root, info.name), resize)
+        share, archive = settings.test_share, Archive(Path(root or ""), whole=settings.test_share is not None)
+        layout: Layout = image_folder if share is None else SharedFolder(share.share, share.seed)
+    elif info.name == "tiny_imagenet":
+        archive, layout = _find(info, root, "tiny-imagenet-200"), tiny_imagenet
+    else:
+        return _lazy(info, _find(info, root, info.name), wanted)
+    found = already(archive, layout, wanted) if look else cached(archive, layout, wanted, progress)
+    return _looked_at(info, archive, layout, wanted) if found is None else _decoded(info, archive, found)
 
 
 def at_hand(info: DatasetInfo, root: str | None) -> bool:
@@ -134,18 +149,24 @@ def _digits() -> Splits:
     return Splits(MemoryImages(x[train], y[train]), MemoryImages(x[test], y[test]), names, mean, std)
 
 
-def _torchvision(info: DatasetInfo, root: Path) -> Splits:
+def _torchvision(info: DatasetInfo, root: Path, *, download: bool = True) -> Splits:
     with _quiet():
         loader = getattr(import_module("torchvision.datasets"), _TORCHVISION[info.name])
         try:
             try:
                 train, test = (loader(str(root), train=part, download=False) for part in (True, False))
             except RuntimeError:  # not there, or not whole
+                if not download:
+                    raise
                 root.mkdir(parents=True, exist_ok=True)
                 with FileLock(root / f".{info.name}.lock"):
                     train, test = (loader(str(root), train=part, download=True) for part in (True, False))
         except Exception as error:
             said = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+            if not download:
+                raise DataError(
+                    f"{info.name}: the files in {root} are not whole ({said}); a run downloads it"
+                ) from None
             raise DataError(
                 f"{info.name}: not found in {root}, and the download failed ({said});"
                 f" put {info.files} there, or set data.root or FCIL_DATA to where it is"
@@ -158,7 +179,10 @@ def _from_torchvision(info: DatasetInfo, root: Path, part: Any) -> MemoryImages:
     x, y = torch.as_tensor(part.data), torch.as_tensor(part.targets)  # (N, height, width) or (N, height, width, 3)
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
     if y.shape != x.shape[:1] or set(y.tolist()) != set(range(len(part.classes))):
-        raise DataError(f"{info.name}: the files in {root} hold other images or labels; put {info.files} there")
+        raise DataError(
+            f"{info.name}: the files in {root} hold other images or labels; put {info.files} there (they have "
+            f"{len(x):,} images of {tuple(x.shape[1:])} and {len(y):,} labels, for {len(part.classes)} classes)"
+        )
     return MemoryImages(x.contiguous(), y)
 
 
@@ -191,26 +215,43 @@ def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
     raise DataError(f"{info.name}: nothing at {given}; put {info.files} there, or set data.root to where it is")
 
 
-def _decoded(
-    info: DatasetInfo, archive: Archive, layout: Layout, resize: int | None, progress: Progress | None
-) -> Splits:
-    found = cached(archive, layout, resize, progress)
+def _decoded(info: DatasetInfo, archive: Archive, found: Arrays) -> Splits:
     mean, std = info.mean or found.mean, info.std or found.std
-    return Splits(_mapped(*found.train), _mapped(*found.test), found.class_names, mean, std)
+    return Splits(_mapped(*found.train), _mapped(*found.test), found.class_names, mean, std, found.folders, archive)
 
 
 def _mapped(x: Pixels, y: NDArray[np.int64]) -> MemoryImages:
     return MemoryImages(torch.from_numpy(x), torch.from_numpy(y))
 
 
-def _lazy(info: DatasetInfo, archive: Archive, resize: int | None) -> Splits:
+def _looked_at(info: DatasetInfo, archive: Archive, layout: Layout, wanted: Wanted) -> Splits:
+    """The same without decoding more than a few of the training images."""
+    listing = layout(archive)
+    names = listing.train.names
+    first = wanted.load(archive, names[0])
+    few = [wanted.load(archive, names[row]) for row in range(0, len(names), -(-len(names) // LOOKED_AT))]
+    channels = 1 if {image.mode for image in (first, *few)} == {"L"} else 3
+    shape = (channels, first.height, first.width)
+    same = [to_array(image, channels) for image in few if image.size == first.size]
+    mean, std = channel_statistics(np.stack(same or [to_array(first, channels)]))
+
+    def images(members: Members) -> FileImages:
+        return FileImages(archive, members.names, torch.from_numpy(members.labels), wanted=wanted, shape=shape)
+
+    mean, std = info.mean or mean, info.std or std
+    return Splits(images(listing.train), images(listing.test), listing.class_names, mean, std, listing.folders, archive)
+
+
+def _lazy(info: DatasetInfo, archive: Archive, wanted: Wanted) -> Splits:
     listing = imagenet_folder(archive)
-    side = resize or 224
+    side, rendering = wanted.side or 224, wanted.rendering
 
     def images(members: Members, train: bool) -> LazyImages:
-        return LazyImages(archive, members.names, torch.from_numpy(members.labels), side=side, train=train)
+        labels = torch.from_numpy(members.labels)
+        return LazyImages(archive, members.names, labels, side=side, train=train, rendering=rendering)
 
-    return Splits(images(listing.train, True), images(listing.test, False), listing.class_names, *_published(info))
+    train, test = images(listing.train, True), images(listing.test, False)
+    return Splits(train, test, listing.class_names, *_published(info), listing.folders, archive)
 
 
 def _published(info: DatasetInfo) -> tuple[tuple[float, ...], tuple[float, ...]]:

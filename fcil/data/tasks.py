@@ -51,12 +51,18 @@ def legacy_generator(seed: int) -> np.random.RandomState:
 
 
 def task_sizes(
-    num_classes: int, *, tasks: int | None = None, base: int | None = None, increment: int | None = None
+    num_classes: int,
+    *,
+    tasks: int | None = None,
+    base: int | None = None,
+    increment: int | None = None,
+    even: bool = False,
 ) -> tuple[int, ...]:
     """How many classes each task brings.
 
-    `tasks` equal tasks of floor(num_classes / tasks) classes; the last one also takes the remainder.
-    Or `base` classes first, then `increment` at a time; a remainder is a last, smaller task.
+    `tasks` equal tasks of floor(num_classes / tasks) classes; the last one also takes the remainder, or, if
+    `even`, the first ones take one class more each. Or `base` classes first, then `increment` at a time; a
+    remainder is a last, smaller task.
 
     Differs: with `tasks` the reference makes a remainder an additional task, so that it can run more
     tasks than it was asked for; here there are as many as were asked for.
@@ -67,7 +73,9 @@ def task_sizes(
     if tasks is not None:
         if tasks > num_classes:
             raise ConfigError(f"tasks is {tasks}, but there are only {num_classes} classes")
-        each = num_classes // tasks
+        each, left = divmod(num_classes, tasks)
+        if even:
+            return (each + 1,) * left + (each,) * (tasks - left)
         return (each,) * (tasks - 1) + (num_classes - each * (tasks - 1),)
     if base is None or increment is None:
         raise ConfigError("give tasks, or base and increment")
@@ -91,6 +99,7 @@ class TaskSplit:
         tasks: int | Sequence[Sequence[int]] | None = None,
         base: int | None = None,
         increment: int | None = None,
+        even: bool = False,
         order: Order = "natural",
         seed: int = 0,
     ) -> TaskSplit:
@@ -103,7 +112,7 @@ class TaskSplit:
             check_classes("tasks", [c for task in tasks for c in task], num_classes)
             return cls(tuple(tuple(int(c) for c in task) for task in tasks))
         appearing = class_order(num_classes, order, seed)
-        ends = np.cumsum(task_sizes(num_classes, tasks=tasks, base=base, increment=increment))
+        ends = np.cumsum(task_sizes(num_classes, tasks=tasks, base=base, increment=increment, even=even))
         return cls(tuple(tuple(part.tolist()) for part in np.split(appearing, ends[:-1])))
 
     def __len__(self) -> int:

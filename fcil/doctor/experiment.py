@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
@@ -17,15 +17,16 @@ from fcil.distillation import distils, expected_plans
 from fcil.distillation import read as distillations
 from fcil.distillation.plans import check_all
 from fcil.doctor.finding import Finding
-from fcil.doctor.machine import existing, is_cached, usable_cores
+from fcil.doctor.machine import existing, usable_cores
 from fcil.errors import DataError
 from fcil.experiment import read
 from fcil.federation.checkpoint import KEPT
 from fcil.federation.foreseen import remarks
-from fcil.federation.plan import Plan, anchors_of, needs_anchors
+from fcil.federation.plan import Plan, anchors_of, looking, needs_anchors
 from fcil.groups import is_student
 from fcil.playing.rehearsal import check_offline, named, share_out
 from fcil.playing.stopwatch import Facts, Stopwatch
+from fcil.playing.unseen import data_download, encoder_download, reckoned
 from fcil.store import RunFolder
 from fcil.synthesis import Synthesizer
 from fcil.tables import duration
@@ -40,33 +41,17 @@ EXTRA = 3 * 10**6
 ROUGH = "reckoned from a timed step of plain training; teachers and synthesis may take several times as much again"
 
 
-class Size(NamedTuple):
-    """Samples of a data set whose files have not been opened, and bytes of its download."""
-
-    train: int
-    test: int
-    download: int = 0
-
-
-SIZES = {
-    "mnist": Size(60_000, 10_000, 12 * 10**6),
-    "fashion_mnist": Size(60_000, 10_000, 31 * 10**6),
-    "cifar10": Size(50_000, 10_000, 170 * 10**6),
-    "cifar100": Size(50_000, 10_000, 169 * 10**6),
-    "tiny_imagenet": Size(100_000, 10_000),
-    "imagenet": Size(1_281_167, 50_000),
-    "imagenet100": Size(130_000, 5_000),
-}
-OPENED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
-"""Sets that are read in a moment; others may have to be decoded first."""
-
-
 def examine(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Finding]:
     """What the runs of a file need, those aside that are finished.
 
     Raises:
         UserError: the file, or its data as it lies here, is wrong.
     """
+    with looking():
+        yield from _examined(source, overrides, out)
+
+
+def _examined(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Finding]:
     where = Where(str(source))
     plans = {plan.folder: plan for plan in _plans(source, overrides, where)}
     left = [plan for folder, plan in plans.items() if not RunFolder(out / folder).finished]
@@ -100,37 +85,32 @@ def _plans(source: Path, overrides: Sequence[str], where: Where) -> list[Plan]:
 
 
 def data(plan: Plan, where: Where) -> tuple[Finding, Facts | None]:
-    """Whether the data is there, and how much there is."""
+    """Whether the data is there, and how much there is; of image files few are decoded.
+
+    Raises:
+        ConfigError: it cannot be shared out as the settings say.
+    """
     chosen = plan.data
     info, what = DATASETS[chosen.dataset], f"data: {chosen.dataset}"
     try:
-        there = at_hand(info, chosen.root)
+        if not at_hand(info, chosen.root):
+            todo = f"without a network put {info.files} into data.root"
+            return Finding("warn", what, data_download(plan), todo), reckoned(plan)
     except DataError as error:
-        return Finding("fail", what, str(error), "set data.root, or FCIL_DATA"), _reckoned(plan)
-    if there and info.name in OPENED:
+        return Finding("fail", what, str(error), "set data.root, or FCIL_DATA"), reckoned(plan)
+    try:
         scenario = share_out(plan, where)
-        dataset, tasks = scenario.dataset, len(scenario.tasks)
-        facts = Facts(len(dataset.train), len(dataset.test), tasks, len(scenario.order), dataset.shape)
-        shard = max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
-        found = f"at hand: {facts.train:,} training and {facts.test:,} test images, {tasks} tasks"
-        return Finding("ok", what, found), facts._replace(shard=shard)
-    if there:
-        return Finding("ok", what, "at hand; not opened here"), _reckoned(plan)
-    found = f"not here; a run downloads {in_words(SIZES[info.name].download)}"
-    return Finding("warn", what, found, f"without a network put {info.files} into data.root"), _reckoned(plan)
-
-
-def _reckoned(plan: Plan) -> Facts | None:
-    """What the catalogue knows of a set that was not opened."""
-    info, known = DATASETS[plan.data.dataset], SIZES.get(plan.data.dataset)
-    if known is None or info.num_classes is None or info.shape is None or plan.data.split is not None:
-        return None
-    train = int(known.train * (1 - plan.data.validation))
-    if plan.data.per_class is not None:
-        train = min(train, plan.data.per_class * info.num_classes)
-    side = plan.data.resize or info.shape[-1]
-    tasks = plan.data.task_split(info.num_classes, plan.seed)
-    return Facts(train, known.test, len(tasks), len(tasks.order), (info.shape[0], side, side))
+    except DataError as error:
+        return Finding("fail", what, str(error), "mend the files, or set data.root"), reckoned(plan)
+    dataset, tasks = scenario.dataset, len(scenario.tasks)
+    facts = Facts(len(dataset.train), len(dataset.test), tasks, len(scenario.order), dataset.shape)
+    shard = max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
+    found = f"at hand: {facts.train:,} training and {facts.test:,} test images, {tasks} tasks"
+    if dataset.source is not None:
+        channels, *size = dataset.shape
+        kind = "grey" if channels == 1 else "colour"
+        found += f"; {len(dataset.class_names)} classes, {' x '.join(map(str, size))}, {kind}"
+    return Finding("ok", what, found), facts._replace(shard=shard)
 
 
 def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
@@ -138,10 +118,10 @@ def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
     encoder = plan.anchors.encoder
     if not needs_anchors(plan):
         return
-    if encoder != "embedded" and plan.anchors.file is None and not is_cached(encoder):
+    if line := encoder_download(plan):
         todo = "fetch it once with a network, or say anchors.encoder=embedded"
-        yield Finding("warn", "anchors", f"{encoder} is not here; a run downloads it", todo)
-    elif facts is not None and plan.data.dataset in OPENED and (encoder == "embedded" or plan.anchors.file):
+        yield Finding("warn", "anchors", line, todo)
+    elif facts is not None and facts.shard is not None and (encoder == "embedded" or plan.anchors.file):
         with named(where.at("anchors")):
             found = anchors_of(plan)
         yield Finding("ok", "anchors", f"{len(found) if found is not None else 0} classes, {encoder}")

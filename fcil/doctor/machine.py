@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib import import_module, metadata, util
+from importlib import metadata, util
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fcil.anchors import ENCODERS, packaged_folder
+from fcil.anchors import ENCODERS, is_cached
 from fcil.data import DATASETS, data_folder
 from fcil.data.sources import at_hand
 from fcil.doctor.finding import Finding
@@ -162,16 +162,6 @@ def encoders() -> Finding:
     there = ["embedded", *(name for name in names if is_cached(name))]
     offline = "; HF_HUB_OFFLINE is set, so no other can be fetched" if os.environ.get("HF_HUB_OFFLINE") else ""
     return Finding("ok", "text encoders", f"{', '.join(there)} at hand{offline}")
-
-
-def is_cached(encoder: str) -> bool:
-    """Whether an encoder is a local folder, in an installed package or in the cache of the Hugging Face hub."""
-    if os.path.isdir(os.path.expanduser(encoder)) or packaged_folder(encoder):
-        return True
-    try:
-        return isinstance(import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json"), str)
-    except (ImportError, ValueError):  # ValueError: no name that the hub could know
-        return False
 
 
 def data() -> Finding:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcil.data import Scenario
+from fcil.data import Scenario, task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.aggregation import Mean
 from fcil.federation.attacks import LabelFlip, malicious
-from fcil.federation.plan import Plan, tasks_of
+from fcil.federation.plan import Plan, oddities_of, tasks_of
 from fcil.federation.safeguards import check_safeguards
 from fcil.nets import check_batch, normalises_one
 from fcil.rng import generator
@@ -89,13 +89,14 @@ def _met(plan: Plan, scenario: Scenario) -> Iterator[Counts]:
 # What is no mistake, and yet to be known ----------------------------------------------------------
 
 
-ONE_LEVEL = 1.001 / 255
-"""A standard deviation that is no more than rounding: the least that is ever recorded of images."""
-
-
 def remarks(plan: Plan, scenario: Scenario) -> list[str]:
     """What is odd about a run that can be played, a line each."""
     return [*_single_images(plan, scenario), *_all_kept(plan, scenario), *_odd_data(plan, scenario)]
+
+
+def introduction(plan: Plan, scenario: Scenario) -> list[str]:
+    """The same, and what was decided for a run by its settings and is not to be seen in them."""
+    return [*_test_share(plan, scenario), *remarks(plan, scenario)]
 
 
 def facts(plan: Plan, scenario: Scenario) -> dict[str, float]:
@@ -105,13 +106,31 @@ def facts(plan: Plan, scenario: Scenario) -> dict[str, float]:
 
 
 def _odd_data(plan: Plan, scenario: Scenario) -> Iterator[str]:
-    """Images of one colour, of which nothing can be learnt, and tasks that were not to be expected."""
-    if max(scenario.dataset.std) <= ONE_LEVEL:
-        yield f"data.root: {plan.data.root}: all training images have one and the same colour; nothing can be learnt"
+    """Images of which nothing can be learnt, folders that are not read, and tasks that were not to be expected."""
+    place = f"data.root: {plan.data.root}" if plan.data.root else f"data: {plan.data.dataset}"
+    for line in oddities_of(plan):
+        ground = f"; what is transparent lies on {plan.data.transparency} (data.transparency)"
+        yield f"{place}: {line}{ground * ('colour' in line and scenario.dataset.source is not None)}"
     sizes, tasks = [task.num_new for task in scenario.tasks], plan.data.tasks
-    if isinstance(tasks, int) and len(set(sizes)) > 1:
-        listed = ", ".join(map(str, sizes[:12])) + ", ..." * (len(sizes) > 12)
-        yield f"data.tasks: {tasks} do not divide {sum(sizes)} classes; the tasks have {listed}"
+    if isinstance(tasks, int) and len(set(sizes)) > 1 and plan.data.remainder == "last":
+        even = task_sizes(sum(sizes), tasks=tasks, even=True)
+        yield (
+            f"data.tasks: {tasks} do not divide {sum(sizes)} classes; the tasks have {_few(sizes)} "
+            f"(data.remainder: even makes it {_few(even)})"
+        )
+
+
+def _test_share(plan: Plan, scenario: Scenario) -> Iterator[str]:
+    if plan.data.test_share is not None:
+        share, data = plan.data.test_share, scenario.dataset
+        yield (
+            f"data.test_share: {share.share:g} of every class, {len(data.test):,} images in all, are taken for tests "
+            f"(seed {share.seed}); {len(data.train):,} are left for training"
+        )
+
+
+def _few(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:12])) + ", ..." * (len(sizes) > 12)
 
 
 def _single_images(plan: Plan, scenario: Scenario) -> Iterator[str]:

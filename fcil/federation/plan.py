@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -17,6 +18,7 @@ from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, choice, dump, is_folder_name, parse
 from fcil.data import Dataset, DataSettings, Scenario, load_dataset
 from fcil.data.decode import Progress
+from fcil.data.oddities import oddities
 from fcil.data.splits import content_digest
 from fcil.federation.codec import digest
 from fcil.federation.settings import FederationSettings, Resources
@@ -212,6 +214,22 @@ def _open(data: DataSettings, clients: int, seed: int, device: torch.device) -> 
 
 _DATASETS: dict[tuple[Any, ...], Dataset] = {}
 _DIGESTS: dict[tuple[Any, ...], str] = {}
+_ODDITIES: dict[tuple[Any, ...], tuple[str, ...]] = {}
+_LOOKING = False
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """For a block, data is only looked at: nothing is downloaded, written or decoded that need not be; no training."""
+    global _LOOKING
+    before = _LOOKING
+    forget_data()
+    _LOOKING = True
+    try:
+        yield
+    finally:
+        _LOOKING = before
+        forget_data()
 
 
 def dataset_of(data: DataSettings, progress: Progress | None = None) -> Dataset:
@@ -219,12 +237,22 @@ def dataset_of(data: DataSettings, progress: Progress | None = None) -> Dataset:
     key = _key(data)
     if key not in _DATASETS:
         forget_data()
-        _DATASETS[key] = load_dataset(data, progress=progress)
+        _DATASETS[key] = load_dataset(data, progress=progress, look=_LOOKING)
     return _DATASETS[key]
 
 
 def _key(data: DataSettings) -> tuple[Any, ...]:
-    return data.dataset, data.root, data.resize, data.validation, data.per_class
+    prepared = data.test_share, data.transparency, data.orientation, data.augment
+    return data.dataset, data.root, data.resize, data.validation, data.per_class, *prepared
+
+
+def oddities_of(plan: Plan) -> tuple[str, ...]:
+    """What is odd about the data of a plan, a line each."""
+    key = _key(plan.data)
+    dataset = dataset_of(plan.data)
+    if key not in _ODDITIES:
+        _ODDITIES[key] = tuple(oddities(dataset))
+    return _ODDITIES[key]
 
 
 def inputs_of(plan: Plan) -> dict[str, str | None]:
@@ -245,3 +273,4 @@ def forget_data() -> None:
     _open.cache_clear()
     _DATASETS.clear()
     _DIGESTS.clear()
+    _ODDITIES.clear()

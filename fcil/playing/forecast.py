@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,15 +13,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fcil.config import Where
+from fcil.data import DATASETS
+from fcil.data.sources import at_hand
 from fcil.errors import StoreError
 from fcil.experiment import planned, share_out
 from fcil.federation.codec import num_bytes
-from fcil.federation.plan import Plan, first_net, scenario_of, tasks_of
+from fcil.federation.plan import Plan, first_net, looking, scenario_of, tasks_of
 from fcil.groups import is_student
+from fcil.nets import build_net
 from fcil.playing.board import labels
 from fcil.playing.parallel import asked, how_many
-from fcil.playing.rehearsal import check_offline
+from fcil.playing.rehearsal import check_offline, named
 from fcil.playing.stopwatch import Facts, Stopwatch
+from fcil.playing.unseen import data_download, encoder_download, reckoned, task_sizes
 from fcil.store import Run, RunFolder, load_run
 from fcil.strategy import Strategy
 from fcil.tables import NONE, duration, simple_table, size
@@ -64,6 +69,8 @@ class Forecast:
 
     runs: tuple[Expected, ...]
     at_once: int
+    notes: tuple[str, ...] = ()
+    """What the runs would download."""
 
     @property
     def seconds(self) -> float | None:
@@ -73,7 +80,8 @@ class Forecast:
         return seconds_for_all([], known, self.at_once) if len(known) == len(ahead) else None
 
     def to_json(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "at_once": self.at_once, "runs": [asdict(run) for run in self.runs]}
+        runs = [asdict(run) for run in self.runs]
+        return {"seconds": self.seconds, "at_once": self.at_once, "runs": runs, "notes": list(self.notes)}
 
 
 def forecast(
@@ -92,10 +100,10 @@ def forecast(
 
 
 def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Forecast:
-    """The same of plans.
+    """The same of plans. Nothing is downloaded or written; of image files few are decoded.
 
     Raises:
-        UserError: something in them or the data is wrong.
+        UserError: something in them, the data or the label-text embeddings is wrong.
     """
     # A smoke run always begins anew.
     there = {plan.folder: None if smoke else _read(out / plan.folder) for plan in plans}
@@ -103,11 +111,23 @@ def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
     ahead = [p for p in plans if not (isinstance(run := there[p.folder], Run) and run.finished)]
     at_once = how_many(ahead, asked(plans, jobs))
     found, watch = {}, Stopwatch()
-    for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
-        for plan in (plan for plan in plans if plan.data == data):
-            check_offline(plan, share_out(plan, where), where)
-            found[plan.folder] = _expected(plan, out, names[plan.folder], there, watch)
-    return Forecast(tuple(found[plan.folder] for plan in plans), at_once)
+    notes: dict[str, None] = {}
+    with looking():
+        for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
+            for plan in (plan for plan in plans if plan.data == data):
+                if _at_hand(plan, where):
+                    check_offline(plan, share_out(plan, where), where)
+                else:
+                    notes[f"{data.dataset} is {data_download(plan)}"] = None
+                if line := encoder_download(plan):
+                    notes[f"anchors: {line}"] = None
+                found[plan.folder] = _expected(plan, out, names[plan.folder], there, watch, where)
+    return Forecast(tuple(found[plan.folder] for plan in plans), at_once, tuple(notes))
+
+
+def _at_hand(plan: Plan, where: Where) -> bool:
+    with named(where.at("data")):
+        return at_hand(DATASETS[plan.data.dataset], plan.data.root)
 
 
 def _read(path: Path) -> Run | str | None:
@@ -120,8 +140,11 @@ def _read(path: Path) -> Run | str | None:
         return str(error)
 
 
-def _expected(plan: Plan, out: Path, label: str, there: Mapping[Path, Run | str | None], watch: Stopwatch) -> Expected:
-    run, tasks = there[plan.folder], tasks_of(plan)
+def _expected(
+    plan: Plan, out: Path, label: str, there: Mapping[Path, Run | str | None], watch: Stopwatch, where: Where
+) -> Expected:
+    run, seen = there[plan.folder], _at_hand(plan, where)
+    tasks = tuple(task.num_new for task in tasks_of(plan)) if seen else task_sizes(plan)
     total = len(tasks) * plan.federation.rounds
     done = len(run.rounds) if isinstance(run, Run) else 0
     seconds: float | None = 0.0
@@ -130,9 +153,9 @@ def _expected(plan: Plan, out: Path, label: str, there: Mapping[Path, Run | str 
     if isinstance(run, Run) and run.finished:
         traffic, state = int(run.summary.get("bytes") or 0), "finished"
     else:
-        traffic = _traffic(plan)
+        traffic = _traffic(plan, tasks, seen)
         known = [r for r in there.values() if isinstance(r, Run)]
-        seconds, basis = _seconds(plan, total - done, run, known, watch)
+        seconds, basis = _seconds(plan, total - done, run, known, watch if seen else None)
     talks = len(tasks) * plan.federation.rounds * plan.federation.clients_per_round
     if type(plan.strategy.strategy).after_local_task is not Strategy.after_local_task:
         talks += len(tasks) * plan.federation.clients
@@ -141,9 +164,9 @@ def _expected(plan: Plan, out: Path, label: str, there: Mapping[Path, Run | str 
 
 
 def _seconds(
-    plan: Plan, left: int, run: Run | str | None, others: Sequence[Run], watch: Stopwatch
+    plan: Plan, left: int, run: Run | str | None, others: Sequence[Run], watch: Stopwatch | None
 ) -> tuple[float | None, str]:
-    """How long a run still takes, and how that is known: the best of what there is."""
+    """How long a run takes, and how that is known: the best of what there is. Without a watch no step is timed."""
     for basis, alike in {
         "other seeds": [r for r in others if r.variant == plan.variant],
         "strategy": [r for r in others if r.strategy == plan.strategy.name],
@@ -154,7 +177,7 @@ def _seconds(
         if isinstance(run, Run) and run.rounds:
             own = [sum(s for s in (r.get("seconds") or {}).values() if s) for r in run.rounds]
             return left * sum(own) / len(own), "itself"
-    step = _step_seconds(plan, watch)
+    step = None if watch is None else _step_seconds(plan, watch)
     return (None, "unknown") if step is None else (step * _steps(plan), "one step")
 
 
@@ -183,11 +206,21 @@ def _step_seconds(plan: Plan, watch: Stopwatch) -> float | None:
         return None
 
 
-def _traffic(plan: Plan) -> int:
-    """Bytes of the weights that go to clients and come back, in all rounds."""
-    net, tasks = first_net(plan, None), tasks_of(plan)
+def _traffic(plan: Plan, tasks: Sequence[int], seen: bool) -> int:
+    """Bytes of the weights that go to clients and come back, in all rounds.
+
+    Args:
+        tasks: the classes that each brings.
+        seen: whether the data is here; else its shape is that of the catalogue.
+    """
+    if seen:
+        net = first_net(plan, None)
+    else:
+        facts = reckoned(plan)
+        shape = DATASETS[plan.data.dataset].shape if facts is None else facts.shape
+        net = build_net(plan.net, shape=shape or (), num_classes=tasks[0], text_width=None, key=(plan.seed, "net"))
     row = num_bytes({"weight": net.classifier.weight[:1], "bias": net.classifier.bias[:1]})
-    each = [num_bytes(net.weights()) + row * (task.num_seen - tasks[0].num_seen) for task in tasks]
+    each = [num_bytes(net.weights()) + row * (seen_so_far - tasks[0]) for seen_so_far in accumulate(tasks)]
     return 2 * sum(each) * plan.federation.rounds * plan.federation.clients_per_round
 
 
@@ -212,4 +245,5 @@ def forecast_table(found: Forecast) -> RenderableType:
     last = f"{ahead} of {len(found.runs)} runs to play, {found.at_once} at once: {whole}"
     if not ahead:
         last = f"all {len(found.runs)} runs are finished"
+    notes += found.notes
     return Group(table, *(Text(note, style="dim") for note in notes), Text(last, style="bold"))

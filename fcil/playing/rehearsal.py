@@ -15,7 +15,7 @@ from fcil.data import Scenario
 from fcil.data.decode import Progress
 from fcil.errors import ConfigError, DataError
 from fcil.federation.engine import rehearse
-from fcil.federation.foreseen import check_foreseen, remarks
+from fcil.federation.foreseen import check_foreseen, introduction
 from fcil.federation.plan import Plan, anchors_of, dataset_of, needs_anchors, scenario_of
 from fcil.playing.loggers import check_logger
 from fcil.progress import loading_bar
@@ -85,9 +85,10 @@ def introduce(plan: Plan, scenario: Scenario, console: Console) -> None:
     """What is about to be run: the settings, who holds how much of what, and what is odd about the anchors."""
     names = scenario.tasks[-1].names
     console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
-    for line in remarks(plan, scenario):
+    for line in introduction(plan, scenario):
         console.print(line, markup=False, soft_wrap=True)
     anchors, radius = anchors_of(plan), getattr(plan.strategy.strategy, "radius", None)
     if anchors is not None and radius is not None:
-        for line in warnings(anchors, names, radius):
-            console.print(f"anchors: {line}", markup=False)
+        folders = [scenario.dataset.folders[c] for c in scenario.order] if scenario.dataset.folders else None
+        for line in warnings(anchors, names, radius, folders):
+            console.print(f"anchors: {line}", markup=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""What is odd about a data set that can be read: images of one colour or all alike, folders that hold no image."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fcil.data.archives import SPLITS, Archive
+from fcil.data.datasets import Dataset
+from fcil.data.images import Images
+from fcil.data.layouts import IMAGE_SUFFIXES, plain
+
+SHOWN = 3
+"""Names in a line; the others are counted."""
+MOST_FILES, MOST_CLASSES = 64, 100
+"""Images of a class, and classes, that are looked at where each image has to be decoded for it."""
+CHUNK = 64
+UNREAD_SUFFIXES = frozenset(
+    (".heic", ".heif", ".avif", ".jp2", ".jfif", ".svg", ".exr", ".hdr", ".tga", ".psd", ".dng")
+)
+"""Images that are not read."""
+
+
+def oddities(dataset: Dataset) -> list[str]:
+    """A line for each thing that is odd; of most sets two images of each class are looked at.
+
+    Raises:
+        DataError: an image that stays a file until it is needed cannot be read.
+    """
+    lines = [line for split in ("training", "test") for line in _alike(dataset, split)]
+    return lines if dataset.source is None else [*lines, *folder_oddities(dataset.source)]
+
+
+# Images -------------------------------------------------------------------------------------------
+
+
+def _alike(dataset: Dataset, split: str) -> Iterator[str]:
+    images = dataset.train if split == "training" else dataset.test
+    present = sorted(set(images.y.tolist()))
+    step = 1 if images.in_memory else -(-len(present) // MOST_CLASSES)
+    looked_at = present[::step]
+    flat, equal = [], []
+    colours: set[tuple[float, ...]] = set()
+    for label in looked_at:
+        one_colour, one_image, colour = _look(images, (images.y == label).nonzero()[:, 0])
+        if one_colour:
+            flat.append(label)
+            colours |= {colour} if one_image else {colour, ()}
+        elif one_image:
+            equal.append(label)
+    names = dataset.class_names
+    if flat and len(flat) == len(looked_at):
+        said = "have one and the same colour" if len(colours) == 1 else "have a single colour each"
+        yield f"all {split} images {said}; nothing can be learnt"
+    elif flat:
+        yield f"all {split} images of {_listed('class', [names[c] for c in flat])} have a single colour"
+    if equal:
+        yield f"all {split} images of {_listed('class', [names[c] for c in equal])} are the same image"
+
+
+def _look(images: Images, rows: Tensor) -> tuple[bool, bool, tuple[float, ...]]:
+    """Whether each image has a single colour, whether all are equal (if there are several), and the first colour."""
+    rows = rows if images.in_memory else rows[:MOST_FILES]
+    first: Tensor | None = None
+    flat = equal = True
+    for part in (rows[:2], *torch.split(rows[2:], CHUNK)):
+        if not len(part) or not (flat or equal):
+            break
+        x = images.take(part).cpu().flatten(2)
+        first = x[:1] if first is None else first
+        flat = flat and bool((x == x[..., :1]).all())
+        equal = equal and bool((x == first).all())
+    colour = () if first is None else tuple(first[0, :, 0].tolist())
+    return flat, equal and len(rows) > 1, colour
+
+
+# Folders ------------------------------------------------------------------------------------------
+
+
+def folder_oddities(archive: Archive) -> Iterator[str]:
+    """What of an image folder is not read, or may be read as what it is not."""
+    images = [name for name in archive.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    depth = 2 if any(name.startswith("train/") for name in images) else 1
+    classes = {_folder(name, depth) for name in images} - {""}
+    others = {_folder(name, depth) for name in (*archive.names, *(f"{name}/" for name in archive.empty))} - {""}
+    # `images` of Tiny-ImageNet stays behind when its images are sorted into class folders.
+    empty = sorted(name for name in others - classes if depth == 1 or _is_class(name))
+    if empty:
+        said = "hold no image and are left out" if len(empty) > 1 else "holds no image and is left out"
+        yield f"{_listed('class folder', empty)} {said}"
+    alike = defaultdict(list)
+    for name in sorted({folder.rpartition("/")[2] for folder in classes}):
+        alike[plain(name)].append(name)
+    for same in [names for names in alike.values() if len(names) > 1][:SHOWN]:
+        yield f"{_listed('class folder', same)} differ in case or in how letters are composed alone"
+    unread = [name for name in archive.names if os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES]
+    if unread:
+        kinds = sorted({os.path.splitext(name)[1].lower() for name in unread})
+        yield f"{len(unread):,} files are left out, of kinds that are not read ({', '.join(kinds)}): {unread[0]}"
+
+
+def _folder(name: str, depth: int) -> str:
+    """The class folder that a file lies in, or nothing."""
+    parts = name.split("/")
+    return "/".join(parts[:depth]) if len(parts) > depth else ""
+
+
+def _is_class(folder: str) -> bool:
+    split, name = folder.split("/")
+    return split in SPLITS and name != "images"
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    """`classes "a", "b" and 4 more`."""
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    shown = ", ".join(f'"{name}"' for name in names[:SHOWN])
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{plural if len(names) > 1 else what} {shown}{more}"

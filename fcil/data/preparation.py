@@ -1,0 +1,97 @@
+"""Settings of the `data:` section that have a short form: which augmentations, which images test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fcil.config import Where, dump_fields, parse_fields
+from fcil.data.augment import Augment
+from fcil.errors import ConfigError
+from fcil.types import Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """Which of a data set's augmentations are other than its own; in YAML also `true`, `false` or `none`."""
+
+    crop: Annotated[int, Field(ge=0, le=512)] | None = None
+    """Pixels of padding around an image before it is cropped to its size at random, 0: none; null: the data set's."""
+    flip: bool | None = None
+    """Whether half of the images, drawn at random, are mirrored left to right; null: as the data set has it."""
+    brightness: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Images are multiplied by a factor from [1 - brightness, 1 + brightness], 0: not; null: the data set's."""
+
+    @classmethod
+    def from_yaml(cls, raw: Any, where: Where) -> bool | AugmentSettings:
+        """Read a mapping, or `true` (all of the data set's), `false` (none of clients' images) or `none`.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        if isinstance(raw, bool):
+            return raw
+        if raw == "none":
+            return cls(crop=0, flip=False, brightness=0.0)
+        if not isinstance(raw, Mapping):
+            raise where.error(
+                f"{raw!r} is not allowed; expected true, false, none or a mapping such as {{flip: false}}"
+            )
+        found = parse_fields(cls, raw, where)
+        return True if found == cls() else found
+
+    def to_yaml(self) -> dict[str, Any]:
+        """Without what is as the data set has it."""
+        return {key: value for key, value in dump_fields(self).items() if value is not None}
+
+    def applied(self, own: Augment, size: tuple[int, ...]) -> Augment:
+        """The augmentation of a data set whose samples have this size, changed.
+
+        Raises:
+            ConfigError: `crop` is more than the size allows.
+        """
+        if self.crop is not None and self.crop >= min(size):
+            most = min(size) - 1
+            raise ConfigError(
+                f"augment.crop: {self.crop} is not allowed for samples of {' x '.join(map(str, size))}; at most {most}"
+            )
+        changed = replace(
+            own,
+            padding=own.padding if self.crop is None else self.crop,
+            flip=own.flip if self.flip is None else self.flip,
+        )
+        if self.brightness is None:
+            return changed
+        # Synthetic samples are brightened where the data set says so at all.
+        synthetic = self.brightness if own.synthetic_brightness else 0.0
+        return replace(changed, brightness=self.brightness, synthetic_brightness=synthetic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestShare:
+    """A share of the images as test images; in YAML the share alone, or `{share: 0.2, seed: 1}`."""
+
+    __test__ = False  # no test, whatever pytest thinks of its name
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Of every class, rounded; at least one image tests and at least one trains."""
+    seed: Index = 0
+    """Which images they are; the seeds of runs have no part in it, so that all are tested on the same ones."""
+
+    @classmethod
+    def from_yaml(cls, raw: Any, where: Where) -> TestShare:
+        """Read the share, or a mapping.
+
+        Raises:
+            ConfigError: the share is not between 0 and 1.
+        """
+        if isinstance(raw, int | float) and not isinstance(raw, bool) and not 0 < raw < 1:
+            raise where.error(f"{raw!r} is not allowed; it must be a number above 0 and below 1")
+        return parse_fields(cls, raw if isinstance(raw, Mapping) else {"share": raw}, where)
+
+    def to_yaml(self) -> Any:
+        """The shortest form that `from_yaml` reads back."""
+        return dump_fields(self) if self.seed else self.share
