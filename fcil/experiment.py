@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -64,7 +64,6 @@ __all__ = [
     "resume",
     "run",
     "share_out",
-    "show",
     "survey",
 ]
 
@@ -141,20 +140,6 @@ def survey(source: Source, overrides: Sequence[str] = ()) -> Iterator[tuple[Plan
     """Every run of an experiment and who would hold what in it; nothing is played."""
     for plan in (plan for experiment in read(source, overrides) for plan in experiment.plans()):
         yield plan, share_out(plan, place_of(source))
-
-
-def show(source: Source, *overrides: str) -> list[dict[str, Any]]:
-    """Every run of an experiment with its defaults filled in; nothing is played.
-
-    Args:
-        source: a YAML file, or a mapping of what one would hold.
-        overrides: `key.path=value`, each value read as YAML.
-    Returns:
-        The settings of each run, and under `counts` the training examples (tasks, clients, classes).
-    Raises:
-        UserError: something in the experiment or the data is wrong.
-    """
-    return [{**plan.to_yaml(), "counts": scenario.counts.tolist()} for plan, scenario in survey(source, overrides)]
 
 
 # Running ------------------------------------------------------------------------------------------
