@@ -12,7 +12,6 @@ from rich.console import Console
 
 import fcil
 from fcil.commands import (
-    KINDS,
     Verbs,
     complete_experiment,
     complete_kind,
@@ -20,7 +19,7 @@ from fcil.commands import (
     complete_strategy,
     verb,
 )
-from fcil.errors import ConfigError, StoreError, nearest, printable
+from fcil.errors import ConfigError, StoreError, printable
 from fcil.terminal import outcome, prepare
 
 if TYPE_CHECKING:
@@ -214,35 +213,14 @@ def list_(
     measure: Annotated[bool, typer.Option("--bytes", help="Measure what each strategy sends (a minute).")] = False,
 ) -> None:
     """What there is: strategies, synthesizers, datasets, nets or encoders."""
-    from fcil.listing import block, lines
+    from fcil.listing import picture, rows_of
 
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f'list: unknown kind "{kind}" (have: {", ".join(KINDS)}).{nearest(kind, KINDS)}')
-    if measure and kind != "strategies":
-        raise ConfigError(f"list: --bytes is for strategies, not for {kind}")
-    hint = "fcil list KIND has the names of a kind"
-    rows = [{"kind": kind, "what": what} for kind, what in KINDS.items()]
-    if kind is not None:
-        from fcil.catalogue import LISTINGS, one
-        from fcil.tables import listing_table
-
-        hint = f"fcil list {kind} NAME has all about one"
-        rows = LISTINGS[kind]() if name is None else [one(kind, name)]
-    if measure:
-        from fcil.check.weighing import ABOUT, in_words, weighed
-
-        rows = weighed(rows)
+    rows = rows_of(kind, name, measure)
     if as_json:
         _print_json(rows if name is None else rows[0])
-    elif measure:
-        Console().print(ABOUT, markup=False)
-        Console().print(listing_table(in_words(rows)))
-    elif name is not None:
-        Console().print(block(rows[0]))
     else:
         console = Console()
-        console.print(lines(rows, console) if kind in (None, "strategies") else listing_table(rows))
-        console.print(f"\n{hint}", markup=False, highlight=False)
+        console.print(picture(rows, kind, name, measure, console))
 
 
 @verb(app)

@@ -12,14 +12,8 @@ import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-KINDS = {
-    "strategies": "methods: what clients and server do against forgetting",
-    "synthesizers": "how samples are made from a net alone",
-    "datasets": "images to learn, part of the package, downloaded or in a folder",
-    "nets": "backbones",
-    "encoders": "text encoders, whose vectors of class names are the anchors",
-}
-"""What `fcil list` knows, in a few words."""
+from fcil.listing import KINDS
+
 EXAMPLES = {
     "run": """
         fcil run experiments/quickstart.yaml

@@ -42,7 +42,7 @@ def leave_while_importing(number: int, frame: FrameType | None) -> None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             caller = frame.f_back
         frame = frame.f_back
-    if caller is not None and caller.f_globals.get("__name__") in (__name__, "fcil.cli"):
+    if caller is not None and caller.f_globals.get("__name__") in (__name__, "fcil.cli", "fcil.listing"):
         os.write(2, b"interrupted\n")
         os._exit(INTERRUPTED)
     signal.default_int_handler(number, None)

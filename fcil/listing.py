@@ -9,6 +9,59 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fcil.errors import ConfigError, nearest
+
+KINDS = {
+    "strategies": "methods: what clients and server do against forgetting",
+    "synthesizers": "how samples are made from a net alone",
+    "datasets": "images to learn, part of the package, downloaded or in a folder",
+    "nets": "backbones",
+    "encoders": "text encoders, whose vectors of class names are the anchors",
+}
+"""What `fcil list` knows, in a few words."""
+
+
+def rows_of(kind: str | None, name: str | None = None, measure: bool = False) -> list[dict[str, Any]]:
+    """The rows of a kind, or the one of a name; without a kind what kinds there are.
+
+    Args:
+        measure: add what each strategy sends.
+    Raises:
+        ConfigError: there is no such kind or name, or it sends nothing.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f'list: unknown kind "{kind}" (have: {", ".join(KINDS)}).{nearest(kind, KINDS)}')
+    if measure and kind != "strategies":
+        raise ConfigError(f"list: --bytes is for strategies, not for {kind or 'kinds'}")
+    if kind is None:
+        return [{"kind": kind, "what": what} for kind, what in KINDS.items()]
+    from fcil.catalogue import LISTINGS, one  # only now: it waits for torch
+
+    rows = LISTINGS[kind]() if name is None else [one(kind, name)]
+    if measure:
+        from fcil.check.weighing import weighed
+
+        return weighed(rows)
+    return rows
+
+
+def picture(
+    rows: list[dict[str, Any]], kind: str | None, name: str | None, measure: bool, console: Console
+) -> RenderableType:
+    """The rows that were asked for in this way, with how to be told more."""
+    if kind is None:
+        return Group(lines(rows, console), "\nfcil list KIND has the names of a kind")
+    from fcil.tables import listing_table
+
+    if measure:
+        from fcil.check.weighing import ABOUT, in_words
+
+        return Group(Text(ABOUT), listing_table(in_words(rows)))
+    if name is not None:
+        return block(rows[0])
+    table = lines(rows, console) if kind == "strategies" else listing_table(rows)
+    return Group(table, f"\nfcil list {kind} NAME has all about one")
+
 
 def lines(rows: Sequence[Mapping[str, Any]], console: Console) -> Table:
     """A name and what it is on each line: cut where a terminal ends, whole where something else reads it."""

@@ -25,10 +25,10 @@ import fcil
 from fcil import flower
 from fcil.catalogue import LISTINGS
 from fcil.cli import app, main
-from fcil.commands import EXAMPLES, KINDS, complete_experiment, complete_kind, complete_strategy
+from fcil.commands import EXAMPLES, complete_experiment, complete_kind, complete_strategy
 from fcil.distillation import read as distillations
 from fcil.experiment import read as read_experiments
-from fcil.listing import lines
+from fcil.listing import KINDS, lines
 
 ROOT = Path(__file__).parent.parent
 
