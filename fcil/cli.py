@@ -20,7 +20,7 @@ from fcil.commands import (
     verb,
 )
 from fcil.errors import ConfigError, StoreError, printable
-from fcil.terminal import outcome, prepare
+from fcil.terminal import begin, outcome
 
 if TYPE_CHECKING:
     from fcil.playing.forecast import Forecast
@@ -59,7 +59,7 @@ def _before(
         bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version and exit.")
     ] = False,
 ) -> None:
-    prepare()
+    begin()
 
 
 @verb(app)

@@ -9,6 +9,7 @@ from types import FrameType
 
 INTERRUPTED = 130
 """The exit code of a command that was asked to stop."""
+_at_work = False  # whether a verb has begun, and has not ended
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     Ctrl-C ends the process at once until they are there. Should the machine not hold them, that is one line.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have asked for it to be ignored
-        signal.signal(signal.SIGINT, leave_while_importing)
+        signal.signal(signal.SIGINT, leave)
     from fcil import terminal
 
     try:
@@ -31,8 +32,14 @@ def main() -> None:
     cli.main()
 
 
-def leave_while_importing(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does in Python, unless a verb is still importing what it needs: then end at once.
+def at_work(yes: bool) -> None:
+    """Say that a verb begins, or is over: what Ctrl-C ends at once, and what it has to leave in order."""
+    global _at_work
+    _at_work = yes
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does in Python where a verb is at work, unless it still imports what it needs; else end at once.
 
     Nothing is begun at that time, and an exception may get lost in a library that catches whatever its own
     imports raise, or come out of it as another.
@@ -42,7 +49,7 @@ def leave_while_importing(number: int, frame: FrameType | None) -> None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             caller = frame.f_back
         frame = frame.f_back
-    if caller is not None and caller.f_globals.get("__name__") in (__name__, "fcil.cli", "fcil.listing"):
+    if not _at_work or (caller is not None and caller.f_globals.get("__name__") in ("fcil.cli", "fcil.listing")):
         os.write(2, b"interrupted\n")
         os._exit(INTERRUPTED)
     signal.default_int_handler(number, None)

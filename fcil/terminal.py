@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-from fcil.entry import INTERRUPTED
+from fcil.entry import INTERRUPTED, at_work
 from fcil.errors import EngineError, FCILError, UserError, printable
 
 SPENT = {errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -86,6 +86,7 @@ def outcome(command: Callable[[], object]) -> int | str | None:
     """Exit code of a command; why it is not 0 is on standard error, in a line for each error."""
     with screens() as lost:
         code = _outcome(command)
+        at_work(False)
         if (line := lost()) is not None:
             complain(line)
             code = code or 1
@@ -101,9 +102,12 @@ def _outcome(command: Callable[[], object]) -> int | str | None:
     except FCILError as error:
         complain(str(error))
         return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
     except SystemExit as stop:
         if stop.code == INTERRUPTED and stop.__context__:  # what typer makes of a KeyboardInterrupt
-            resumable = {"run", "resume", "distill"} & set(sys.argv[1:2])
+            resumable = {"run", "resume", "distill", "simulate", "deploy"} & set(sys.argv[1:2])
             complain("interrupted" + ("; the same command goes on from the last checkpoint" if resumable else ""))
         return stop.code
     except (ImportError, MemoryError, OSError, RuntimeError, SystemError) as error:
@@ -171,14 +175,15 @@ def address_space() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def prepare() -> None:
-    """Where address space is limited, load what could not be loaded later, or refuse what cannot be loaded at all.
+def begin() -> None:
+    """Begin a verb: where address space is limited, load what could not be loaded later, or refuse the rest.
 
     SciPy's OpenBLAS tries for ever to set aside its buffers. So it has to come before torch, which takes the most.
 
     Raises:
         EngineError: there is not enough for torch, whatever its version.
     """
+    at_work(True)
     limit = address_space()
     if limit is None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import psutil
 
 from fcil.errors import ConfigError, EngineError
 from fcil.federation.addresses import store_size
+from fcil.federation.interrupts import INTERRUPTED, SIGNALS
 from fcil.federation.ray_folder import RayFolder
 from fcil.federation.reaper import Reaper
 
@@ -44,7 +46,7 @@ class RaySession:
         path = self._folder.path if self._folder else None
         self._reaper = Reaper(path)
         try:
-            with alive(), quiet():
+            with uninterrupted(), alive(), quiet():
                 # "local" and not None: a cluster that happens to run on this machine is not joined unasked.
                 ray.init(
                     address=self._address or "local",
@@ -99,6 +101,32 @@ def _first_line(error: BaseException) -> str:
 
 
 # Starting -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep a signal until this block is over: Ray, told to stop while it starts, may end in a segmentation fault.
+
+    A second one ends the process at once. Only in the main thread, which alone is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(INTERRUPTED)  # Ray's processes are seen to by the reaper
+        came.append(number)
+
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 class DiedStartingError(Exception):
