@@ -5,18 +5,21 @@
     runs[0].accuracy            # a pandas frame: trained_task, tested_task, correct, examples, accuracy
     fcil.load("results")        # one frame of every run below a folder
 
-What a strategy of one's own needs is here too: `Strategy`, `Client`, `Server`, `Batch`, `Terms`, `Update`.
+What a strategy of one's own needs is here too: `Strategy`, `Client`, `Server`, `Batch`, `Terms`, `Update`. And so
+are the parts that are used on their own: `fcil.check.check("mine.py")`, `fcil.synthesis.create("nayer")`.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest, and Ctrl-C has to wait for it
 if TYPE_CHECKING:
+    from typing import Any
+
     from fcil.averaging import weighted_mean
-    from fcil.experiment import run
+    from fcil.distillation import distill
+    from fcil.experiment import resume, run
     from fcil.roles import Client, Server
+    from fcil.showing import show
     from fcil.store import Run, load
     from fcil.strategy import Strategy
     from fcil.synthesis import Synthesizer
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fcil.experiment": ["run"],
+    "fcil.experiment": ["resume", "run"],
+    "fcil.showing": ["show"],
+    "fcil.distillation": ["distill"],
     "fcil.store": ["Run", "load"],
     "fcil.roles": ["Client", "Server"],
     "fcil.strategy": ["Strategy"],
@@ -36,6 +41,8 @@ _HOMES = {
         "Update",
     ],
 }
+_MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
+_MODULES += ["report", "store", "synthesis", "verify"]
 
 _MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
 _MODULES += ["report", "store", "synthesis", "verify"]
@@ -57,14 +64,19 @@ __all__ = [
     "Task",
     "Terms",
     "Update",
+    "distill",
     "load",
+    "resume",
     "run",
+    "show",
     "weighted_mean",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Load a part when it is first asked for: `fcil --help` need not wait for torch."""
+    import importlib
+
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)

@@ -1,5 +1,5 @@
 """`python -m fcil` is the command `fcil`."""
 
-from fcil.cli import main
+from fcil.entry import main
 
 main()

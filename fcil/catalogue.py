@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 from fcil.anchors import ENCODERS
-from fcil.config import Where
+from fcil.config import Where, dump, field_docs
 from fcil.data import DATASETS
+from fcil.errors import ConfigError, nearest
 from fcil.facts import needs, paper, sent
 from fcil.nets import BACKBONES
 from fcil.plugins import built_in_files, first_line, locate, own_files, read_source, strategy_class
@@ -63,6 +66,43 @@ def encoders() -> list[Row]:
         {"encoder": e.name, "what": e.summary, "width": e.width, "network": "yes" if e.needs_network else ""}
         for e in ENCODERS
     ]
+
+
+def one(kind: str, name: str) -> Row:
+    """A row of a listing, with the options of a method: their defaults, as an experiment writes them, and meaning.
+
+    Raises:
+        ConfigError: nothing of this kind has this name.
+    """
+    rows = {next(iter(row.values())): row for row in LISTINGS[kind]()}
+    if name not in rows:
+        singular = {"strategies": "strategy"}.get(kind, kind.removesuffix("s"))
+        raise ConfigError(f'list: unknown {singular} "{name}" (have: {", ".join(rows)}).{nearest(name, rows)}')
+    if kind == "strategies":
+        where = Where(name)
+        path = locate(name, where)
+        file = path or built_in_files()[name]
+        return {**rows[name], "file": str(file), "options": options(strategy_class(name, path, _source(file), where))}
+    return {**rows[name], "options": options(synthesizer_class(name))} if kind == "synthesizers" else rows[name]
+
+
+def _source(file: Path) -> str:
+    return read_source(file, Where(str(file)))
+
+
+def options(kind: type) -> list[dict[str, str]]:
+    """What can be set of a method."""
+    docs = field_docs(kind)
+    return [{"option": f.name, "default": _default(f), "what": docs.get(f.name, "")} for f in fields(kind) if f.init]
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is MISSING and field.default_factory is MISSING:
+        return "required"
+    value = dump(field.default if field.default_factory is MISSING else field.default_factory())
+    if isinstance(value, dict) and len(value) == 1:
+        return str(next(iter(value)))  # a method with options of its own
+    return "null" if value is None else json.dumps(value, default=str).strip('"')
 
 
 LISTINGS: dict[str, Callable[[], list[Row]]] = {

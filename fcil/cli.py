@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fcil.errors import ConfigError, FCILError, StoreError, UserError, nearest, printable
+import fcil
+from fcil.commands import (
+    Verbs,
+    complete_experiment,
+    complete_kind,
+    complete_name,
+    complete_strategy,
+    verb,
+)
+from fcil.errors import ConfigError, StoreError, printable
+from fcil.terminal import begin, outcome
 
 if TYPE_CHECKING:
     from fcil.playing.forecast import Forecast
@@ -20,22 +28,43 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    cls=Verbs,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Federated class-incremental learning: a YAML in, numbers, curves and tables out.",
+    epilog="fcil VERB --help has examples of a verb.",
 )
+Experiment = Annotated[Path, typer.Argument(help="Its YAML file.", autocompletion=complete_experiment)]
+RunDir = Annotated[Path, typer.Argument(help="Its folder, the one with config.yaml.")]
+Dirs = Annotated[list[Path], typer.Argument(help="Folders of runs, or folders of such folders.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Runs played at once (default: as many as fit).", show_default=False)
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change, such as federation.rounds=5.", show_default=False)
+]
 
 
-@app.command()
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        _say(f"fcil {fcil.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version and exit.")
+    ] = False,
+) -> None:
+    begin()
+
+
+@verb(app)
 def run(
-    experiment: Path,
+    experiment: Experiment,
     overrides: Overrides = None,
     out: Out = Path("results"),
     smoke: Annotated[bool, typer.Option("--smoke", help="Two tasks, one round, two batches: does it run?")] = False,
@@ -57,9 +86,9 @@ def run(
     _tell_forecast(found, as_json)
 
 
-@app.command()
+@verb(app)
 def distill(
-    experiment: Path,
+    experiment: Experiment,
     overrides: Overrides = None,
     out: Out = Path("results"),
     smoke: Annotated[bool, typer.Option("--smoke", help="One seed, two steps of everything: does it run?")] = False,
@@ -81,9 +110,9 @@ def distill(
     _tell_forecast(found, as_json)
 
 
-@app.command()
+@verb(app)
 def resume(
-    run_dir: Path,
+    run_dir: RunDir,
     trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,
 ) -> None:
     """Go on with an interrupted run."""
@@ -92,9 +121,9 @@ def resume(
     resume(run_dir, trust=trust)
 
 
-@app.command()
+@verb(app)
 def verify(
-    run_dir: Path,
+    run_dir: RunDir,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to play again, from the first on.")] = 1,
     trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,
     as_json: Json = False,
@@ -111,61 +140,41 @@ def verify(
     raise typer.Exit(0 if found.reproduces else 1)
 
 
-@app.command()
+@verb(app)
 def show(
-    experiment: Path,
+    experiment: Experiment,
     overrides: Overrides = None,
     as_json: Json = False,
     split: Annotated[Path | None, typer.Option(help="Also write who holds what to this file, for data.split.")] = None,
 ) -> None:
     """An experiment with every default filled in, and who holds how much of what; a distillation too."""
-    from fcil.distillation import distils
-    from fcil.experiment import survey
-    from fcil.federation.foreseen import introduction
-    from fcil.splits import export
+    from fcil.showing import show, surveyed
     from fcil.tables import partition_table, settings_tree
 
-    if distils(experiment, overrides or []):
-        _show_distillation(experiment, overrides or [], as_json, split)
-        return
-    found = list(survey(experiment, overrides or []))
     if split is not None:
-        Console(stderr=True).print(printable(export(found, split)), markup=False, soft_wrap=True)
+        from fcil.distillation import distils
+        from fcil.experiment import survey
+        from fcil.splits import export
+
+        if distils(experiment, overrides or []):
+            raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
+        line = export(list(survey(experiment, overrides or [])), split)
+        Console(stderr=True).print(printable(line), markup=False, soft_wrap=True)
     if as_json:
-        rows = [
-            {**plan.to_yaml(), "counts": scenario.counts.tolist(), "remarks": introduction(plan, scenario)}
-            for plan, scenario in found
-        ]
-        _print_json(rows)
+        _print_json(show(experiment, *(overrides or [])))
         return
-    for plan, scenario in found:
-        names = scenario.tasks[-1].names
-        Console().print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
-        for line in introduction(plan, scenario):
+    for settings, scenario, remarks in surveyed(experiment, overrides or []):
+        Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
+        for line in remarks:
             _say(line)
 
 
-def _show_distillation(experiment: Path, overrides: list[str], as_json: bool, split: Path | None) -> None:
-    from fcil.config import dump
-    from fcil.data.oddities import oddities
-    from fcil.distillation import survey
-    from fcil.tables import partition_table, settings_tree
-
-    if split is not None:
-        raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
-    found = [(dump(one), scenario) for one, scenario in survey(experiment, overrides)]
-    if as_json:
-        _print_json([{**settings, "counts": scenario.counts.tolist()} for settings, scenario in found])
-        return
-    for settings, scenario in found:
-        Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
-        for line in oddities(scenario.dataset):
-            _say(f"data: {line}")
-
-
-@app.command()
+@verb(app)
 def doctor(
-    experiment: Annotated[Path | None, typer.Argument(show_default=False, help="What is to be run here.")] = None,
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(show_default=False, help="What is to be run here.", autocompletion=complete_experiment),
+    ] = None,
     overrides: Overrides = None,
     out: Out = Path("results"),
     as_json: Json = False,
@@ -184,41 +193,36 @@ def doctor(
     raise typer.Exit(1 if any(finding.state == "fail" for finding in found) else 0)
 
 
-@app.command("list")
+@verb(app, name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND")],
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="KIND", help="Which; left out: what kinds there are.", autocompletion=complete_kind),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of its names, to be told all of it.", autocompletion=complete_name)
+    ] = None,
     as_json: Json = False,
     measure: Annotated[bool, typer.Option("--bytes", help="Measure what each strategy sends (a minute).")] = False,
 ) -> None:
     """What there is: strategies, synthesizers, datasets, nets or encoders."""
-    from fcil.catalogue import LISTINGS
-    from fcil.tables import listing_table
+    from fcil.listing import picture, rows_of
 
-    if kind not in LISTINGS:
-        raise ConfigError(f'list: unknown kind "{kind}" (have: {", ".join(LISTINGS)}).{nearest(kind, LISTINGS)}')
-    if measure and kind != "strategies":
-        raise ConfigError(f"list: --bytes is for strategies, not for {kind}")
-    rows = LISTINGS[kind]()
-    if measure:
-        from fcil.check.weighing import ABOUT, in_words, weighed
-
-        rows = weighed(rows)
+    rows = rows_of(kind, name, measure)
     if as_json:
-        _print_json(rows)
-        return
-    if measure:
-        Console().print(ABOUT, markup=False)
-        rows = in_words(rows)
-    elif kind == "strategies":  # authors, venue and number fit a terminal; the title is in --json and in the file
-        rows = [{**row, "paper": re.sub(r'"[^"]*",? ?', "", row["paper"])} for row in rows]
-    Console().print(listing_table(rows))
+        _print_json(rows if name is None else rows[0])
+    else:
+        console = Console()
+        console.print(picture(rows, kind, name, measure, console))
 
 
-@app.command()
+@verb(app)
 def check(
-    strategy: Annotated[str, typer.Argument(help="A file, or a name of `fcil list strategies`.")],
+    strategy: Annotated[
+        str, typer.Argument(help="A file, or a name of `fcil list strategies`.", autocompletion=complete_strategy)
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hyper-parameters to change: key=value", show_default=False)
+        list[str] | None, typer.Argument(help="Hyper-parameters to change, such as radius=0.01.", show_default=False)
     ] = None,
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Play it on Ray too (20 seconds more).")] = True,
     as_json: Json = False,
@@ -243,10 +247,10 @@ def check(
     raise typer.Exit(0 if report.passed else 1)
 
 
-@app.command()
+@verb(app)
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND")],
-    name: str,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to begin: strategy.")],
+    name: Annotated[str, typer.Argument(help="Its name, which becomes that of the file.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the two files.")] = Path("."),
 ) -> None:
     """Begin a strategy of your own: `fcil new strategy NAME` writes NAME.py and test_NAME.py."""
@@ -256,9 +260,9 @@ def new(
         _say(line)
 
 
-@app.command()
+@verb(app)
 def embed(
-    names: Path,
+    names: Annotated[Path, typer.Argument(help="A text file of class names.")],
     out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.")] = Path("anchors.safetensors"),
     encoder: Annotated[
         str, typer.Option(help="A Hugging Face name or a local folder.")
@@ -275,9 +279,9 @@ def embed(
     _say(line)
 
 
-@app.command()
+@verb(app)
 def compare(
-    dirs: list[Path],
+    dirs: Dirs,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables (default: tables/ in the first one).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -307,9 +311,9 @@ def _finished(dirs: list[Path]) -> list[Run]:
     return runs
 
 
-@app.command()
+@verb(app)
 def plot(
-    dirs: list[Path],
+    dirs: Dirs,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the figures (default: figures/ in the first one).")
     ] = None,
@@ -338,9 +342,9 @@ def plot(
         _say(path)
 
 
-@app.command()
+@verb(app)
 def report(
-    dirs: list[Path],
+    dirs: Dirs,
     out: Annotated[Path | None, typer.Option(help="The HTML file (default: report.html in the first folder).")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Serve it to a browser while runs go on.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --watch, on 127.0.0.1 (0: a free one).")] = 0,
@@ -376,23 +380,5 @@ def _print_json(found: object) -> None:
 
 
 def main(command: typer.Typer = app) -> None:
-    """Entry point: one line and an exit code for everything that is not a bug."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text in any encoding
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        command(standalone_mode=True)
-    except UserError as error:
-        _complain(error)
-        sys.exit(2)
-    except FCILError as error:
-        _complain(error)
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == 130 and stop.__context__:  # what typer makes of a KeyboardInterrupt
-            sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
-        raise
-
-
-def _complain(error: Exception) -> None:
-    sys.stderr.write(" ".join(str(error).split()) + "\n")
+    """Do what the command line says: one line and an exit code for everything that is not a bug."""
+    sys.exit(outcome(lambda: command(standalone_mode=True)))

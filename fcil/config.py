@@ -21,7 +21,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from fcil.errors import ConfigError, nearest
+from fcil.errors import MOST_ERRORS, ConfigError, all_of, collect, guess, nearest
 from fcil.yaml_text import MAX_BYTES, MAX_DEPTH, dump_yaml, load_yaml, parse_yaml
 
 __all__ = [
@@ -74,20 +74,34 @@ def parse(cls: type[T], raw: Any, where: Where) -> T:
 
 
 def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
-    """Build a dataclass field by field, without its short form."""
+    """Build a dataclass field by field, without its short form.
+
+    `READ_ELSEWHERE` of the class names keys that its file may have and that are seen to before.
+
+    Raises:
+        ConfigError: as `parse`; one that tells all errors there are, in the order of the keys.
+    """
     if not isinstance(raw, Mapping):
         raise where.error(f"{raw!r} is not allowed; expected a mapping of {_names(cls)}")
-    known = [f.name for f in fields(cls) if f.init]  # type: ignore[arg-type]
-    for key in raw:
-        if key not in known:
-            raise where.at(key).error(f"unknown key (allowed: {', '.join(known)}).{nearest(key, known)}")
+    settable = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]
+    known, elsewhere = [f.name for f in settable], getattr(cls, "READ_ELSEWHERE", ())
     hints = get_type_hints(cls, include_extras=True)
-    values = {k: _value(hints[k], v, where.at(k)) for k, v in raw.items()}
-    for f in fields(cls):  # type: ignore[arg-type]
-        if f.init and f.name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise where.at(f.name).error("missing; this key is required")
+
+    def read(key: Any) -> tuple[str, Any]:
+        if key not in known:
+            names = [*known, *elsewhere]
+            raise where.at(key).error(f"unknown key (allowed: {', '.join(names)}).{nearest(key, names)}")
+        return key, _value(hints[key], raw[key], where.at(key))
+
+    values, errors = collect(read, raw)
+    missing = [f.name for f in settable if f.name not in raw and f.default is f.default_factory is MISSING]
+    if len(errors) <= MOST_ERRORS:
+        misspelt = {guess(key, known) for key in raw if key not in known}
+        errors += [where.at(k).error("missing; this key is required") for k in missing if k not in misspelt]
+    if errors:
+        raise all_of(errors)
     try:
-        return cls(**values)
+        return cls(**dict(values))
     except ValueError as error:
         field, _, rest = str(error).partition(": ")
         if field in known:

@@ -8,21 +8,30 @@ with code 2. Any other exception is ours and keeps its traceback.
     │   ├── ConfigError      a key or value of an experiment file or an override
     │   ├── DataError        a data set or class-name file that is missing or malformed
     │   └── StoreError       a results folder that cannot be read or written
+    ├── EngineError          what runs are played on, Ray say, does not start on this machine
     └── TrainingError        training produced something unusable, e.g. a loss that is not finite
         └── LeakError        a client used images that it may not see, or changed what others read
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import TypeVar
 
+T = TypeVar("T")
+U = TypeVar("U")
 LONGEST = 1000
 """Characters of a message; what is longer loses its middle."""
+MOST_ERRORS = 20
+"""Lines of a message that tells several errors at once."""
 
 
 class FCILError(Exception):
-    """Base of every error raised on purpose. Its message is one printable line, whatever a file put into it."""
+    """Base of every error raised on purpose. Its message is one printable line, whatever a file put into it.
+
+    A `ConfigError` may tell several errors, a line each.
+    """
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(str(message)))
@@ -33,7 +42,16 @@ class UserError(FCILError):
 
 
 class ConfigError(UserError):
-    """A key or value of an experiment file."""
+    """A key or value of an experiment file, or several of them: `lines` has one for each, its text at most 20."""
+
+    def __init__(self, *messages: object) -> None:
+        super().__init__(messages[0] if messages else "")
+        self.lines = tuple(dict.fromkeys(printable(str(message)) for message in messages or [""]))
+        self.args = self.lines
+
+    def __str__(self) -> str:
+        more = ["and more errors like these"] if len(self.lines) > MOST_ERRORS else []
+        return "\n".join([*self.lines[:MOST_ERRORS], *more])
 
 
 class DataError(UserError):
@@ -42,6 +60,10 @@ class DataError(UserError):
 
 class StoreError(UserError):
     """A results folder that cannot be read or written."""
+
+
+class EngineError(FCILError):
+    """What runs are played on does not start on this machine; nothing was played."""
 
 
 class TrainingError(FCILError):
@@ -73,7 +95,31 @@ def described(error: BaseException) -> str:
     return printable(f"{kind}: {text}" if text else kind)
 
 
+def guess(word: object, known: Iterable[object]) -> str | None:
+    """The known word closest to `word`, if one is close."""
+    return next(iter(get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)), None)
+
+
 def nearest(word: object, known: Iterable[object]) -> str:
     """` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
-    guess = get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
-    return f' Did you mean "{guess[0]}"?' if guess else ""
+    found = guess(word, known)
+    return f' Did you mean "{found}"?' if found is not None else ""
+
+
+def collect(build: Callable[[T], U], items: Iterable[T]) -> tuple[list[U], list[ConfigError]]:
+    """What `build` makes of each item, and the errors it raised; it stops when they are more than can be told."""
+    made, errors, told = [], list[ConfigError](), set[str]()
+    for item in items:
+        try:
+            made.append(build(item))
+        except ConfigError as error:
+            errors += [] if told.issuperset(error.lines) else [error]
+            told |= set(error.lines)
+            if len(told) > MOST_ERRORS:
+                break
+    return made, errors
+
+
+def all_of(errors: list[ConfigError]) -> ConfigError:
+    """One error that tells all of them."""
+    return errors[0] if len(errors) == 1 else ConfigError(*(line for error in errors for line in error.lines))

@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -21,7 +22,7 @@ from fcil.anchors import AnchorSettings
 from fcil.compare.bounds import Command, offer
 from fcil.config import Where, parse_fields
 from fcil.data import DataSettings, Scenario
-from fcil.errors import StoreError
+from fcil.errors import StoreError, all_of, collect
 from fcil.federation.engine import Engine
 from fcil.federation.foreseen import facts
 from fcil.federation.interrupts import Interrupts
@@ -30,7 +31,7 @@ from fcil.federation.plan import Logger, Plan, check_runs, from_json, scenario_o
 from fcil.federation.runners import Outcome
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.federation.smoke import MEANING, is_smoke
-from fcil.matrix import DISTILLS, MAX_RUNS, cells, expand, is_distillation, place
+from fcil.matrix import DISTILLS, MAX_RUNS, Source, cells, expand, is_distillation, place, place_of
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.playing.conclusion import complete, conclude
@@ -92,6 +93,8 @@ class Experiment:
     logger: Logger | None = None
     """Who else is told of every round: `tensorboard` or `wandb`; null: nobody."""
 
+    READ_ELSEWHERE: ClassVar = ("matrix",)
+
     def __post_init__(self) -> None:
         check_runs(self.name, self.seeds)
 
@@ -103,26 +106,28 @@ class Experiment:
 # Reading ------------------------------------------------------------------------------------------
 
 
-def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
-    """The experiments of a file: one, or the product of its `matrix`.
+def read(source: Source, overrides: Sequence[str] = ()) -> list[Experiment]:
+    """The experiments of a file or mapping: one, or the product of its `matrix`.
 
     Args:
         overrides: `key.path=value`, each value read as YAML.
     Raises:
-        ConfigError: names the file, the key path, the value and what is allowed.
+        ConfigError: names the file, the key path, the value and what is allowed, a line for each error.
     """
-    where, found = Where(str(source)), cells(source, overrides)
+    where, found = place_of(source), cells(source, overrides)
     if strange := next((cell for cell in found if is_distillation(cell)), None):
         keys = " and ".join(f'"{key}"' for key in strange if key in DISTILLS)
         raise where.error(f"is a distillation, as it has {keys} and no strategy; it is for fcil distill")
-    experiments = [parse_fields(Experiment, cell, where) for cell in found]
+    experiments, errors = collect(lambda cell: parse_fields(Experiment, cell, where), found)
+    if errors:
+        raise all_of(errors)
     runs = sum(len(experiment.seeds) for experiment in experiments)
     if runs > MAX_RUNS:
         raise where.at("seeds").error(f"makes {runs:,} runs; at most {MAX_RUNS:,} are allowed")
     return experiments
 
 
-def planned(source: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> list[Plan]:
+def planned(source: Source, overrides: Sequence[str] = (), smoke: bool = False) -> list[Plan]:
     """The runs of an experiment file, each once: two cells of a matrix may be the same run."""
     experiments = read(source, overrides)
     plans = [plan for experiment in experiments for plan in experiment.plans()]
@@ -131,26 +136,28 @@ def planned(source: str | Path, overrides: Sequence[str] = (), smoke: bool = Fal
     return list({plan.folder: plan for plan in plans}.values())
 
 
-def survey(source: str | Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Plan, Scenario]]:
-    """Every run of an experiment file and who would hold what in it; nothing is played."""
+def survey(source: Source, overrides: Sequence[str] = ()) -> Iterator[tuple[Plan, Scenario]]:
+    """Every run of an experiment and who would hold what in it; nothing is played."""
     for plan in (plan for experiment in read(source, overrides) for plan in experiment.plans()):
-        yield plan, share_out(plan, Where(str(source)))
+        yield plan, share_out(plan, place_of(source))
 
 
 # Running ------------------------------------------------------------------------------------------
 
 
 def run(
-    source: str | Path,
+    source: Source,
     *overrides: str,
     out: str | Path = "results",
     smoke: bool = False,
     jobs: int | None = None,
     console: Console | None = None,
 ) -> list[Run]:
-    """Play every run of an experiment file that is not finished yet.
+    """Play every run of an experiment that is not finished yet.
 
     Args:
+        source: a YAML file, or a mapping of what one would hold.
+        overrides: `key.path=value`, each value read as YAML.
         jobs: runs that are played at once, each in a process of its own on Ray; 1: one after the other; None: as
             many as fit, and one if the backend is `inprocess`.
     Returns:
@@ -165,7 +172,9 @@ def run(
             clear(out / plan.folder)
     console = console or Console()
     alone = len(plans) == 1 and not smoke and not RunFolder(out / plans[0].folder).finished
-    runs = play(plans, out, console, Where(str(source)), jobs=asked(plans, jobs))
+    runs = play(plans, out, console, place_of(source), jobs=asked(plans, jobs))
+    if isinstance(source, Mapping):  # no command line can name it
+        return runs
     if alone and (line := offer(runs[0], Command(Path(source), overrides, str(out)))):
         console.print(line, markup=False, soft_wrap=True)
     return runs

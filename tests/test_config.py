@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import yaml
@@ -16,12 +17,14 @@ from fcil.anchors import AnchorSettings
 from fcil.catalogue import strategies, synthesizers
 from fcil.config import Where, choice, dump, dump_yaml, field_docs, load_yaml, parse, parse_yaml
 from fcil.data import DataSettings, PartitionSettings
-from fcil.errors import ConfigError
+from fcil.distillation.settings import Distillation
+from fcil.errors import MOST_ERRORS, ConfigError
 from fcil.experiment import Experiment
 from fcil.federation.plan import Plan
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
+from fcil.playing.rehearsal import named
 from fcil.plugins import StrategySpec, built_in_files, strategy_class
 from fcil.synthesis import Bound, Synthesizer, create, synthesizer_class, synthesizer_names
 from fcil.types import Count, Positive
@@ -178,6 +181,59 @@ def test_a_synthesizer_can_be_made_by_name() -> None:
 )
 def test_a_refusal_names_file_key_value_and_what_is_allowed(raw: Any, said: str) -> None:
     assert said in refusal(raw)
+
+
+def refusals(raw: Any, cls: type = Outer) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(cls, raw, HERE)
+    return str(caught.value).splitlines()
+
+
+def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_keys() -> None:
+    raw = {"sizes": 3, "nme": "x", "inner": {"mode": "fats", "rate": -1}, "maybe": 3, "count": 1, "flag": "yes"}
+    assert [line.split(" ")[1] for line in refusals(raw)] == [
+        "sizes:", "nme:", "inner.mode:", "inner.rate:", "maybe:", "flag:",
+    ]  # fmt: skip
+
+
+def test_a_key_that_is_only_misspelt_is_not_called_missing_too() -> None:
+    (line,) = refusals({"nme": "x"})
+    assert line.endswith('Did you mean "name"?')
+    assert [line.split(": ", 1)[1] for line in refusals({"qqq": 1})][1:] == ["name: missing; this key is required"]
+
+
+def test_not_more_errors_are_told_than_one_reads() -> None:
+    """Nor are they all looked for: a nearest guess takes its time."""
+    began = time.monotonic()
+    told = refusals({f"key{n}": n for n in range(50_000)})
+    assert time.monotonic() - began < 5
+    assert len(told) == MOST_ERRORS + 1
+    assert told[-1] == "and more errors like these"
+    assert [line.split(":")[1] for line in told[:2]] == [" key0", " key1"]
+
+
+def test_keys_that_are_read_elsewhere_are_among_those_allowed() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Elsewhere(Outer):
+        READ_ELSEWHERE: ClassVar = ("matrix",)
+
+    assert 'flag, matrix). Did you mean "matrix"?' in refusal({"name": "x", "matrx": 1}, Elsewhere)
+    assert refusal({"name": "x", "matrix": 1}, Elsewhere).startswith("exp.yaml: matrix: unknown key")
+
+
+@pytest.mark.parametrize("cls", [Experiment, Distillation])
+def test_a_matrix_is_among_the_keys_of_a_file(cls: type) -> None:
+    assert ', matrix). Did you mean "matrix"?' in refusals({"matrx": {}}, cls)[0]
+
+
+def test_an_error_that_tells_several_survives_a_process_and_a_place() -> None:
+    several = ConfigError("a: b", "c:\nd", "a: b")
+    assert str(several) == "a: b\nc: d"
+    again = type(several)(*several.args)  # what pickling does
+    assert str(again) == str(several)
+    with pytest.raises(ConfigError) as caught, named(HERE):
+        raise several
+    assert str(caught.value) == "exp.yaml: a: b\nexp.yaml: c: d"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -32,7 +33,7 @@ from small_runs import (
 
 import fcil
 from fcil.config import Where
-from fcil.errors import ConfigError, DataError, StoreError
+from fcil.errors import ConfigError, DataError, FCILError, StoreError
 from fcil.experiment import expand, place, read, resume, survey
 from fcil.federation.plan import Plan, from_json
 from fcil.federation.settings import FederationSettings, Resources
@@ -555,3 +556,69 @@ def test_two_versions_of_a_file_are_two_strategies(tmp_path: Path) -> None:
     (new,) = plans(tmp_path / "tiny.yaml")
     assert (old.strategy.strategy.options()["keep"], new.strategy.strategy.options()["keep"]) == (3, 4)
     assert from_json(replace(old, seed=1).to_json()).strategy == old.strategy
+
+
+# In Python -------------------------------------------------------------------------------------
+
+
+def test_an_experiment_may_be_a_mapping(tmp_path: Path) -> None:
+    """The same runs as from a file, whatever kinds of numbers and lists Python has."""
+    source = write_experiment(tmp_path, seeds=[0, 1], matrix={"optimizer.lr": [0.1, 0.2]})
+    values = {**yaml.safe_load(source.read_text()), "seeds": (0, np.int64(1)), "matrix": {"optimizer.lr": [0.1, 0.2]}}
+    before = repr(values)
+    assert [p.folder for e in read(values) for p in e.plans()] == [p.folder for p in plans(source)]
+    assert repr(values) == before
+    (override,) = read({**values, "seeds": range(1), "matrix": None}, ["optimizer.lr=0.3"])
+    assert (override.seeds, override.optimizer.lr) == ((0,), 0.3)
+
+
+def test_a_mapping_is_run_and_shown_as_a_file_is(tmp_path: Path) -> None:
+    source = write_experiment(tmp_path, federation={"rounds": 1})
+    values = yaml.safe_load(source.read_text())
+    with silently():
+        (run,) = fcil.run(values, out=tmp_path / "a", console=Console(file=io.StringIO()))
+    (from_file,) = play(source, out=tmp_path / "b")
+    assert same(final_weights(run), final_weights(from_file))
+    (shown,) = fcil.show(values, "seeds=[3]")
+    assert shown == fcil.show(source, "seeds=[3]")[0]
+    assert shown["seed"] == 3
+    assert np.shape(shown["counts"]) == (5, 2, 10)
+    del values["name"]
+    assert [e.name for e in read(values)] == ["experiment"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sedes": [1]}, "experiment: sedes: unknown key"),
+        ({"federation": {"rounds": 0}}, "experiment: federation.rounds: 0 is not allowed"),
+        (
+            {"data": {"dataset": "digits", "tasks": object()}},
+            "experiment: data.tasks: a object is not allowed; expected",
+        ),
+        ({"optimizer": {"lr": np.ones(2)}}, "experiment: optimizer.lr: a ndarray is not allowed"),
+        ({"seeds": {0, 1}}, "experiment: seeds: a set is not allowed"),
+        ({3: 1}, "experiment: key 3 is not text"),
+        ({"optimizer": {"lr": float("nan")}}, "experiment: optimizer.lr: nan is not allowed"),
+        ({"federation": {"clients": 900}}, "experiment: data: task 1"),
+    ],
+)
+def test_what_is_wrong_with_a_mapping_is_an_exception_of_one_line(change: dict[Any, Any], said: str) -> None:
+    for verb in (fcil.run, fcil.show):
+        with pytest.raises(ConfigError) as caught:
+            verb({**SETTINGS, **change})
+        assert str(caught.value).startswith(said)
+        assert str(caught.value).isprintable()
+
+
+def test_a_mapping_within_itself_is_refused() -> None:
+    values: dict[str, Any] = {**SETTINGS}
+    values["optimizer"] = values
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        fcil.run(values)
+
+
+def test_no_error_ends_the_process_that_asked(tmp_path: Path) -> None:
+    for call in (fcil.run, fcil.show, fcil.distill, fcil.load, fcil.resume):
+        with pytest.raises(FCILError):
+            call(tmp_path / "nothing.yaml")

@@ -31,9 +31,10 @@ FLOORS = {
     **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left", "fcil.scaffold", "fcil.facts"), 5),
     **dict.fromkeys(("fcil.matrix", "fcil.playing"), 5),
     **dict.fromkeys(("fcil.check", "fcil.compare", "fcil.distillation", "fcil.quantisation"), 5),
-    "fcil.report": 5,
+    **dict.fromkeys(("fcil.report", "fcil.listing", "fcil.showing"), 5),
     **dict.fromkeys(("fcil.activity", "fcil.verify", "fcil.doctor", "fcil.splits"), 5),
-    **dict.fromkeys(("fcil.cli", "fcil.flower", "fcil.__main__", "fcil"), 6),
+    **dict.fromkeys(("fcil.cli", "fcil.entry", "fcil.terminal", "fcil.commands"), 6),
+    **dict.fromkeys(("fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

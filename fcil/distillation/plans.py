@@ -14,6 +14,7 @@ from fcil.distillation.teachers import check_teacher, teacher_file
 from fcil.experiment import named, share_out
 from fcil.federation.plan import Plan
 from fcil.groups import TEACHER
+from fcil.matrix import Source, place_of
 from fcil.playing.forecast import Forecast, forecast_plans
 from fcil.quantisation import check_installed
 
@@ -47,10 +48,10 @@ def expected_plans(found: Sequence[Distillation]) -> list[Plan]:
     return list(plans.values())
 
 
-def survey(source: str | Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Distillation, Scenario]]:
+def survey(source: Source, overrides: Sequence[str] = ()) -> Iterator[tuple[Distillation, Scenario]]:
     """Every distillation of a file, and the data of its teacher; nothing is played."""
     for one in read(source, overrides):
-        yield one, share_out(one.teacher_plan(one.seeds[0]), Where(str(source)))
+        yield one, share_out(one.teacher_plan(one.seeds[0]), place_of(source))
 
 
 def forecast(

@@ -15,6 +15,7 @@ from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.experiment import play, rehearse_all, share_out
 from fcil.federation.plan import Plan
+from fcil.matrix import Source, place_of
 from fcil.playing.conclusion import complete, conclude
 from fcil.playing.continuation import check_begun
 from fcil.quantisation import quantise, quantised_table
@@ -26,7 +27,7 @@ Asked = tuple[Distillation, int]
 
 
 def distill(
-    source: str | Path,
+    source: Source,
     *overrides: str,
     out: str | Path = "results",
     smoke: bool = False,
@@ -43,7 +44,7 @@ def distill(
     Raises:
         UserError: something in the file, the data, a teacher or the output folder is wrong.
     """
-    out, console, where = Path(out), console or Console(), Where(str(source))
+    out, console, where = Path(out), console or Console(), place_of(source)
     found = read(source, overrides)
     if smoke:
         found = [one.smoke() for one in found]

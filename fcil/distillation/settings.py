@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fcil.anchors import AnchorSettings
 from fcil.config import Where, dump, parse_fields
 from fcil.data import DataSettings
 from fcil.distillers import KD, Distiller, Learns, contradiction
-from fcil.experiment import cells
+from fcil.errors import all_of, collect
 from fcil.federation.plan import Plan, check_runs
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.groups import TEACHER
-from fcil.matrix import FEDERATES, is_distillation, is_federation
+from fcil.matrix import FEDERATES, Source, cells, is_distillation, is_federation, place_of
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plugins import StrategySpec
@@ -106,6 +106,8 @@ class Distillation:
     resources: Resources = Resources()
     """What the run may use."""
 
+    READ_ELSEWHERE: ClassVar = ("matrix",)
+
     def __post_init__(self) -> None:
         check_runs(self.name, self.seeds)
         method, between = self.synthesizer, self.student.learns == "between"
@@ -187,20 +189,23 @@ class _Smoke(Distillation):
         return replace(whole, federation=replace(whole.federation, max_batches=2))
 
 
-def read(source: str | Path, overrides: Sequence[str] = ()) -> list[Distillation]:
-    """The distillations of a file: one, or the product of its `matrix`.
+def read(source: Source, overrides: Sequence[str] = ()) -> list[Distillation]:
+    """The distillations of a file or mapping: one, or the product of its `matrix`.
 
     Raises:
-        ConfigError: names the file, the key path, the value and what is allowed.
+        ConfigError: names the file, the key path, the value and what is allowed, a line for each error.
     """
-    where, found = Where(str(source)), cells(source, overrides)
+    where, found = place_of(source), cells(source, overrides)
     if strange := next((cell for cell in found if is_federation(cell)), None):
         keys = " and ".join(f'"{key}"' for key in strange if key in FEDERATES)
         raise where.error(f"is an experiment, as it has {keys} and no synthesizer; it is for fcil run")
-    return [parse_fields(Distillation, _one_task(cell, where), where) for cell in found]
+    distillations, errors = collect(lambda cell: parse_fields(Distillation, _one_task(cell, where), where), found)
+    if errors:
+        raise all_of(errors)
+    return distillations
 
 
-def distils(source: str | Path, overrides: Sequence[str] = ()) -> bool:
+def distils(source: Source, overrides: Sequence[str] = ()) -> bool:
     """Whether a file is for `fcil distill`.
 
     Raises:

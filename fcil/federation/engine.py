@@ -11,6 +11,7 @@ import torch
 from flwr.serverapp import Grid
 
 from fcil.errors import ConfigError, TrainingError
+from fcil.federation.addresses import check_room_for_a_run
 from fcil.federation.checkpoint import Checkpoints
 from fcil.federation.client import app as client_app
 from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
@@ -42,6 +43,7 @@ class Engine:
     _session: RaySession | None = None
 
     def __enter__(self) -> Engine:
+        check_room_for_a_run()
         self._threads = torch.get_num_threads()
         settle_arithmetic(self.resources.threads)
         if self.federation.backend == "ray" and self.grid is None:

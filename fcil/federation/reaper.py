@@ -2,7 +2,7 @@
 
 Ray's daemons outlive a driver that is killed. A reaper is a small process beside the driver: it
 notes the driver's descendants, and when the pipe between the two closes, because the driver ended
-and whatever the reason, it kills those that are left.
+and whatever the reason, it kills those that are left, and removes the folder they had.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import contextlib
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -24,11 +26,15 @@ LOOKS = 5
 
 
 class Reaper:
-    """The driver's end of the pipe."""
+    """The driver's end of the pipe.
 
-    def __init__(self) -> None:
+    Args:
+        folder: of Ray, which is nobody's when the driver is dead.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         # A session of its own: a signal from the terminal is for the driver.
-        command = [sys.executable, "-m", __name__, str(os.getpid())]
+        command = [sys.executable, "-m", __name__, str(os.getpid()), *([str(folder)] if folder else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def dismiss(self) -> None:
@@ -37,7 +43,7 @@ class Reaper:
             self._process.communicate(b"done", timeout=10)
 
 
-def watch(driver: int, closed: int) -> None:
+def watch(driver: int, closed: int, folder: Path | None = None) -> None:
     """Note Ray's processes among the descendants of a process until a pipe closes; then end those that are left."""
     known: dict[int, psutil.Process] = {}
     sessions: set[str] = set()
@@ -57,6 +63,8 @@ def watch(driver: int, closed: int) -> None:
         for process in known.values():
             with contextlib.suppress(psutil.Error):  # compares start times: a number used again is not the same
                 process.kill()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         time.sleep(PATIENCE)
 
 
@@ -74,4 +82,4 @@ def _is_of_ray(process: psutil.Process) -> bool:
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.stdin.fileno())
+    watch(int(sys.argv[1]), sys.stdin.fileno(), *map(Path, sys.argv[2:]))

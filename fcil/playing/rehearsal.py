@@ -27,8 +27,10 @@ def named(where: Where) -> Iterator[None]:
     """Let an error of the block begin with the file, and the key in it, that it is about."""
     try:
         yield
-    except (ConfigError, DataError) as error:
-        raise type(error)(str(where.error(str(error)))) from error
+    except ConfigError as error:
+        raise ConfigError(*(where.error(line) for line in error.lines)) from error
+    except DataError as error:
+        raise DataError(where.error(str(error))) from error
 
 
 def rehearse_all(

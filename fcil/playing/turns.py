@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from fcil.config import Where
-from fcil.errors import ConfigError, FCILError, TrainingError, printable
+from fcil.errors import ConfigError, EngineError, FCILError, TrainingError, printable
 from fcil.federation.engine import Engine
 from fcil.federation.interrupts import Interrupts
 from fcil.federation.plan import Plan
@@ -112,7 +112,7 @@ def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Pa
         except Exception as error:
             if isinstance(error, StrategyError):  # its traceback goes to the log, and not to the terminal
                 note_failure(path, error)
-            if alone or isinstance(error, ConfigError):
+            if alone or isinstance(error, ConfigError | EngineError):
                 raise
             failed[plan.folder] = str(error) if isinstance(error, StrategyError) else note_failure(path, error)
         if plan.folder in failed:
