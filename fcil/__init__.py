@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from fcil.averaging import weighted_mean
     from fcil.distillation import distill
+    from fcil.doctor.show import show
     from fcil.experiment import resume, run
     from fcil.roles import Client, Server
-    from fcil.showing import show
     from fcil.store import Run, load
     from fcil.strategy import Strategy
     from fcil.synthesis import Synthesizer
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "fcil.experiment": ["resume", "run"],
-    "fcil.showing": ["show"],
+    "fcil.doctor.show": ["show"],
     "fcil.distillation": ["distill"],
     "fcil.store": ["Run", "load"],
     "fcil.roles": ["Client", "Server"],

@@ -11,19 +11,12 @@ import typer
 from rich.console import Console
 
 import fcil
-from fcil.commands import (
-    Verbs,
-    complete_experiment,
-    complete_kind,
-    complete_name,
-    complete_strategy,
-    verb,
-)
 from fcil.errors import ConfigError, StoreError, printable
-from fcil.terminal import begin, outcome
+from fcil.terminal.help import Verbs, complete_experiment, complete_kind, complete_name, complete_strategy, verb
+from fcil.terminal.streams import begin, outcome
 
 if TYPE_CHECKING:
-    from fcil.playing.forecast import Forecast
+    from fcil.runs.estimate import Forecast
     from fcil.store import Run
 
 app = typer.Typer(
@@ -80,7 +73,7 @@ def run(
 
         run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
-    from fcil.playing.forecast import forecast
+    from fcil.runs.estimate import forecast
 
     found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
     _tell_forecast(found, as_json)
@@ -129,7 +122,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Play the first rounds of a run again: does this machine give the numbers of its record?"""
-    from fcil.verify import verify
+    from fcil.runs.verify import verify
 
     found = verify(run_dir, rounds, trust=trust, console=Console(stderr=as_json))
     if as_json:
@@ -148,13 +141,13 @@ def show(
     split: Annotated[Path | None, typer.Option(help="Also write who holds what to this file, for data.split.")] = None,
 ) -> None:
     """An experiment with every default filled in, and who holds how much of what; a distillation too."""
-    from fcil.showing import show, surveyed
-    from fcil.tables import partition_table, settings_tree
+    from fcil.console.tables import partition_table, settings_tree
+    from fcil.doctor.show import show, surveyed
 
     if split is not None:
         from fcil.distillation import distils
-        from fcil.experiment import survey
-        from fcil.splits import export
+        from fcil.runs.export_split import export
+        from fcil.runs.plans import survey
 
         if distils(experiment, overrides or []):
             raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
@@ -180,8 +173,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Is this machine fit for runs, and for this experiment? Nothing is written or downloaded."""
+    from fcil.console.tables import listing_table
     from fcil.doctor import examine, machine
-    from fcil.tables import listing_table
 
     found = list(machine(out))
     if experiment is not None:
@@ -206,7 +199,7 @@ def list_(
     measure: Annotated[bool, typer.Option("--bytes", help="Measure what each strategy sends (a minute).")] = False,
 ) -> None:
     """What there is: strategies, synthesizers, datasets, nets or encoders."""
-    from fcil.listing import picture, rows_of
+    from fcil.terminal.listing import picture, rows_of
 
     rows = rows_of(kind, name, measure)
     if as_json:
@@ -229,7 +222,7 @@ def check(
 ) -> None:
     """Hold a strategy to the contract of the house: is it sound, repeatable, resumable?"""
     from fcil.check import Result, check
-    from fcil.tables import listing_table
+    from fcil.console.tables import listing_table
 
     progress, done = Console(stderr=True), iter(range(1, 100))
 
@@ -254,7 +247,7 @@ def new(
     out: Annotated[Path, typer.Option("--out", help="Folder of the two files.")] = Path("."),
 ) -> None:
     """Begin a strategy of your own: `fcil new strategy NAME` writes NAME.py and test_NAME.py."""
-    from fcil.scaffold import begin
+    from fcil.methods.scaffold import begin
 
     for line in begin(kind, name, out):
         _say(line)
@@ -363,7 +356,7 @@ def report(
 
 def _tell_forecast(found: Forecast, as_json: bool) -> None:
     """What a dry run found."""
-    from fcil.playing.forecast import forecast_table
+    from fcil.runs.estimate import forecast_table
 
     if as_json:
         _print_json(found.to_json())

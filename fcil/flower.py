@@ -21,19 +21,21 @@ from rich.console import Console
 from rich.text import Text
 
 from fcil.cli import Experiment, Out, Overrides, main
-from fcil.commands import Verbs, verb
 from fcil.config import Where
 from fcil.errors import ConfigError, TrainingError
-from fcil.experiment import play, read, rehearse_all
-from fcil.federation.credentials import make_credentials
+from fcil.federation.deploy.credentials import make_credentials
+from fcil.federation.deploy.processes import Processes
+from fcil.federation.deploy.superlink import SuperLink, environment, free_ports
 from fcil.federation.flower_app import OpenEngine, server_app
-from fcil.federation.flower_processes import Processes
-from fcil.federation.interrupts import Interrupts
 from fcil.federation.plan import Plan, forget_data
+from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.settings import Resources
-from fcil.federation.superlink import SuperLink, environment, free_ports
-from fcil.playing.continuation import check_begun, finished_line
+from fcil.runs.continuation import check_begun, finished_line
+from fcil.runs.plans import read
+from fcil.runs.play import play
+from fcil.runs.preflight import rehearse_all
 from fcil.store import RunFolder, check_writable
+from fcil.terminal.help import Verbs, verb
 
 cli = typer.Typer(
     cls=Verbs,

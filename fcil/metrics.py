@@ -12,7 +12,7 @@ mean of, and where its formula gives zero whatever was learnt.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,19 @@ from fcil.errors import nearest
 Matrix = npt.NDArray[np.float64]
 Row = tuple[int, int, int, int]
 """trained_task, tested_task, correct, examples; tasks count from 1."""
+
+
+class AccuracyRow(NamedTuple):
+    """One cell of the accuracy matrix; tasks count from 1, accuracy is in [0, 1]."""
+
+    trained_task: int
+    tested_task: int
+    correct: int
+    examples: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples if self.examples else 0.0
 
 
 def accuracy_matrix(rows: Iterable[Sequence[int]]) -> tuple[Matrix, npt.NDArray[np.int64]]:

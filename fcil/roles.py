@@ -17,7 +17,7 @@ from fcil.nets import Net, NetSettings
 from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
-from fcil.synthesis.pool import endless_rows, view
+from fcil.synthesis.common.pool import endless_rows, view
 from fcil.types import Batch, State, Task, Tensors, Terms, Update, Value
 
 

@@ -39,10 +39,10 @@ from fcil.nets.resnet import Shape
 from fcil.optimizer import build_optimizer
 from fcil.roles import Teacher
 from fcil.synthesis import Inversion
-from fcil.synthesis.base import Views, views_of
-from fcil.synthesis.chain import restore, values
+from fcil.synthesis.common.base import Views, views_of
+from fcil.synthesis.common.pool import newest
+from fcil.synthesis.common.state_codec import restore, values
 from fcil.synthesis.fast import Fast
-from fcil.synthesis.pool import newest
 from fcil.types import State, Tensors
 
 SEEN = "seen/"

@@ -12,15 +12,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from small_runs import same, write_experiment, write_strategy
 
-from fcil.experiment import read
 from fcil.federation.client import app
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RAISED
 from fcil.federation.exchange import Exchange, Question, find_nodes
-from fcil.federation.failures import Failure
 from fcil.federation.grids import InProcessGrid
+from fcil.federation.messages.failures import Failure
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan, first_net
+from fcil.runs.plans import read
 from fcil.types import Tensors, Update
 
 CLIENTS = 3

@@ -21,7 +21,7 @@ from fcil.errors import ConfigError
 from fcil.nets import Backbone, Net, frozen
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, Synthesizer
-from fcil.synthesis.chain import restore, values
+from fcil.synthesis.common.state_codec import restore, values
 from fcil.types import Tensors
 
 # Problems --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcil.federation.observer import AccuracyRow
+from fcil.metrics import AccuracyRow
 from fcil.store import RunFolder, RunRecorder
 from fcil.types import Task
 
@@ -97,7 +97,7 @@ def play(
     finished_rounds: int = 0,
 ) -> None:  # fmt: skip
     """Tell a recorder what a run would tell it."""
-    recorder = RunRecorder(folder, make_tasks(tasks)[-1].names)
+    recorder = RunRecorder(folder)
     recorder.run_started(tasks=tasks, rounds=rounds, clients=clients, finished_rounds=finished_rounds)
     for task in make_tasks(tasks)[: stop_after or tasks]:
         left = [r for r in range(1, rounds + 1) if (task.number - 1) * rounds + r > finished_rounds]

@@ -15,10 +15,10 @@ from rich.console import Console
 
 import fcil
 from fcil import store
-from fcil.federation.codec import flatten
-from fcil.federation.manifest import last_parts
 from fcil.federation.observer import Observer
-from fcil.federation.parts import Parts
+from fcil.federation.persistence.manifest import last_parts
+from fcil.io.blobs import Parts
+from fcil.io.state import flatten
 from fcil.store import Run
 from fcil.types import State, Tensors
 
@@ -121,7 +121,7 @@ def silently(observer: Observer | None = None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fcil.experiment.draw_run", lambda path: [])
         for name in ("draw_comparison", "draw_missing", "draw_missing_comparison"):
-            patch.setattr(f"fcil.playing.conclusion.{name}", lambda *_: [])
+            patch.setattr(f"fcil.runs.completion.{name}", lambda *_: [])
         patch.setattr("fcil.experiment.choose_progress", lambda console: nullcontext(observer or Observer()))
         yield
 

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from small_runs import LANDER, play, silently, write_experiment
 
 import fcil
-from fcil.activity import activity, explain, idle_ingredients, inert
-from fcil.activity.idle import calls, claimed_terms, weights
 from fcil.compare import compare
 from fcil.compare.bounds import Command, offer
 from fcil.compare.protocols import PROTOCOLS, differences
 from fcil.compare.write import markdown
-from fcil.plugins import built_in_files
+from fcil.methods.loading import built_in_files
 from fcil.store import load_run
+from fcil.store.activity import activity, explain, idle_ingredients, inert
+from fcil.store.activity.idle import calls, claimed_terms, weights
 
 
 def line(task: int, round: int, terms: dict[str, float], **more: Any) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_a_damaged_folder_tells_less_and_raises_nothing(tmp_path):
 
 
 def plan_of(path: Path) -> dict[str, Any]:
-    from fcil.experiment import read
+    from fcil.runs.plans import read
 
     return read(path)[0].plans()[0].to_yaml()
 
@@ -245,7 +245,7 @@ def test_a_configuration_of_a_stranger_makes_no_error():
     ],
 )  # fmt: skip
 def test_the_command_adds_exactly_what_is_missing(tmp_path, values, overrides, missing, line):
-    from fcil.experiment import read
+    from fcil.runs.plans import read
 
     source = tmp_path / "x.yaml"
     source.write_text(yaml.safe_dump({"data": {"dataset": "digits", "tasks": 2}, **values}))

@@ -12,10 +12,10 @@ from small_runs import Stop, StopAfter, play, silently, write_experiment, write_
 
 from fcil.cli import main
 from fcil.errors import LeakError
-from fcil.experiment import read
-from fcil.federation.audit import Ledger, Told, WatchedImages, read_audit
+from fcil.federation.messages.audit import Ledger, Told, WatchedImages, read_audit
+from fcil.federation.messages.replies import InvalidReplyError
 from fcil.federation.plan import scenario_of
-from fcil.federation.replies import InvalidReplyError
+from fcil.runs.plans import read
 
 HEAD = '''"""Looks where it may not."""
 

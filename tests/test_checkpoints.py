@@ -22,11 +22,11 @@ from small_runs import (
 )
 
 from fcil.errors import StoreError
-from fcil.experiment import read
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import app
 from fcil.federation.grids import InProcessGrid
-from fcil.federation.manifest import (
+from fcil.federation.observer import Observer
+from fcil.federation.persistence.manifest import (
     FORMAT,
     difference,
     digest_of,
@@ -35,11 +35,11 @@ from fcil.federation.manifest import (
     manifest_paths,
     place_of,
 )
-from fcil.federation.observer import Observer
-from fcil.federation.parts import Parts
 from fcil.federation.plan import Plan, first_net, tasks_of
-from fcil.playing.failure_card import describe
+from fcil.io.blobs import Parts
 from fcil.roles import Server
+from fcil.runs.failure_report import describe
+from fcil.runs.plans import read
 from fcil.store import RunFolder, final_weights
 
 

@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 
 import fcil
 from fcil import flower
-from fcil.catalogue import LISTINGS
 from fcil.cli import app, main
-from fcil.commands import EXAMPLES, complete_experiment, complete_kind, complete_strategy
 from fcil.distillation import read as distillations
-from fcil.experiment import read as read_experiments
-from fcil.listing import KINDS, lines
+from fcil.methods.listing import LISTINGS
+from fcil.runs.plans import read as read_experiments
+from fcil.terminal.help import EXAMPLES, complete_experiment, complete_kind, complete_strategy
+from fcil.terminal.listing import KINDS, lines
 
 ROOT = Path(__file__).parent.parent
 
@@ -404,7 +404,7 @@ def test_names_and_files_are_completed(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(complete_strategy("m")) == ["mfcl", "mine"]
     assert list(complete_experiment("")) == ["c.yaml", "experiments/a.yaml", "experiments/b.yml"]
     assert list(complete_experiment("experiments/b")) == ["experiments/b.yml"]
-    code = "import sys\nfrom fcil.entry import main\nsys.argv = ['fcil']\nmain()"
+    code = "import sys\nfrom fcil.__main__ import main\nsys.argv = ['fcil']\nmain()"
     for word, found in {"list strategies la": ["lander"], "list s": ["strategies", "synthesizers"]}.items():
         env = {"COMP_WORDS": f"fcil {word}", "COMP_CWORD": str(len(word.split())), "_FCIL_COMPLETE": "complete_bash"}
         env |= {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -32,8 +32,8 @@ from fcil.nets import NetSettings, PlainGenerator, build_net
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis import Bound, Inversion, create
 from fcil.synthesis.cmi import CMI, Chain, Inverted
-from fcil.synthesis.contrast import Projector, contrastive, enlarged, look, looked_at
-from fcil.synthesis.pool import to_bytes
+from fcil.synthesis.common.contrastive import Projector, contrastive, enlarged, look, looked_at
+from fcil.synthesis.common.pool import to_bytes
 
 
 class Watched(CMI):

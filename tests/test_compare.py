@@ -22,9 +22,9 @@ from fcil.compare import METRICS, compare, to_json, write
 from fcil.compare.statistics import FEWEST, friedman, holm, interval, least_p, pairs, spread, surely_better
 from fcil.compare.terminal import tables
 from fcil.compare.write import latex, latex_details, long_csv, markdown
+from fcil.console.tables import metrics_table
 from fcil.metrics import FORGETTING
 from fcil.store import RunFolder, find_runs
-from fcil.tables import metrics_table
 
 KEEPS_IMAGES = "client.keep('exemplars', chosen)\n"
 KEEPS_ALL = 'class Joint:\n    data: ClassVar[str] = "seen"\n'

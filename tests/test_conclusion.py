@@ -21,9 +21,9 @@ from small_runs import StopAfter, write_experiment
 
 import fcil
 from fcil.experiment import resume
+from fcil.io.lock import claimed
 from fcil.plots import draw_comparison, draw_run
 from fcil.store import RunFolder, find_runs, load_run
-from fcil.store.claims import claimed
 
 SHORT = {"rounds": 1, "max_batches": 1}
 
@@ -148,7 +148,7 @@ def test_only_what_is_lacking_is_drawn_and_a_damaged_note_is_none(tmp_path: Path
 
 
 def complete(folder: RunFolder, console: Console | None = None) -> None:
-    from fcil.playing.conclusion import complete
+    from fcil.runs.completion import complete
 
     complete([load_run(folder.path)], console or Console(file=io.StringIO()))
 
@@ -294,7 +294,7 @@ def test_runs_of_another_process_that_ended_meanwhile_are_shown_too(
     seen = compared(monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         # Another process draws, and has a further run finished before it lets go.
-        patch.setattr("fcil.playing.conclusion.in_turn", lambda path: finishing(out / "tiny"))
+        patch.setattr("fcil.runs.completion.in_turn", lambda path: finishing(out / "tiny"))
         run(source, "strategy=fedprox", out=out)
     assert ("lander", 7) in seen[-1]
 
@@ -325,7 +325,7 @@ def test_a_comparison_whose_process_died_is_drawn_when_it_is_asked_for_again(tmp
 
 
 def test_figures_of_a_folder_that_were_asked_for_by_hand_are_left_as_they_are(tmp_path: Path, drawn: Drawn) -> None:
-    from fcil.playing.conclusion import conclude
+    from fcil.runs.completion import conclude
 
     home = make_results(tmp_path / "a") / "toy"
     other = make_results(tmp_path / "b", seeds=(5,)) / "toy"
@@ -339,7 +339,7 @@ def test_figures_of_a_folder_that_were_asked_for_by_hand_are_left_as_they_are(tm
 
 
 def test_runs_whose_comparison_cannot_be_drawn_are_finished_all_the_same(tmp_path: Path) -> None:
-    from fcil.playing.conclusion import conclude
+    from fcil.runs.completion import conclude
 
     home, console = make_results(tmp_path, seeds=(0,)) / "toy", Console(file=io.StringIO(), width=300)
     (home / "figures").write_text("no folder")

@@ -14,18 +14,18 @@ import yaml
 from pydantic import Field
 
 from fcil.anchors import AnchorSettings
-from fcil.catalogue import strategies, synthesizers
 from fcil.config import Where, choice, dump, dump_yaml, field_docs, load_yaml, parse, parse_yaml
 from fcil.data import DataSettings, PartitionSettings
 from fcil.distillation.settings import Distillation
 from fcil.errors import MOST_ERRORS, ConfigError
-from fcil.experiment import Experiment
 from fcil.federation.plan import Plan
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.methods.listing import strategies, synthesizers
+from fcil.methods.loading import StrategySpec, built_in_files, strategy_class
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
-from fcil.playing.rehearsal import named
-from fcil.plugins import StrategySpec, built_in_files, strategy_class
+from fcil.runs.plans import Experiment
+from fcil.runs.preflight import named
 from fcil.synthesis import Bound, Synthesizer, create, synthesizer_class, synthesizer_names
 from fcil.types import Count, Positive
 

@@ -36,10 +36,10 @@ from fcil.anchors import AnchorSettings, embed
 from fcil.cli import main
 from fcil.data import DataSettings, load_dataset
 from fcil.errors import StoreError, UserError
-from fcil.federation.manifest import digest_of, last_manifest, manifest_paths
 from fcil.federation.observer import Observer
+from fcil.federation.persistence.manifest import digest_of, last_manifest, manifest_paths
+from fcil.runs.verify import verify
 from fcil.store import Run, RunFolder, load_run
-from fcil.verify import verify
 
 OTHERWISE = ["resources.workers=3", "resources.synthesis_workers=2", "federation.on_failure=skip", "logger=null"]
 """Settings that change no number."""
@@ -48,7 +48,7 @@ OTHERWISE = ["resources.workers=3", "resources.synthesis_workers=2", "federation
 @pytest.fixture(autouse=True)
 def _left_overs_may_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """To look for them takes longer than these runs."""
-    monkeypatch.setattr("fcil.playing.turns.gc", SimpleNamespace(collect=lambda: 0))
+    monkeypatch.setattr("fcil.runs.sequential.gc", SimpleNamespace(collect=lambda: 0))
 
 
 def stop(tmp_path: Path, after: int = 4, **parts: Any) -> tuple[Path, RunFolder]:
@@ -420,7 +420,7 @@ def test_accuracies_that_are_lost_are_written_again(stopped: tuple[Path, RunFold
 
 
 def test_a_record_of_many_pages_is_put_together_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.federation.record.PAGE", 600)
+    monkeypatch.setattr("fcil.federation.persistence.progress.PAGE", 600)
     federation = {"rounds": 5, "max_batches": 1}
     source, folder = stop(tmp_path, after=9, federation=federation)
     held = last_manifest(folder.checkpoints)["record"]

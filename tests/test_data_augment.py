@@ -16,9 +16,9 @@ from fcil.data import Augment, normalise
 from fcil.data.augment import brighten, crop
 from fcil.data.preparation import AugmentSettings
 from fcil.errors import ConfigError
-from fcil.experiment import read
-from fcil.federation.jobs import inversion
 from fcil.federation.plan import first_net, from_json, scenario_of
+from fcil.federation.synthesis.jobs import inversion
+from fcil.runs.plans import read
 
 
 def images(n: int = 64, channels: int = 3, height: int = 12, width: int = 10) -> Tensor:

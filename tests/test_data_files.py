@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageOps
 
 from fcil.data import DataSettings, LazyImages, load_dataset
-from fcil.data import decode as decode_module
-from fcil.data.archives import Archive
-from fcil.data.decode import decode, fit
+from fcil.data.files import decode as decode_module
+from fcil.data.files.archives import Archive
+from fcil.data.files.decode import decode, fit
 from fcil.data.images import READ_AHEAD
 from fcil.errors import DataError
 

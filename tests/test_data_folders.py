@@ -24,9 +24,9 @@ from fcil.config import Where, dump, parse
 from fcil.data import DataSettings, load_dataset
 from fcil.data.oddities import SHOWN, oddities
 from fcil.errors import ConfigError, DataError
-from fcil.experiment import read, survey
-from fcil.federation.foreseen import remarks
 from fcil.federation.plan import scenario_of
+from fcil.federation.preconditions import remarks
+from fcil.runs.plans import read, survey
 
 Files = dict[str, bytes]
 

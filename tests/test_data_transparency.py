@@ -17,10 +17,10 @@ from small_runs import write_experiment
 
 from fcil.config import Where, dump, parse
 from fcil.data import DataSettings, load_dataset
-from fcil.data.compositing import Rendering
-from fcil.data.decode import decode
+from fcil.data.files.compositing import Rendering
+from fcil.data.files.decode import decode
 from fcil.errors import ConfigError
-from fcil.experiment import read
+from fcil.runs.plans import read
 
 GREY, GREY_ALPHA, COLOUR, PALETTE, COLOUR_ALPHA = 0, 4, 2, 3, 6
 

@@ -30,10 +30,10 @@ from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, create, synthesizer_names
+from fcil.synthesis.common.losses import bns_score, clamped_jensen_shannon, jensen_shannon, total_variation
+from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.deepinversion import SIDES, Chain, DeepInversion
-from fcil.synthesis.pixels import Optimised, Shift, noise, optimise, shifts, stored
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.terms import bns_score, clamped_jensen_shannon, jensen_shannon, total_variation
+from fcil.synthesis.families.pixel_loop import Optimised, Shift, noise, optimise, shifts, stored
 from fcil.types import Tensors, Terms
 
 SMALL: dict[str, Any] = {"rounds": 3, "steps": 2, "batch_size": 10, "student_steps": 2, "student_batch": 4}

@@ -32,9 +32,9 @@ from fcil.errors import ConfigError
 from fcil.experiment import resume
 from fcil.federation.observer import Observer
 from fcil.federation.plan import scenario_of, trained_net
-from fcil.groups import group_runs
 from fcil.nets import NetSettings, build_net
 from fcil.store import Run, find_runs
+from fcil.store.groups import group_runs
 from fcil.synthesis import synthesizer_class, synthesizer_names
 from strategies.distill import Distill
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from test_distillation import FAST, taught, write
 
 from fcil.errors import StoreError
-from fcil.groups import group_runs
 from fcil.plots import draw_comparison, draw_missing, draw_run, undrawn
 from fcil.plots.comparison import curves_figure
 from fcil.plots.distillation import (
@@ -27,6 +26,7 @@ from fcil.plots.distillation import (
 )
 from fcil.plots.grid import sheet
 from fcil.store import Run, load_run
+from fcil.store.groups import group_runs
 
 
 @pytest.fixture(scope="module")

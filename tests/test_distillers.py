@@ -25,8 +25,8 @@ from fcil.losses import kl_divergence
 from fcil.nets import Net
 from fcil.rng import generator
 from fcil.synthesis import Inversion
-from fcil.synthesis import chain as chain_state
-from fcil.synthesis.base import Views
+from fcil.synthesis.common import state_codec as chain_state
+from fcil.synthesis.common.base import Views
 from fcil.types import Output
 
 

@@ -17,7 +17,7 @@ from fcil.cli import main
 from fcil.doctor import Finding, examine
 from fcil.doctor.machine import disks, is_cached, shared_memory, version, versions
 from fcil.errors import ConfigError
-from fcil.playing.stopwatch import Stopwatch
+from fcil.runs.step_timer import Stopwatch
 
 
 def by_name(found: list[Finding]) -> dict[str, Finding]:
@@ -29,7 +29,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No data but digits, no encoder, and a step of a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("fcil.playing.unseen.is_cached", lambda name: False)
+    monkeypatch.setattr("fcil.runs.remote_data.is_cached", lambda name: False)
     clock = count()
     monkeypatch.setattr("fcil.doctor.experiment.Stopwatch", lambda: Stopwatch(lambda: float(next(clock))))
 
@@ -154,7 +154,7 @@ def test_what_a_run_would_download_is_said(tmp_path: Path) -> None:
 
 
 def test_nets_are_timed_only_as_long_as_there_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.playing.stopwatch.BUDGET", 1.0)
+    monkeypatch.setattr("fcil.runs.step_timer.BUDGET", 1.0)
     source = write_experiment(tmp_path, matrix={"net.width": [2, 4]})
     found = by_name(list(examine(source, [], Path("out"))))
     assert found["time in all"].found.endswith(", of 1 of 2 runs")

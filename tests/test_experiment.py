@@ -33,11 +33,13 @@ from small_runs import (
 
 import fcil
 from fcil.config import Where
+from fcil.config.matrix import expand, place
 from fcil.errors import ConfigError, DataError, FCILError, StoreError
-from fcil.experiment import expand, place, read, resume, survey
+from fcil.experiment import resume
 from fcil.federation.plan import Plan, from_json
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.optimizer import OptimizerSettings
+from fcil.runs.plans import read, survey
 from fcil.store import Run
 
 ROOT = Path(__file__).parent.parent
@@ -387,7 +389,7 @@ def test_a_matrix_is_run_cell_by_cell_and_compared(tmp_path: Path, monkeypatch: 
     matrix = {"strategy": ["finetune", "joint", "finetune"]}  # the third is the first again
     source = write_experiment(tmp_path, matrix=matrix, seeds=[0, 1], federation={"rounds": 1, "max_batches": 1})
     with silently():
-        monkeypatch.setattr("fcil.playing.conclusion.draw_comparison", lambda *args: compared.append(args[:2]) or [])
+        monkeypatch.setattr("fcil.runs.completion.draw_comparison", lambda *args: compared.append(args[:2]) or [])
         console = Console(file=io.StringIO(), width=100)
         runs = fcil.run(source, out=tmp_path / "out", console=console)
         fcil.run(source, out=tmp_path / "out", console=console)

@@ -12,9 +12,9 @@ from small_runs import Stop, StopAfter, play, silently, write_experiment, write_
 
 import fcil
 from fcil.errors import TrainingError
-from fcil.experiment import read
-from fcil.federation.interrupts import Interrupted
-from fcil.playing.failure_card import changed, failure_card
+from fcil.federation.runtime.interrupts import Interrupted
+from fcil.runs.failure_report import changed, failure_card
+from fcil.runs.plans import read
 
 BROKEN = '''"""Breaks when a file says so."""
 

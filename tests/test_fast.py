@@ -28,9 +28,9 @@ from fcil.losses import masked_adversarial, statistics_distance
 from fcil.nets import PlainGenerator
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis.common.inner_loop import Lowest, readable, sweeps
+from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.fast import SIDES, Adapted, Chain, Fast, add_gradients, point_at, redraw
-from fcil.synthesis.keeper import Lowest, readable, sweeps
-from fcil.synthesis.pool import to_bytes
 from fcil.types import Tensors
 
 

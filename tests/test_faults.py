@@ -16,8 +16,8 @@ from small_runs import checkpoint, final_weights, play, same, without_seconds, w
 
 from fcil.errors import TrainingError
 from fcil.federation.codec import to_arrays
-from fcil.federation.failures import judge
-from fcil.federation.replies import Expected, InvalidReplyError, read_update
+from fcil.federation.messages.failures import judge
+from fcil.federation.messages.replies import Expected, InvalidReplyError, read_update
 from fcil.federation.settings import FederationSettings
 from fcil.store import Run
 from fcil.types import Tensors

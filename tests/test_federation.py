@@ -27,11 +27,12 @@ from small_runs import (
 )
 
 from fcil.errors import StoreError, TrainingError
-from fcil.federation.codec import flatten, from_records, num_bytes, to_records, unflatten
+from fcil.federation.codec import from_records, to_records
 from fcil.federation.compat import RefArray
 from fcil.federation.engine import Engine
+from fcil.federation.messages.sharing import Shared
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.federation.sharing import Shared
+from fcil.io.state import flatten, num_bytes, unflatten
 from fcil.roles import Client
 from fcil.store import Run
 

@@ -15,25 +15,44 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity", "fcil.reading"), 0),
-    "fcil.yaml_text": 0,
+    **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity", "fcil.io.bounded"), 0),
+    "fcil.config.yaml": 0,
     **dict.fromkeys(("fcil.data", "fcil.nets", "fcil.anchors"), 1),
     **dict.fromkeys(("fcil.losses", "fcil.metrics", "fcil.optimizer", "fcil.exemplars", "fcil.inversion"), 1),
-    "fcil.registry": 0,
+    "fcil.config.registry": 0,
     "fcil.subspace": 1,
     "fcil.distillers": 2,
     **dict.fromkeys(
-        ("fcil.strategy", "fcil.roles", "fcil.plugins", "fcil.verbs", "fcil.synthesis", "fcil.averaging"), 2
+        (
+            "fcil.strategy",
+            "fcil.roles",
+            "fcil.methods.loading",
+            "fcil.methods.verbs",
+            "fcil.synthesis",
+            "fcil.averaging",
+        ),
+        2,
     ),
     "strategies": 3,
     "fcil.federation": 4,
-    **dict.fromkeys(("fcil.experiment", "fcil.store", "fcil.plots", "fcil.progress", "fcil.catalogue"), 5),
-    **dict.fromkeys(("fcil.groups", "fcil.tables", "fcil.time_left", "fcil.scaffold", "fcil.facts"), 5),
-    **dict.fromkeys(("fcil.matrix", "fcil.playing"), 5),
-    **dict.fromkeys(("fcil.check", "fcil.compare", "fcil.distillation", "fcil.quantisation"), 5),
-    **dict.fromkeys(("fcil.report", "fcil.listing", "fcil.showing"), 5),
-    **dict.fromkeys(("fcil.activity", "fcil.verify", "fcil.doctor", "fcil.splits"), 5),
-    **dict.fromkeys(("fcil.cli", "fcil.entry", "fcil.terminal", "fcil.commands"), 6),
+    **dict.fromkeys(
+        ("fcil.experiment", "fcil.store", "fcil.plots", "fcil.console.progress", "fcil.methods.listing"), 5
+    ),
+    **dict.fromkeys(
+        (
+            "fcil.store.groups",
+            "fcil.console.tables",
+            "fcil.console.eta",
+            "fcil.methods.scaffold",
+            "fcil.methods.introspection",
+        ),
+        5,
+    ),
+    **dict.fromkeys(("fcil.config.matrix", "fcil.playing"), 5),
+    **dict.fromkeys(("fcil.check", "fcil.compare", "fcil.distillation", "fcil.distillation.quantisation"), 5),
+    **dict.fromkeys(("fcil.report", "fcil.terminal.listing", "fcil.doctor.show"), 5),
+    **dict.fromkeys(("fcil.store.activity", "fcil.runs.verify", "fcil.doctor", "fcil.runs.export_split"), 5),
+    **dict.fromkeys(("fcil.cli", "fcil.entry", "fcil.terminal.streams", "fcil.terminal.help"), 6),
     **dict.fromkeys(("fcil.flower", "fcil.__main__", "fcil"), 6),
 }
 ENGINES = {"flwr", "ray"}

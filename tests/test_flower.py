@@ -30,12 +30,12 @@ from fcil.errors import ConfigError, StoreError, TrainingError
 from fcil.federation import exchange, flower_app
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import new_context
+from fcil.federation.deploy.superlink import APP
 from fcil.federation.engine import Engine
 from fcil.federation.exchange import find_nodes
 from fcil.federation.flower_app import KEYS, find_experiment, in_one_line, split
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan
-from fcil.federation.superlink import APP
 from fcil.store import load_run
 
 ROOT = Path(__file__).parent.parent

@@ -23,10 +23,10 @@ from small_runs import play, write_experiment
 from fcil import flower
 from fcil.cli import main
 from fcil.errors import TrainingError
-from fcil.federation.credentials import make_credentials
+from fcil.federation.deploy.credentials import make_credentials
+from fcil.federation.deploy.processes import Processes, marked
+from fcil.federation.deploy.superlink import Status, SuperLink, environment, free_ports, toml
 from fcil.federation.flower_app import split
-from fcil.federation.flower_processes import Processes, marked
-from fcil.federation.superlink import Status, SuperLink, environment, free_ports, toml
 
 # The launcher ----------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ def test_all_that_was_started_ends_when_its_parent_is_killed(tmp_path: Path) -> 
     parent = f"""
 import sys, time
 from pathlib import Path
-from fcil.federation.flower_processes import Processes
+from fcil.federation.deploy.processes import Processes
 with Processes(Path({str(folder)!r}), {{}}) as processes:
     processes.start("family", [sys.executable, "-c", {FAMILY!r}], {{}})
     print(processes.mark, flush=True)

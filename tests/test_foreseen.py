@@ -20,9 +20,9 @@ from fcil.compare import compare
 from fcil.compare.terminal import tables
 from fcil.data import Scenario
 from fcil.errors import ConfigError
-from fcil.experiment import read, survey
-from fcil.federation.foreseen import check_foreseen, remarks, replayed_share
 from fcil.federation.plan import dataset_of, scenario_of
+from fcil.federation.preconditions import check_foreseen, remarks, replayed_share
+from fcil.runs.plans import read, survey
 
 FEW: dict[str, Any] = {"data": {"dataset": "digits", "tasks": 5, "per_class": 3}, "federation": {"clients": 5}}
 """Six images in a task: one client holds two, the others one each."""

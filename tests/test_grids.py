@@ -32,16 +32,18 @@ from small_runs import (
 
 from fcil.errors import TrainingError
 from fcil.federation.client import app
-from fcil.federation.codec import flatten, from_records, to_records
+from fcil.federation.codec import from_records, to_records
 from fcil.federation.compat import CRASHED, TIMED_OUT
 from fcil.federation.engine import Engine
 from fcil.federation.executor import ChainWorker, Executor, LocalExecutor, RayExecutor
 from fcil.federation.grids import InProcessGrid, LocalGrid
-from fcil.federation.jobs import Job, inversion
-from fcil.federation.observer import AccuracyRow, Observer
+from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan, anchors_of, first_net
-from fcil.federation.ray_grid import RayGrid, Worker, WorkerPool
+from fcil.federation.ray.grid import RayGrid, Worker, WorkerPool
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.federation.synthesis.jobs import Job, inversion
+from fcil.io.state import flatten
+from fcil.metrics import AccuracyRow
 from fcil.synthesis import create
 from fcil.types import State, Task, Tensors
 

@@ -40,20 +40,22 @@ from fcil.anchors.tables import FORMAT
 from fcil.cli import main
 from fcil.config import MAX_BYTES, MAX_DEPTH, Where, load_yaml, parse_fields, parse_yaml
 from fcil.data import DATASETS, DataSettings, load_dataset
-from fcil.data import decode as decode_module
-from fcil.data.archives import MAX_MEMBER_BYTES, Archive
+from fcil.data.files import decode as decode_module
+from fcil.data.files.archives import MAX_MEMBER_BYTES, Archive
 from fcil.data.sources import _from_torchvision
 from fcil.errors import LONGEST, ConfigError, DataError, FCILError, StoreError, UserError
-from fcil.experiment import read, resume, survey
-from fcil.federation.codec import flatten, from_records, to_arrays, to_records, to_tensors, unflatten
+from fcil.experiment import resume
+from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.groups import split_label
+from fcil.io.state import flatten, unflatten
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.plots import draw_run
+from fcil.plots.look.style import png
 from fcil.plots.run import forgetting_figure, rounds_figure, synthetic_figure
-from fcil.plots.style import png
+from fcil.runs.plans import read, survey
 from fcil.store import RunFolder, find_runs, load, load_run
+from fcil.store.groups import split_label
 from fcil.synthesis.nayer import NAYER
 
 HERE = Where("exp.yaml")
@@ -154,7 +156,7 @@ def test_hostile_yaml_is_refused_at_once(text: str, said: str) -> None:
 
 
 def test_values_are_counted_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.yaml_text.MAX_NODES", 100)
+    monkeypatch.setattr("fcil.config.yaml.MAX_NODES", 100)
     assert len(parse_yaml("a: [" + "1, " * 97 + "]", "x")["a"]) == 97
     with refused(ConfigError, "x: not valid YAML at line 1, column 302: more than 100 values"):
         parse_yaml("a: [" + "1, " * 10**5, "x")
@@ -630,7 +632,7 @@ def test_links_to_links_are_not_followed_for_ever(
         for name in ("a", "b"):
             (tmp_path / f"d{depth}" / name).symlink_to(tmp_path / f"d{depth + 1}")
     (root / "train" / "cat" / "deep").symlink_to(tmp_path / "d0")
-    monkeypatch.setattr("fcil.data.archives.MAX_FOLDERS", 2000)
+    monkeypatch.setattr("fcil.data.files.archives.MAX_FOLDERS", 2000)
     with refused(DataError, "has more than 2,000 folders, or 32 within each other"):
         load_images(root)
 

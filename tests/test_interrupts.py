@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from small_runs import NAYER, checkpoint, play, without_seconds, write_experiment, write_strategy
 
-from fcil.federation import interrupts
-from fcil.federation.interrupts import Interrupted, Interrupts, OutOfTime, time_limit
 from fcil.federation.observer import Observer
+from fcil.federation.runtime import interrupts
+from fcil.federation.runtime.interrupts import Interrupted, Interrupts, OutOfTime, time_limit
 from fcil.store import Run
 
 WAITS = '''"""Says when it is at a place, and takes its time there."""

@@ -28,10 +28,10 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import record_statistics
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis.common.losses import batchnorm_divergence, bns_score, confidence, total_variation
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.families.pixel_loop import Shift, noise, stored
 from fcil.synthesis.knowledge_within import KnowledgeWithin, among
-from fcil.synthesis.pixels import Shift, noise, stored
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.terms import batchnorm_divergence, bns_score, confidence, total_variation
 
 SMALL: dict[str, Any] = {"rounds": 3, "steps": 2, "batch_size": 10}
 SCHEMES = ("gaussian", "inception", "bns")

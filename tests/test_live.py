@@ -30,12 +30,12 @@ from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import PlainGenerator
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create, synthesizer_names
+from fcil.synthesis.common.losses import activation, balance, confidence, disagreement, negative_entropy
 from fcil.synthesis.dafl import DAFL
 from fcil.synthesis.dfad import DFAD
 from fcil.synthesis.dfq import DFQ
-from fcil.synthesis.live import PATIENCE, Chain, Live
-from fcil.synthesis.mixture import Mixture
-from fcil.synthesis.terms import activation, balance, confidence, disagreement, negative_entropy
+from fcil.synthesis.families.data_free import Mixture
+from fcil.synthesis.families.generator_loop import PATIENCE, Chain, Live
 from fcil.synthesis.zskt import ZSKT
 
 FOUR = {"dafl": DAFL, "zskt": ZSKT, "dfq": DFQ, "dfad": DFAD}
@@ -438,7 +438,7 @@ def test_of_some_classes_alone_the_pool_is_filled_as_far_as_the_generator_makes_
 def test_a_class_that_is_rare_gives_fewer_samples_than_the_share(monkeypatch):
     method, every = small("dafl", samples=30, batch_size=60), loud_problem()
     chain = drifted(method, every)
-    monkeypatch.setattr("fcil.synthesis.live.PATIENCE", 2)
+    monkeypatch.setattr("fcil.synthesis.families.generator_loop.PATIENCE", 2)
     monkeypatch.setattr(Live, "fresh", lambda self, problem, chain, count, rng: normal(count, 3, 8, 8))
     with torch.no_grad():  # five of the sixty that are tried are of the class
         logits = every.teacher(normal(60, 3, 8, 8)).logits

@@ -64,9 +64,9 @@ def test_what_there_is_can_be_completed_and_is_loaded_when_it_is_asked_for() -> 
     said = python("import sys, fcil; print(*dir(fcil)); print('torch' in sys.modules)").splitlines()
     assert {"run", "load", "Strategy", "Client", "check", "synthesis"} <= set(said[0].split())
     assert said[1] == "False"
-    assert python("import fcil; print(fcil.check.check.__name__, fcil.verify.__name__)").split() == [
+    assert python("import fcil; print(fcil.check.check.__name__, fcil.runs.verify.__name__)").split() == [
         "check",
-        "fcil.verify",
+        "fcil.runs.verify",
     ]
 
 

@@ -12,7 +12,7 @@ from small_runs import LANDER, Stop, StopAfter, play, write_experiment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fcil.errors import ConfigError
-from fcil.experiment import read
+from fcil.runs.plans import read
 from fcil.store import Run
 
 Told = dict[str, list[tuple[int, float]]]

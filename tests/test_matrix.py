@@ -10,9 +10,9 @@ import yaml
 from small_runs import write_experiment
 
 from fcil.config import Where
+from fcil.config.matrix import cells, expand, matches
 from fcil.errors import ConfigError
-from fcil.experiment import read
-from fcil.matrix import cells, expand, matches
+from fcil.runs.plans import read
 
 LANDER = {"lander": {"radius": 0.01}}
 

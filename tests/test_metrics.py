@@ -12,9 +12,9 @@ from golden_cases import load_case
 from run_folders import make_run
 
 from fcil.compare import compare
-from fcil.federation.observer import AccuracyRow
 from fcil.metrics import (
     FORGETTING,
+    AccuracyRow,
     accuracy_after_each_task,
     accuracy_matrix,
     average_incremental_accuracy,

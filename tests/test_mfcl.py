@@ -24,8 +24,8 @@ from fcil.nets import frozen
 from fcil.optimizer import OptimizerSettings
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create, mfcl
-from fcil.synthesis.base import merge
-from fcil.synthesis.chain import restore, values
+from fcil.synthesis.common.base import merge
+from fcil.synthesis.common.state_codec import restore, values
 from fcil.synthesis.mfcl import ImageGenerator, travelling
 from fcil.synthesis.nayer import NAYER
 from fcil.types import Tensors, Terms

@@ -24,10 +24,7 @@ from fcil.nets import Backbone, Net, NetSettings, NoisyGenerator, build_net, fro
 from fcil.nets.cam import activation_maps, cells, masked
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis.embedding import text_distance
-from fcil.synthesis.muse import MUSE, pull
-from fcil.synthesis.nayer import ALONE, NAYER
-from fcil.synthesis.sizes import (
+from fcil.synthesis.common.resolutions import (
     SizedGenerator,
     bucketed,
     by_size,
@@ -37,6 +34,9 @@ from fcil.synthesis.sizes import (
     shrunk,
     usual_sizes,
 )
+from fcil.synthesis.common.text_embedding import text_distance
+from fcil.synthesis.muse import MUSE, pull
+from fcil.synthesis.nayer import ALONE, NAYER
 from fcil.types import Tensors, Terms
 from strategies.distill import Distill, Lesson
 

@@ -20,11 +20,12 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import cross_entropy_with, kl_divergence
 from fcil.nets import NoisyGenerator, frozen
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, create, taught
+from fcil.synthesis import Bound, Inversion, create
 from fcil.synthesis import nayer as nayer_module
+from fcil.synthesis.common.pool import string_sorted, to_bytes, view
+from fcil.synthesis.common.student import distillation
+from fcil.synthesis.families import with_student as taught
 from fcil.synthesis.nayer import ALONE, NAYER, SIDES, Chain, Optimised
-from fcil.synthesis.pool import string_sorted, to_bytes, view
-from fcil.synthesis.student import distillation
 from fcil.types import Output, Tensors, Terms
 
 GOLDEN_TERMS = {"bn": "bn", "cross_entropy": "ce", "adversarial": "adv", "bound": "bound"}
@@ -216,7 +217,7 @@ def test_the_students_steps_match_the_reference(monkeypatch):
         steps.append(distillation(*arguments))
         return steps[-1]
 
-    monkeypatch.setattr("fcil.synthesis.student.endless_rows", lambda *_: (rows[i % 2] for i in range(99)))
+    monkeypatch.setattr("fcil.synthesis.common.student.endless_rows", lambda *_: (rows[i % 2] for i in range(99)))
     monkeypatch.setattr(nayer_module, "distillation", noted)
     teacher = golden_net(case.under("params.teacher"))
     problem = problem_of(teacher, None, mean=torch.zeros(3), std=torch.ones(3))

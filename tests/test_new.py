@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from small_runs import write_strategy
 
-from fcil.catalogue import strategies
 from fcil.check import CHECKS
 from fcil.check.weighing import BYTES, weighed
 from fcil.cli import main
-from fcil.facts import needs, paper, sent
-from fcil.plugins import load_source
-from fcil.scaffold import begin, title
+from fcil.methods.introspection import needs, paper, sent
+from fcil.methods.listing import strategies
+from fcil.methods.loading import load_source
+from fcil.methods.scaffold import begin, title
 from fcil.strategy import Strategy
 
 Command = Callable[..., tuple[object, str, str]]

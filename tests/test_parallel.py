@@ -24,18 +24,19 @@ from typer.testing import CliRunner
 
 import fcil
 from fcil.cli import app
+from fcil.console.runs_table import Board, labels
 from fcil.errors import ConfigError, DataError, StoreError, TrainingError
-from fcil.experiment import planned, resume
-from fcil.federation.interrupts import Interrupted
+from fcil.experiment import resume
 from fcil.federation.plan import Plan
-from fcil.federation.runners import Machine, Outcome, check_devices
+from fcil.federation.ray.runs import Machine, Outcome, check_devices
+from fcil.federation.runtime.interrupts import Interrupted
 from fcil.federation.settings import Resources
-from fcil.playing.board import Board, labels
-from fcil.playing.forecast import forecast
-from fcil.playing.parallel import Together, asked, how_many
-from fcil.playing.turns import free_runs
+from fcil.io.lock import claimed, clear
+from fcil.runs.estimate import forecast
+from fcil.runs.parallel import Together, asked, how_many
+from fcil.runs.plans import planned
+from fcil.runs.sequential import free_runs
 from fcil.store import RunFolder
-from fcil.store.claims import claimed, clear
 
 SHORT = {"rounds": 1, "max_batches": 1}
 COUNTS = '''"""Counts how often a run is begun, and waits where it is told to."""
@@ -140,7 +141,7 @@ def test_waiting_for_others_is_said_once(tmp_path: Path, monkeypatch: pytest.Mon
         if len(naps) == 3:
             claim.__exit__(None, None, None)
 
-    monkeypatch.setattr("fcil.playing.turns.time.sleep", nap)
+    monkeypatch.setattr("fcil.runs.sequential.time.sleep", nap)
     assert [p.seed for p in free_runs([plan], tmp_path, console)] == [0]
     assert lines(console) == f"waiting for {tmp_path / plan.folder}, which another process plays\n"
 
@@ -192,7 +193,7 @@ def test_nothing_of_a_run_that_failed_is_kept(tmp_path: Path, monkeypatch: pytes
         assert [r for r in left[:-1] if r() is not None] == []  # those of the runs before
         raise RuntimeError(f"no memory for {large}")
 
-    monkeypatch.setattr("fcil.experiment.play_one", fail)
+    monkeypatch.setattr("fcil.runs.play.play_one", fail)
     with pytest.raises(TrainingError, match="3 of 3"):
         play(write_experiment(tmp_path, seeds=[0, 1, 2]), out=tmp_path / "out")
     assert len(left) == 3
@@ -422,7 +423,7 @@ def test_a_dry_run_tells_states_and_costs_and_writes_nothing(half_done: tuple[Pa
 def test_a_dry_run_downloads_nothing_and_says_what_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FCIL_DATA", "FCIL_CACHE", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("fcil.playing.unseen.is_cached", lambda encoder: False)
+    monkeypatch.setattr("fcil.runs.remote_data.is_cached", lambda encoder: False)
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network is asked"))
     data = {"dataset": "cifar100", "tasks": 5}
     anchors = {"encoder": "openai/clip-vit-base-patch32"}
@@ -447,7 +448,7 @@ def test_a_dry_run_checks_the_anchors(tmp_path: Path) -> None:
 
 def test_an_unknown_cost_is_said_to_be_unknown(half_done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = half_done
-    monkeypatch.setattr("fcil.playing.forecast._step_seconds", lambda plan, watch: None)
+    monkeypatch.setattr("fcil.runs.estimate._step_seconds", lambda plan, watch: None)
     found = forecast(source, out=out)
     assert [(r.seconds, r.basis) for r in found.runs][3] == (None, "unknown")
     assert found.seconds is None

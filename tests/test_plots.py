@@ -24,18 +24,19 @@ from test_cli import Command, assert_refused, command  # noqa: F401 (a fixture)
 
 from fcil import metrics
 from fcil.errors import ConfigError, StoreError
-from fcil.groups import group_runs
-from fcil.plots import KINDS, check_kinds, draw_comparison, draw_run, remarks, styled, synthetic_grid, words
-from fcil.plots.colours import HOUSE, Name, line_style, places
+from fcil.plots import KINDS, check_kinds, draw_comparison, draw_run, remarks, styled, synthetic_grid
 from fcil.plots.comparison import accuracy_curve, curves_figure, forgetting_curve, matrices
 from fcil.plots.cost import bytes_accuracy_figure, bytes_figure, sent
 from fcil.plots.grid import class_name, to_images
-from fcil.plots.labels import spread
+from fcil.plots.look import words
+from fcil.plots.look.colours import HOUSE, Name, line_style, places
+from fcil.plots.look.labels import spread
+from fcil.plots.look.style import CYCLE, look, png
 from fcil.plots.panels import lines_figure, matrices_figure, task_accuracies, task_drops
 from fcil.plots.partition import partition_figure
 from fcil.plots.run import accuracy_figure, matrix_figure, rounds_figure, tasks_figure
-from fcil.plots.style import CYCLE, look, png
 from fcil.store import RunRecorder, find_runs, load_run
+from fcil.store.groups import group_runs
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +158,7 @@ def test_figures_are_as_wide_as_a_column_and_no_letter_is_below_seven_points(tmp
 
 def test_bytes_are_added_up_with_what_ends_a_task(tmp_path: Path) -> None:
     folder = make_run(tmp_path, tasks=2, rounds=2)
-    RunRecorder(folder, ()).task_concluded(2, {"bytes_up": 50, "bytes_down": 7})
+    RunRecorder(folder).task_concluded(2, {"bytes_up": 50, "bytes_down": 7})
     run = load_run(folder.path)
     up, down = sent(run)
     assert up.tolist() == [4000, 8000, 12000, 16050]

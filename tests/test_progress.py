@@ -8,18 +8,11 @@ import pytest
 from rich.console import Console, RenderableType
 from run_folders import make_config, make_record, make_rows, make_run, make_tasks
 
-from fcil import progress
-from fcil.progress import LiveProgress, PlainProgress, Progress, choose_progress, loading_bar
+from fcil.console import progress
+from fcil.console.eta import Pace, TimeLeft, seconds_for_all
+from fcil.console.progress import LiveProgress, PlainProgress, Progress, choose_progress, loading_bar
+from fcil.console.tables import accuracy_table, duration, metrics_table, partition_table, settings_tree, size
 from fcil.store import load_run
-from fcil.tables import (
-    accuracy_table,
-    duration,
-    metrics_table,
-    partition_table,
-    settings_tree,
-    size,
-)
-from fcil.time_left import Pace, TimeLeft, seconds_for_all
 
 
 class Time:

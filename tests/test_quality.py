@@ -11,8 +11,8 @@ from tiny_net import normal, tiny_net
 
 from fcil.nets import Net, build_net, frozen
 from fcil.nets.net import NetSettings
-from fcil.synthesis.quality import diversity, quality
-from fcil.synthesis.terms import bns_score
+from fcil.synthesis.common.losses import bns_score
+from fcil.synthesis.common.quality import diversity, quality
 
 MEAN, STD = torch.full((3,), 0.5), torch.full((3,), 0.25)
 

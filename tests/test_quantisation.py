@@ -17,12 +17,12 @@ from test_distillation import taught, write
 from tiny_net import normal, tiny_net
 from torch import Tensor
 
-from fcil import quantisation
 from fcil.data import DataSettings, Scenario, load_dataset
+from fcil.distillation import quantisation
+from fcil.distillation.quantisation import Logits, QuantiseSettings, compare, lessons, quantised, quantised_table
 from fcil.errors import ConfigError
 from fcil.losses import kl_divergence
 from fcil.nets import Net, NetSettings, build_net
-from fcil.quantisation import Logits, QuantiseSettings, compare, lessons, quantised, quantised_table
 from fcil.rng import generator
 
 DATA = DataSettings(dataset="digits", tasks=1)
@@ -236,7 +236,7 @@ def test_a_distillation_quantises_its_teacher_once(tmp_path: Path, monkeypatch: 
         asked.append(given[4])
         return found
 
-    monkeypatch.setattr("fcil.quantisation.compare", again)
+    monkeypatch.setattr("fcil.distillation.quantisation.compare", again)
     _, printed = taught(source, out=tmp_path / "out")
     assert not asked
     assert "int8, calibrated on synthetic samples" in printed

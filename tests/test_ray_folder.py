@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from fcil.federation import ray_session
-from fcil.federation.ray_folder import PREFIX, RayFolder, sweep
+from fcil.federation.ray import session as ray_session
+from fcil.federation.ray.folder import PREFIX, RayFolder, sweep
 
 HOLDS = (
-    "import time\nfrom fcil.federation.ray_folder import RayFolder\nprint(RayFolder().path, flush=True)\ntime.sleep(60)"
+    "import time\nfrom fcil.federation.ray.folder import RayFolder\nprint(RayFolder().path, flush=True)\ntime.sleep(60)"
 )
 STARTS = """
 import ray, sys, time
-from fcil.federation.ray_session import RaySession
+from fcil.federation.ray.session import RaySession
 with RaySession(None):
     assert ray.is_initialized()
     print("started", flush=True)
@@ -104,7 +104,7 @@ def test_a_temporary_folder_of_a_long_name_is_not_used(monkeypatch: pytest.Monke
 
 
 def test_where_no_folder_can_be_made_ray_uses_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcil.federation.ray_folder._homes", lambda: iter([Path("/proc/nowhere")]))
+    monkeypatch.setattr("fcil.federation.ray.folder._homes", lambda: iter([Path("/proc/nowhere")]))
     none = RayFolder()
     assert none.path is None
     none.remove()

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from fcil.errors import ConfigError
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis.live import Chain
+from fcil.synthesis.common.losses import confidence, negative_entropy, sameness
+from fcil.synthesis.families.generator_loop import Chain
 from fcil.synthesis.mfcl import ImageGenerator
 from fcil.synthesis.rdskd import RDSKD
-from fcil.synthesis.terms import confidence, negative_entropy, sameness
 from fcil.types import Output, Terms
 
 SMALL: dict[str, Any] = {"rounds": 3, "steps": 3, "batch_size": 10, "samples": 20, "latent": 6, "width": 4}

@@ -12,7 +12,7 @@ import pytest
 import fcil
 from fcil.config import load_yaml
 from fcil.distillation import read as distillations
-from fcil.experiment import read
+from fcil.runs.plans import read
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from run_folders import make_record, make_results, make_run
 from test_cli import Command, assert_refused, command  # noqa: F401 (a fixture)
 
 from fcil.errors import ConfigError, StoreError
-from fcil.plots.colours import CYCLE, HOUSE
+from fcil.plots.look.colours import CYCLE, HOUSE
 from fcil.report import report, write_report
 from fcil.report.figures import MOST_POINTS, STEPS, Heat, Line, Lines, thinned
 from fcil.report.watch import Watch, server

@@ -34,25 +34,28 @@ from torch import Tensor
 from fcil import Update, weighted_mean
 from fcil.config import Where, dump, field_docs, parse
 from fcil.errors import ConfigError, TrainingError
-from fcil.experiment import read
-from fcil.federation.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
-from fcil.federation.attacks import ATTACKS, LabelFlip, Noise, Scale, SignFlip, flipped, forge, given, malicious
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RefArray, new_context, new_run
-from fcil.federation.inner_messages import numpy_seeded
-from fcil.federation.mods import (
-    MODS,
-    NORM_BIT,
-    AdaptiveClipping,
-    Mods,
-    around,
-    said,
-)
 from fcil.federation.plan import Plan, scenario_of
-from fcil.federation.privacy import Privacy, epsilon, private_mean
-from fcil.federation.safeguards import Averager, check_safeguards, spent
+from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
+from fcil.federation.protection.attacks import (
+    ATTACKS,
+    LabelFlip,
+    Noise,
+    Scale,
+    SignFlip,
+    flipped,
+    forge,
+    given,
+    malicious,
+)
+from fcil.federation.protection.averager import Averager, check_safeguards, spent
+from fcil.federation.protection.flower_messages import numpy_seeded
+from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods, around, said
+from fcil.federation.protection.privacy import Privacy, epsilon, private_mean
 from fcil.federation.settings import FederationSettings
 from fcil.roles import Server
+from fcil.runs.plans import read
 from fcil.types import Task, Tensors
 
 WHO = (1, 2, 3)  # task, round, client

@@ -15,14 +15,14 @@ import fcil
 from fcil.compare import compare
 from fcil.compare.write import markdown
 from fcil.distillation.teachers import doubt
-from fcil.experiment import planned
-from fcil.federation.smoke import MEANING, is_smoke
-from fcil.groups import split_label
+from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.plots import draw_comparison
 from fcil.plots.run import subtitle
 from fcil.report import report
+from fcil.runs.plans import planned
+from fcil.runs.verify import verify
 from fcil.store import Run, find_runs, load_run
-from fcil.verify import verify
+from fcil.store.groups import split_label
 
 
 @pytest.fixture(scope="module")

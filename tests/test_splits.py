@@ -16,8 +16,8 @@ from fcil.config import Where, dump, parse
 from fcil.data import DataSettings, Scenario, load_dataset
 from fcil.data.splits import fingerprint
 from fcil.errors import ConfigError
-from fcil.experiment import read, survey
-from fcil.groups import split_label
+from fcil.runs.plans import read, survey
+from fcil.store.groups import split_label
 
 SKEWED = {"tasks": 5, "order": 1993, "partition": {"dirichlet": 0.3}}
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from fcil import metrics
 from fcil.errors import StoreError
-from fcil.federation.observer import AccuracyRow
+from fcil.io.atomic import replacing, write_text
+from fcil.metrics import AccuracyRow
 from fcil.store import RunFolder, RunRecorder, check_writable, files, find_runs, load, load_run
 
 
@@ -75,7 +76,7 @@ def test_the_partition_is_read_back(tmp_path: Path) -> None:
 
 def test_synthetic_samples_are_kept_as_they_are(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "seed0")
-    recorder = RunRecorder(folder, ("cat", "dog"))
+    recorder = RunRecorder(folder)
     base = torch.rand(4, 3, 8, 8)
     recorder.synthesis_done(2, {"x": base[::2], "y": torch.tensor([0, 1]), "mean": base[::2, :, 0, 0]})
     stored = load_file(folder.synthetic / "task2.safetensors")
@@ -103,7 +104,7 @@ def test_a_resumed_run_keeps_its_first_environment(tmp_path: Path) -> None:
 
 def test_every_line_of_the_log_has_a_time(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "seed0")
-    RunRecorder(folder, ()).note("one\ntwo")
+    RunRecorder(folder).note("one\ntwo")
     assert [line[20:] for line in folder.log.read_text().splitlines()] == ["one", "two"]
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in folder.log.read_text().splitlines())
 
@@ -140,7 +141,7 @@ def test_a_line_torn_by_a_killed_process_is_no_record(tmp_path: Path) -> None:
     with folder.rounds.open("a") as file:
         file.write('{"task": 2, "rou')
     assert len(load_run(folder.path).rounds) == 4
-    RunRecorder(folder, ()).run_started(tasks=3, rounds=4, clients=4, finished_rounds=4)
+    RunRecorder(folder).run_started(tasks=3, rounds=4, clients=4, finished_rounds=4)
     assert folder.rounds.read_text().count("\n") == 4
     assert folder.rounds.read_text().endswith("}\n")
 
@@ -148,16 +149,16 @@ def test_a_line_torn_by_a_killed_process_is_no_record(tmp_path: Path) -> None:
 def test_a_task_told_of_twice_counts_once(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     rows = [AccuracyRow(3, j, 50, 100) for j in (1, 2, 3)]
-    RunRecorder(folder, ()).task_done(make_tasks(3)[2], rows)
+    RunRecorder(folder).task_done(make_tasks(3)[2], rows)
     assert [r for r in files.read_accuracy(folder.accuracy) if r.trained_task == 3] == rows
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    files.write_text(path, "old")
+    write_text(path, "old")
 
     def fail() -> None:
-        with files.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 
@@ -184,7 +185,7 @@ def test_runs_are_in_order_of_their_seeds(tmp_path: Path) -> None:
 
 def test_failures_are_counted_by_client_in_order_of_clients(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "seed0")
-    recorder = RunRecorder(folder, ())
+    recorder = RunRecorder(folder)
     recorder.run_started(tasks=1, rounds=1, clients=4, finished_rounds=0)
     told = [{"client": client, "kind": "raised", "outcome": "skipped"} for client in (10, 9, 100, 10)]
     recorder.round_done({**make_record(1, 1), "failures": told})
@@ -282,4 +283,4 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     folder.path.mkdir()
     folder.rounds.mkdir()  # a folder cannot be appended to
     with pytest.raises(StoreError, match=r"rounds\.jsonl: cannot be written"):
-        RunRecorder(folder, ()).round_done(make_record(1, 1))
+        RunRecorder(folder).round_done(make_record(1, 1))

@@ -16,7 +16,7 @@ from fcil import Server, Strategy, Update, weighted_mean
 from fcil.averaging import set_aside
 from fcil.errors import TrainingError
 from fcil.rng import generator, seeded
-from fcil.synthesis.base import Synthesizer
+from fcil.synthesis.common.base import Synthesizer
 from fcil.synthesis.nayer import NAYER
 from fcil.types import Task, Tensors
 

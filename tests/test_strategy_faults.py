@@ -12,7 +12,7 @@ from torch import nn
 
 from fcil import cli
 from fcil.errors import ConfigError, FCILError, LeakError, TrainingError, described
-from fcil.federation.pristine import Untouched, anatomy, is_as_it_was, restore_switches, settle, switches
+from fcil.federation.runtime.isolation import Untouched, anatomy, is_as_it_was, restore_switches, settle, switches
 from fcil.nets import NetSettings, build_net
 
 HEAD = '''"""A strategy."""

@@ -21,10 +21,10 @@ from fcil.losses import bounding
 from fcil.nets import Backbone, Net, NetSettings, build_net, frozen
 from fcil.rng import generator
 from fcil.synthesis import Bound, Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
-from fcil.synthesis.base import merge
+from fcil.synthesis.common.base import merge
+from fcil.synthesis.common.pool import endless_rows, to_bytes, view
+from fcil.synthesis.common.student import distillation, train_student, untrained_copy
 from fcil.synthesis.nayer import NAYER
-from fcil.synthesis.pool import endless_rows, to_bytes, view
-from fcil.synthesis.student import distillation, train_student, untrained_copy
 from fcil.types import Output, Tensors, Terms
 
 SMALL: dict[str, Any] = {
@@ -436,7 +436,7 @@ def test_episodes_are_shown_where_standard_error_is_a_terminal(
         consoles.append(Console(file=io.StringIO(), force_terminal=terminal, width=100, **options))
         return consoles[-1]
 
-    monkeypatch.setattr("fcil.synthesis.shown.Console", console)
+    monkeypatch.setattr("fcil.synthesis.common.display.Console", console)
     method = create("fast", rounds=3, steps=1, batch_size=4, samples=8, width=4, latent=4, student_steps=1, chains=2)
     teacher = build_net(NetSettings(name="resnet8", width=4), shape=(1, 8, 8), num_classes=2, text_width=None, key=())
     quiet = method.run(teacher=teacher, labels=range(2), shape=(1, 8, 8), progress=lambda done, total, terms: None)

@@ -46,14 +46,14 @@ from fcil.losses import kl_divergence, record_statistics, statistics_distance
 from fcil.nets import Net, frozen
 from fcil.rng import generator, seeded
 from fcil.synthesis import Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
-from fcil.synthesis.base import merge, views_of
-from fcil.synthesis.chain import restore, values
-from fcil.synthesis.keeper import Batchwise, History, Lowest
-from fcil.synthesis.mixture import Mixture
-from fcil.synthesis.pixels import Pixels, stored
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.taught import Taught, WithStudent
-from fcil.synthesis.terms import bns_score
+from fcil.synthesis.common.base import merge, views_of
+from fcil.synthesis.common.inner_loop import Batchwise, History, Lowest
+from fcil.synthesis.common.losses import bns_score
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.common.state_codec import restore, values
+from fcil.synthesis.families.data_free import Mixture
+from fcil.synthesis.families.pixel_loop import Pixels, stored
+from fcil.synthesis.families.with_student import Taught, WithStudent
 from fcil.types import Output, Tensors, Terms
 
 NAMES = synthesizer_names()

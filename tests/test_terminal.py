@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from small_runs import silently, write_experiment
 
-from fcil.catalogue import LISTINGS
 from fcil.cli import main
 from fcil.errors import EngineError
-from fcil.federation import addresses
-from fcil.federation.ray_session import DiedStartingError, alive
-from fcil.terminal import exhausted, screens
+from fcil.federation.ray.session import DiedStartingError, alive
+from fcil.federation.runtime import address_space as addresses
+from fcil.methods.listing import LISTINGS
+from fcil.terminal.streams import exhausted, screens
 
 FCIL = [sys.executable, "-m", "fcil"]
 FULL = re.escape("standard output: No space left on device; what was printed is not all there\n")
@@ -98,7 +98,7 @@ def test_a_closed_stream_is_no_error(words: list[str], closed: int) -> None:
 def test_no_file_takes_the_place_of_a_stream_that_was_closed() -> None:
     """What a library prints to descriptor 1 would else end in that file."""
     inside = "os.write(2, b'%d' % os.open('/dev/null', 0))"
-    code = f"import os\nfrom fcil.terminal import screens\nwith screens():\n    {inside}"
+    code = f"import os\nfrom fcil.terminal.streams import screens\nwith screens():\n    {inside}"
     done = subprocess.run(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=60, preexec_fn=lambda: os.close(1)
     )

@@ -12,7 +12,7 @@ from tiny_net import normal, tiny_net
 from torch import Tensor, nn
 
 from fcil.losses import head_cross_entropy, record_statistics
-from fcil.synthesis.terms import balance, batchnorm_divergence, confidence, gaussian, smoothness
+from fcil.synthesis.common.losses import balance, batchnorm_divergence, confidence, gaussian, smoothness
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from small_runs import final_weights, play, write_experiment, write_strategy
 
 from fcil.cli import main
 from fcil.errors import StoreError
-from fcil.federation.codec import digest, flatten
+from fcil.io.state import digest, flatten
+from fcil.runs.verify import Verification, verify
 from fcil.store import Run
-from fcil.verify import Verification, verify
 
 
 @pytest.fixture(scope="module")

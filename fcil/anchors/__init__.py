@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fcil.anchors.encoders import EMBEDDED, EMBEDDED_FILE, ENCODERS, TEMPLATE, EncoderInfo, Pooling, encode, is_cached
 from fcil.anchors.packaged import PACKAGED, packaged_folder, way_out
-from fcil.anchors.tables import Table, check_names, normalise, one_line, read_names, read_table, write_table
+from fcil.anchors.tables import Table, check_names, normalise, read_names, read_table, write_table
 from fcil.errors import DataError
 
 __all__ = [
@@ -144,10 +144,7 @@ def embed(names: Sequence[str], settings: AnchorSettings, out: Path) -> dict[str
     """
     check_names(names, "class names")
     table = _table(settings, names)
-    try:
-        write_table(out, table)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({one_line(error)})") from None
+    write_table(out, table)
     spread = describe(table.vectors)
     return {
         "file": str(out),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fcil.anchors.packaged import PACKAGE, origin, packaged_folder, verified, way_out
 from fcil.anchors.tables import Table, normalise, one_line, read_table, spoken, write_table
-from fcil.data.folders import cache_folder
+from fcil.data.files.folders import cache_folder
 from fcil.errors import DataError
 from fcil.rng import seeded
 
@@ -69,7 +69,7 @@ def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, 
         table = read_table(kept)
         return _arrange(table, [prompts[n] for n in names], tuple(names))
     table = _run(encoder, template, revision, pooling, texts, names)
-    with suppress(OSError):  # a home that cannot be written to costs time, not the run
+    with suppress(DataError):  # a home that cannot be written to costs time, not the run
         write_table(kept, table)
     return _arrange(table, [prompts[n] for n in names], tuple(names))
 

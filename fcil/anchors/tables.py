@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fcil.errors import DataError, nearest
-from fcil.reading import UnreadableError, open_file, read_text
+from fcil.io.atomic import replacing
+from fcil.io.bounded import UnreadableError, open_file, read_text
 
 FORMAT = "fcil-anchors-1"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -102,7 +103,7 @@ def write_table(path: Path, table: Table, dtype: torch.dtype = torch.float32) ->
     """Write a table file: the whole file or, if that fails, nothing.
 
     Raises:
-        OSError: the file cannot be written.
+        DataError: the file cannot be written.
     """
     header = {
         "format": FORMAT,
@@ -112,13 +113,8 @@ def write_table(path: Path, table: Table, dtype: torch.dtype = torch.float32) ->
         "template": table.template,
         "pooling": table.pooling,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_bytes(save({"anchors": table.vectors.to(dtype).contiguous()}, metadata=header))
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path, DataError) as temporary:
+        temporary.write_bytes(save({"anchors": table.vectors.to(dtype).contiguous()}, metadata=header))
 
 
 def read_names(path: Path) -> tuple[str, ...]:

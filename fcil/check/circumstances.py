@@ -16,9 +16,9 @@ from fcil.check.contract import Case, difference
 from fcil.check.trials import plan_of
 from fcil.data import Scenario
 from fcil.data.images import MemoryImages
-from fcil.federation.codec import flatten, num_bytes
+from fcil.federation.messages.recording_grid import Asked, WatchedGrid
 from fcil.federation.plan import scenario_of
-from fcil.federation.watched import Asked, WatchedGrid
+from fcil.io.state import flatten, num_bytes
 from fcil.types import State
 
 UNEVEN = ("one sample", "no samples", "samples of one class alone", "all other samples")

@@ -22,9 +22,9 @@ from fcil.check.laws import global_draws, offences
 from fcil.check.trials import Played, Stage, plan_of
 from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
 from fcil.errors import ConfigError
-from fcil.federation.codec import flatten
-from fcil.federation.watched import WatchedGrid
-from fcil.plugins import StrategySpec, first_line
+from fcil.federation.messages.recording_grid import WatchedGrid
+from fcil.io.state import flatten
+from fcil.methods.loading import StrategySpec, first_line
 from fcil.strategy import Strategy
 
 

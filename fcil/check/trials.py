@@ -20,15 +20,16 @@ from fcil.anchors import AnchorSettings
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
 from fcil.federation.engine import Engine
-from fcil.federation.manifest import last_parts
-from fcil.federation.observer import AccuracyRow, Observer
+from fcil.federation.messages.recording_grid import WatchedGrid, final_server
+from fcil.federation.observer import Observer
+from fcil.federation.persistence.manifest import last_parts
 from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.federation.runtime.worker import site
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.federation.site import site
-from fcil.federation.watched import WatchedGrid, final_server
+from fcil.methods.loading import StrategySpec
+from fcil.metrics import AccuracyRow
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
-from fcil.plugins import StrategySpec
 from fcil.roles import Server
 
 

@@ -45,8 +45,8 @@ from fcil.check.contract import (
 )
 from fcil.check.trials import Stage, explain, plan_of
 from fcil.config import Where, parse_yaml
-from fcil.experiment import place
-from fcil.plugins import StrategySpec, built_in_files, locate
+from fcil.config.matrix import place
+from fcil.methods.loading import StrategySpec, built_in_files, locate
 
 _STEADY = ("ends", "sent", "repeat", "random")
 CHECKS = (

@@ -10,10 +10,10 @@ from typing import Any
 
 from fcil.check.trials import Stage, plan_of
 from fcil.check.verdict import find
+from fcil.console.tables import size
 from fcil.errors import TrainingError
+from fcil.methods.loading import StrategySpec
 from fcil.nets import NetSettings
-from fcil.plugins import StrategySpec
-from fcil.tables import size
 
 NET = "resnet18"
 ABOUT = (

@@ -15,12 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fcil.config.matrix import cells
 from fcil.errors import StoreError, UserError, printable
-from fcil.federation.smoke import is_smoke
-from fcil.groups import is_student, split_label
-from fcil.matrix import cells
+from fcil.federation.persistence.smoke import is_smoke
 from fcil.store import RunFolder, find_runs
 from fcil.store.files import read_json
+from fcil.store.groups import is_student, split_label
 from fcil.store.read import Run
 
 BOUNDS = {"finetune": "floor", "joint": "ceiling"}

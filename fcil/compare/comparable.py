@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from fcil.config import MAX_BYTES
 from fcil.errors import StoreError, printable
-from fcil.groups import Group, flat
 from fcil.store.files import read_text
+from fcil.store.groups import Group, flat
 
 SHARED = ("data", "federation", "optimizer", "net")
 """Sections in which the runs of a table must agree."""

@@ -12,8 +12,8 @@ from fcil.compare.bounds import Command, has_bounds, lacking, sentence
 from fcil.compare.comparable import differences, idle, kept, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
-from fcil.federation.smoke import MEANING, is_smoke
-from fcil.groups import TEACHER, Group, group_runs, is_student
+from fcil.federation.persistence.smoke import MEANING, is_smoke
+from fcil.store.groups import TEACHER, Group, group_runs, is_student
 from fcil.store.read import Run
 
 Unit = Literal["percent", "points", "bytes", "seconds", "number"]

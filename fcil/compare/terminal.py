@@ -12,8 +12,8 @@ from rich.text import Text
 
 from fcil.compare.comparison import METRICS, Comparison, Split, compare
 from fcil.compare.write import ALL, COLUMNS, STUDENT_CAPTION, STUDENT_COLUMNS, STUDENT_TITLES, cell, marks
+from fcil.console.tables import NONE, simple_table
 from fcil.store.read import Run
-from fcil.tables import NONE, simple_table
 
 TITLES = ("final", "average", "forgetting", "up", "down", "time")
 """Short ones, for eighty columns."""

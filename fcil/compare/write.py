@@ -10,9 +10,9 @@ from typing import Any
 
 from fcil.compare.comparison import METRICS, STUDENTS, Comparison, Entry, Metric, Split
 from fcil.compare.statistics import Spread
+from fcil.console.tables import NONE, UNDEFINED, duration, size
 from fcil.errors import printable
-from fcil.store.files import write_text
-from fcil.tables import NONE, UNDEFINED, duration, size
+from fcil.io.atomic import write_text
 
 COLUMNS = ("final_accuracy", "average_incremental_accuracy", "forgetting", "bytes_up", "bytes_down", "seconds")
 """Of the tables for readers; the CSV has every metric."""

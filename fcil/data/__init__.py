@@ -14,7 +14,7 @@ and on names of streams, never on which process asks, or when.
 from fcil.data.augment import Augment, normalise
 from fcil.data.catalog import DATASETS, DatasetInfo
 from fcil.data.datasets import Dataset, load_dataset
-from fcil.data.folders import cache_folder, data_folder
+from fcil.data.files.folders import cache_folder, data_folder
 from fcil.data.images import Images, LazyImages, MemoryImages
 from fcil.data.partition import partition
 from fcil.data.scenario import Scenario, Shard

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fcil.data.archives import Archive
 from fcil.data.augment import Augment
 from fcil.data.catalog import DATASETS
-from fcil.data.decode import Progress
+from fcil.data.files.archives import Archive
+from fcil.data.files.decode import Progress
 from fcil.data.images import Images
 from fcil.data.preparation import AugmentSettings
 from fcil.data.settings import DataSettings

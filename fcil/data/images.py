@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcil.data.archives import Archive
-from fcil.data.compositing import USUAL, Rendering
-from fcil.data.decode import THREADS, Wanted, check_size, fit, load, to_array
+from fcil.data.files.archives import Archive
+from fcil.data.files.compositing import USUAL, Rendering
+from fcil.data.files.decode import THREADS, Wanted, check_size, fit, load, to_array
 
 READ_AHEAD = 2
 """Batches that are decoded while the net works on an earlier one."""
@@ -176,7 +176,7 @@ class LazyImages(Images):
 class FileImages(Images):
     """Images of one size that stay files until they are asked for: for a look at data, not for training.
 
-    They are what `fcil.data.decode.cached` would make of them.
+    They are what `fcil.data.files.decode.cached` would make of them.
 
     Args:
         shape: (channels, height, width) of the first of them.

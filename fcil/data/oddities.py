@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fcil.data.archives import SPLITS, Archive
 from fcil.data.datasets import Dataset
+from fcil.data.files.archives import SPLITS, Archive
+from fcil.data.files.layouts import IMAGE_SUFFIXES, plain
 from fcil.data.images import Images
-from fcil.data.layouts import IMAGE_SUFFIXES, plain
 
 SHOWN = 3
 """Names in a line; the others are counted."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.data.catalog import DATASETS
-from fcil.data.compositing import Rendering
+from fcil.data.files.compositing import Rendering
 from fcil.data.preparation import AugmentSettings, TestShare
 from fcil.data.splits import SplitFile
 from fcil.data.tasks import TaskSplit

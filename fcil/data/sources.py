@@ -18,12 +18,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcil.data.archives import Archive
 from fcil.data.catalog import DatasetInfo
-from fcil.data.decode import Arrays, Pixels, Progress, Wanted, already, cached, channel_statistics, to_array
-from fcil.data.folders import data_folder
+from fcil.data.files.archives import Archive
+from fcil.data.files.decode import Arrays, Pixels, Progress, Wanted, already, cached, channel_statistics, to_array
+from fcil.data.files.folders import data_folder
+from fcil.data.files.layouts import Layout, Members, SharedFolder, image_folder, imagenet_folder, tiny_imagenet
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
-from fcil.data.layouts import Layout, Members, SharedFolder, image_folder, imagenet_folder, tiny_imagenet
 from fcil.data.settings import DataSettings
 from fcil.errors import DataError
 from fcil.rng import numpy_generator

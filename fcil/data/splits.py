@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fcil.config import Where, parse_fields
 from fcil.data.tasks import TaskSplit, check_classes
 from fcil.errors import ConfigError
-from fcil.reading import read_text
+from fcil.io.bounded import read_text
 
 if TYPE_CHECKING:
     from fcil.data.datasets import Dataset

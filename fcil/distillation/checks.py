@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fcil.config import Where
 from fcil.distillation.settings import Distillation
-from fcil.experiment import named, share_out
 from fcil.nets import check_batch
+from fcil.runs.preflight import named, share_out
 
 
 def check_batches(one: Distillation, where: Where) -> None:

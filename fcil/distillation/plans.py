@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcil.config import Where
+from fcil.config.matrix import Source, place_of
 from fcil.data import Scenario
 from fcil.distillation.checks import check_batches
+from fcil.distillation.quantisation import check_installed
 from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import check_teacher, teacher_file
-from fcil.experiment import named, share_out
 from fcil.federation.plan import Plan
-from fcil.groups import TEACHER
-from fcil.matrix import Source, place_of
-from fcil.playing.forecast import Forecast, forecast_plans
-from fcil.quantisation import check_installed
+from fcil.runs.estimate import Forecast, forecast_plans
+from fcil.runs.preflight import named, share_out
+from fcil.store.groups import TEACHER
 
 
 def check_all(found: Sequence[Distillation], where: Where) -> None:

@@ -9,18 +9,19 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fcil.config import Where
+from fcil.config.matrix import Source, place_of
 from fcil.distillation.plans import check_all, expected_plans
 from fcil.distillation.quality import is_measured, measure, quality_table
+from fcil.distillation.quantisation import quantise, quantised_table
 from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import doubt, exported, given_teacher
-from fcil.experiment import play, rehearse_all, share_out
 from fcil.federation.plan import Plan
-from fcil.matrix import Source, place_of
-from fcil.playing.conclusion import complete, conclude
-from fcil.playing.continuation import check_begun
-from fcil.quantisation import quantise, quantised_table
+from fcil.io.lock import clear
+from fcil.runs.completion import complete, conclude
+from fcil.runs.continuation import check_begun
+from fcil.runs.play import play
+from fcil.runs.preflight import rehearse_all, share_out
 from fcil.store import Run, check_writable, load_run
-from fcil.store.claims import clear
 
 Asked = tuple[Distillation, int]
 """A student that is asked for: its settings and its seed."""

@@ -10,16 +10,16 @@ from rich.table import Table
 from rich.text import Text
 from safetensors.torch import load_file
 
+from fcil.console.tables import NONE, percent, simple_table
 from fcil.data import Shard
 from fcil.federation.plan import Plan, scenario_of, trained_net
 from fcil.federation.settings import settled
-from fcil.groups import group_runs
 from fcil.nets import Net, frozen
 from fcil.store import Run
 from fcil.store.files import is_there, read_json, write_json
+from fcil.store.groups import group_runs
 from fcil.store.weights import samples_digest
-from fcil.synthesis.quality import quality
-from fcil.tables import NONE, percent, simple_table
+from fcil.synthesis.common.quality import quality
 from fcil.types import Tensors
 
 QUALITY = "quality.json"

@@ -10,17 +10,17 @@ from typing import Any, ClassVar, Literal
 
 from fcil.anchors import AnchorSettings
 from fcil.config import Where, dump, parse_fields
+from fcil.config.matrix import FEDERATES, Source, cells, is_distillation, is_federation, place_of
 from fcil.data import DataSettings
+from fcil.distillation.quantisation import QuantiseSettings
 from fcil.distillers import KD, Distiller, Learns, contradiction
 from fcil.errors import all_of, collect
 from fcil.federation.plan import Plan, check_runs
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.groups import TEACHER
-from fcil.matrix import FEDERATES, Source, cells, is_distillation, is_federation, place_of
+from fcil.methods.loading import StrategySpec
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
-from fcil.plugins import StrategySpec
-from fcil.quantisation import QuantiseSettings
+from fcil.store.groups import TEACHER
 from fcil.synthesis import Synthesizer
 from fcil.types import Count, Index
 

@@ -8,18 +8,18 @@ import torch
 from safetensors.torch import save_file
 
 from fcil.config import Where
-from fcil.data.folders import data_folder
+from fcil.data.files.folders import data_folder
 from fcil.distillation.settings import Distillation
 from fcil.errors import StoreError
-from fcil.experiment import named, share_out
-from fcil.federation.codec import digest
-from fcil.federation.parts import DamagedError, read_tensors
+from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.federation.plan import Plan, first_net, trained_net
-from fcil.federation.smoke import MEANING, is_smoke
+from fcil.io.atomic import replacing
+from fcil.io.blobs import DamagedError, read_tensors
+from fcil.io.state import digest
 from fcil.nets.files import read_weights
 from fcil.nets.ported import torchvision_weights
+from fcil.runs.preflight import named, share_out
 from fcil.store import final_weights, load_run
-from fcil.store.files import replacing
 from fcil.types import Tensors
 
 

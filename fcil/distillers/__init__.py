@@ -6,9 +6,9 @@
 A distiller makes no samples; `fcil.synthesis` does.
 """
 
-from fcil.distillers.base import Distiller, Stateless, create, distiller_class, distiller_names
+from fcil.distillers.common.base import Distiller, Stateless, create, distiller_class, distiller_names
+from fcil.distillers.common.pairs import Learns, contradiction
 from fcil.distillers.kd import KD
-from fcil.distillers.pairs import Learns, contradiction
 
 __all__ = [
     "KD",

@@ -37,12 +37,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fcil.distillers.base import Distiller
+from fcil.distillers.common.base import Distiller
 from fcil.errors import ConfigError
 from fcil.losses import kl_divergence
 from fcil.nets import Net
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.base import Inversion, Views
+from fcil.synthesis.common.base import Inversion, Views
 from fcil.types import Count, NonNegative, Output, Positive, Terms
 
 EPSILON = 1e-7

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fcil.distillers.base import Distiller
+from fcil.distillers.common.base import Distiller
 from fcil.losses import kl_divergence
-from fcil.synthesis.base import Views
+from fcil.synthesis.common.base import Views
 from fcil.types import Output, Positive, Terms
 
 

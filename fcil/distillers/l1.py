@@ -18,8 +18,8 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from fcil.distillers.base import Distiller
-from fcil.synthesis.base import Views
+from fcil.distillers.common.base import Distiller
+from fcil.synthesis.common.base import Views
 from fcil.types import Output, Terms
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 
 from fcil.config import Where
+from fcil.console.tables import duration
+from fcil.console.tables import size as in_words
 from fcil.data import DATASETS
 from fcil.data.settings import DataSettings
 from fcil.data.sources import at_hand
@@ -19,18 +21,16 @@ from fcil.distillation.plans import check_all
 from fcil.doctor.finding import Finding
 from fcil.doctor.machine import existing, usable_cores
 from fcil.errors import DataError
-from fcil.experiment import read
 from fcil.federation.checkpoint import KEPT
-from fcil.federation.foreseen import remarks
 from fcil.federation.plan import Plan, anchors_of, looking, needs_anchors
-from fcil.groups import is_student
-from fcil.playing.rehearsal import check_offline, named, share_out
-from fcil.playing.stopwatch import Facts, Stopwatch
-from fcil.playing.unseen import data_download, encoder_download, reckoned
+from fcil.federation.preconditions import remarks
+from fcil.runs.plans import read
+from fcil.runs.preflight import check_offline, named, share_out
+from fcil.runs.remote_data import data_download, encoder_download, reckoned
+from fcil.runs.step_timer import Facts, Stopwatch
 from fcil.store import RunFolder
+from fcil.store.groups import is_student
 from fcil.synthesis import Synthesizer
-from fcil.tables import duration
-from fcil.tables import size as in_words
 
 FORWARD = 1 / 3
 """Share of a step that looking at a sample takes."""

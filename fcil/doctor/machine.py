@@ -16,12 +16,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from fcil.anchors import ENCODERS, is_cached
+from fcil.console.tables import size
 from fcil.data import DATASETS, data_folder
 from fcil.data.sources import at_hand
 from fcil.doctor.finding import Finding
 from fcil.errors import DataError, StoreError
 from fcil.store import check_writable
-from fcil.tables import size
 
 SHOWN = ("torch", "flwr", "ray")
 """Packages that are named even if all is well with them."""

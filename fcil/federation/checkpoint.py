@@ -26,7 +26,8 @@ from flwr.serverapp import Grid
 from fcil.errors import StoreError
 from fcil.federation.codec import from_records, to_records
 from fcil.federation.grids import LocalGrid
-from fcil.federation.manifest import (
+from fcil.federation.messages.sharing import Shared
+from fcil.federation.persistence.manifest import (
     manifest_path,
     manifest_paths,
     place_of,
@@ -34,9 +35,8 @@ from fcil.federation.manifest import (
     set_aside,
     write_manifest,
 )
-from fcil.federation.parts import DamagedError, Parts
-from fcil.federation.record import Record, pages
-from fcil.federation.sharing import Shared
+from fcil.federation.persistence.progress import Record, pages
+from fcil.io.blobs import DamagedError, Parts
 from fcil.roles import Server
 from fcil.types import State, Task, Tensors
 

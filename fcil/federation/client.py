@@ -14,14 +14,14 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fcil.federation.attacks import forge, given
-from fcil.federation.audit import RECORD, Audit
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
-from fcil.federation.inner_messages import CallNext
-from fcil.federation.mods import around
+from fcil.federation.messages.audit import RECORD, Audit
 from fcil.federation.plan import scenario_of, tasks_of
-from fcil.federation.site import Site, site
-from fcil.federation.user_code import check_update, named_state
+from fcil.federation.protection.attacks import forge, given
+from fcil.federation.protection.flower_messages import CallNext
+from fcil.federation.protection.mods import around
+from fcil.federation.runtime.user_code import check_update, named_state
+from fcil.federation.runtime.worker import Site, site
 from fcil.nets import normalises_one
 from fcil.roles import Client
 from fcil.types import State, Update

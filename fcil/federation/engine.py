@@ -11,21 +11,21 @@ import torch
 from flwr.serverapp import Grid
 
 from fcil.errors import ConfigError, TrainingError
-from fcil.federation.addresses import check_room_for_a_run
 from fcil.federation.checkpoint import Checkpoints
 from fcil.federation.client import app as client_app
 from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
-from fcil.federation.failures import shortage
 from fcil.federation.grids import InProcessGrid, LocalGrid
-from fcil.federation.interrupts import Interrupts
-from fcil.federation.jobs import inversion
+from fcil.federation.messages.failures import shortage
 from fcil.federation.observer import Observer, Observers
 from fcil.federation.plan import Plan, anchors_of, first_net, forget_data, scenario_of
-from fcil.federation.ray_grid import RayGrid, WorkerPool
-from fcil.federation.ray_session import RaySession
+from fcil.federation.ray.grid import RayGrid, WorkerPool
+from fcil.federation.ray.session import RaySession
+from fcil.federation.runtime.address_space import check_room_for_a_run
+from fcil.federation.runtime.interrupts import Interrupts
+from fcil.federation.runtime.worker import site
 from fcil.federation.server import Loop
 from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
-from fcil.federation.site import site
+from fcil.federation.synthesis.jobs import inversion
 from fcil.synthesis import Synthesizer
 
 

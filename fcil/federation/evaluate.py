@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from fcil.data import Scenario
-from fcil.federation.audit import sealed
-from fcil.federation.observer import AccuracyRow
-from fcil.federation.user_code import calling
+from fcil.federation.messages.audit import sealed
+from fcil.federation.runtime.user_code import calling
+from fcil.metrics import AccuracyRow
 from fcil.roles import Server
 from fcil.strategy import Strategy
 

@@ -17,13 +17,13 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fcil.errors import LeakError, TrainingError
-from fcil.federation.audit import Ledger, read_audit
-from fcil.federation.failures import Failure, Kind, judge, kind_of, reason_of
 from fcil.federation.grids import LocalGrid
-from fcil.federation.mods import said
+from fcil.federation.messages.audit import Ledger, read_audit
+from fcil.federation.messages.failures import Failure, Kind, judge, kind_of, reason_of
+from fcil.federation.messages.replies import InvalidReplyError
 from fcil.federation.observer import Observer
-from fcil.federation.phases import Phases, timed
-from fcil.federation.replies import InvalidReplyError
+from fcil.federation.protection.mods import said
+from fcil.federation.runtime.timing import Phases, timed
 from fcil.federation.settings import FederationSettings
 from fcil.types import Update
 

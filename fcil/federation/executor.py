@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fcil.config import Where, parse
 from fcil.errors import ConfigError, FCILError, TrainingError
-from fcil.federation.jobs import Job, to_numpy
 from fcil.federation.settings import settle_arithmetic
+from fcil.federation.synthesis.jobs import Job, to_numpy
 from fcil.synthesis import Synthesizer
-from fcil.synthesis.chain import restore, values
+from fcil.synthesis.common.state_codec import restore, values
 from fcil.types import State, Tensors, Value
 
 Tick = Callable[[int, dict[str, float]], None]

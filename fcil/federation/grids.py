@@ -17,9 +17,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fcil.federation.compat import RAISED, TIMED_OUT, error_reply, give_id, new_context, new_run
-from fcil.federation.failures import shortage
-from fcil.federation.interrupts import OutOfTime, time_limit
-from fcil.federation.user_code import StrategyError
+from fcil.federation.messages.failures import shortage
+from fcil.federation.runtime.interrupts import OutOfTime, time_limit
+from fcil.federation.runtime.user_code import StrategyError
 
 
 class LocalGrid(Grid):

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from fcil.metrics import AccuracyRow
 
 if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for torch
     from fcil.types import Task, Tensors
-
-
-class AccuracyRow(NamedTuple):
-    """One cell of the accuracy matrix; tasks count from 1, accuracy is in [0, 1]."""
-
-    trained_task: int
-    tested_task: int
-    correct: int
-    examples: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.examples if self.examples else 0.0
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from torch import Tensor
 from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, choice, dump, is_folder_name, parse
 from fcil.data import Dataset, DataSettings, Scenario, load_dataset
-from fcil.data.decode import Progress
+from fcil.data.files.decode import Progress
 from fcil.data.oddities import oddities
 from fcil.data.splits import content_digest
-from fcil.federation.codec import digest
+from fcil.federation.persistence.smoke import CUT, SUFFIX
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.federation.smoke import CUT, SUFFIX
+from fcil.io.state import digest
+from fcil.methods.loading import StrategySpec, source_digest, strategy_class
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
-from fcil.plugins import StrategySpec, source_digest, strategy_class
 from fcil.synthesis import Synthesizer
 from fcil.types import Index, Task, Tensors
 

@@ -20,25 +20,26 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fcil.data import Scenario
-from fcil.federation.attacks import malicious
-from fcil.federation.audit import Ledger
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
-from fcil.federation.codec import digest, flatten, num_bytes, to_arrays
+from fcil.federation.codec import to_arrays
 from fcil.federation.evaluate import evaluate
 from fcil.federation.exchange import Exchange, Question, find_nodes
 from fcil.federation.executor import Executor
-from fcil.federation.failures import Failure
 from fcil.federation.grids import LocalGrid
-from fcil.federation.interrupts import Interrupted, Interrupts
+from fcil.federation.messages.audit import Ledger
+from fcil.federation.messages.failures import Failure
+from fcil.federation.messages.replies import Expected, read_update
+from fcil.federation.messages.sharing import Shared, sizes
 from fcil.federation.observer import Observer
-from fcil.federation.phases import Phases, timed
 from fcil.federation.plan import Plan, first_net, tasks_of
-from fcil.federation.replies import Expected, read_update
-from fcil.federation.safeguards import Averager, spent
-from fcil.federation.sharing import Shared, sizes
-from fcil.federation.synthesize import Syntheses
-from fcil.federation.user_code import calling, named_state
+from fcil.federation.protection.attacks import malicious
+from fcil.federation.protection.averager import Averager, spent
+from fcil.federation.runtime.interrupts import Interrupted, Interrupts
+from fcil.federation.runtime.timing import Phases, timed
+from fcil.federation.runtime.user_code import calling, named_state
+from fcil.federation.synthesis.service import Syntheses
+from fcil.io.state import digest, flatten, num_bytes
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
 from fcil.roles import Server

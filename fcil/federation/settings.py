@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 
 from fcil.errors import ConfigError
-from fcil.federation.aggregation import Aggregation, Mean
-from fcil.federation.attacks import Attack
-from fcil.federation.mods import Mods
-from fcil.federation.privacy import Privacy
+from fcil.federation.protection.aggregation import Aggregation, Mean
+from fcil.federation.protection.attacks import Attack
+from fcil.federation.protection.mods import Mods
+from fcil.federation.protection.privacy import Privacy
 from fcil.types import Count, Fraction, Index, Positive
 
 

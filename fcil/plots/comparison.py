@@ -16,23 +16,17 @@ from matplotlib.figure import Figure
 
 from fcil import metrics
 from fcil.errors import StoreError
-from fcil.groups import Group, group_runs
-from fcil.plots.colours import line_styles
+from fcil.io.atomic import sweep
 from fcil.plots.cost import bytes_accuracy_figure
 from fcil.plots.distillation import is_distillation, learning_curve, round_axis, student_label
 from fcil.plots.drawn import digest_of_all, lacking, note
-from fcil.plots.labels import end_label, label_ends, label_height
+from fcil.plots.look.colours import line_styles
+from fcil.plots.look.labels import end_label, label_ends, label_height
+from fcil.plots.look.style import head, look, new_figure, percent_axis, task_axis
 from fcil.plots.many import save_all
 from fcil.plots.panels import lines_figure, matrices_figure, mean_matrix, task_accuracies, task_drops
 from fcil.plots.run import heat_map
-from fcil.plots.style import (
-    head,
-    look,
-    new_figure,
-    percent_axis,
-    task_axis,
-)
-from fcil.store.files import sweep
+from fcil.store.groups import Group, group_runs
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from fcil import metrics
-from fcil.groups import Group, split_label
-from fcil.plots.colours import CYCLE, MARKERS, line_styles
-from fcil.plots.labels import label_ends
-from fcil.plots.style import head, legend_height, look, new_figure, percent_axis
-from fcil.plots.words import fit
+from fcil.console.tables import size
+from fcil.plots.look.colours import CYCLE, MARKERS, line_styles
+from fcil.plots.look.labels import label_ends
+from fcil.plots.look.style import head, legend_height, look, new_figure, percent_axis
+from fcil.plots.look.words import fit
+from fcil.store.groups import Group, split_label
 from fcil.store.read import Run
-from fcil.tables import size
 
 Array = npt.NDArray[np.float64]
 WIDEST = 1.15

@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fcil.errors import StoreError, printable
-from fcil.groups import flat
-from fcil.plots.colours import CYCLE
 from fcil.plots.grid import class_name, sheet, some_labels
-from fcil.plots.labels import label_ends
+from fcil.plots.look.colours import CYCLE
+from fcil.plots.look.labels import label_ends
+from fcil.plots.look.style import head, look, new_figure, percent_axis
+from fcil.plots.look.words import fit
+from fcil.plots.pool import read_pool
 from fcil.plots.rounds import draw_terms, subtitle
-from fcil.plots.run import read_pool
-from fcil.plots.style import head, look, new_figure, percent_axis
-from fcil.plots.words import fit
 from fcil.store.files import is_there, read_json
+from fcil.store.groups import flat
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from fcil.errors import StoreError
-from fcil.reading import UnreadableError, read_bytes
+from fcil.io.bounded import UnreadableError, read_bytes
 from fcil.store.files import SIZE_LIMIT, read_json, write_json
 from fcil.store.read import Run
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from fcil.plots.colours import CYCLE
-from fcil.plots.style import DPI, look, titled
-from fcil.plots.words import SQUARE, drawable, fit
+from fcil.plots.look.colours import CYCLE
+from fcil.plots.look.style import DPI, look, titled
+from fcil.plots.look.words import SQUARE, drawable, fit
 
 ROWS, COLUMNS = 10, 8
 NAME, HEAD, COLUMN_HEAD, TILE, GAP = 0.86, 0.27, 0.13, 64, 4

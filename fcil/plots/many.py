@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fcil.plots.style import save
+from fcil.plots.look.style import save
 
 Job = tuple[Path, Callable[[], Figure]]
 """Where a figure goes, without `.png` and `.pdf`, and what draws it."""

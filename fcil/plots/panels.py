@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcil import metrics
-from fcil.groups import Group
-from fcil.plots.labels import label_ends
-from fcil.plots.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
-from fcil.plots.words import fit, width_of
+from fcil.plots.look.labels import label_ends
+from fcil.plots.look.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
+from fcil.plots.look.words import fit, width_of
+from fcil.store.groups import Group
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]

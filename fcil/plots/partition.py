@@ -9,11 +9,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fcil.groups import split_label
-from fcil.plots.colours import CYCLE
 from fcil.plots.grid import class_name
-from fcil.plots.style import COLUMN, FAINT, PAGE, SHADES, bare, head, look, new_figure
-from fcil.plots.words import fit, width_of
+from fcil.plots.look.colours import CYCLE
+from fcil.plots.look.style import COLUMN, FAINT, PAGE, SHADES, bare, head, look, new_figure
+from fcil.plots.look.words import fit, width_of
+from fcil.store.groups import split_label
 from fcil.store.read import Run
 
 Counts = npt.NDArray[np.int64]

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fcil.groups import split_label
-from fcil.plots.colours import CYCLE
-from fcil.plots.labels import label_ends
-from fcil.plots.style import head, look, new_figure, percent_axis, plain_numbers
+from fcil.plots.look.colours import CYCLE
+from fcil.plots.look.labels import label_ends
+from fcil.plots.look.style import head, look, new_figure, percent_axis, plain_numbers
+from fcil.store.groups import split_label
 from fcil.store.read import Run
 
 MOST_TERMS = 50

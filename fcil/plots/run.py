@@ -11,21 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from safetensors import SafetensorError, safe_open
 
 from fcil import metrics
 from fcil.errors import StoreError
-from fcil.groups import group_runs
-from fcil.plots.colours import CYCLE, INK, MARKERS
+from fcil.io.atomic import sweep, write_bytes
 from fcil.plots.cost import bytes_figure
+from fcil.plots.distillation import distillation_drawers, is_distillation
 from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
 from fcil.plots.grid import synthetic_grid
-from fcil.plots.labels import label_ends
-from fcil.plots.many import save_all
-from fcil.plots.panels import lines_figure, task_accuracies, write_numbers
-from fcil.plots.partition import partition_figure
-from fcil.plots.rounds import rounds_figure, subtitle
-from fcil.plots.style import (
+from fcil.plots.look.colours import CYCLE, INK, MARKERS
+from fcil.plots.look.labels import label_ends
+from fcil.plots.look.style import (
     COLUMN,
     FAINT,
     PAGE,
@@ -38,13 +34,15 @@ from fcil.plots.style import (
     png,
     task_axis,
 )
-from fcil.reading import UnreadableError, open_file
-from fcil.store.files import sweep, write_bytes
+from fcil.plots.many import save_all
+from fcil.plots.panels import lines_figure, task_accuracies, write_numbers
+from fcil.plots.partition import partition_figure
+from fcil.plots.pool import read_pool
+from fcil.plots.rounds import rounds_figure, subtitle
+from fcil.store.groups import group_runs
 from fcil.store.read import Run, load_run
 
 Array = npt.NDArray[np.float64]
-MOST_PIXELS = 4096
-"""Along a side of a sample."""
 MOST_NARROW, MOST_NUMBERS = 10, 24
 """Tasks of a matrix that fits a column with its numbers, and of one whose numbers are written out at all."""
 
@@ -109,8 +107,6 @@ def draw_missing(run: Run) -> list[Path]:
 
 def _wanted(run: Run) -> dict[str, str]:
     """The digest of what is shown by each figure of a run, and by each picture of samples, `synthetic/task1`."""
-    from fcil.plots.distillation import is_distillation
-
     record = digest_of(run)
     wanted = {name: record for name, (worthwhile, _) in _drawers(run).items() if worthwhile}
     if "accuracy" in wanted and is_distillation(run):
@@ -121,8 +117,6 @@ def _wanted(run: Run) -> dict[str, str]:
 
 def _drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
     """By the name of a figure, whether there is something to draw, and what draws it."""
-    from fcil.plots.distillation import distillation_drawers, is_distillation  # which draws with what is here
-
     told = any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds)
     drawers: dict[str, tuple[bool, Callable[[Run], Figure]]] = {
         "accuracy": (bool(run.rows), accuracy_figure),
@@ -147,28 +141,6 @@ def synthetic_figure(run: Run) -> Figure:
     """Samples of each class in the last pool."""
     x, y = read_pool(_pools(run)[-1])
     return synthetic_grid(x, y, run.partition()[1])
-
-
-def read_pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Samples and labels, mapped from the file: of thousands a figure shows eighty.
-
-    Raises:
-        StoreError: the file holds no such thing.
-    """
-    import torch  # seconds that a figure without samples need not wait; NumPy would read the whole file
-
-    try:
-        open_file(path, 2**62).close()
-        with safe_open(path, framework="pt") as file:
-            x, y = file.get_tensor("x"), file.get_tensor("y")
-    except (UnreadableError, SafetensorError, OSError, ValueError) as error:
-        raise StoreError(f"{path}: not a pool of synthetic samples ({type(error).__name__}: {error})") from None
-    sides = tuple(x.shape[1:])
-    pixels = (torch.uint8, torch.float16, torch.float32, torch.float64)
-    fits = x.ndim in (3, 4) and y.shape == x.shape[:1] and y.dtype == torch.int64 and x.dtype in pixels
-    if not fits or not all(1 <= side <= MOST_PIXELS for side in sides) or (len(y) and int(y.min()) < 0):
-        raise StoreError(f"{path}: not a pool of synthetic samples (x is {list(x.shape)}, y {list(y.shape)})")
-    return x.numpy(), y.numpy()
 
 
 def accuracy_figure(run: Run) -> Figure:

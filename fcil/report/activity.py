@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fcil.activity import explain
+from fcil.console.tables import NONE
 from fcil.errors import StoreError
-from fcil.groups import Group
 from fcil.report.tables import Cell, Table, across, names
+from fcil.store.activity import explain
 from fcil.store.checks import is_number
-from fcil.tables import NONE
+from fcil.store.groups import Group
 
 MOST_TASKS = 50
 MOST_LINES = 100

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from fcil import metrics
 from fcil.errors import StoreError
-from fcil.groups import Group, split_label
-from fcil.plots.colours import Name, places
 from fcil.plots.comparison import accuracy_curve, forgetting_curve
+from fcil.plots.look.colours import Name, places
 from fcil.report.figures import MOST_CELLS, MOST_POINTS, Heat, Line, Lines, starts_of, thinned
+from fcil.store.groups import Group, split_label
 from fcil.store.read import Run
 
 Array = npt.NDArray[np.float64]

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
-from fcil.plots.colours import CYCLE, DASHES
-from fcil.plots.style import SHADES
-from fcil.tables import duration, size
+from fcil.console.tables import duration, size
+from fcil.plots.look.colours import CYCLE, DASHES
+from fcil.plots.look.style import SHADES
 
 Values = Sequence[float | None]
 SIDE = 1000

@@ -19,15 +19,15 @@ from markupsafe import Markup, escape
 
 from fcil.compare import Comparison, compare
 from fcil.errors import StoreError
-from fcil.groups import Group, group_runs
-from fcil.plots.colours import CYCLE
+from fcil.io.atomic import write_text
+from fcil.plots.look.colours import CYCLE
 from fcil.report import curves, tables, trouble
 from fcil.report.activity import Activity, activity
 from fcil.report.figures import Heat, Lines, shades
 from fcil.report.pictures import Album, Picture
 from fcil.report.tables import Table
 from fcil.store import find_runs
-from fcil.store.files import write_text
+from fcil.store.groups import Group, group_runs
 from fcil.store.read import Run
 
 MOST_PARTITIONS = 12

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from fcil.groups import Group
-from fcil.reading import UnreadableError, read_bytes
+from fcil.io.bounded import UnreadableError, read_bytes
+from fcil.store.groups import Group
 from fcil.store.read import Run
 
 LARGEST = 2 * 2**20

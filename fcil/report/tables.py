@@ -11,10 +11,10 @@ import numpy as np
 from fcil import metrics
 from fcil.compare import METRICS, Comparison, Entry, Split
 from fcil.compare.write import cell
+from fcil.console.tables import MEANING, NONE, UNDEFINED, duration, percent, size
 from fcil.errors import StoreError
-from fcil.groups import Group, flat
+from fcil.store.groups import Group, flat
 from fcil.store.read import Run
-from fcil.tables import MEANING, NONE, UNDEFINED, duration, percent, size
 
 MAIN = ("final_accuracy", "average_incremental_accuracy", "forgetting")
 FORGETTING = tuple(name for name in METRICS if name.startswith("forgetting"))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcil.errors import StoreError
-from fcil.groups import Group, flat
-from fcil.reading import last_lines
+from fcil.io.bounded import last_lines
 from fcil.report.tables import Cell, Table, cut, names
 from fcil.store import files
+from fcil.store.groups import Group, flat
 from fcil.store.read import Run
 
 MOST_FAILURES = 200

@@ -19,14 +19,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fcil.store.folder import RunFolder, check_writable
-from fcil.store.read import Run, find_runs, load, load_run
+from fcil.store.read import Run, find_runs, load_run
 
 if TYPE_CHECKING:
+    from fcil.store.frame import load
     from fcil.store.recorder import RunRecorder
     from fcil.store.weights import final_weights
 
-_LATER = {"RunRecorder": "fcil.store.recorder", "final_weights": "fcil.store.weights"}
-"""What needs torch: readers of folders need not wait for it."""
+_LATER = {
+    "RunRecorder": "fcil.store.recorder",
+    "final_weights": "fcil.store.weights",
+    "load": "fcil.store.frame",
+}
+"""What needs torch or pandas: readers of folders need not wait for them."""
 
 __all__ = ["Run", "RunFolder", "RunRecorder", "check_writable", "final_weights", "find_runs", "load", "load_run"]
 

@@ -8,16 +8,14 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from fcil import reading
 from fcil.errors import StoreError
-from fcil.federation.observer import AccuracyRow
+from fcil.io import bounded as reading
+from fcil.io.atomic import write_text
+from fcil.metrics import AccuracyRow
 from fcil.store.checks import check_round, is_count
 
 SIZE_LIMIT = 256 * 2**20
@@ -29,45 +27,6 @@ TABLE_LIMIT = 32 * 2**20
 MOST_ROUNDS = 1_000_000
 _SURROGATE = b"\\ud"
 COLUMNS = ("trained_task", "tested_task", "correct", "examples", "accuracy")
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a full disk or a read-only folder into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Delete what processes that are no more were writing in a folder."""
-    for path in folder.glob(".*.*.*"):
-        number = path.name.rpartition(".")[2]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            path.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

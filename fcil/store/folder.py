@@ -12,6 +12,7 @@ from typing import Any
 
 from fcil.config import dump_yaml
 from fcil.errors import StoreError
+from fcil.io.atomic import write_text
 from fcil.store import files
 from fcil.store.environment import environment
 
@@ -52,10 +53,10 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """`config.yaml`, every default written out, in the order given."""
-        files.write_text(self.config, dump_yaml(config))
+        write_text(self.config, dump_yaml(config))
 
     def write_strategy(self, source: str) -> None:
-        files.write_text(self.strategy, source)
+        write_text(self.strategy, source)
 
     def write_partition(self, record: Mapping[str, Any]) -> None:
         """`partition.json`: who held what, a line for each key.
@@ -106,7 +107,7 @@ class RunFolder:
         rows = files.read_accuracy(self.accuracy) if self.accuracy.is_file() else []
         rows = [r for r in rows if r.trained_task < task or (whole and r.trained_task == task)]
         self.summary.unlink(missing_ok=True)
-        files.write_text(self.rounds, "".join(files.json_line(r) for r in kept))
+        write_text(self.rounds, "".join(files.json_line(r) for r in kept))
         files.write_accuracy(self.accuracy, rows)
         self.forget_samples_after(task, round)
 
@@ -121,7 +122,7 @@ class RunFolder:
 def write_split(path: Path, record: Mapping[str, Any]) -> None:
     """Who holds what, as JSON with a line for each key."""
     lines = [f"{json.dumps(key)}: {json.dumps(files.finite(value))}" for key, value in record.items()]
-    files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def check_writable(out: Path | str) -> None:

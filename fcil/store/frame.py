@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fcil.federation.smoke import is_smoke
-from fcil.groups import UNTOLD, flat, group_runs
+from fcil.errors import StoreError
+from fcil.federation.persistence.smoke import is_smoke
 from fcil.store import files
-from fcil.store.read import Run
+from fcil.store.groups import UNTOLD, flat, group_runs
+from fcil.store.read import Run, find_runs
+
+
+def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
+    """The accuracies of every run below a folder, tidy: one line for each run, trained task and tested task.
+
+    Columns: `experiment`; `label`, the strategy with what tells it from others of its name, as in figures;
+    `strategy`, `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; `smoke`, whether
+    it is a smoke run and so no result; a column for each setting in which the runs differ, by its key path
+    (`optimizer.lr`, `strategy.radius`); `trained_task`, `tested_task`, `correct`, `examples`, `accuracy`. Runs that
+    were left out are in `frame.attrs["left_out"]`, a line each. The curves of an experiment, mean over seeds:
+
+        frame = fcil.load("results/strategies-digits")
+        sums = frame.groupby(["label", "seed", "trained_task"])[["correct", "examples"]].sum()
+        seen = (sums.correct / sums.examples).rename("accuracy").reset_index()  # over all classes seen
+        curves = seen.pivot_table(index="trained_task", columns="label", values="accuracy")
+        curves.plot(marker="o", xlabel="tasks learnt", ylabel="accuracy", ylim=(0, 1))
+
+    Raises:
+        StoreError: there is no such folder, or no run in it.
+    """
+    skipped: list[str] = []
+    runs = find_runs([path], unfinished=unfinished, skipped=skipped)
+    if not runs:
+        raise StoreError(f"{path}: no {'run' if unfinished else 'finished run'} there{_because(skipped)}")
+    frame = frame_of(runs)
+    frame.attrs["left_out"] = skipped
+    return frame
 
 
 def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
@@ -46,3 +75,10 @@ def _differing(runs: Sequence[Run], told: Mapping[Any, Mapping[str, Any]]) -> li
             rivals = run.strategy if key.startswith("strategy.") else ""
             values.setdefault((key, rivals), set()).add(repr(value))
     return list(dict.fromkeys(key for (key, _), found in values.items() if len(found) > 1))
+
+
+def _because(skipped: list[str]) -> str:
+    if not skipped:
+        return ""
+    more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    return f" ({skipped[0]}{more})"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fcil import metrics
 from fcil.config import MAX_BYTES, parse_yaml
 from fcil.errors import ConfigError, StoreError
-from fcil.federation.observer import AccuracyRow
+from fcil.metrics import AccuracyRow
 from fcil.store import files
 from fcil.store.checks import checked_summary, is_name, is_number
 from fcil.store.folder import RunFolder
@@ -237,39 +237,3 @@ def find_runs(paths: Iterable[Path | str], *, unfinished: bool = False, skipped:
 
 def _unreadable(error: OSError) -> str:
     return f"{error.filename}: cannot be read ({error.strerror or error})"
-
-
-def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
-    """The accuracies of every run below a folder, tidy: one line for each run, trained task and tested task.
-
-    Columns: `experiment`; `label`, the strategy with what tells it from others of its name, as in figures;
-    `strategy`, `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; `smoke`, whether
-    it is a smoke run and so no result; a column for each setting in which the runs differ, by its key path
-    (`optimizer.lr`, `strategy.radius`); `trained_task`, `tested_task`, `correct`, `examples`, `accuracy`. Runs that
-    were left out are in `frame.attrs["left_out"]`, a line each. The curves of an experiment, mean over seeds:
-
-        frame = fcil.load("results/strategies-digits")
-        sums = frame.groupby(["label", "seed", "trained_task"])[["correct", "examples"]].sum()
-        seen = (sums.correct / sums.examples).rename("accuracy").reset_index()  # over all classes seen
-        curves = seen.pivot_table(index="trained_task", columns="label", values="accuracy")
-        curves.plot(marker="o", xlabel="tasks learnt", ylabel="accuracy", ylim=(0, 1))
-
-    Raises:
-        StoreError: there is no such folder, or no run in it.
-    """
-    from fcil.store.frame import frame_of  # which needs what is above, and pandas
-
-    skipped: list[str] = []
-    runs = find_runs([path], unfinished=unfinished, skipped=skipped)
-    if not runs:
-        raise StoreError(f"{path}: no {'run' if unfinished else 'finished run'} there{_because(skipped)}")
-    frame = frame_of(runs)
-    frame.attrs["left_out"] = skipped
-    return frame
-
-
-def _because(skipped: list[str]) -> str:
-    if not skipped:
-        return ""
-    more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-    return f" ({skipped[0]}{more})"

@@ -10,10 +10,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fcil import metrics
-from fcil.activity import of_folder
 from fcil.errors import StoreError
-from fcil.federation.observer import AccuracyRow, Observer, Restored
+from fcil.federation.observer import Observer, Restored
+from fcil.io.atomic import replacing, write_text, writing
+from fcil.metrics import AccuracyRow
 from fcil.store import files
+from fcil.store.activity import of_folder
 from fcil.store.environment import mixed
 from fcil.store.folder import RunFolder
 from fcil.store.memory import forget_peaks, peak_memory
@@ -27,18 +29,16 @@ class RunRecorder(Observer):
     def __init__(
         self,
         folder: RunFolder,
-        class_names: Sequence[str],
         say: Callable[[str], None] = lambda line: None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """`class_names`, in order of appearance, label the pictures of synthetic samples.
+        """Record into a folder.
 
         Args:
             say: shows a line to whoever sits there; it is in the log as well.
             facts: what is known of the run before it begins, for its summary.
         """
         self.folder = folder
-        self._names = tuple(class_names)
         self._say = say
         self._facts = dict(facts or {})
         self._tasks = 0
@@ -82,23 +82,18 @@ class RunRecorder(Observer):
         self._log(f"[TASK {record['task']}/{self._tasks}] [ROUND {record['round']}] {terms}{tested}{failed}")
 
     def synthesis_done(self, task: int, samples: Tensors) -> None:
-        """`synthetic/task<k>.safetensors`, and a picture of some samples of each class."""
+        """Write `synthetic/task<k>.safetensors`."""
         self._write_samples(f"task{task}", samples)
         self._log(f"[TASK {task}/{self._tasks}] {len(samples['y'])} synthetic samples")
 
     def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
-        """`synthetic/task<k>-round<r>.safetensors`, and the same picture of them."""
+        """Write `synthetic/task<k>-round<r>.safetensors`."""
         self._write_samples(f"task{task}-round{round}", samples)
 
     def _write_samples(self, name: str, samples: Tensors) -> None:
-        from fcil.plots.grid import synthetic_grid  # a second of imports that few runs need
-        from fcil.plots.style import png
-
         path = self.folder.synthetic / f"{name}.safetensors"
-        with files.replacing(path) as temporary:
+        with replacing(path) as temporary:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
-        picture = png(synthetic_grid(samples["x"].cpu().numpy(), samples["y"].cpu().numpy(), self._names))
-        files.write_bytes(path.with_suffix(".png"), picture)
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy
@@ -113,7 +108,7 @@ class RunRecorder(Observer):
         if any(record.values()):
             records = files.read_rounds(self.folder.rounds)
             records[-1] = {**records[-1], "after_task": record}
-            files.write_text(self.folder.rounds, "".join(files.json_line(r) for r in records))
+            write_text(self.folder.rounds, "".join(files.json_line(r) for r in records))
 
     def note(self, text: str) -> None:
         self._log(text)
@@ -151,7 +146,7 @@ class RunRecorder(Observer):
 
     @staticmethod
     def _append(path: Any, text: str) -> None:
-        with files.writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcil import reading
 from fcil.errors import StoreError
-from fcil.federation.observer import AccuracyRow, Restored
+from fcil.federation.observer import Restored
+from fcil.io import bounded as reading
+from fcil.io.atomic import write_text
+from fcil.metrics import AccuracyRow
 from fcil.store import files
 from fcil.store.folder import RunFolder
 
@@ -30,7 +32,7 @@ def go_back(folder: RunFolder, found: Restored) -> list[str]:
     rounds = [files.finite(record) for record in found.rounds or ()]
     told = [_about_rounds(folder.rounds, rounds), _about_rows(folder.accuracy, found.rows)]
     folder.summary.unlink(missing_ok=True)
-    files.write_text(folder.rounds, "".join(map(files.json_line, rounds)))
+    write_text(folder.rounds, "".join(map(files.json_line, rounds)))
     files.write_accuracy(folder.accuracy, found.rows)
     folder.forget_samples_after(found.task, found.round)
     return [line for line in told if line]

@@ -7,9 +7,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from fcil.errors import StoreError
-from fcil.federation.codec import digest
-from fcil.federation.manifest import last_manifest
-from fcil.federation.parts import DamagedError, Parts
+from fcil.federation.persistence.manifest import last_manifest
+from fcil.io.blobs import DamagedError, Parts
+from fcil.io.state import digest
 from fcil.store import files
 from fcil.store.folder import RunFolder
 from fcil.types import Tensors

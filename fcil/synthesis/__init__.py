@@ -8,6 +8,6 @@ A synthesizer knows nothing of clients. On the server of a federation it serves 
 `after_task`; on its own it serves distillation.
 """
 
-from fcil.synthesis.base import Bound, Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
+from fcil.synthesis.common.base import Bound, Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
 
 __all__ = ["Bound", "Inversion", "Synthesizer", "create", "synthesizer_class", "synthesizer_names"]

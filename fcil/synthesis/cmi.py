@@ -38,12 +38,12 @@ from fcil.data import normalise
 from fcil.losses import masked_adversarial, record_statistics, statistics_distance
 from fcil.nets import Net, PlainGenerator
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.checks import makeable
-from fcil.synthesis.contrast import Projector, contrastive, enlarged, look, looked_at
-from fcil.synthesis.keeper import Batches, History, Lowest, readable, requested
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.taught import Taught
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.contrastive import Projector, contrastive, enlarged, look, looked_at
+from fcil.synthesis.common.inner_loop import Batches, History, Lowest, readable, requested
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.families.with_student import Taught
 from fcil.types import Count, Fraction, NonNegative, Positive, Tensors, Terms
 
 BETAS = (0.5, 0.999)

@@ -8,14 +8,15 @@ for CIFAR from github.com/zju-vipa/DataFree @ 9e79fa9, which compares methods on
 T is the teacher, f the features that its classifier reads, q its mean prediction over a batch; large batches tell q
 well. No term asks a student, so none is there: who wants one teaches it on the samples.
 
-Shapes: as in `fcil.synthesis.mixture`, which holds the loss; `fcil.synthesis.live` holds the loop.
+Shapes: as in `fcil.synthesis.families.data_free`, which holds the loss;
+`fcil.synthesis.families.generator_loop` holds the loop.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fcil.synthesis.mixture import Mixture
+from fcil.synthesis.families.data_free import Mixture
 from fcil.types import Count, NonNegative
 
 

@@ -35,11 +35,11 @@ from torch import Tensor
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net
 from fcil.rng import generator
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.keeper import readable, requested
-from fcil.synthesis.pixels import Gathered, Optimised, Pixels, Shift, noise, nothing_yet, optimise, stored
-from fcil.synthesis.taught import Taught
-from fcil.synthesis.terms import clamped_jensen_shannon, jensen_shannon
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.inner_loop import readable, requested
+from fcil.synthesis.common.losses import clamped_jensen_shannon, jensen_shannon
+from fcil.synthesis.families.pixel_loop import Gathered, Optimised, Pixels, Shift, noise, nothing_yet, optimise, stored
+from fcil.synthesis.families.with_student import Taught
 from fcil.types import Count, NonNegative, Positive, Terms
 
 SIDES: dict[str, tuple[object, object]] = {

@@ -11,7 +11,8 @@ Differs: G, its Adam and the modes of the nets are those that DFAD has beside it
 github.com/zju-vipa/DataFree @ 9e79fa9: a sigmoid at the end of G, where the released code has tanh and a batch norm;
 G in eval mode while S learns and S while G does, where it leaves both in train mode; a cosine for the rate of S.
 
-Shapes: as in `fcil.synthesis.mixture`, which holds the loss; `fcil.synthesis.live` holds the loop.
+Shapes: as in `fcil.synthesis.families.data_free`, which holds the loss;
+`fcil.synthesis.families.generator_loop` holds the loop.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fcil.synthesis.mixture import Mixture
+from fcil.synthesis.families.data_free import Mixture
 from fcil.types import Count, NonNegative
 
 

@@ -11,7 +11,8 @@ those that T remembers, q its mean prediction over the batch.
 
 Differs: the paper is about quantised students and has several generators; as in the code above, ours is the loss alone.
 
-Shapes: as in `fcil.synthesis.mixture`, which holds the loss; `fcil.synthesis.live` holds the loop.
+Shapes: as in `fcil.synthesis.families.data_free`, which holds the loss;
+`fcil.synthesis.families.generator_loop` holds the loop.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fcil.synthesis.mixture import Mixture
+from fcil.synthesis.families.data_free import Mixture
 from fcil.types import Count, NonNegative
 
 

@@ -50,12 +50,12 @@ from fcil.losses import (
 )
 from fcil.nets import Net, PlainGenerator
 from fcil.rng import generator, seeded
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.checks import makeable
-from fcil.synthesis.keeper import Batches, Cut, History, Lowest, readable, requested
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.student import student_of
-from fcil.synthesis.taught import Taught
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.inner_loop import Batches, Cut, History, Lowest, readable, requested
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.common.student import student_of
+from fcil.synthesis.families.with_student import Taught
 from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
 
 Share = Annotated[float, Field(ge=0, lt=1)]

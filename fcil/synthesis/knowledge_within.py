@@ -16,7 +16,7 @@ What is whose:
 
     the paper's own words   the three schemes; that they are to calibrate and fine-tune compressed nets; that the
                             third goes by batch-norm statistics, with or without classes (BNS+I and BNS); that the
-                            same statistic measures how alike data are (`fcil.synthesis.terms.bns_score`)
+                            same statistic measures how alike data are (`fcil.synthesis.common.losses.bns_score`)
     from reading notes      the formula of the divergence, in this direction; that inception maximises a logit;
                             that a student of Gaussian samples is to keep its batch-norm statistics as they are
     ours                    the mean of the divergence over layers and channels; cross-entropy as what asks for a
@@ -43,10 +43,10 @@ from torch import Tensor
 from fcil.data import normalise
 from fcil.losses import record_statistics
 from fcil.rng import generator
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.keeper import asked, readable, requested
-from fcil.synthesis.pixels import Gathered, Pixels, Shift, noise, nothing_yet, optimise, stored
-from fcil.synthesis.terms import batchnorm_divergence, confidence
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.inner_loop import asked, readable, requested
+from fcil.synthesis.common.losses import batchnorm_divergence, confidence
+from fcil.synthesis.families.pixel_loop import Gathered, Pixels, Shift, noise, nothing_yet, optimise, stored
 from fcil.types import Count, NonNegative, Positive, Terms
 
 

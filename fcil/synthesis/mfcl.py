@@ -36,12 +36,12 @@ from fcil.losses import record_statistics
 from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
 from fcil.rng import generator, seeded
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.checks import makeable
-from fcil.synthesis.keeper import asked, readable
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.sided import Sided
-from fcil.synthesis.terms import balance, batchnorm_divergence, confidence, gaussian, smoothness
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.fidelity import Sided
+from fcil.synthesis.common.inner_loop import asked, readable
+from fcil.synthesis.common.losses import balance, batchnorm_divergence, confidence, gaussian, smoothness
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.common.preconditions import makeable
 from fcil.types import Count, NonNegative, Positive, Tensors, Terms
 
 __all__ = ["MFCL", "SIDES", "TRAVELS", "Chain", "ImageGenerator", "travelling"]

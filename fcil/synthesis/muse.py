@@ -45,11 +45,11 @@ from torch import Tensor, nn, optim
 from fcil.losses import Statistics, record_statistics
 from fcil.nets.cam import cells, class_maps, masked, pools, record_maps
 from fcil.rng import Key, generator
-from fcil.synthesis.base import Inversion, Views
-from fcil.synthesis.embedding import classes_apart, learn_alone, new_head, remembered, text_distance
-from fcil.synthesis.noisy import Chain
-from fcil.synthesis.sized import Sized
-from fcil.synthesis.sizes import scaled
+from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.resolutions import scaled
+from fcil.synthesis.common.text_embedding import classes_apart, learn_alone, new_head, remembered, text_distance
+from fcil.synthesis.families.multi_resolution import Sized
+from fcil.synthesis.families.noisy_layer import Chain
 from fcil.types import Count, Index, NonNegative, Output, Positive, Tensors, Terms
 
 PULLS = {"cam": 0.3, "aed": 0.1}

@@ -47,12 +47,12 @@ from fcil.data import normalise
 from fcil.losses import Statistics, masked_adversarial, record_statistics, statistics_distance, update_averages
 from fcil.nets import NoisyGenerator
 from fcil.rng import generator, seeded
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.checks import makeable
-from fcil.synthesis.keeper import History, Lowest, readable, requested
-from fcil.synthesis.noisy import SIDES, Chain, Noisy
-from fcil.synthesis.pool import to_bytes
-from fcil.synthesis.student import distillation, student_of
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.inner_loop import History, Lowest, readable, requested
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.common.student import distillation, student_of
+from fcil.synthesis.families.noisy_layer import SIDES, Chain, Noisy
 from fcil.types import Output, Tensors, Terms
 
 __all__ = ["ALONE", "NAYER", "SIDES", "Chain", "Optimised"]

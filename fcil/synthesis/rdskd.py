@@ -14,7 +14,7 @@ c_oh and c_ie are what L_oh and L_ie were in the second step of this episode, or
 done, and 0 in the beginning: a rise above them costs exponentially, a fall hardly pays. So an episode means something
 here: it is the code's epoch. The generator is the one that MFCL has too. No term asks a student, so none is there.
 
-Shapes: as in `fcil.synthesis.live`, which holds the loop.
+Shapes: as in `fcil.synthesis.families.generator_loop`, which holds the loop.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
-from fcil.synthesis.base import Inversion
-from fcil.synthesis.keeper import asked
-from fcil.synthesis.live import Chain, Live
-from fcil.synthesis.terms import negative_entropy, sameness
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.inner_loop import asked
+from fcil.synthesis.common.losses import negative_entropy, sameness
+from fcil.synthesis.families.generator_loop import Chain, Live
 from fcil.types import Count, Terms
 
 

@@ -10,14 +10,15 @@ T is the teacher, S the student, G the generator. Nothing makes an image look li
 
 Differs: the paper's student also matches the teacher's attention maps; as in the code above, ours does not.
 
-Shapes: as in `fcil.synthesis.mixture`, which holds the loss; `fcil.synthesis.live` holds the loop.
+Shapes: as in `fcil.synthesis.families.data_free`, which holds the loss;
+`fcil.synthesis.families.generator_loop` holds the loop.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fcil.synthesis.mixture import Mixture
+from fcil.synthesis.families.data_free import Mixture
 from fcil.types import NonNegative
 
 

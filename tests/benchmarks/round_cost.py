@@ -27,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 import fcil
 import importlib
-for home in ("fcil.experiment", "fcil.playing.conclusion"):  # figures are no part of a round
+for home in ("fcil.experiment", "fcil.runs.completion"):  # figures are no part of a round
     try:
         module = importlib.import_module(home)
     except ImportError:

@@ -25,9 +25,9 @@ from grid_cases import FAULTY
 from small_runs import LANDER, REMEMBERS, checkpoint, play, write_experiment, write_strategy
 
 from fcil.errors import TrainingError
-from fcil.federation.credentials import make_credentials
-from fcil.federation.flower_processes import Processes, marked
-from fcil.federation.superlink import SuperLink, environment, free_ports
+from fcil.federation.deploy.credentials import make_credentials
+from fcil.federation.deploy.processes import Processes, marked
+from fcil.federation.deploy.superlink import SuperLink, environment, free_ports
 from fcil.store import Run, load_run
 
 pytestmark = pytest.mark.slow

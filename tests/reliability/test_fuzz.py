@@ -32,20 +32,22 @@ from PIL import Image
 from rich.console import Console
 from small_runs import LANDER, play, write_experiment
 
-from fcil import cli, experiment
+from fcil import cli
 from fcil.anchors import AnchorSettings, describe, load_anchors, read_names
 from fcil.anchors.tables import Table, write_table
 from fcil.compare.terminal import comparison_table
+from fcil.console.tables import accuracy_table, metrics_table, partition_table, settings_tree
 from fcil.data import DataSettings, load_dataset
 from fcil.data import sources as sources_module
 from fcil.errors import DataError, UserError
-from fcil.federation.codec import flatten, from_records, to_records, to_tensors, unflatten
-from fcil.groups import group_runs
+from fcil.federation.codec import from_records, to_records, to_tensors
+from fcil.io.state import flatten, unflatten
 from fcil.plots import run as figures
 from fcil.plots.comparison import accuracy_curve, curves_figure
-from fcil.plots.style import png
+from fcil.plots.look.style import png
+from fcil.runs import plans
 from fcil.store import Run, find_runs, load_run
-from fcil.tables import accuracy_table, metrics_table, partition_table, settings_tree
+from fcil.store.groups import group_runs
 
 pytestmark = pytest.mark.slow
 INPUTS = int(os.environ.get("FCIL_FUZZ_INPUTS", "300"))
@@ -95,7 +97,7 @@ def experiments() -> list[dict[str, Any]]:
         raw["data"].pop("root", None)
         raw["data"].pop("resize", None)
         found.append(raw)
-    (whole,) = experiment.read(ROOT / "experiments" / "quickstart.yaml")
+    (whole,) = plans.read(ROOT / "experiments" / "quickstart.yaml")
     every = json.loads(json.dumps(whole.plans()[0].to_yaml()))
     del every["seed"]
     return [*found, *[every] * len(found)]
@@ -154,13 +156,13 @@ def shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, li
         raise DataError("not here")
 
     monkeypatch.setattr(sources_module, "_torchvision", absent)
-    monkeypatch.setattr(experiment, "MAX_RUNS", 8)
+    monkeypatch.setattr(plans, "MAX_RUNS", 8)
     monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FCIL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def show(path: Path, overrides: list[str]) -> None:
-        experiment.read(path, overrides)
+        plans.read(path, overrides)
         with contextlib.redirect_stdout(io.StringIO()):
             cli.show(path, overrides, len(overrides) % 2 == 1)
 

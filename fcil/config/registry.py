@@ -1,0 +1,41 @@
+"""A package of methods: every module is one, its name is the method's, and in it lies one class.
+
+Synthesizers and distillers are found and read in this way; strategies, which users write, in
+`fcil.methods.loading`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TypeVar
+
+from fcil.config import Where, choice, parse_fields
+
+T = TypeVar("T")
+
+
+def names_in(package: str) -> list[str]:
+    """The modules of a package. Packages within it hold what the modules share."""
+    path = importlib.import_module(package).__path__
+    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.ispkg)
+
+
+def class_in(module: str, base: type[T]) -> type[T]:
+    """The one subclass of `base` that a module defines."""
+    found = vars(importlib.import_module(module)).values()
+    (own,) = (v for v in found if isinstance(v, type) and issubclass(v, base) and v.__module__ == module)
+    return own
+
+
+def read_choice(raw: object, where: Where, kind: str, names: list[str], class_of: Callable[[str], type[T]]) -> T:
+    """A method from `name` or `{name: {option: value}}`.
+
+    Raises:
+        ConfigError: unknown name or option, or a value that is not allowed.
+    """
+    name, options = choice(raw, where, kind)
+    if name not in names:
+        raise where.unknown(kind, name, names)
+    return parse_fields(class_of(name), options, where.at(name))

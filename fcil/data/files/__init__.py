@@ -1,0 +1,1 @@
+"""Image files: archives, folders, layouts, and what becomes of them as arrays."""

@@ -1,0 +1,40 @@
+"""An experiment or a distillation before anything is played: every setting, and who would hold what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fcil import distillation
+from fcil.config import dump
+from fcil.config.matrix import Source
+from fcil.data import Scenario
+from fcil.data.oddities import oddities
+from fcil.federation.preconditions import introduction
+from fcil.runs.plans import survey
+
+
+def surveyed(source: Source, overrides: Sequence[str] = ()) -> list[tuple[dict[str, Any], Scenario, list[str]]]:
+    """The settings of every run, defaults filled in, its data, and what is odd; of a distillation every student's."""
+    if distillation.distils(source, overrides):
+        students = distillation.survey(source, overrides)
+        return [(dump(one), data, [f"data: {line}" for line in oddities(data.dataset)]) for one, data in students]
+    return [(plan.to_yaml(), data, introduction(plan, data)) for plan, data in survey(source, overrides)]
+
+
+def show(source: Source, *overrides: str) -> list[dict[str, Any]]:
+    """Every run of an experiment or a distillation with its defaults filled in; nothing is played.
+
+    Args:
+        source: a YAML file, or a mapping of what one would hold.
+        overrides: `key.path=value`, each value read as YAML.
+    Returns:
+        The settings of each run, under `counts` the training examples (tasks, clients, classes), and under
+        `remarks` a line for each thing about it that is odd, or that the run would say before it begins.
+    Raises:
+        UserError: something in the experiment or the data is wrong.
+    """
+    return [
+        {**settings, "counts": scenario.counts.tolist(), "remarks": list(remarks)}
+        for settings, scenario, remarks in surveyed(source, overrides)
+    ]

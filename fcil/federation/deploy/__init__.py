@@ -1,0 +1,1 @@
+"""A federation of processes of their own: SuperLink, SuperNodes, credentials."""

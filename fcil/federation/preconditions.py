@@ -1,0 +1,170 @@
+"""What would end a run in its middle and is known before it begins: settings that contradict each other or the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcil.data import Scenario, task_sizes
+from fcil.errors import ConfigError
+from fcil.federation.plan import Plan, oddities_of, tasks_of
+from fcil.federation.protection.aggregation import Mean
+from fcil.federation.protection.attacks import LabelFlip, malicious
+from fcil.federation.protection.averager import check_safeguards
+from fcil.nets import check_batch, normalises_one
+from fcil.rng import generator
+from fcil.strategy import Strategy, drawn_clients
+
+Counts = NDArray[np.int64]
+PAPER_SHARE = 0.04
+"""Of its images that a learner keeps under the protocol of iCaRL: 2,000 of the 50,000 of CIFAR-100."""
+
+
+def check_foreseen(plan: Plan, scenario: Scenario, *, files: bool = True) -> None:
+    """See that nothing in a plan would end its run in the middle.
+
+    Args:
+        files: whether those that the strategy names are looked at.
+    Raises:
+        ConfigError: something would; names the settings.
+    """
+    check_safeguards(plan, [task.num_new for task in tasks_of(plan)])
+    check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
+    strategy, federation = plan.strategy.strategy, plan.federation
+    if federation.privacy is not None and strategy.reads_metrics:
+        raise ConfigError(
+            f'federation.privacy: withholds metrics of clients, which strategy "{plan.strategy.name}" reads under '
+            "these settings"
+        )
+    if files:
+        strategy.check_files(plan.net, scenario.dataset.shape, [task.num_seen for task in tasks_of(plan)])
+    _check_exemplars(plan, scenario)
+    _check_answers(plan, scenario)
+
+
+def _check_exemplars(plan: Plan, scenario: Scenario) -> None:
+    """No client may want to keep more images than the federation allows."""
+    most, strategy = plan.federation.exemplars, plan.strategy.strategy
+    if not most or "exemplars" not in strategy.needs:  # none at all: another line tells of it
+        return
+    liars = malicious(plan) if isinstance(plan.federation.attack, LabelFlip) else []  # who have other labels
+    for number, held in enumerate(_met(plan, scenario), start=1):
+        for client in (client for client in range(scenario.clients) if client not in liars):
+            kept = strategy.keeps(held[client].tolist())
+            if kept is not None and kept > most:
+                raise ConfigError(
+                    f'federation.exemplars: {most} are allowed, and strategy "{plan.strategy.name}" would keep {kept} '
+                    f"images of client {client} after task {number}; lower what the strategy keeps, or allow as many"
+                )
+
+
+def _check_answers(plan: Plan, scenario: Scenario) -> None:
+    """A robust rule has enough clients with images in each round, where nobody but the seed chooses clients."""
+    federation, strategy, kind = plan.federation, plan.strategy.strategy, type(plan.strategy.strategy)
+    theirs = kind.local_train is not Strategy.local_train and plan.strategy.path is not None
+    if isinstance(federation.aggregation, Mean) or kind.sample is not Strategy.sample or theirs:
+        return
+    remembers = strategy.data == "seen" or "exemplars" in strategy.needs
+    held = scenario.counts.cumsum(axis=0) if remembers else scenario.counts  # (tasks, clients, classes)
+    for task in tasks_of(plan):
+        holders = held[task.number - 1].sum(axis=1) > 0
+        for number in range(1, federation.rounds + 1):
+            stream = generator(plan.seed, "sample", task.number, number, "server")
+            chosen = drawn_clients(stream, federation.clients, federation.clients_per_round)
+            count = int(holders[chosen].sum())
+            if count and (problem := federation.aggregation.problem(count)):
+                raise ConfigError(
+                    f"federation.aggregation: {federation.aggregation.name}: of the {len(chosen)} clients of task "
+                    f"{task.number}, round {number}, only {count} hold images of it: {problem}"
+                )
+
+
+def _met(plan: Plan, scenario: Scenario) -> Iterator[Counts]:
+    """How many images of each class the clients have met after each task that is played, (clients, classes)."""
+    return iter(scenario.counts.cumsum(axis=0)[: len(tasks_of(plan))])
+
+
+# What is no mistake, and yet to be known ----------------------------------------------------------
+
+
+def remarks(plan: Plan, scenario: Scenario) -> list[str]:
+    """What is odd about a run that can be played, a line each."""
+    return [*_single_images(plan, scenario), *_all_kept(plan, scenario), *_odd_data(plan, scenario)]
+
+
+def introduction(plan: Plan, scenario: Scenario) -> list[str]:
+    """The same, and what was decided for a run by its settings and is not to be seen in them."""
+    return [*_test_share(plan, scenario), *remarks(plan, scenario)]
+
+
+def facts(plan: Plan, scenario: Scenario) -> dict[str, float]:
+    """What a summary says of a run that is known before it."""
+    share = replayed_share(plan, scenario)
+    return {} if share is None else {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
+
+
+def _odd_data(plan: Plan, scenario: Scenario) -> Iterator[str]:
+    """Images of which nothing can be learnt, folders that are not read, and tasks that were not to be expected."""
+    place = f"data.root: {plan.data.root}" if plan.data.root else f"data: {plan.data.dataset}"
+    for line in oddities_of(plan):
+        ground = f"; what is transparent lies on {plan.data.transparency} (data.transparency)"
+        yield f"{place}: {line}{ground * ('colour' in line and scenario.dataset.source is not None)}"
+    sizes, tasks = [task.num_new for task in scenario.tasks], plan.data.tasks
+    if isinstance(tasks, int) and len(set(sizes)) > 1 and plan.data.remainder == "last":
+        even = task_sizes(sum(sizes), tasks=tasks, even=True)
+        yield (
+            f"data.tasks: {tasks} do not divide {sum(sizes)} classes; the tasks have {_few(sizes)} "
+            f"(data.remainder: even makes it {_few(even)})"
+        )
+
+
+def _test_share(plan: Plan, scenario: Scenario) -> Iterator[str]:
+    if plan.data.test_share is not None:
+        share, data = plan.data.test_share, scenario.dataset
+        yield (
+            f"data.test_share: {share.share:g} of every class, {len(data.test):,} images in all, are taken for tests "
+            f"(seed {share.seed}); {len(data.train):,} are left for training"
+        )
+
+
+def _few(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:12])) + ", ..." * (len(sizes) > 12)
+
+
+def _single_images(plan: Plan, scenario: Scenario) -> Iterator[str]:
+    if normalises_one(plan.net, scenario.dataset.shape):
+        return
+    counts = scenario.counts[: len(tasks_of(plan))]
+    held = (counts.cumsum(axis=0) if plan.strategy.strategy.data == "seen" else counts).sum(axis=2)  # (tasks, clients)
+    single = int((held == 1).any(axis=0).sum())
+    if single:
+        yield (
+            f"batch norm: {single} of {scenario.clients} clients hold a single image of a task; where a map of "
+            f"{plan.net.name} is 1 x 1, a batch of one takes the running statistics (net.norm=group has none)"
+        )
+
+
+def _all_kept(plan: Plan, scenario: Scenario) -> Iterator[str]:
+    if replayed_share(plan, scenario) == 1:
+        held = scenario.counts[: len(tasks_of(plan))].sum(axis=(0, 2))  # (clients,)
+        few = max(len(scenario.order), round(PAPER_SHARE * float(held.mean())))
+        yield (
+            f'exemplars: clients of "{plan.strategy.name}" replay every image of earlier tasks, as "joint" does: what '
+            f"it may keep is more than they hold, {int(held.max()):,} images at most; the share of iCaRL's paper would "
+            f"be about {few:,} a client"
+        )
+
+
+def replayed_share(plan: Plan, scenario: Scenario) -> float | None:
+    """How much of what they met in earlier tasks clients train on again in the last one.
+
+    None where there is one task, the strategy keeps no images or cannot tell.
+    """
+    strategy, met = plan.strategy.strategy, list(_met(plan, scenario))[:-1]
+    if not met or "exemplars" not in strategy.needs:
+        return None
+    replayed = [strategy.replays(counts.tolist()) for counts in met[-1]]
+    total = int(met[-1].sum())
+    return sum(replayed) / total if total and None not in replayed else None  # type: ignore[arg-type]

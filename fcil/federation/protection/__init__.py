@@ -1,0 +1,1 @@
+"""How updates are combined and guarded: robust means, clipping, noise, attacks."""

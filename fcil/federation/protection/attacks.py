@@ -1,0 +1,149 @@
+"""Malicious clients, for studying what withstands them.
+
+Which clients are malicious is drawn once for a run. One that flips labels trains honestly on wrong
+labels; the others train honestly and then lie about what came out. With g the global net and w what
+the client made of it, they send
+
+    sign_flip  g - scale (w - g)        scale  g + factor (w - g)        noise  w + N(0, std^2)
+
+in every real tensor, batch-norm statistics included; variances stay at a tenth of what they were or
+more, for a net of NaN would give them away. Batch counters, metrics and numbers of examples stay true,
+and so does what clients send when a task ends. A malicious client runs what it likes, so the federation's
+mods do not hold it back; what the server clips (`federation.privacy`), it does clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from flwr.app import ArrayRecord, Message
+from torch import Tensor
+
+from fcil.config import Where
+from fcil.data import Shard
+from fcil.federation.codec import to_arrays, to_tensors
+from fcil.federation.protection.bn_variance import settled
+from fcil.federation.protection.tagged_choice import read_named, short_form
+from fcil.rng import generator
+from fcil.types import Fraction, Positive, Task
+
+if TYPE_CHECKING:
+    from fcil.federation.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """What malicious clients do, by name: `{label_flip: {share: 0.2}}`."""
+
+    name: ClassVar[str] = ""
+    forges: ClassVar[bool] = True  # whether it changes what training has made, or what training is given
+
+    share: Fraction = 0.2
+    """Share of the clients that are malicious, rounded to whole clients."""
+
+    def clients(self, seed: int, clients: int) -> list[int]:
+        """The malicious clients of a run."""
+        order = torch.randperm(clients, generator=generator(seed, "attack"))
+        return sorted(order[: round(self.share * clients)].tolist())
+
+    def forged(self, honest: Tensor, start: Tensor, stream: torch.Generator) -> Tensor:
+        """What is sent in place of an honest tensor."""
+        return honest
+
+    @classmethod
+    def from_yaml(cls, raw: Any, where: Where) -> Attack:
+        return read_named(ATTACKS, "attack", raw, where)
+
+    def to_yaml(self) -> Any:
+        return short_form(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFlip(Attack):
+    """Trains with every label turned to the next class of its task, that of the last class to the first."""
+
+    name = "label_flip"
+    forges = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignFlip(Attack):
+    """Sends its step backwards."""
+
+    name = "sign_flip"
+
+    scale: Positive = 1.0
+    """Length of the step backwards, as a multiple of the honest one."""
+
+    def forged(self, honest: Tensor, start: Tensor, stream: torch.Generator) -> Tensor:
+        return start - self.scale * (honest - start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Attack):
+    """Adds Gaussian noise to all it sends."""
+
+    name = "noise"
+
+    std: Positive = 1.0
+    """Standard deviation of the noise."""
+
+    def forged(self, honest: Tensor, start: Tensor, stream: torch.Generator) -> Tensor:
+        return honest + self.std * torch.randn(honest.shape, generator=stream).to(honest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Attack):
+    """Lengthens its step, to outweigh all others in a mean."""
+
+    name = "scale"
+
+    factor: Positive = 10.0
+    """Length of the step, as a multiple of the honest one."""
+
+    def forged(self, honest: Tensor, start: Tensor, stream: torch.Generator) -> Tensor:
+        return start + self.factor * (honest - start)
+
+
+ATTACKS: dict[str, type[Attack]] = {c.name: c for c in (LabelFlip, SignFlip, Noise, Scale)}
+
+
+def malicious(plan: Plan) -> list[int]:
+    """The malicious clients of a run, by number; none without an attack."""
+    attack = plan.federation.attack
+    return [] if attack is None else attack.clients(plan.seed, plan.federation.clients)
+
+
+def flipped(shard: Shard, tasks: Sequence[Task]) -> Shard:
+    """The same samples, each with the label of the next class of its task."""
+    first = torch.tensor([task.num_old for task in tasks]).to(shard.labels)[shard.tasks - 1]
+    count = torch.tensor([task.num_new for task in tasks]).to(shard.labels)[shard.tasks - 1]
+    return replace(shard, labels=first + (shard.labels - first + 1) % count)
+
+
+def given(plan: Plan, client: int, shard: Shard, tasks: Sequence[Task]) -> Shard:
+    """The samples as this client trains on them: its own, or with flipped labels."""
+    attack = plan.federation.attack
+    flips = isinstance(attack, LabelFlip) and client in malicious(plan)
+    return flipped(shard, tasks) if flips else shard
+
+
+def forge(plan: Plan, who: tuple[int, int, int], message: Message, reply: Message) -> None:
+    """Put what a malicious client sends in place of what its training has made.
+
+    Args:
+        who: task, round and client.
+    """
+    attack = plan.federation.attack
+    if attack is None or not attack.forges or who[-1] not in malicious(plan) or "weights" not in reply.content:
+        return
+    start, honest = (to_tensors(cast(ArrayRecord, m.content["weights"])) for m in (message, reply))
+    stream = generator(plan.seed, "attack", *who)
+    lies = {
+        name: attack.forged(t, start[name], stream) if t.is_floating_point() and name in start else t
+        for name, t in honest.items()
+    }
+    reply.content["weights"] = to_arrays(settled(lies, start))

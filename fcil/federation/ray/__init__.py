@@ -1,0 +1,1 @@
+"""Ray: its session, its processes, and the grid of workers on it."""

@@ -1,0 +1,113 @@
+"""What a strategy asks the server to synthesise, run on the executor: saved, resumed and told about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fcil.federation.checkpoint import Checkpoints, SavedChains
+from fcil.federation.executor import Executor
+from fcil.federation.observer import Observer
+from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.runtime.interrupts import Interrupts
+from fcil.federation.runtime.timing import Phases, timed
+from fcil.federation.synthesis.jobs import Job, inversion
+from fcil.nets import net_of
+from fcil.rng import Key
+from fcil.roles import Server, Teacher
+from fcil.synthesis import Bound, Synthesizer
+from fcil.synthesis.common.base import merge
+from fcil.types import State, Tensors
+
+
+@dataclass
+class Syntheses:
+    """Runs the syntheses of a run, one after the other."""
+
+    plan: Plan
+    executor: Executor
+    observer: Observer
+    checkpoints: Checkpoints
+    interrupts: Interrupts
+    phases: Phases
+    device: torch.device
+    _failures: list[dict[str, Any]] = field(default_factory=list)  # workers that died, and nobody was told yet
+    _made: list[dict[str, int]] = field(default_factory=list)  # pools that nobody was told of yet
+    _place: tuple[Key, ...] = ()
+    _count: int = 0
+
+    def begin(self, *place: Key) -> None:
+        """A round, the beginning of a task, or its end when `place` is empty, is about to begin."""
+        self._place, self._count = place, 0
+
+    def told(self) -> list[dict[str, Any]]:
+        """The workers that died since this was asked last."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def made(self) -> dict[str, list[dict[str, int]]]:
+        """Samples, classes and episodes of each pool that was made since this was asked last, for a record."""
+        made, self._made = self._made, []
+        return {"synthesis": made} if made else {}
+
+    def run(
+        self,
+        server: Server,
+        synthesizer: Synthesizer,
+        labels: Sequence[int],
+        bound: Bound | None,
+        teacher: Teacher | None = None,
+    ) -> Tensors:
+        """Run the chains of a synthesizer; the pool comes back on the server's device.
+
+        Each call has random streams of its own: by task, and by place and number where there are several.
+        """
+        task = server.task.number
+        several = (*self._place, self._count) if self._place or self._count else ()
+        self._count += 1
+        key = (server.seed, "synthesis", task, *several)
+        settings, net = self.plan.net, server.net
+        if teacher is not None:
+            settings, shape = teacher.settings, scenario_of(self.plan).dataset.shape
+            net = net_of(settings, teacher.weights, shape).to(self.device)
+        problem = synthesizer.checked(inversion(self.plan, net, labels, server.anchors, bound, key))
+        threads = self.plan.resources.threads
+        jobs = [Job.of(synthesizer, chain, settings, problem, threads) for chain in range(synthesizer.chains)]
+        total = synthesizer.chains * synthesizer.episodes
+
+        def tick(done: int, terms: dict[str, float]) -> None:
+            self.observer.synthesis_progress(task, done, total, terms)
+
+        keeper = _Keeper(self, self.checkpoints.chains("/".join(map(str, (task, *several)))))
+        with timed(self.phases, "synthesis"):
+            pools = self.executor.run(jobs, synthesizer.episodes, tick, keeper)
+        pool = merge(pools)
+        self.observer.synthesis_done(task, pool)
+        self._made.append({"samples": len(pool["y"]), "classes": len(set(pool["y"].tolist())), "episodes": total})
+        return {name: t.to(self.device) for name, t in pool.items()}
+
+
+class _Keeper:
+    """Saves chains now and then, and at once when the run is to stop."""
+
+    def __init__(self, home: Syntheses, saved: SavedChains) -> None:
+        self._home, self._saved = home, saved
+
+    @property
+    def due(self) -> bool:
+        return self._home.interrupts.requested or self._saved.due
+
+    def keep(self, chain: int, episodes: int, state: State) -> None:
+        with timed(self._home.phases, "checkpoint"):
+            self._saved.keep(chain, episodes, state)
+        self._home.interrupts.check()
+
+    def reached(self, chain: int) -> tuple[int, State] | None:
+        return self._saved.reached(chain)
+
+    def lost(self, chain: int, reason: str) -> None:
+        self._home._failures.append({"chain": chain, "kind": "died", "reason": reason, "outcome": "retried"})
+        self._home.observer.note(f"synthesis, chain {chain}: {reason}; retried")

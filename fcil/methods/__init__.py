@@ -1,0 +1,1 @@
+"""How methods are found, loaded, described and begun: strategies first, which users write."""

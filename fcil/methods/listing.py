@@ -1,0 +1,114 @@
+"""What `fcil list` prints, as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from fcil.anchors import ENCODERS
+from fcil.config import Where, dump, field_docs
+from fcil.data import DATASETS
+from fcil.errors import ConfigError, nearest
+from fcil.methods.introspection import needs, paper, sent
+from fcil.methods.loading import built_in_files, first_line, locate, own_files, read_source, strategy_class
+from fcil.nets import BACKBONES
+from fcil.synthesis import synthesizer_class, synthesizer_names
+
+Row = dict[str, Any]
+
+
+def strategies() -> list[Row]:
+    """Built-in strategies and those in `./strategies`."""
+    rows = []
+    for name, path in sorted({**built_in_files(), **own_files()}.items()):
+        where = Where(str(path))
+        source = read_source(path, where)
+        kind = strategy_class(name, locate(name, where), source, where)
+        about = {"paper": paper(source), "needs": ", ".join(needs(kind, source)), **sent(kind, source)}
+        rows.append({"strategy": name, "what": first_line(source), **about})
+    return rows
+
+
+def synthesizers() -> list[Row]:
+    rows = []
+    for name in synthesizer_names():
+        source = Path(__file__).with_name("synthesis").joinpath(f"{name}.py").read_text(encoding="utf-8")
+        needs = ", ".join(sorted(synthesizer_class(name).needs))
+        rows.append({"synthesizer": name, "what": first_line(source), "needs": needs})
+    return rows
+
+
+def datasets() -> list[Row]:
+    return [
+        {
+            "dataset": d.name,
+            "what": d.description,
+            "classes": d.num_classes,
+            "shape": None if d.shape is None else "x".join(map(str, d.shape)),
+            "downloads": "yes" if d.downloads else "",
+        }
+        for d in DATASETS.values()
+    ]
+
+
+def nets() -> list[Row]:
+    return [
+        {"net": name, "what": recipe.description, "parameters": f"{recipe.num_parameters():,}"}
+        for name, recipe in BACKBONES.items()
+    ]
+
+
+def encoders() -> list[Row]:
+    return [
+        {"encoder": e.name, "what": e.summary, "width": e.width, "network": "yes" if e.needs_network else ""}
+        for e in ENCODERS
+    ]
+
+
+def one(kind: str, name: str) -> Row:
+    """A row of a listing, with the options of a method: their defaults, as an experiment writes them, and meaning.
+
+    Raises:
+        ConfigError: nothing of this kind has this name.
+    """
+    rows = {next(iter(row.values())): row for row in LISTINGS[kind]()}
+    if name not in rows:
+        singular = {"strategies": "strategy"}.get(kind, kind.removesuffix("s"))
+        raise ConfigError(f'list: unknown {singular} "{name}" (have: {", ".join(rows)}).{nearest(name, rows)}')
+    if kind == "strategies":
+        where = Where(name)
+        path = locate(name, where)
+        file = path or built_in_files()[name]
+        return {**rows[name], "file": str(file), "options": options(strategy_class(name, path, _source(file), where))}
+    return {**rows[name], "options": options(synthesizer_class(name))} if kind == "synthesizers" else rows[name]
+
+
+def _source(file: Path) -> str:
+    return read_source(file, Where(str(file)))
+
+
+def options(kind: type) -> list[dict[str, str]]:
+    """What can be set of a method."""
+    docs = field_docs(kind)
+    return [{"option": f.name, "default": _default(f), "what": docs.get(f.name, "")} for f in fields(kind) if f.init]
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is MISSING and field.default_factory is MISSING:
+        return "required"
+    value = dump(field.default if field.default_factory is MISSING else field.default_factory())
+    if isinstance(value, dict) and len(value) == 1:
+        return str(next(iter(value)))  # a method with options of its own
+    return "null" if value is None else json.dumps(value, default=str).strip('"')
+
+
+LISTINGS: dict[str, Callable[[], list[Row]]] = {
+    "strategies": strategies,
+    "synthesizers": synthesizers,
+    "datasets": datasets,
+    "nets": nets,
+    "encoders": encoders,
+}

@@ -1,0 +1,117 @@
+"""Begins a strategy: a file that runs as it is, and a test that holds it to the contract."""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+
+from fcil.errors import ConfigError, StoreError, nearest
+from fcil.io.atomic import write_text
+from fcil.methods.loading import built_in_files
+
+KINDS = ("strategy",)
+STRATEGY = '''"""{title}: what it does about forgetting, in one line.
+
+Paper: Authors, "Title of the paper", venue and year, arXiv:0000.00000.
+
+    task 1:  L = CE(z, y)
+    task t:  L = CE(z, y) + keep KD(z_old, z_old^T)        T the last global net
+
+Shapes: B batch, C classes seen, K of them old.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from fcil import Batch, Client, NonNegative, Server, Strategy, Terms, Update
+from fcil.losses import soft_cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class {title}(Strategy):
+    keep: NonNegative = 1.0
+    """Weight of keeping what the last global net says about the old classes."""
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        logits, old = client.net(batch.x).logits, client.task.num_old  # (B, C)
+        terms = {{"ce": F.cross_entropy(logits, batch.y)}}
+        if not client.task.first:
+            with torch.no_grad():
+                teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, 2.0)
+        return terms
+
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
+        if not server.task.last:
+            server.shared["teacher"] = server.net.weights()
+'''
+TEST = '''"""{title} keeps the contract of a strategy."""
+
+from pathlib import Path
+
+from fcil.check import check
+
+
+def test_{name}_keeps_the_contract():
+    report = check(Path(__file__).with_name("{name}.py"))
+    assert report.passed, report
+'''
+
+
+def begin(kind: str, name: str, out: Path) -> list[str]:
+    """Write `NAME.py` and `test_NAME.py`.
+
+    Returns:
+        Lines that say what was written and what to do next.
+    Raises:
+        ConfigError: there is no such kind, or the name is none for a strategy.
+        StoreError: a file of this name is there, or the folder cannot be written; nothing was written.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f'new: unknown kind "{kind}" (have: {", ".join(KINDS)}).{nearest(kind, KINDS)}')
+    check_name(name)
+    path, test = out / f"{name}.py", out / f"test_{name}.py"
+    for taken in (path, test):
+        if taken.exists() or taken.is_symlink():
+            raise StoreError(f"{taken} is there already; nothing was written")
+    words = {"name": name, "title": title(name)}
+    write_text(path, STRATEGY.format(**words))
+    try:
+        write_text(test, TEST.format(**words))
+    except StoreError:
+        path.unlink(missing_ok=True)
+        raise
+    shown = path if path.is_absolute() else Path(".", path)
+    spelled = str(shown) if path.is_absolute() else f"./{shown}"
+    return [
+        f"{path} and {test} are written. Next:",
+        f"  fcil check {spelled}",
+        f"  fcil run experiments/quickstart.yaml strategy={spelled}",
+        f"  python -m pytest {test}",
+    ]
+
+
+def check_name(name: str) -> None:
+    """See that a name can be a strategy's.
+
+    Raises:
+        ConfigError: it is no Python name in small letters, or is taken.
+    """
+    if name in built_in_files():
+        raise ConfigError(f'new: "{name}" comes with the project; choose another name, or `fcil check {name}`')
+    plain = "".join(c if c.isalnum() else "_" for c in name.removesuffix(".py").lower()).strip("_")
+    if (
+        not (name.isascii() and name.isidentifier() and name == name.lower())
+        or keyword.iskeyword(name)
+        or name[0] == "_"
+    ):
+        guess = f' Did you mean "{plain}"?' if plain.isascii() and plain.isidentifier() and plain != name else ""
+        raise ConfigError(f'new: "{name}" is no name for a strategy; expected small letters, digits and _.{guess}')
+
+
+def title(name: str) -> str:
+    """`my_method` as the name of a class: `MyMethod`."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))

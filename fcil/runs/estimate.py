@@ -1,0 +1,249 @@
+"""What an experiment file would play, and about what it would take; nothing is played and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fcil.config import Where
+from fcil.console.eta import seconds_for_all
+from fcil.console.runs_table import labels
+from fcil.console.tables import NONE, duration, simple_table, size
+from fcil.data import DATASETS
+from fcil.data.sources import at_hand
+from fcil.errors import StoreError
+from fcil.federation.plan import Plan, first_net, looking, scenario_of, tasks_of
+from fcil.io.state import num_bytes
+from fcil.nets import build_net
+from fcil.runs.parallel import asked, how_many
+from fcil.runs.plans import planned
+from fcil.runs.preflight import check_offline, named, share_out
+from fcil.runs.remote_data import data_download, encoder_download, reckoned, task_sizes
+from fcil.runs.step_timer import Facts, Stopwatch
+from fcil.store import Run, RunFolder, load_run
+from fcil.store.groups import is_student
+from fcil.strategy import Strategy
+
+State = Literal["finished", "begun", "new", "damaged"]
+BASES = {
+    "itself": "from its own rounds so far",
+    "other seeds": "from finished runs of the same settings",
+    "strategy": "from finished runs of the same strategy here",
+    "one step": "from one timed step of plain training; what the method adds is not in it",
+    "unknown": "unknown",
+}
+"""Where an estimate comes from."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A run, and what is known of its cost."""
+
+    label: str
+    seed: int
+    folder: str
+    state: State
+    rounds_done: int
+    rounds: int
+    """Of all its tasks."""
+    seconds: float | None
+    """Still to come; None: unknown."""
+    basis: str | None
+    """Where `seconds` comes from, a key of `BASES`; None for a finished run."""
+    messages: int
+    """To and from clients, in all."""
+    bytes: int
+    """They carry; of a run that is not finished the weights of the net alone."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The runs of a file."""
+
+    runs: tuple[Expected, ...]
+    at_once: int
+    notes: tuple[str, ...] = ()
+    """What the runs would download."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Until all are finished; None if a run's is unknown."""
+        ahead = [run.seconds for run in self.runs if run.state != "finished"]
+        known = [s for s in ahead if s is not None]
+        return seconds_for_all([], known, self.at_once) if len(known) == len(ahead) else None
+
+    def to_json(self) -> dict[str, Any]:
+        runs = [asdict(run) for run in self.runs]
+        return {"seconds": self.seconds, "at_once": self.at_once, "runs": runs, "notes": list(self.notes)}
+
+
+def forecast(
+    source: str | Path,
+    *overrides: str,
+    out: str | Path = "results",
+    smoke: bool = False,
+    jobs: int | None = None,
+) -> Forecast:
+    """The runs that `fcil.run` would see to with the same arguments.
+
+    Raises:
+        UserError: something in the file or the data is wrong.
+    """
+    return forecast_plans(planned(source, overrides, smoke), Path(out), Where(str(source)), smoke=smoke, jobs=jobs)
+
+
+def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Forecast:
+    """The same of plans. Nothing is downloaded or written; of image files few are decoded.
+
+    Raises:
+        UserError: something in them, the data or the label-text embeddings is wrong.
+    """
+    # A smoke run always begins anew.
+    there = {plan.folder: None if smoke else _read(out / plan.folder) for plan in plans}
+    names = labels(plans, out)
+    ahead = [p for p in plans if not (isinstance(run := there[p.folder], Run) and run.finished)]
+    at_once = how_many(ahead, asked(plans, jobs))
+    found, watch = {}, Stopwatch()
+    notes: dict[str, None] = {}
+    with looking():
+        for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
+            for plan in (plan for plan in plans if plan.data == data):
+                if _at_hand(plan, where):
+                    check_offline(plan, share_out(plan, where), where)
+                else:
+                    notes[f"{data.dataset} is {data_download(plan)}"] = None
+                if line := encoder_download(plan):
+                    notes[f"anchors: {line}"] = None
+                found[plan.folder] = _expected(plan, out, names[plan.folder], there, watch, where)
+    return Forecast(tuple(found[plan.folder] for plan in plans), at_once, tuple(notes))
+
+
+def _at_hand(plan: Plan, where: Where) -> bool:
+    with named(where.at("data")):
+        return at_hand(DATASETS[plan.data.dataset], plan.data.root)
+
+
+def _read(path: Path) -> Run | str | None:
+    """A run as it stands; what is wrong with it if it cannot be read; None if there is none."""
+    if not RunFolder(path).begun:
+        return None
+    try:
+        return load_run(path)
+    except StoreError as error:
+        return str(error)
+
+
+def _expected(
+    plan: Plan, out: Path, label: str, there: Mapping[Path, Run | str | None], watch: Stopwatch, where: Where
+) -> Expected:
+    run, seen = there[plan.folder], _at_hand(plan, where)
+    tasks = tuple(task.num_new for task in tasks_of(plan)) if seen else task_sizes(plan)
+    total = len(tasks) * plan.federation.rounds
+    done = len(run.rounds) if isinstance(run, Run) else 0
+    seconds: float | None = 0.0
+    basis: str | None = None
+    state: State = "damaged" if isinstance(run, str) else "new" if run is None else "begun"
+    if isinstance(run, Run) and run.finished:
+        traffic, state = int(run.summary.get("bytes") or 0), "finished"
+    else:
+        traffic = _traffic(plan, tasks, seen)
+        known = [r for r in there.values() if isinstance(r, Run)]
+        seconds, basis = _seconds(plan, total - done, run, known, watch if seen else None)
+    talks = len(tasks) * plan.federation.rounds * plan.federation.clients_per_round
+    if type(plan.strategy.strategy).after_local_task is not Strategy.after_local_task:
+        talks += len(tasks) * plan.federation.clients
+    folder = str(out / plan.folder)
+    return Expected(label, plan.seed, folder, state, done, total, seconds, basis, 2 * talks, traffic)
+
+
+def _seconds(
+    plan: Plan, left: int, run: Run | str | None, others: Sequence[Run], watch: Stopwatch | None
+) -> tuple[float | None, str]:
+    """How long a run takes, and how that is known: the best of what there is. Without a watch no step is timed."""
+    for basis, alike in {
+        "other seeds": [r for r in others if r.variant == plan.variant],
+        "strategy": [r for r in others if r.strategy == plan.strategy.name],
+    }.items():
+        means = [r.summary["seconds"] / r.summary["rounds"] for r in alike if _timed(r)]
+        if means:
+            return left * sum(means) / len(means), basis
+        if isinstance(run, Run) and run.rounds:
+            own = [sum(s for s in (r.get("seconds") or {}).values() if s) for r in run.rounds]
+            return left * sum(own) / len(own), "itself"
+    step = None if watch is None else _step_seconds(plan, watch)
+    return (None, "unknown") if step is None else (step * _steps(plan), "one step")
+
+
+def _timed(run: Run) -> bool:
+    return bool(run.summary.get("seconds") and run.summary.get("rounds"))
+
+
+def _steps(plan: Plan) -> float:
+    """Steps of all clients in all rounds, if every client were drawn equally often."""
+    if is_student(plan.strategy.name):
+        options = plan.strategy.strategy.options()
+        return float(cast(int, options["steps"]) * max(0, plan.federation.rounds - cast(int, options["wait"])))
+    f, counts = plan.federation, scenario_of(plan).counts.sum(axis=2)[: len(tasks_of(plan))]  # (tasks, clients)
+    batches = np.minimum(np.ceil(counts / f.batch_size), f.max_batches or np.inf)
+    return float(batches.sum() * f.local_epochs * f.rounds * f.clients_per_round / f.clients)
+
+
+def _step_seconds(plan: Plan, watch: Stopwatch) -> float | None:
+    """Of plain training; None if this machine cannot make a step, or too many were made already."""
+    scenario = scenario_of(plan)
+    data, shard = scenario.dataset, max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
+    facts = Facts(len(data.train), len(data.test), len(scenario.tasks), len(scenario.order), data.shape, shard)
+    try:
+        return watch.step(plan, facts)
+    except (RuntimeError, ValueError, MemoryError):  # too large for this machine, say
+        return None
+
+
+def _traffic(plan: Plan, tasks: Sequence[int], seen: bool) -> int:
+    """Bytes of the weights that go to clients and come back, in all rounds.
+
+    Args:
+        tasks: the classes that each brings.
+        seen: whether the data is here; else its shape is that of the catalogue.
+    """
+    if seen:
+        net = first_net(plan, None)
+    else:
+        facts = reckoned(plan)
+        shape = DATASETS[plan.data.dataset].shape if facts is None else facts.shape
+        net = build_net(plan.net, shape=shape or (), num_classes=tasks[0], text_width=None, key=(plan.seed, "net"))
+    row = num_bytes({"weight": net.classifier.weight[:1], "bias": net.classifier.bias[:1]})
+    each = [num_bytes(net.weights()) + row * (seen_so_far - tasks[0]) for seen_so_far in accumulate(tasks)]
+    return 2 * sum(each) * plan.federation.rounds * plan.federation.clients_per_round
+
+
+def forecast_table(found: Forecast) -> RenderableType:
+    """The runs, and below them what all of them take."""
+    bases = dict.fromkeys(run.basis for run in found.runs if run.basis)
+    marks = {basis: "*" * number for number, basis in enumerate(bases)}
+    table = simple_table()
+    table.add_column("run", overflow="fold")
+    table.add_column("folder", overflow="fold")
+    for title in ("state", "rounds", "time", "bytes"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for run in found.runs:
+        seconds = NONE if not run.basis else "unknown" if run.seconds is None else duration(run.seconds)
+        mark = marks.get(run.basis or "", "")
+        cells = run.state, f"{run.rounds_done}/{run.rounds}", f"{seconds}{mark}", size(run.bytes)
+        table.add_row(Text(run.label), Text("/".join(Path(run.folder).parts[-2:])), *cells)
+    notes = [f"{mark or 'time'}: {BASES[basis]}" for basis, mark in marks.items()]
+    ahead = sum(run.state != "finished" for run in found.runs)
+    least = "at least " if "one step" in bases else ""
+    whole = "time unknown" if found.seconds is None else f"{least}about {duration(found.seconds)}"
+    last = f"{ahead} of {len(found.runs)} runs to play, {found.at_once} at once: {whole}"
+    if not ahead:
+        last = f"all {len(found.runs)} runs are finished"
+    notes += found.notes
+    return Group(table, *(Text(note, style="dim") for note in notes), Text(last, style="bold"))

@@ -1,0 +1,127 @@
+"""From plans to finished runs: checked first, then one after another or several at once, with figures."""
+
+from __future__ import annotations
+
+import io
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from fcil.config import Where
+from fcil.console.progress import choose_progress
+from fcil.console.tables import accuracy_table, failures_line, metrics_table
+from fcil.federation.engine import Engine
+from fcil.federation.observer import Observers
+from fcil.federation.persistence.smoke import MEANING, is_smoke
+from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.federation.preconditions import facts
+from fcil.federation.ray.runs import Outcome
+from fcil.federation.runtime.interrupts import Interrupts
+from fcil.io.lock import claimed
+from fcil.plots import draw_run
+from fcil.runs.completion import complete, conclude
+from fcil.runs.continuation import begin, check_begun, finished_line
+from fcil.runs.failure_report import failure_card
+from fcil.runs.loggers import logged
+from fcil.runs.parallel import how_many, play_together
+from fcil.runs.pictures import SamplePictures
+from fcil.runs.preflight import introduce, named, rehearse_all
+from fcil.runs.sequential import Engines, Stage, free_runs, note_failure, play_in_turn, report_failures
+from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
+from fcil.store.activity import idle_ingredients
+
+
+def play(
+    plans: Sequence[Plan],
+    out: Path,
+    console: Console,
+    where: Where,
+    open_engine: Callable[..., Engine] = Engine,
+    jobs: int | None = 1,
+) -> list[Run]:
+    """Play plans whose runs are not finished; draw figures of each, and of all runs of their folder.
+
+    Args:
+        open_engine: makes the engine of federation settings, resources and interrupts.
+        jobs: runs that are played at once; None: as many as fit.
+    """
+    check_writable(out)
+    plans = list({plan.folder: plan for plan in plans}.values())  # two cells of a matrix may be the same run
+    unfinished = []
+    for plan in plans:
+        if RunFolder(out / plan.folder).finished:
+            console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
+        else:
+            unfinished.append(plan)
+    with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
+        rehearse_all(unfinished, console, where, lambda plan: RunFolder(out / plan.folder).saved)
+        with named(where):
+            at_once = how_many(unfinished, jobs)
+        told = check_begun(unfinished, out) if len(unfinished) > 1 else []  # one alone looks when it begins
+        if at_once > 1:
+            for line in told:
+                console.print(line, markup=False, soft_wrap=True)
+            failed = play_together(unfinished, out, console, interrupts, at_once, play_apart)
+        else:
+            with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
+                failed = play_in_turn(turns, Stage(out, console, where, engines, play_one), alone=len(plans) == 1)
+    runs = [load_run(out / plan.folder) for plan in plans if plan.folder not in failed]
+    complete(runs, console)
+    conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=len(unfinished) > len(failed))
+    report_failures(failed, plans, out, console)
+    return runs
+
+
+def play_apart(text: str, path: Path, inode: int) -> Outcome:
+    """Play a run in this process, which a driver has started for it, with its clients.
+
+    Args:
+        text: the plan.
+        inode: of the folder of all results, as the driver sees it; on another machine it may be another folder.
+    """
+    plan, out = from_json(text), path.parents[2]
+    if not out.is_dir() or out.stat().st_ino != inode:
+        return Outcome("failed", f"{platform.node()} has another {out}; machines of a cluster have to share the folder")
+    with claimed(path) as ours:
+        if not ours:
+            return Outcome("elsewhere")
+        if RunFolder(path).finished:
+            return Outcome("finished")
+        alone = replace(plan.federation, backend="inprocess")
+        try:
+            with Interrupts() as interrupts, Engine(alone, plan.resources, interrupts) as engine:
+                play_one(engine, plan, path, Console(file=io.StringIO(), quiet=True))
+        except KeyboardInterrupt:
+            return Outcome("interrupted")
+        except Exception as error:
+            return Outcome("failed", note_failure(path, error))
+    return Outcome("finished")
+
+
+def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
+    """One run, from its beginning or its last checkpoint to its figures."""
+    folder, scenario = RunFolder(path), scenario_of(plan)
+    introduce(plan, scenario, console)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    recorder = RunRecorder(folder, say, facts(plan, scenario))
+    pictures = SamplePictures(folder, scenario.tasks[-1].names)
+    lines = begin(folder, plan, scenario)
+    for line in lines.said:
+        recorder.tell(line)
+    for line in lines.logged:
+        recorder.note(line)
+    with failure_card(path, plan, console), choose_progress(console) as progress, logged(plan, folder) as log:
+        engine.run(plan, path, Observers(recorder, pictures, progress, log))
+    draw_run(path)
+    run = load_run(path)
+    console.print(accuracy_table(run.rows), metrics_table(run.summary))
+    smoke = MEANING if is_smoke(run.config) else ""
+    for line in (failures_line(run.summary), *(f"inert: {one}" for one in idle_ingredients(run)), smoke):
+        if line:
+            console.print(line, markup=False, soft_wrap=True)
+    console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)

@@ -1,0 +1,96 @@
+"""What is asked of plans before the first of them is played, so that nothing is written for a mistake; and what is
+told of each before it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from fcil.anchors import EMBEDDED, warnings
+from fcil.config import Where
+from fcil.console.progress import loading_bar
+from fcil.console.tables import partition_table, settings_tree
+from fcil.data import Scenario
+from fcil.data.files.decode import Progress
+from fcil.errors import ConfigError, DataError
+from fcil.federation.engine import rehearse
+from fcil.federation.plan import Plan, anchors_of, dataset_of, needs_anchors, scenario_of
+from fcil.federation.preconditions import check_foreseen, introduction
+from fcil.runs.loggers import check_logger
+
+
+@contextmanager
+def named(where: Where) -> Iterator[None]:
+    """Let an error of the block begin with the file, and the key in it, that it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(*(where.error(line) for line in error.lines)) from error
+    except DataError as error:
+        raise DataError(where.error(str(error))) from error
+
+
+def rehearse_all(
+    plans: Sequence[Plan], console: Console, where: Where, begun: Callable[[Plan], bool] = lambda plan: False
+) -> None:
+    """Load data, share it out, find anchors and what else runs will need, before a file is written.
+
+    Args:
+        begun: whether a run goes on from a checkpoint, which holds what it once read from files of its settings.
+    """
+    seen = set()
+    with loading_bar(console) as progress:
+        for plan in plans:
+            method, device = str(plan.strategy.fingerprint()), plan.resources.device
+            key = (plan.data, plan.federation, plan.seed, plan.anchors, plan.net, method, device)
+            with named(where.at("logger")):
+                check_logger(plan.logger)
+            if key not in seen:
+                seen.add(key)
+                scenario = share_out(plan, where, progress)
+                with named(where):
+                    check_foreseen(plan, scenario, files=not begun(plan))
+                with named(where.at("anchors")):
+                    anchors_of(plan)
+                with named(where.at("strategy").at(plan.strategy.name)):
+                    rehearse(plan)
+
+
+def check_offline(plan: Plan, scenario: Scenario, where: Where) -> None:
+    """As much of the same as can be asked of a plan and its data where nothing may be downloaded.
+
+    Raises:
+        ConfigError: a run of it would not begin, or end in its middle.
+    """
+    with named(where):
+        check_foreseen(plan, scenario)
+    if not needs_anchors(plan) or plan.anchors.encoder == EMBEDDED or plan.anchors.file:
+        with named(where.at("anchors")):
+            anchors_of(plan)
+        with named(where.at("strategy").at(plan.strategy.name)):
+            rehearse(plan)
+
+
+def share_out(plan: Plan, where: Where, progress: Progress | None = None) -> Scenario:
+    """The data of a plan, shared out; an error names the file."""
+    with named(where):
+        plan.resources.torch_device()
+    with named(where.at("data")):
+        dataset_of(plan.data, progress)
+        return scenario_of(plan)
+
+
+def introduce(plan: Plan, scenario: Scenario, console: Console) -> None:
+    """What is about to be run: the settings, who holds how much of what, and what is odd about the anchors."""
+    names = scenario.tasks[-1].names
+    console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+    for line in introduction(plan, scenario):
+        console.print(line, markup=False, soft_wrap=True)
+    anchors, radius = anchors_of(plan), getattr(plan.strategy.strategy, "radius", None)
+    if anchors is not None and radius is not None:
+        folders = [scenario.dataset.folders[c] for c in scenario.order] if scenario.dataset.folders else None
+        for line in warnings(anchors, names, radius, folders):
+            console.print(f"anchors: {line}", markup=False, soft_wrap=True)

@@ -1,0 +1,125 @@
+"""Which runs belong together: the seeds of one setting, and the settings that share a split of the data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fcil.errors import printable
+from fcil.federation.persistence.smoke import is_smoke
+from fcil.store.read import Run
+
+IGNORED = (
+    *("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every"),
+    *("logger", "data.split.file"),
+)
+"""Settings that change no result, and so tell no two groups apart."""
+CHOICES = ("synthesizer", "distiller")
+"""Settings that name a method and hold its options."""
+UNTOLD = ("strategy.distill.teacher", "strategy.distill.digest")
+"""Settings that follow from others and would tell a reader nothing."""
+
+
+TEACHER = "-teacher"
+"""Ends the name under which a distillation trains its teacher."""
+
+
+def is_student(strategy: str) -> bool:
+    """Whether runs of a strategy are students that learnt from a teacher without data."""
+    return strategy == "distill"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    """The strategy, with what tells it from others of its name in the same split."""
+    strategy: str
+    variant: str
+    split: str
+    runs: tuple[Run, ...]
+
+    @property
+    def method(self) -> str:
+        """The strategy, or of a distillation what tells its student from others: `fast` of `distill (fast)`."""
+        found = re.fullmatch(r"distill \((.*)\)", self.label) if self.strategy == "distill" else None
+        return found[1] if found else self.label if self.strategy == "distill" else self.strategy
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Groups in the order in which their first runs come."""
+    members: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        members.setdefault((run.name, run.strategy, run.variant), []).append(run)
+    splits = {key: split_label(group[0].config) for key, group in members.items()}
+    rivals: dict[tuple[str, str], list[Run]] = {}
+    for key, group in members.items():
+        rivals.setdefault((key[1], splits[key]), []).append(group[0])
+    groups = []
+    for key, group in members.items():
+        _, strategy, variant = key
+        label = f"{strategy}{_difference(group[0], rivals[strategy, splits[key]])}"
+        groups.append(Group(label, strategy, variant, splits[key], tuple(group)))
+    return groups
+
+
+def split_label(config: Mapping[str, Any]) -> str:
+    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart."""
+    label = _data_label(config.get("data"))
+    return f"{label}, smoke run" if is_smoke(config) else label
+
+
+def _data_label(data: Any) -> str:
+    if not isinstance(data, Mapping):
+        return "unknown data"
+    words = [_short(data.get("dataset", "unknown data"))]
+    if data.get("base") is not None:
+        words.append(f"base {_short(data['base'])} + {_short(data.get('increment'))}")
+    elif data.get("tasks") is not None:
+        words.append(f"{_short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
+    partition = data.get("partition")
+    if isinstance(data.get("split"), Mapping):
+        words.append(f"split {_short(data['split'].get('digest'))}")
+    if isinstance(partition, Mapping):
+        words += [f"{_short(key)} {_short(value)}" for key, value in list(partition.items())[:4]]
+    elif partition is not None:
+        words.append(_short(partition))
+    return ", ".join(words)
+
+
+def _difference(run: Run, rivals: Sequence[Run]) -> str:
+    """` (radius 0.01)`: what sets a run apart from others of the same strategy and split, or nothing."""
+    if len(rivals) == 1:
+        return ""
+    flats = [flat(r.config) for r in rivals]
+    mine = flat(run.config)
+    keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k not in ("name", *UNTOLD)]
+    chosen = [k for k in keys if k.split(".")[-1] in CHOICES]  # their options are not those of another choice
+    keys = [k for k in keys if not any(k.startswith(f"{choice}.") for choice in chosen)]
+    words = [_short(mine[k]) if k in chosen else f"{_short(k.split('.')[-1])} {_short(mine[k])}" for k in keys[:3]]
+    twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
+    if twins > 1:
+        named = len({r.name for r in rivals}) == len(rivals)
+        words.append(run.name if named else run.variant)
+    return f" ({', '.join(words)})" if words else ""
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Key paths and their values, without those that change no result."""
+    if path in IGNORED:
+        return {}
+    if isinstance(value, Mapping):
+        chosen = path.split(".")[-1] in CHOICES and len(value) == 1
+        found: dict[str, Any] = {path: next(iter(value))} if chosen else {}
+        for key, inner in value.items():
+            found |= flat(inner, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: value}
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else printable(str(value))
+    return text if len(text) <= 20 else text[:19] + "…"

@@ -1,0 +1,1 @@
+"""What several synthesizers share: the seam, pools, losses, layers, sizes."""

@@ -1,0 +1,284 @@
+"""The seam of synthesis: an `Inversion` is the problem, a `Synthesizer` the method, a chain its state.
+
+A synthesizer works in episodes. One or several independent chains (each with its own generator
+and random stream) share the episodes; a chain is what a worker runs. How many chains there are is
+a hyper-parameter of the method, and how many of them run at once is not: the same pool comes out
+of one worker or four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from fcil.config import Where, dump_fields
+from fcil.config.registry import class_in, names_in, read_choice
+from fcil.data import Augment
+from fcil.errors import ConfigError
+from fcil.fidelity import Fidelity
+from fcil.losses import bounding
+from fcil.nets import Net, frozen
+from fcil.rng import Key
+from fcil.synthesis.common.display import episode_bar
+from fcil.synthesis.common.pool import endless_rows, view
+from fcil.types import Count, NonNegative, Output, Tensors, Terms
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called with (episodes done, episodes in all, mean of each loss term)."""
+
+
+NEEDS = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net (net.norm: batch)"}
+"""What a method may need, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """LANDER's bounding loss as a term of a generator: samples stay within reach of their anchor."""
+
+    weight: NonNegative = 5.0
+    """Weight of the term (`lambda_ltc`)."""
+    radius: NonNegative = 0.015
+    """Mean squared distance to the anchor that costs nothing (`r`)."""
+    hinge: Literal["sample", "batch"] = "sample"
+    """Whether each sample has its own hinge, or the batch mean has one."""
+
+    def __call__(self, embedding: Tensor, anchors: Tensor) -> Tensor:
+        return self.weight * bounding(embedding, anchors, self.radius, self.hinge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """What a synthesizer is asked for and what it may use. All tensors are on one device."""
+
+    teacher: Net  # eval mode, without gradients
+    labels: tuple[int, ...]  # the classes to make samples of
+    shape: tuple[int, ...]  # of one sample: channels, height, width
+    anchors: Tensor | None  # (C, D), one row for each of the teacher's classes
+    bound: Bound | None
+    mean: Tensor  # (channels,), of the real data
+    std: Tensor  # (channels,)
+    augment: Augment
+    key: tuple[Key, ...]  # names the random streams
+    precision: Literal["fp32", "bf16"] = "fp32"
+    student: Net | None = None  # one that is taught between episodes by whoever asks; a method then teaches none
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def num_classes(self) -> int:
+        return self.teacher.num_classes
+
+    def bounded(self, embedding: Tensor | None, labels: Tensor) -> Terms:
+        """The bounding loss to the anchors of labels (B,), where it is asked for and there is a text head."""
+        if self.bound is None or self.anchors is None or embedding is None:
+            return {}
+        return {"bound": self.bound(embedding, self.anchors[labels])}
+
+    def autocast(self) -> torch.autocast:
+        """bf16 arithmetic where it is asked for; weights and statistics stay in fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+class Views(NamedTuple):
+    """What a student learns from in one step."""
+
+    x: Tensor  # (B, *shape), augmented and normalised
+    y: Tensor  # (B,), the labels asked for, or the teacher's answers
+    id: Tensor | None  # (B,), which sample of the pool each is a view of; None for fresh ones
+
+
+def views_of(pool: Tensors, problem: Inversion, count: int, rng: torch.Generator) -> Iterator[Views]:
+    """Random views of a pool, in passes without end."""
+    for rows in endless_rows(len(pool["x"]), count, rng, problem.device):
+        x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
+        yield Views(x, pool["y"][rows], rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesizer:
+    """A method of data-free synthesis. `self` is hyper-parameters; a chain's state is an argument."""
+
+    samples: Count = 10_000
+    """Samples kept in the pool."""
+    chains: Count = 1
+    """Independent generators that share the episodes; up to `resources.synthesis_workers` of them run at once."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the method cannot do without: `anchors`, `batchnorm`."""
+    numbered: ClassVar[bool] = True
+    """Whether `views` say which sample of the pool each is a view of; fresh samples have no number."""
+
+    def __post_init__(self) -> None:
+        if self.chains > self.samples:
+            raise ValueError(f"chains: {self.chains} chains cannot share {self.samples} samples; lower chains")
+
+    # A method implements these four -------------------------------------------------------------
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of one chain."""
+        raise NotImplementedError
+
+    def start(self, problem: Inversion, chain: int) -> Any:
+        """The state of a chain before its first episode: nets, averages, an empty pool."""
+        raise NotImplementedError
+
+    def episode(self, problem: Inversion, state: Any, number: int) -> dict[str, float]:
+        """Episode `number` (from 1): changes `state`, returns the mean of each loss term."""
+        raise NotImplementedError
+
+    def pool(self, problem: Inversion, state: Any) -> Tensors:
+        """At most `share(chain)` samples: `x`, `y`, and `mean`, `std` where they replace the real data's."""
+        raise NotImplementedError
+
+    # The rest is shared -------------------------------------------------------------------------
+
+    def ready(self, state: Any) -> bool:
+        """Whether there are samples: there are none while a method warms up whose first batches are not kept."""
+        return bool(getattr(state, "images", True))
+
+    def views(self, problem: Inversion, state: Any, count: int, rng: torch.Generator) -> Iterator[Views]:
+        """Batches for a student without end: random views of the pool as it stands.
+
+        A method whose generator lives on gives fresh samples of it instead, which have no number.
+        """
+        yield from views_of(self.pool(problem, state), problem, count, rng)
+
+    def beside(self, problem: Inversion, state: Any, view: Views, student: Output) -> Terms:
+        """Weighted terms for a student whom somebody else teaches, beside what the teacher says; none here."""
+        return {}
+
+    def run(
+        self,
+        *,
+        teacher: Net,
+        labels: Sequence[int],
+        shape: tuple[int, ...],
+        anchors: Tensor | None = None,
+        bound: Bound | None = None,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        augment: Augment | None = None,
+        key: tuple[Key, ...] = (0,),
+        precision: Literal["fp32", "bf16"] = "fp32",
+        progress: Progress | None = None,
+    ) -> Tensors:
+        """Invert `teacher` into `samples` labelled samples, one chain after the other.
+
+        Args:
+            teacher: a trained net; it is frozen and not changed.
+            labels: the classes to make samples of.
+            shape: of one sample (channels, height, width).
+            anchors: label-text embeddings (C, D) for methods that need them.
+            mean, std: of the real data (channels,); 0.5 and 0.25 where they are unknown.
+            augment: random views of the samples while they are optimised; none by default.
+            key: names the random streams; the same key gives the same pool.
+            progress: is told of each episode; None: a bar, where standard error is a terminal.
+        Returns:
+            `x` uint8 (N, channels, H, W), `y` (N,), and `mean`, `std` (N, channels) where the method learns its own.
+        Raises:
+            ConfigError: the method needs something that is not there.
+        """
+        device = teacher.classifier.weight.device
+        problem = Inversion(
+            teacher=frozen(teacher),
+            labels=tuple(labels),
+            shape=shape,
+            anchors=None if anchors is None else anchors.to(device),
+            bound=bound,
+            mean=torch.full((shape[0],), 0.5, device=device) if mean is None else mean.to(device),
+            std=torch.full((shape[0],), 0.25, device=device) if std is None else std.to(device),
+            augment=augment or Augment(),
+            key=key,
+            precision=precision,
+        )
+        self.checked(problem)
+        with nullcontext(progress) if progress else episode_bar(self.name, self.chains * self.episodes) as told:
+            return merge([self._played(problem, chain, told) for chain in range(self.chains)])
+
+    def _played(self, problem: Inversion, chain: int, progress: Progress | None) -> Tensors:
+        """What a chain contributes after all its episodes."""
+        state = self.start(problem, chain)
+        for number in range(1, self.episodes + 1):
+            terms = self.episode(problem, state, number)
+            if progress is not None:
+                progress(chain * self.episodes + number, self.chains * self.episodes, terms)
+        return self.pool(problem, state)
+
+    def share(self, chain: int) -> int:
+        """How many of the samples a chain contributes."""
+        return self.samples // self.chains + (chain < self.samples % self.chains)
+
+    def checked(self, problem: Inversion) -> Inversion:
+        """The problem, if it has all this method needs."""
+        has_batchnorm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.teacher.modules())
+        missing = {"anchors": problem.anchors is None, "batchnorm": not has_batchnorm}
+        for need in sorted(self.required):
+            if missing[need]:
+                raise ConfigError(f"synthesizer {self.name}: needs {NEEDS[need]}, and there are none")
+        if not problem.labels or max(problem.labels) >= problem.num_classes or min(problem.labels) < 0:
+            raise ConfigError(
+                f"synthesizer {self.name}: labels {list(problem.labels)[:8]} do not lie in the teacher's "
+                f"{problem.num_classes} classes"
+            )
+        return problem
+
+    @property
+    def required(self) -> frozenset[str]:
+        """What of `needs` the method cannot do without under these settings."""
+        return self.needs
+
+    def smoke(self) -> Self:
+        """The same method, cut to a few steps."""
+        return self
+
+    def with_fidelity(self, fidelity: Fidelity) -> Self:
+        """The same method on the caller's side of paper or reference, where it has not chosen itself."""
+        return self
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    @classmethod
+    def from_yaml(cls, raw: object, where: Where) -> Synthesizer:
+        return read_choice(raw, where, "synthesizer", synthesizer_names(), synthesizer_class)
+
+    def to_yaml(self) -> dict[str, Any]:
+        return {self.name: dump_fields(self)}
+
+
+def merge(pools: Sequence[Tensors]) -> Tensors:
+    """One pool from those of the chains, in order; statistics a chain learnt stay with its samples.
+
+    The pool of one chain stays as it is: it may hold more than samples, a generator's weights.
+    """
+    if len(pools) == 1:
+        return dict(pools[0])
+    return {name: torch.cat([pool[name] for pool in pools]) for name in pools[0]}
+
+
+def synthesizer_names() -> list[str]:
+    """The methods: every module of `fcil.synthesis`; what they share lies in the packages beside them."""
+    return names_in("fcil.synthesis")
+
+
+def synthesizer_class(name: str) -> type[Synthesizer]:
+    """The `Synthesizer` subclass defined in the module of this name."""
+    return class_in(f"fcil.synthesis.{name}", Synthesizer)
+
+
+def create(name: str, **options: Any) -> Synthesizer:
+    """A synthesizer by name, with its options checked.
+
+    Raises:
+        ConfigError: unknown name or option, or a value that is not allowed.
+    """
+    return Synthesizer.from_yaml({name: options}, Where("fcil.synthesis.create"))

@@ -1,0 +1,190 @@
+"""Images of several sizes: one generator that makes them all, and a pool that keeps them apart.
+
+A size is the side l of the longer axis; the other goes with it.
+
+Shapes: B batch, c channels, H x W the data's own size, h x w another.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcil.data import Augment
+from fcil.nets import NoisyGenerator
+from fcil.nets.resnet import Shape
+from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.pool import endless_rows, to_bytes, view
+from fcil.types import Tensors
+
+Size = tuple[int, int]
+"""Height and width."""
+Shown = Literal["native", "up", "canvas", "mixed"]
+"""How a small image is shown to a net: as it is, stretched to H x W, at a random place of H x W, or one of them."""
+KINDS: tuple[Literal["native", "up", "canvas"], ...] = ("native", "up", "canvas")
+
+
+def usual_sizes(native: int) -> tuple[int, ...]:
+    """96, 112 and 128 for 224 pixels; below 128 pixels a half, three quarters and the whole."""
+    shares = (3 / 7, 1 / 2, 4 / 7) if native >= 128 else (1 / 2, 3 / 4, 1)
+    return tuple(dict.fromkeys(max(1, round(native * share)) for share in shares))
+
+
+def native(shape: Shape) -> Size:
+    """Height and width of the data."""
+    return shape[1], shape[2]
+
+
+def scaled(shape: Shape, side: int) -> Size:
+    """Height and width of images of c x H x W whose longer axis has `side` pixels."""
+    high, wide = shape[1:]
+    return max(1, round(high * side / max(high, wide))), max(1, round(wide * side / max(high, wide)))
+
+
+def shrunk(augment: Augment, size: Sequence[int], shape: Shape) -> Augment:
+    """The same changes for a smaller image: crops move it by the same share of its side."""
+    return replace(augment, padding=round(augment.padding * max(size) / max(shape[1:])))
+
+
+def resize(x: Tensor, size: Size) -> Tensor:
+    """Bilinear interpolation of x (B, c, h, w), corners not aligned, as two products of matrices.
+
+    The backward pass of torch's own adds in any order on a GPU, so that no run would equal another.
+    """
+    if tuple(x.shape[2:]) == size:
+        return x
+    high, wide = (_line(own, new, x.device, x.dtype) for own, new in zip(x.shape[2:], size, strict=True))
+    return high.T @ x @ wide
+
+
+@lru_cache(maxsize=64)
+def _line(length: int, wanted: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Weights (length, wanted) of linear interpolation, kept because a copy to a GPU for every batch is a wait."""
+    with torch.inference_mode(False):
+        weights = F.interpolate(torch.eye(length, dtype=torch.float64)[None], size=wanted, mode="linear")
+        return weights[0].to(device, dtype)
+
+
+def enlarged(images: Tensor, size: Size) -> Tensor:
+    """Images of bytes (B, c, h, w) in another size, some at a time: as numbers they need four times the memory."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    return torch.cat([to_bytes(resize(part / 255, size), "round") for part in torch.split(images, 256)])
+
+
+class LateResize(nn.Module):
+    """The last doubling of a generator, which may lead to any size; a true doubling repeats pixels as the others do."""
+
+    size: Size | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        twice = (2 * x.shape[2], 2 * x.shape[3])
+        if self.size in (None, twice):
+            return F.interpolate(x, scale_factor=2.0)
+        return resize(x, self.size)
+
+
+class SizedGenerator(NoisyGenerator):
+    """A `NoisyGenerator` of images of any size: all of its weights serve all sizes.
+
+    Built for the largest of them, in multiples of what its stack can make; the deep stack is taken
+    for data of 128 pixels and more. `aim` sets the size of the images to come.
+
+    Args:
+        shape: c, H, W of the data.
+        sides: the sizes it is to make.
+    """
+
+    def __init__(
+        self,
+        anchors: Tensor,
+        shape: Shape,
+        sides: Sequence[int],
+        batch_size: int,
+        latent: int,
+        width: int,
+        rows_per_layer: int,
+    ) -> None:
+        deep = max(shape[1:]) >= 128
+        factor = 16 if deep else 4
+        base = [factor * -(-side // factor) for side in scaled(shape, max(sides))]
+        super().__init__(anchors, (shape[0], *base), batch_size, latent, width, rows_per_layer, deep)
+        self._late = [name for name, _ in self.named_children() if name.startswith("up")][-1]
+        setattr(self, self._late, LateResize())
+
+    def aim(self, size: Size) -> None:
+        """Height and width of the images of the next forwards."""
+        cast(LateResize, self.get_submodule(self._late)).size = size
+
+
+def by_size(batches: Sequence[Tensor], about: Tensors, held: Tensor) -> list[Tensors]:
+    """A bucket for every size: its images `x`, what else is known of them, and `id`, where `held` names them.
+
+    Args:
+        batches: images (B, c, h, w) of one size each, all of one B.
+        about: tensors of a row for every image of all batches.
+        held: which images are wanted, (N,), counted over all batches.
+    """
+    count, sizes = len(batches[0]), [tuple(images.shape[2:]) for images in batches]
+    buckets: list[Tensors] = []
+    for size in dict.fromkeys(sizes):
+        ours = [n for n, other in enumerate(sizes) if other == size]
+        place = held.new_full((len(sizes),), -1)
+        place[ours] = torch.arange(len(ours), device=held.device)
+        at = place[held // count]
+        mine = (at >= 0).nonzero().flatten()
+        if len(mine):
+            x = torch.cat([batches[n] for n in ours])[at[mine] * count + held[mine] % count]
+            buckets.append({"x": x, "id": mine} | {name: t[held[mine]] for name, t in about.items()})
+    return buckets
+
+
+def bucketed(
+    buckets: Sequence[Tensors],
+    problem: Inversion,
+    count: int,
+    rng: torch.Generator,
+    chance: torch.Generator,
+    shown: Shown,
+) -> Iterator[Views]:
+    """Batches without end, each of one bucket, which is drawn as often as its images are many.
+
+    Args:
+        buckets: `x` of one size each, `y`, and `id`: which row of the pool each is.
+        rng: orders and changes images.
+        chance: draws buckets and the way they are shown; its numbers are read on the host, many at a time.
+    """
+    ends = list(accumulate(len(bucket["x"]) for bucket in buckets))
+    passes = [endless_rows(len(bucket["x"]), count, rng, problem.device) for bucket in buckets]
+    for which, how, down, across in _fractions(chance):
+        n = bisect(ends, which * ends[-1])
+        bucket, rows = buckets[n], next(passes[n])
+        augment = shrunk(problem.augment, bucket["x"].shape[2:], problem.shape)
+        x = view(bucket, rows, augment, rng, problem.mean, problem.std)
+        kind = KINDS[int(how * len(KINDS))] if shown == "mixed" else shown
+        yield Views(_show(x, native(problem.shape), kind, down, across), bucket["y"][rows], bucket["id"][rows])
+
+
+def _fractions(chance: torch.Generator) -> Iterator[list[float]]:
+    """Four numbers in [0, 1) at a time, without end."""
+    while True:
+        yield from torch.rand(256, 4, generator=chance, device=chance.device).tolist()
+
+
+def _show(x: Tensor, whole: Size, kind: Literal["native", "up", "canvas"], down: float, across: float) -> Tensor:
+    """Normalised images x (B, c, h, w); around them a canvas is 0, the mean of the data."""
+    high, wide = whole[0] - x.shape[2], whole[1] - x.shape[3]
+    if kind == "native" or (high, wide) == (0, 0):
+        return x
+    if kind == "up":
+        return resize(x, whole)
+    top, left = int(down * (high + 1)), int(across * (wide + 1))
+    return F.pad(x, (left, wide - left, top, high - top))

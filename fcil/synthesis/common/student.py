@@ -1,0 +1,108 @@
+"""The server-side student: a net that learns from synthetic samples what the teacher knows.
+
+During synthesis it tells the generator where samples are still informative (the adversarial
+term); on its own it is what data-free distillation is after.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import islice
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcil.losses import kl_divergence
+from fcil.nets import Net
+from fcil.rng import Key, generator, seeded
+from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.pool import endless_rows, view
+from fcil.types import Output, Tensors, Terms
+
+
+def distillation(student: Output, teacher: Output, temperature: float, text_weight: float) -> Terms:
+    """T^2 KL(teacher/T || student/T) + w mean (g_student - g_teacher)^2, g of the label-text heads."""
+    terms = {"kl": kl_divergence(student.logits, teacher.logits, temperature)}
+    if text_weight and student.embedding is not None and teacher.embedding is not None:
+        terms["embedding"] = text_weight * F.mse_loss(student.embedding, teacher.embedding)
+    return terms
+
+
+def student_of(problem: Inversion, start: Literal["fresh", "reference"], *key: Key) -> Net:
+    """The student that the problem brings along, or an untrained copy of the teacher."""
+    return problem.student if problem.student is not None else untrained_copy(problem.teacher, start, *key)
+
+
+def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key) -> Net:
+    """A student of the teacher's architecture that knows nothing, or nearly.
+
+    `fresh` draws every weight anew. `reference` does what the released code of LANDER does: it
+    redraws convolutions, batch-norm gains and the label-text head, but its classifier and the
+    batch-norm statistics stay the teacher's.
+    """
+    device = teacher.classifier.weight.device
+    student = copy.deepcopy(teacher).cpu()  # drawn there, so that it is the same on every device
+    with seeded(*key, "student"):
+        for module in student.modules():
+            if start == "fresh":
+                _draw_fresh(module)
+            elif module is not student.classifier:
+                _draw_as_reference(module)
+    return student.requires_grad_(False).eval().to(device)
+
+
+def _draw_fresh(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
+        module.reset_parameters()
+
+
+def _draw_as_reference(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.xavier_normal_(module.weight)
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        nn.init.normal_(module.bias)
+
+
+def cosine(first: float, last: float, past: float) -> float:
+    """From `first` towards `last` along half a cosine; `past` in [0, 1) is the share that lies behind."""
+    return last + (first - last) * ((1 + math.cos(math.pi * past)) / 2)
+
+
+def train_student(
+    student: Net,
+    problem: Inversion,
+    pool: Tensors,
+    loss: Callable[[Output, Output], Terms],
+    *,
+    steps: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    key: tuple[Key, ...],
+) -> dict[str, Tensor]:
+    """`steps` steps on random views of the pool. Returns the mean of each term, on the device."""
+    rng = generator(*key, "student batches", device=problem.device)
+    student.train().requires_grad_(True)
+    sums: dict[str, Tensor] = {}
+    for rows in islice(endless_rows(len(pool["x"]), batch_size, rng, problem.device), steps):
+        x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
+        with problem.autocast():
+            with torch.no_grad():
+                target = problem.teacher(x)
+            terms = loss(student(x), target)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0) + term.detach()
+    student.eval().requires_grad_(False)
+    return {name: total / steps for name, total in sums.items()}

@@ -1,0 +1,1 @@
+"""Base classes of kinds of synthesizers: with a generator loop, over pixels, with a student, of several sizes."""

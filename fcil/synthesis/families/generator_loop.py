@@ -1,0 +1,187 @@
+"""Generators that live on: noise becomes images, one generator learns step by step, and samples are drawn at the end.
+
+What DAFL, ZSKT, DFQ, DFAD and RDSKD have in common. Beside the generator nothing is kept while it learns: a
+student sees fresh samples in each of its steps, and so does whoever asks for `views`. Samples are drawn with the
+generator in eval mode, where its batch norms use the averages they have taken.
+
+    z ~ N(0, 1),   x = (G(z) - mean) / std        mean, std of the real data
+
+Nobody tells G which class to make: the answer of the teacher T is the label. Where only some classes are asked
+for, the terms of G speak of those, and of the samples drawn in the end those are kept that T, all its classes
+considered, puts into one of them.
+
+Augmentation plays no part, as in the code of these methods: there are no two looks at a fresh sample.
+
+Shapes: B batch, C classes, n width of the noise, (c, H, W) an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fcil.data import normalise
+from fcil.errors import TrainingError
+from fcil.nets import Net, PlainGenerator
+from fcil.nets.resnet import Shape
+from fcil.rng import generator, seeded
+from fcil.synthesis.common.base import Inversion, Synthesizer, Views
+from fcil.synthesis.common.inner_loop import asked, readable
+from fcil.synthesis.common.pool import to_bytes
+from fcil.synthesis.common.preconditions import makeable
+from fcil.types import Count, Positive, Tensors, Terms
+
+PATIENCE = 20
+"""How many times as many samples as are wanted are drawn at most, where only some classes are asked for."""
+
+
+@dataclass
+class Chain:
+    """The state of one generator and, where the method has one, its student."""
+
+    number: int
+    generator: nn.Sequential  # noise (B, n) -> images (B, c, H, W)
+    optimizer: torch.optim.Adam
+    student: Net | None = None
+    teaching: torch.optim.SGD | None = None  # None where nobody teaches the student, or somebody else does
+    memory: Tensors = field(default_factory=dict)  # what a method remembers from step to step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live(Synthesizer):
+    """A generator that is trained in place and sampled when it is asked."""
+
+    rounds: Count = 800
+    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    steps: Count = 20
+    """Steps of the generator in an episode, each with the student's that belong to it."""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Samples per step of the generator (`synthesis_batch_size`)."""
+    lr: Positive = 1e-3
+    """Adam's rate (`lr_g`)."""
+    latent: Count = 256
+    """Width of the noise (`nz`)."""
+    width: Count = 64
+    """Channels of the generator's last stage (`ngf`); the first maps have four times as many."""
+
+    numbered: ClassVar[bool] = False
+    betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
+    """Adam's."""
+
+    # A method implements these ------------------------------------------------------------------
+
+    def terms(self, problem: Inversion, chain: Chain, x: Tensor) -> Terms:
+        """The weighted terms of the generator's loss for a batch of the nets' input (B, c, H, W)."""
+        raise NotImplementedError
+
+    def new_generator(self, shape: Shape) -> nn.Sequential:
+        """An untrained generator; it takes its weights from torch's global stream."""
+        return PlainGenerator(shape, self.latent, self.width, first=4)
+
+    def inputs(self, problem: Inversion, chain: Chain, z: Tensor) -> Tensor:
+        """Noise (B, n) -> the nets' input (B, c, H, W), normalised; in the mode that the generator is in."""
+        return normalise(chain.generator(z).to(problem.mean), problem.mean, problem.std)
+
+    # The rest is shared -------------------------------------------------------------------------
+
+    def smoke(self) -> Self:
+        samples = max(self.chains, min(self.samples, 64))
+        return replace(self, rounds=2, steps=2, batch_size=min(self.batch_size, 32), samples=samples)
+
+    @property
+    def episodes(self) -> int:
+        return -(-self.rounds // self.chains)
+
+    def checked(self, problem: Inversion) -> Inversion:
+        super().checked(problem)
+        makeable(self.name, problem, lambda: self.new_generator(problem.shape))
+        return problem
+
+    def start(self, problem: Inversion, chain: int) -> Chain:
+        with seeded(*problem.key, chain, "generator"):
+            made = self.new_generator(problem.shape).to(problem.device)
+        return Chain(chain, made, torch.optim.Adam(made.parameters(), self.lr, self.betas, fused=True))
+
+    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+        rng = generator(*problem.key, chain.number, number, "noise", device=problem.device)
+        sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
+        for step in range(self.steps):
+            for name, term in self.alternate(problem, chain, step, rng).items():
+                sums[name] = sums.get(name, 0) + term
+        return readable({name: total / self.steps for name, total in sums.items()}, number)
+
+    def alternate(self, problem: Inversion, chain: Chain, step: int, rng: torch.Generator) -> Terms:
+        """Step `step` (from 0) of an episode; the terms that it found, without gradients."""
+        chain.generator.train()
+        with problem.autocast():
+            terms = self.terms(problem, chain, self.inputs(problem, chain, self.noise(problem, self.batch_size, rng)))
+        loss = torch.stack(list(terms.values())).sum()
+        chain.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        chain.optimizer.step()
+        return {name: term.detach() for name, term in (terms | {"total": loss}).items()}
+
+    def noise(self, problem: Inversion, count: int, rng: torch.Generator) -> Tensor:
+        """(count, n); drawn in single precision where the stream lives, so equal on every device."""
+        return torch.randn(count, self.latent, generator=rng, device=rng.device).to(problem.mean)
+
+    @torch.no_grad()
+    def fresh(self, problem: Inversion, chain: Chain, count: int, rng: torch.Generator) -> Tensor:
+        """New input for the nets (count, c, H, W), of the generator as it stands."""
+        chain.generator.eval()
+        return self.inputs(problem, chain, self.noise(problem, count, rng))
+
+    def views(self, problem: Inversion, chain: Chain, count: int, rng: torch.Generator) -> Iterator[Views]:
+        """Fresh samples of the generator as it stands at each batch, as they are, with the teacher's answers.
+
+        A batch is smaller where few samples are of the classes asked for.
+        """
+        while True:
+            x, y = self.drawn(problem, chain, count, rng, rounded=False)
+            yield Views(x, y, None)
+
+    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+        """Samples cut to [0, 1] in 8 bits, `x`, and what the teacher says of them, `y`.
+
+        They are fewer than the share where the generator hardly makes the classes asked for: `PATIENCE`.
+        """
+        rng = generator(*problem.key, chain.number, "pool", device=problem.device)
+        x, y = self.drawn(problem, chain, self.share(chain.number), rng, rounded=True)
+        return {"x": x, "y": y}
+
+    @torch.no_grad()
+    def drawn(
+        self, problem: Inversion, chain: Chain, count: int, rng: torch.Generator, *, rounded: bool
+    ) -> tuple[Tensor, Tensor]:
+        """At most `count` samples with the teacher's answers (N,), none of another class than the ones asked for.
+
+        Raises:
+            TrainingError: there is none.
+        """
+        wanted, some = asked(problem), len(problem.labels) < problem.num_classes
+        mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
+        samples: list[Tensor] = []
+        answers: list[Tensor] = []
+        missing, patience = count, PATIENCE * count
+        while missing > 0 and patience > 0:
+            size = self.batch_size if some else min(self.batch_size, missing)
+            x = self.fresh(problem, chain, size, rng)
+            seen = x if not rounded else to_bytes(x * std + mean, "round")
+            answer = problem.teacher(x if not rounded else normalise(seen, problem.mean, problem.std)).logits.argmax(1)
+            if some:
+                kept = torch.isin(answer, wanted).nonzero().flatten()[:missing]
+                seen, answer = seen[kept], answer[kept]
+            samples.append(seen)
+            answers.append(answer)
+            missing, patience = missing - len(seen), patience - size
+        if missing == count:
+            raise TrainingError(
+                f"synthesizer {self.name}: of {PATIENCE * count} samples the teacher sees none as one of the "
+                f"{len(problem.labels)} classes asked for; raise rounds"
+            )
+        return torch.cat(samples), torch.cat(answers)
