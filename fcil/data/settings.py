@@ -130,8 +130,8 @@ class DataSettings:
     orientation: Literal["upright", "stored"] = "upright"
     """Whether images decoded from files are turned `upright` as their EXIF orientation says, or left as `stored`."""
     test_share: TestShare | None = None
-    """Share of the images of every class that test, of an image folder without a test split: 0.2, or `{share: 0.2,
-    seed: 1}` for others. The classes may then also lie at the top of the folder. null: there is a test split."""
+    """Share of the images of every class that test, of an image folder without a test split, whose classes may also
+    lie at its top: 0.2, or `{share: 0.2, seed: 1}` for other images; null: there is a test split."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
     images, so that hyper-parameters can be chosen without looking at the test set."""
