@@ -521,7 +521,8 @@ def test_a_distillation_is_shown_with_every_default(command: Command, tmp_path: 
         assert part in " ".join(table.out.split())
     first, second = json.loads(command("show", source, "student.steps=7", "--json").out)
     assert (first["student"]["steps"], list(second["synthesizer"])) == (7, ["dafl"])
-    assert parse(Distillation, {k: v for k, v in first.items() if k not in ("counts", "remarks")}, Where("shown")).student.steps == 7
+    settings = {key: value for key, value in first.items() if key not in ("counts", "remarks")}
+    assert parse(Distillation, settings, Where("shown")).student.steps == 7
     assert [len(first["counts"]), len(first["counts"][0])] == [1, 1]
     assert_refused(command("show", source, "--split", "split.json"), "a distillation has one holder of its data")
     assert_refused(command("show", source, "student.stesp=7"), "student.stesp: unknown key", 'Did you mean "steps"?')

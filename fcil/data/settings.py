@@ -139,8 +139,8 @@ class DataSettings:
     """At most so many training images of each class, drawn once and for all, for a look at a large set; null: all."""
     augment: bool | AugmentSettings = True
     """Whether training images are cropped, flipped and brightened at random, as is usual for the data set; a mapping
-    such as `{flip: false, crop: 2}` changes some of that. It also changes how synthetic samples are augmented, and so
-    does `none`; `false` is for the images of clients alone."""
+    such as `{flip: false, crop: 2}` changes some of that, for synthetic samples too, as `none` does, while `false` is
+    for the images of clients alone."""
     split: SplitFile | None = None
     """A file that says which classes come in which task and which client holds which images, instead of `tasks`,
     `order` and `partition`: the partition.json of a run, or what `fcil show X.yaml --split FILE` writes."""
