@@ -38,19 +38,10 @@ from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RefArray, new_context, new_run
 from fcil.federation.plan import Plan, scenario_of
 from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
-from fcil.federation.protection.attacks import (
-    ATTACKS,
-    LabelFlip,
-    Noise,
-    Scale,
-    SignFlip,
-    flipped,
-    forge,
-    given,
-    malicious,
-)
+from fcil.federation.protection.attacks import ATTACKS, LabelFlip, Noise, Scale, SignFlip, flipped
 from fcil.federation.protection.averager import Averager, check_safeguards, spent
 from fcil.federation.protection.flower_messages import numpy_seeded
+from fcil.federation.protection.malicious import forge, given, malicious
 from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods, around, said
 from fcil.federation.protection.privacy import Privacy, epsilon, private_mean
 from fcil.federation.settings import FederationSettings

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from fcil.check.floors import floor
+
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LOGS = {"logging", "wandb", "tensorboard"}
 ENGINES = {"flwr", "ray"}
@@ -14,8 +16,8 @@ DRAWS = {
     *(f"torch.{n}" for n in ("normal", "bernoulli", "multinomial", "manual_seed", "seed")),
     *("F.dropout", "F.dropout2d", "F.gumbel_softmax"),
 }
-ABOVE = ("federation", "experiment", "store", "plots", "progress", "cli", "flower", "check")
-"""Parts of `fcil` that play strategies; a strategy uses none of them."""
+FOR_EXPERIMENTS = {"Run", "distill", "load", "resume", "run", "show"}
+"""Names of `fcil` itself that begin or read runs; all others are for strategies, too."""
 
 
 def offences(source: str) -> Iterator[tuple[int, str]]:
@@ -53,13 +55,21 @@ def _import(name: str) -> str | None:
         return f"imports {top}; state is values, and the house saves it"
     if top in LOGS:
         return f"imports {top}; numbers in an update's metrics are logged by the house"
-    if top in ENGINES or (top == "fcil" and len(parts) > 1 and parts[1] in (*ABOVE, "run", "load")):
+    if top in ENGINES or (top == "fcil" and len(parts) > 1 and _is_above(name, parts)):
         return f"imports {name}, which plays strategies; a strategy is handed what it may use"
     if name.endswith(".DataLoader"):
         return "a DataLoader; batches come from client.batches"
     if ".".join(parts[:2]) in LOADERS or name.endswith(".load_dataset"):
         return f"imports {name}; the data a strategy may see is in client.shard"
     return None
+
+
+def _is_above(name: str, parts: list[str]) -> bool:
+    """Whether something of `fcil` lies above strategies: the one law for the house's own and for those of users."""
+    theirs, own = floor(name), floor("strategies")
+    return (len(parts) == 2 and parts[1] in FOR_EXPERIMENTS) or (
+        theirs is not None and own is not None and theirs > own
+    )
 
 
 def _call(node: ast.Call) -> str | None:

@@ -11,8 +11,9 @@ from fcil.data import Scenario, task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.plan import Plan, oddities_of, tasks_of
 from fcil.federation.protection.aggregation import Mean
-from fcil.federation.protection.attacks import LabelFlip, malicious
+from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.averager import check_safeguards
+from fcil.federation.protection.malicious import malicious
 from fcil.nets import check_batch, normalises_one
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients

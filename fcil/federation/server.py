@@ -33,8 +33,8 @@ from fcil.federation.messages.replies import Expected, read_update
 from fcil.federation.messages.sharing import Shared, sizes
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan, first_net, tasks_of
-from fcil.federation.protection.attacks import malicious
 from fcil.federation.protection.averager import Averager, spent
+from fcil.federation.protection.malicious import malicious
 from fcil.federation.runtime.interrupts import Interrupted, Interrupts
 from fcil.federation.runtime.timing import Phases, timed
 from fcil.federation.runtime.user_code import calling, named_state

@@ -16,22 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
-from flwr.app import ArrayRecord, Message
 from torch import Tensor
 
 from fcil.config import Where
 from fcil.data import Shard
-from fcil.federation.codec import to_arrays, to_tensors
-from fcil.federation.protection.bn_variance import settled
 from fcil.federation.protection.tagged_choice import read_named, short_form
 from fcil.rng import generator
 from fcil.types import Fraction, Positive, Task
-
-if TYPE_CHECKING:
-    from fcil.federation.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,39 +105,8 @@ class Scale(Attack):
 ATTACKS: dict[str, type[Attack]] = {c.name: c for c in (LabelFlip, SignFlip, Noise, Scale)}
 
 
-def malicious(plan: Plan) -> list[int]:
-    """The malicious clients of a run, by number; none without an attack."""
-    attack = plan.federation.attack
-    return [] if attack is None else attack.clients(plan.seed, plan.federation.clients)
-
-
 def flipped(shard: Shard, tasks: Sequence[Task]) -> Shard:
     """The same samples, each with the label of the next class of its task."""
     first = torch.tensor([task.num_old for task in tasks]).to(shard.labels)[shard.tasks - 1]
     count = torch.tensor([task.num_new for task in tasks]).to(shard.labels)[shard.tasks - 1]
     return replace(shard, labels=first + (shard.labels - first + 1) % count)
-
-
-def given(plan: Plan, client: int, shard: Shard, tasks: Sequence[Task]) -> Shard:
-    """The samples as this client trains on them: its own, or with flipped labels."""
-    attack = plan.federation.attack
-    flips = isinstance(attack, LabelFlip) and client in malicious(plan)
-    return flipped(shard, tasks) if flips else shard
-
-
-def forge(plan: Plan, who: tuple[int, int, int], message: Message, reply: Message) -> None:
-    """Put what a malicious client sends in place of what its training has made.
-
-    Args:
-        who: task, round and client.
-    """
-    attack = plan.federation.attack
-    if attack is None or not attack.forges or who[-1] not in malicious(plan) or "weights" not in reply.content:
-        return
-    start, honest = (to_tensors(cast(ArrayRecord, m.content["weights"])) for m in (message, reply))
-    stream = generator(plan.seed, "attack", *who)
-    lies = {
-        name: attack.forged(t, start[name], stream) if t.is_floating_point() and name in start else t
-        for name, t in honest.items()
-    }
-    reply.content["weights"] = to_arrays(settled(lies, start))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from fcil.averaging import Weighting
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.protection.aggregation import Mean, average
-from fcil.federation.protection.attacks import LabelFlip, malicious
+from fcil.federation.protection.attacks import LabelFlip
+from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.mods import NORM_BIT, SHARED_NORM, AdaptiveClipping, LocalDp
 from fcil.federation.protection.privacy import epsilon, private_mean
 from fcil.roles import Server

@@ -2,7 +2,8 @@
 
 A module imports from its own floor or from lower ones, inside functions too. Only
 `fcil/federation/` knows flwr and Ray. Nothing is pickled, nothing is printed, no device is named by
-hand. A new module gets a line in FLOORS.
+hand. A new room gets a line in `fcil.check.floors`. No two files import each other, by whatever way round,
+and no folder holds more modules than one takes in at a glance.
 """
 
 from __future__ import annotations
@@ -13,48 +14,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FLOORS = {
-    **dict.fromkeys(("fcil.types", "fcil.rng", "fcil.config", "fcil.errors", "fcil.fidelity", "fcil.io.bounded"), 0),
-    "fcil.config.yaml": 0,
-    **dict.fromkeys(("fcil.data", "fcil.nets", "fcil.anchors"), 1),
-    **dict.fromkeys(("fcil.losses", "fcil.metrics", "fcil.optimizer", "fcil.exemplars", "fcil.inversion"), 1),
-    "fcil.config.registry": 0,
-    "fcil.subspace": 1,
-    "fcil.distillers": 2,
-    **dict.fromkeys(
-        (
-            "fcil.strategy",
-            "fcil.roles",
-            "fcil.methods.loading",
-            "fcil.methods.verbs",
-            "fcil.synthesis",
-            "fcil.averaging",
-        ),
-        2,
-    ),
-    "strategies": 3,
-    "fcil.federation": 4,
-    **dict.fromkeys(
-        ("fcil.experiment", "fcil.store", "fcil.plots", "fcil.console.progress", "fcil.methods.listing"), 5
-    ),
-    **dict.fromkeys(
-        (
-            "fcil.store.groups",
-            "fcil.console.tables",
-            "fcil.console.eta",
-            "fcil.methods.scaffold",
-            "fcil.methods.introspection",
-        ),
-        5,
-    ),
-    **dict.fromkeys(("fcil.config.matrix", "fcil.playing"), 5),
-    **dict.fromkeys(("fcil.check", "fcil.compare", "fcil.distillation", "fcil.distillation.quantisation"), 5),
-    **dict.fromkeys(("fcil.report", "fcil.terminal.listing", "fcil.doctor.show"), 5),
-    **dict.fromkeys(("fcil.store.activity", "fcil.runs.verify", "fcil.doctor", "fcil.runs.export_split"), 5),
-    **dict.fromkeys(("fcil.cli", "fcil.entry", "fcil.terminal.streams", "fcil.terminal.help"), 6),
-    **dict.fromkeys(("fcil.flower", "fcil.__main__", "fcil"), 6),
-}
+from fcil.check.floors import floor
+
+ROOT = Path(__file__).parent.parent.parent
+STRATEGIES = floor("strategies")
 ENGINES = {"flwr", "ray"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FORBIDDEN_IN_STRATEGIES = {"logging", "wandb", "tensorboard"}
@@ -66,12 +29,6 @@ def modules() -> Iterator[tuple[str, str]]:
     for path in sorted([*ROOT.glob("fcil/**/*.py"), *ROOT.glob("strategies/**/*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         yield ".".join(parts).removesuffix(".__init__"), path.read_text(encoding="utf-8")
-
-
-def floor(module: str) -> int | None:
-    """The floor of the longest listed name that `module` is or lies in; the package itself holds nobody."""
-    names = [".".join(module.split(".")[:n]) for n in range(module.count(".") + 1, 0, -1)]
-    return next((FLOORS[name] for name in names if name in FLOORS and (name != "fcil" or module == "fcil")), None)
 
 
 def homes() -> dict[str, str]:
@@ -101,17 +58,17 @@ def offences(module: str, source: str) -> Iterator[str]:
     """What a module does that the laws forbid."""
     tree, own = ast.parse(source), floor(module)
     if own is None:
-        yield "has no floor in tests/test_floors.py"
+        yield "has no floor in fcil/check/floors.py"
         return
     for line, target in imports(tree):
         top, theirs = target.split(".")[0], floor(target)
         if target == ".":
             yield f"line {line}: a relative import"
         elif theirs is not None and theirs > own and module != "fcil":
-            yield f"line {line}: floor {own} imports {target} from floor {theirs}"
+            yield f"line {line}: imports {target} from floor {theirs}, which lies above its own, {own}"
         elif top in ENGINES and not f"{module}.".startswith("fcil.federation."):
             yield f"line {line}: imports {top} outside fcil/federation"
-        elif top in PICKLES or (top in FORBIDDEN_IN_STRATEGIES and own == FLOORS["strategies"]):
+        elif top in PICKLES or (top in FORBIDDEN_IN_STRATEGIES and own == STRATEGIES):
             yield f"line {line}: imports {top}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Call | ast.Attribute | ast.Name) and (deed := forbidden(node, own)):
@@ -125,7 +82,7 @@ def forbidden(node: ast.Call | ast.Attribute | ast.Name, own: int) -> str | None
     text = ast.unparse(node)
     if text in {"torch.load", "torch.save", "torch.package"}:
         return f"{text} (pickle)"
-    if own == FLOORS["strategies"] and text.split(".")[-1] == "DataLoader":
+    if own == STRATEGIES and text.split(".")[-1] == "DataLoader":
         return "a DataLoader in a strategy"
     if not isinstance(node, ast.Call):
         return None
@@ -135,7 +92,7 @@ def forbidden(node: ast.Call | ast.Attribute | ast.Name, own: int) -> str | None
     if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords):
         return "allow_pickle"
     arguments = " ".join(map(ast.unparse, [*node.args, *(k.value for k in node.keywords)]))
-    if own == FLOORS["strategies"] and called.endswith(".to") and ("device" in arguments or "cuda" in arguments):
+    if own == STRATEGIES and called.endswith(".to") and ("device" in arguments or "cuda" in arguments):
         return f"{text}: a strategy moves nothing between devices"
     return None
 
@@ -153,13 +110,13 @@ def test_every_room_is_read():
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("fcil.losses", "from fcil.strategy import Strategy", "floor 1 imports fcil.strategy from floor 2"),
-        ("fcil.rng", "def f():\n    import fcil.data.tasks", "floor 0 imports fcil.data.tasks from floor 1"),
-        ("fcil.nets.net", "from fcil import Strategy", "floor 1 imports fcil.strategy from floor 2"),
-        ("fcil.nets.net", "from fcil import synthesis", "floor 1 imports fcil.synthesis from floor 2"),
-        ("strategies.mine", "from fcil import run", "floor 3 imports fcil.experiment from floor 5"),
-        ("strategies.mine", "import fcil", "floor 3 imports fcil from floor 6"),
-        ("fcil.synthesis.mine", "import strategies.lander", "floor 2 imports strategies.lander from floor 3"),
+        ("fcil.losses", "from fcil.strategy import Strategy", "imports fcil.strategy from floor"),
+        ("fcil.rng", "def f():\n    import fcil.data.tasks", "imports fcil.data.tasks from floor"),
+        ("fcil.nets.net", "from fcil import Strategy", "imports fcil.strategy from floor"),
+        ("fcil.nets.net", "from fcil import synthesis", "imports fcil.synthesis from floor"),
+        ("strategies.mine", "from fcil import run", "imports fcil.experiment from floor"),
+        ("strategies.mine", "import fcil", "imports fcil from floor"),
+        ("fcil.synthesis.mine", "import strategies.lander", "imports strategies.lander from floor"),
         ("fcil.cli", "def f():\n    from ray import get", "imports ray outside fcil/federation"),
         ("fcil.store.files", "from . import folder", "a relative import"),
         ("fcil.federation.codec", "import pickle", "imports pickle"),
@@ -189,3 +146,62 @@ def test_an_offender_is_caught(module, source, complaint):
 )
 def test_the_law_abiding_are_left_alone(module, source):
     assert list(offences(module, source)) == []
+
+
+# Circles ------------------------------------------------------------------------------------------
+
+WHOLE = 16
+"""Modules that lie flat in one folder, at most."""
+
+
+def arrows() -> dict[str, set[str]]:
+    """For each module those it imports, wherever in its text, but for what is there for type checkers alone."""
+    sources = dict(modules())
+    found: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        idle = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for inner in ast.walk(node)
+        }
+        found[module] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node not in idle and node.module:
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                found[module] |= {name if name in sources else node.module for name in whole}
+            elif isinstance(node, ast.Import) and node not in idle:
+                found[module] |= {alias.name for alias in node.names}
+        found[module] &= sources.keys() - {module}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that reach themselves, each with all those it goes round with."""
+    reached = {module: set(targets) for module, targets in graph.items()}
+    for middle in graph:  # Warshall
+        for targets in reached.values():
+            if middle in targets:
+                targets |= reached[middle]
+    return sorted({tuple(sorted(m for m in reached[own] if own in reached[m])) for own in graph if own in reached[own]})
+
+
+def test_no_two_files_import_each_other():
+    graph = arrows()
+    del graph["fcil"]  # which loads its names when they are first asked for
+    assert circles({module: targets - {"fcil"} for module, targets in graph.items()}) == []
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [("a", "b", "c")]
+
+
+def test_no_folder_is_crowded():
+    flat: dict[str, int] = {}
+    for module, _ in modules():
+        if not module.endswith("__main__") and not (ROOT / Path(*module.split("."))).is_dir():
+            folder = module.rpartition(".")[0]
+            flat[folder] = flat.get(folder, 0) + 1
+    del flat["strategies"]  # a method a file, however many there are
+    assert {folder: count for folder, count in flat.items() if count > WHOLE} == {}

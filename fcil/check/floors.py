@@ -1,0 +1,79 @@
+"""The floors of the house, from the ground up: a module imports from its own floor or from lower ones.
+
+`tests/laws` hold every module of `fcil/` and `strategies/` to it, `fcil check` every strategy.
+"""
+
+from __future__ import annotations
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity"),
+    ("fcil.io", "fcil.nets", "fcil.losses", "fcil.averaging", "fcil.optimizer", "fcil.metrics", "fcil.subspace"),
+    ("fcil.config",),
+    ("fcil.data",),
+    ("fcil.anchors", "fcil.exemplars", "fcil.synthesis.common"),
+    ("fcil.inversion", "fcil.synthesis"),
+    ("fcil.roles", "fcil.distillers"),
+    ("fcil.strategy",),
+    ("strategies",),
+    ("fcil.methods",),
+    (  # of the federation: what is sent, kept and guarded
+        "fcil.federation.compat",
+        "fcil.federation.codec",
+        "fcil.federation.observer",
+        "fcil.federation.deploy",
+        "fcil.federation.messages",
+        "fcil.federation.persistence",
+        "fcil.federation.protection",
+        "fcil.federation.ray",
+        "fcil.federation.runtime",
+        "fcil.federation.synthesis",
+    ),
+    (  # what is to be run
+        "fcil.federation.settings",
+        "fcil.federation.plan",
+        "fcil.federation.preconditions",
+        "fcil.federation.messages.failures",
+        "fcil.federation.protection.averager",
+        "fcil.federation.protection.malicious",
+        "fcil.federation.ray.runs",
+    ),
+    (  # what a worker does
+        "fcil.federation.evaluate",
+        "fcil.federation.executor",
+        "fcil.federation.grids",
+        "fcil.federation.runtime.user_code",
+        "fcil.federation.runtime.worker",
+        "fcil.federation.synthesis.jobs",
+    ),
+    (  # how workers are asked
+        "fcil.federation.checkpoint",
+        "fcil.federation.client",
+        "fcil.federation.exchange",
+        "fcil.federation.messages.recording_grid",
+        "fcil.federation.ray.grid",
+        "fcil.federation.synthesis.service",
+    ),
+    ("fcil.federation",),  # the server, and the engine that runs it
+    ("fcil.store",),
+    ("fcil.console",),
+    ("fcil.check", "fcil.compare", "fcil.plots"),
+    ("fcil.report", "fcil.runs"),
+    ("fcil.experiment",),
+    ("fcil.distillation",),
+    ("fcil.doctor",),
+    ("fcil.terminal",),
+    ("fcil.cli", "fcil.__main__", "fcil.flower", "fcil"),
+)
+"""Rooms of each floor, the lowest first; what lies in a room is on its floor unless it is listed itself."""
+
+_NUMBERS = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def floor(module: str) -> int | None:
+    """The floor of a module: that of the longest listed name that it is, or lies in; None if there is none.
+
+    The package `fcil` itself holds only its own `__init__`.
+    """
+    parts = module.split(".")
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((_NUMBERS[name] for name in names if name in _NUMBERS and (name != "fcil" or module == "fcil")), None)
