@@ -42,10 +42,10 @@ _HOMES = {
     ],
 }
 _MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
-_MODULES += ["report", "store", "synthesis", "verify"]
+_MODULES += ["report", "store", "synthesis"]
 
 _MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
-_MODULES += ["report", "store", "synthesis", "verify"]
+_MODULES += ["report", "store", "synthesis"]
 
 __all__ = [
     "Batch",
@@ -80,6 +80,8 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)
+    if name == "verify":
+        return importlib.import_module("fcil.runs.verify")
     if name in _MODULES:
         return importlib.import_module(f"fcil.{name}")
     raise AttributeError(f"module 'fcil' has no attribute {name!r}")
@@ -87,4 +89,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """What there is, loaded or not: for `dir(fcil)` and for completion in a notebook."""
-    return sorted([*__all__, *_MODULES, "__doc__", "__version__"])
+    return sorted([*__all__, *_MODULES, "verify", "__doc__", "__version__"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -35,8 +36,9 @@ def strategies() -> list[Row]:
 def synthesizers() -> list[Row]:
     rows = []
     for name in synthesizer_names():
-        source = Path(__file__).with_name("synthesis").joinpath(f"{name}.py").read_text(encoding="utf-8")
-        needs = ", ".join(sorted(synthesizer_class(name).needs))
+        kind = synthesizer_class(name)
+        source = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
+        needs = ", ".join(sorted(kind.needs))
         rows.append({"synthesizer": name, "what": first_line(source), "needs": needs})
     return rows
 

@@ -1,7 +1,7 @@
 """Run the suite with the oldest and the newest packages that `pyproject.toml` allows, in environments of their own.
 
     python tests/reliability/dependency_bounds.py                    # both ends, the whole default suite
-    python tests/reliability/dependency_bounds.py lowest -- -x tests/test_config.py
+    python tests/reliability/dependency_bounds.py lowest -- -x tests/config/test_config.py
 
 `lowest` takes the least version that each requirement names, and of what those need the newest;
 `highest` takes the newest of everything. Needs uv, which Flower brings. Several GB are downloaded.

@@ -2,8 +2,8 @@
 
     pytest -m slow tests/reliability/test_conformance.py
 
-Our grids run the same cases in `tests/test_grids.py`, and a grid that imitates Flower's in
-`tests/test_flower.py`. Here all run within one simulation, since it takes long to start.
+Our grids run the same cases in `tests/federation/test_grids.py`, and a grid that imitates Flower's in
+`tests/federation/test_flower.py`. Here all run within one simulation, since it takes long to start.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from small_distillations import AFTER, taught, write
 from small_runs import final_weights, same
-from test_distillation import AFTER, taught, write
 
 from fcil.store import Run
 

@@ -2,7 +2,7 @@
 
     pytest -m slow tests/reliability/test_parallel_ray.py
 
-`tests/test_parallel.py` has what does not need Ray.
+`tests/federation/test_parallel.py` has what does not need Ray.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from typing import Any
 import psutil
 import pytest
 from rich.console import Console
-from small_runs import LANDER, checkpoint, play, without_seconds, write_experiment
-from test_parallel import COUNTS, start, until
-from test_parallel import write as write_strategy
+from run_processes import COUNTS, start, until
+from small_runs import LANDER, checkpoint, play, without_seconds, write_experiment, write_strategy
 
 import fcil
 from fcil.errors import TrainingError

@@ -2,7 +2,7 @@
 
     pytest -m slow tests/reliability/test_signals.py -s
 
-`FCIL_SOAK_REPORT` names a file that gets a line of JSON for each. `tests/test_interrupts.py` has
+`FCIL_SOAK_REPORT` names a file that gets a line of JSON for each. `tests/federation/test_interrupts.py` has
 what does not need Ray.
 """
 

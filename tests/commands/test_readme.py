@@ -1,0 +1,71 @@
+"""What the README shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fcil
+from fcil.config import load_yaml
+from fcil.distillation import read as distillations
+from fcil.runs.plans import read
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TINY = [
+    "federation={clients: 2, rounds: 1, local_epochs: 1, batch_size: 16, max_batches: 2, backend: inprocess}",
+    "federation.stop_after=2",
+    "net={name: resnet8, width: 4}",
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_method_in_the_readme_runs_as_a_file_of_ones_own(tmp_path: Path) -> None:
+    (source,) = [b for b in blocks("python") if "class FedLwF" in b]
+    own = tmp_path / "fedlwf.py"
+    own.write_text(source)
+
+    (run,) = fcil.run(ROOT / "experiments/quickstart.yaml", *TINY, f"strategy={{{own}: {{keep: 10}}}}", out=tmp_path)
+
+    assert run.strategy == "fedlwf"
+    assert [set(r["terms"]) for r in run.rounds] == [{"ce"}, {"ce", "kd"}]
+    assert (run.path / "strategy.py").read_text() == source
+
+
+def test_the_settings_in_the_readme_are_those_of_the_quick_start() -> None:
+    (shown,) = [b for b in blocks("yaml") if "name: quickstart" in b]
+    real = load_yaml(ROOT / "experiments/quickstart.yaml")
+    for line in shown.splitlines():
+        key, _, value = line.partition(": ")
+        if value and not line.startswith(" ") and "..." not in value:
+            assert f"{key}: {value}" in (ROOT / "experiments/quickstart.yaml").read_text(), line
+            assert key in real
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_file_is_valid(path: Path) -> None:
+    if path.parent.name == "distill":
+        assert all(one.student_plan(seed) for one in distillations(path) for seed in one.seeds)
+        return
+    experiments = read(path)
+    assert all(e.plans() for e in experiments)
+    assert all(e.name for e in experiments)
+
+
+def test_the_python_of_the_readme_ends_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = [b for b in blocks("python") if "fcil.synthesis.create" in b]
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    began, names = time.process_time(), dict[str, Any]()
+    exec(shown, names)
+    assert time.process_time() - began < 20  # of a processor, whoever else is at work
+    assert names["runs"][0].finished
+    assert names["pool"]["x"].shape == (48, 3, 32, 32)
+    assert set(names["pool"]["y"].tolist()) == {0, 1, 2}

@@ -1,0 +1,121 @@
+"""The learning rate over rounds against the reference code, and the clients' optimizers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_vectors import assert_matches, load_case
+
+from fcil.config import Where, dump, parse
+from fcil.errors import ConfigError
+from fcil.optimizer import OptimizerSettings, build_optimizer, learning_rate
+
+
+def curve(settings: OptimizerSettings, rounds: int) -> torch.Tensor:
+    return torch.tensor([learning_rate(settings, r, rounds) for r in range(1, rounds + 1)], dtype=torch.double)
+
+
+@pytest.mark.parametrize("rounds", [10, 100])
+def test_cosine_matches_the_reference(rounds):
+    case = load_case("15_lander_lr_schedule")
+    expected = case.tensors[f"expected.cosine.rounds{rounds}"]
+    assert_matches(curve(OptimizerSettings(), rounds), expected, case.tolerance)
+
+
+@pytest.mark.parametrize("rounds", [10, 100])
+def test_whole_milestones_match_the_reference(rounds):
+    case = load_case("15_lander_lr_schedule")
+    settings = OptimizerSettings(schedule="step", milestones=tuple(case.parameters["milestones"]))
+    assert_matches(curve(settings, rounds), case.tensors[f"expected.step.rounds{rounds}"], case.tolerance)
+
+
+def test_fractional_milestones_match_the_reference_over_its_hundred_rounds():
+    case = load_case("15_lander_lr_schedule")
+    settings = OptimizerSettings(schedule="step")
+    assert_matches(curve(settings, 100), case.tensors["expected.step.rounds100"], case.tolerance)
+
+
+def test_fractional_milestones_scale_with_the_rounds():
+    rates = curve(OptimizerSettings(schedule="step", lr=1.0, milestones=(0.1, 1.0)), 30)
+    assert rates.tolist() == [1.0] * 3 + [0.1] * 27
+
+
+def test_a_constant_rate_stays():
+    assert set(curve(OptimizerSettings(schedule="constant", lr=0.01), 7).tolist()) == {0.01}
+
+
+def parsed(**raw: object) -> OptimizerSettings:
+    return parse(OptimizerSettings, raw, Where("e.yaml", "optimizer"))
+
+
+def test_milestones_keep_their_kind_through_yaml():
+    settings = parsed(schedule="step", milestones=[0.5, 75, 1.0])
+    assert settings.milestones == (0.5, 75, 1.0)
+    assert [type(m) for m in settings.milestones] == [float, int, float]
+    assert parse(OptimizerSettings, dump(settings), Where("e.yaml")) == settings
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"name": "sdg"},
+        {"lr": 0},
+        {"momentum": 1.0},
+        {"weight_decay": -1e-4},
+        {"milestones": [1.5]},
+        {"milestones": [0]},
+        {"schedule": "cosin"},
+        {"gamma": 2},
+    ],
+)
+def test_values_out_of_range_are_refused(raw):
+    with pytest.raises(ConfigError, match=f"e.yaml: optimizer.{next(iter(raw))}"):
+        parsed(**raw)
+
+
+def test_a_cosine_that_would_rise_is_refused():
+    with pytest.raises(ConfigError, match=r"e.yaml: optimizer.min_lr: 0.001 is above lr 0.0001"):
+        parsed(lr=1e-4)
+    assert parsed(lr=1e-4, schedule="constant").lr == 1e-4
+
+
+def test_sgd_takes_the_steps_of_its_equation():
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.double))
+    settings = OptimizerSettings(momentum=0.5, weight_decay=0.1)
+    optimizer = build_optimizer(settings, iter([p]), lr=0.2)
+    value, velocity = p.detach().clone(), torch.zeros(2, dtype=torch.double)
+    for gradient in (torch.tensor([0.3, 0.4]).double(), torch.tensor([-0.1, 0.2]).double()):
+        p.grad = gradient
+        optimizer.step()
+        velocity = 0.5 * velocity + gradient + 0.1 * value
+        value = value - 0.2 * velocity
+    torch.testing.assert_close(p.detach(), value, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+def test_an_optimizer_starts_without_memory_at_the_rate_of_the_round(name, kind):
+    parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3), requires_grad=False)]
+    optimizer = build_optimizer(OptimizerSettings(name=name), parameters, lr=0.03)
+    assert type(optimizer).__name__ == kind
+    assert not optimizer.state
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.03, 5e-4, 1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_steps_are_equal_to_the_bit_for_any_number_of_threads(name):
+    def run(threads: int) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        rng = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(70_001, generator=rng))
+        optimizer = build_optimizer(OptimizerSettings(name=name), [p], lr=0.01)
+        for _ in range(3):
+            p.grad = torch.randn(70_001, generator=rng)
+            optimizer.step()
+        return p.detach()
+
+    threads = torch.get_num_threads()
+    try:
+        assert torch.equal(run(1), run(2))
+    finally:
+        torch.set_num_threads(threads)
