@@ -1,7 +1,7 @@
 """Writes settings.md: every key of an experiment file, its default and its meaning, from the settings' classes.
 
-    python docs/list_settings.py            # write it
-    python docs/list_settings.py --check    # say which keys are missing, exit code 1
+python docs/list_settings.py            # write it
+python docs/list_settings.py --check    # say which keys are missing, exit code 1
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ SECTIONS: dict[str, type] = {
 }
 HEAD = """# Settings
 
-Every key of an experiment file, written by [list_settings.py](list_settings.py) from the classes that read it. A key that is not here is an error, with the nearest guess. `fcil show X.yaml` prints a file with every default filled in; on a command line a key is given as `federation.rounds=5`. What the keys are for: [experiments.md](experiments.md). Options of a strategy or synthesizer: `fcil list strategies lander`, `fcil list synthesizers nayer`.
+Every key of an experiment file, written by [list_settings.py](list_settings.py) from the classes that read it. A key
+that is not here is an error, with the nearest guess. `fcil show X.yaml` prints a file with every default filled in; on
+a command line a key is given as `federation.rounds=5`. What the keys are for: [experiments.md](experiments.md). Options
+of a strategy or synthesizer: `fcil list strategies lander`, `fcil list synthesizers nayer`.
 """
 
 
