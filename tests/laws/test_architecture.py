@@ -56,6 +56,12 @@ def test_a_hop_that_is_gone_is_named(
     assert complaint in said
 
 
+def test_every_word_of_the_glossary_is_in_the_code(drawing: ModuleType) -> None:
+    places = re.findall(r"`(fcil[\w.]*:[\w.]+)` \|$", (ROOT / "docs/glossary.md").read_text(), flags=re.MULTILINE)
+    assert len(places) > 10
+    assert [place for place in places if drawing.definition(place) is None] == []
+
+
 def test_the_list_of_settings_is_complete() -> None:
     assert script("list_settings").outdated() == [], "run: python docs/list_settings.py"
 
