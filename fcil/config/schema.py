@@ -97,7 +97,7 @@ def _names(cls: type) -> str:
 
 
 def _value(hint: Any, raw: Any, where: Where) -> Any:
-    nested = _settings_class(hint)
+    nested = settings_class(hint)
     if nested is not None:
         if raw is None and type(None) in get_args(hint):
             return None
@@ -109,7 +109,7 @@ def _value(hint: Any, raw: Any, where: Where) -> Any:
         raise where.error(_complaint(error, raw)) from None
 
 
-def _settings_class(hint: Any) -> type | None:
+def settings_class(hint: Any) -> type | None:
     """The dataclass in `X` or `X | None`, if there is one."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     found = [o for o in options if is_dataclass(o) or hasattr(o, "from_yaml")]

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fcil.config import Where, choice, dump
+from fcil.config.json_schema import Schema, Schemas
 from fcil.errors import described
 from fcil.methods.files import BUILT_IN, built_in_files, locate, read_source
 from fcil.methods.verbs import problems
@@ -40,6 +41,13 @@ class StrategySpec:
         source = read_source(path or built_in_files()[name], where)
         kind = strategy_class(name, path, source, where)
         return cls(Path(name).stem, kind.parse(options, where.at(name)), source, str(path) if path else None)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        """The strategies that come with the project, and any other name or file, which may be a user's own."""
+        where = Where(BUILT_IN)
+        kinds = {n: strategy_class(n, None, read_source(p, where), where) for n, p in built_in_files().items()}
+        return schemas.of_choice("strategy", kinds, own=True)
 
     def to_yaml(self) -> dict[str, object]:
         return {self.path or self.name: dump(self.strategy.options())}
