@@ -48,13 +48,20 @@ def one(kind: str, name: str) -> Row:
 
 def written() -> str:
     """The text of `catalogue.json`, from the methods as they are."""
-    from fcil.methods import listing
+    from fcil.methods.listing import LISTINGS, options
+    from fcil.methods.loading import strategy_class
+    from fcil.synthesis import synthesizer_class
 
-    found: dict[str, dict[str, Row]] = {kind: {} for kind in NAMED}
+    found: dict[str, dict[str, Row]] = {}
     for kind, key in NAMED.items():
-        for path in (built_in_files() if kind == "strategies" else _files(kind)).values():
-            row = {k: v for k, v in listing.one(kind, path.stem).items() if k not in (key, "file")}
-            found[kind][_digest(path)] = row
+        files, kept = built_in_files() if kind == "strategies" else _files(kind), {}
+        for row in LISTINGS[kind]():
+            if path := files.get(name := row.pop(key)):
+                source = read_source(path, Where(str(path)))
+                strategy = kind == "strategies"
+                cls = strategy_class(name, None, source, Where(str(path))) if strategy else synthesizer_class(name)
+                kept[source_digest(source)] = {**row, "options": options(cls)}
+        found[kind] = kept
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
