@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from fcil.config.schema import dump, field_docs, settings_class
+from fcil.config.schema import dump, field_docs, hints, settings_class
 
 Schema = dict[str, Any]
 _PLACE = "#/definitions/"
@@ -38,10 +38,10 @@ class Schemas:
 
     def of_fields(self, cls: type) -> Schema:
         """A mapping of the fields of a dataclass, without its short form."""
-        hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
+        docs = field_docs(cls)
         settable = [f for f in fields(cls) if f.init]
         properties = {
-            f.name: {**self.of(hints[f.name]), **_default(f), **_described(docs.get(f.name))} for f in settable
+            f.name: {**self.of(hints(cls)[f.name]), **_default(f), **_described(docs.get(f.name))} for f in settable
         }
         required = [f.name for f in settable if f.default is f.default_factory is MISSING]
         closed = {"type": "object", "properties": properties, "additionalProperties": False}

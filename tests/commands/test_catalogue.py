@@ -77,7 +77,7 @@ def test_a_copy_by_another_name_is_told_by_its_own(live: list[str]) -> None:
 
 def test_a_strategy_that_does_not_load_and_an_unknown_name_are_one_line() -> None:
     Path("strategies/broken.py").write_text("import nothing_of_this_name", encoding="utf-8")
-    with pytest.raises(ConfigError, match="strategies/broken.py.* does not load: ModuleNotFoundError"):
+    with pytest.raises(ConfigError, match=r"strategies/broken\.py.* does not load: ModuleNotFoundError"):
         catalogue.rows("strategies")
-    with pytest.raises(ConfigError, match='unknown synthesizer "nayr".*Did you mean "nayer"'):
+    with pytest.raises(ConfigError, match=r'unknown synthesizer "nayr".*Did you mean "nayer"'):
         catalogue.one("synthesizers", "nayr")
