@@ -88,8 +88,9 @@ class PartitionSettings:
     @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:
         named = schemas.of_fields(cls)
-        about, number = named["properties"].pop("kind")["description"], {"type": "integer", "minimum": 1}
-        values = {"iid": {"type": "null"}, "dirichlet": {"type": "number", "exclusiveMinimum": 0}}
+        about: str = named["properties"].pop("kind")["description"]
+        number: Schema = {"type": "integer", "minimum": 1}
+        values: dict[str, Schema] = {"iid": {"type": "null"}, "dirichlet": {"type": "number", "exclusiveMinimum": 0}}
         kinds = {kind: {**values.get(kind, number), "description": about} for kind in get_args(Kind)}
         del named["properties"]["value"]
         one = {**named, "properties": kinds | named["properties"], "oneOf": [{"required": [kind]} for kind in kinds]}
