@@ -141,7 +141,14 @@ def show(
     overrides: Overrides = None,
     as_json: Json = False,
     split: Annotated[Path | None, typer.Option(help="Also write who holds what to this file, for data.split.")] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of such files, for editors.")] = False,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            help="Print the JSON schema of such files; editors check one that begins with the line "
+            "# yaml-language-server: $schema=PATH",
+        ),
+    ] = False,
 ) -> None:
     """An experiment with every default filled in, and who holds how much of what; a distillation too."""
     if schema:
