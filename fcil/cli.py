@@ -135,12 +135,31 @@ def verify(
 
 @verb(app)
 def show(
-    experiment: Experiment,
+    experiment: Annotated[
+        Path | None, typer.Argument(show_default=False, help="Its YAML file.", autocompletion=complete_experiment)
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
     split: Annotated[Path | None, typer.Option(help="Also write who holds what to this file, for data.split.")] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            help="Print the JSON schema of such files; editors check one that begins with the line "
+            "# yaml-language-server: $schema=PATH",
+        ),
+    ] = False,
 ) -> None:
     """An experiment with every default filled in, and who holds how much of what; a distillation too."""
+    if schema:
+        if experiment is not None:
+            raise ConfigError("show: --schema is that of every experiment; leave the file out")
+        from fcil.terminal.shipped import SCHEMA
+
+        sys.stdout.write(SCHEMA.read_text(encoding="utf-8"))
+        return
+    if experiment is None:
+        raise ConfigError("show: which experiment? Name its YAML file, or say --schema for what such a file may hold")
     from fcil.console.tables import partition_table, settings_tree
     from fcil.doctor.show import show, surveyed
 

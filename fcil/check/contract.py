@@ -24,7 +24,8 @@ from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
 from fcil.errors import ConfigError
 from fcil.federation.messages.recording_grid import WatchedGrid
 from fcil.io.state import flatten
-from fcil.methods.loading import StrategySpec, first_line
+from fcil.methods.files import first_line
+from fcil.methods.loading import StrategySpec
 from fcil.strategy import Strategy
 
 

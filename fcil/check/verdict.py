@@ -46,7 +46,8 @@ from fcil.check.contract import (
 from fcil.check.trials import Stage, explain, plan_of
 from fcil.config import Where, parse_yaml
 from fcil.config.matrix import place
-from fcil.methods.loading import StrategySpec, built_in_files, locate
+from fcil.methods.files import built_in_files, locate
+from fcil.methods.loading import StrategySpec
 
 _STEADY = ("ends", "sent", "repeat", "random")
 CHECKS = (

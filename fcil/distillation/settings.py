@@ -24,6 +24,9 @@ from fcil.store.groups import TEACHER
 from fcil.synthesis import Synthesizer
 from fcil.types import Count, Index
 
+SHARED_OUT = ("base", "increment", "order", "partition", "split")
+"""Keys of `data` that say how several tasks or clients share it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
@@ -219,7 +222,7 @@ def _one_task(values: dict[str, Any], where: Where) -> dict[str, Any]:
     data = values.get("data")
     if not isinstance(data, Mapping):
         return values
-    for key in ("base", "increment", "order", "partition", "split"):
+    for key in SHARED_OUT:
         if key in data:
             raise where.at(f"data.{key}").error("a distillation has one task and one holder of its data; leave it out")
     if data.get("tasks", 1) != 1:

@@ -23,7 +23,8 @@ from fcil.data.splits import content_digest
 from fcil.federation.persistence.smoke import CUT, SUFFIX
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.io.state import digest
-from fcil.methods.loading import StrategySpec, source_digest, strategy_class
+from fcil.methods.files import source_digest
+from fcil.methods.loading import StrategySpec, strategy_class
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
 from fcil.synthesis import Synthesizer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fcil.errors import ConfigError, StoreError, nearest
 from fcil.io.atomic import write_text
-from fcil.methods.loading import built_in_files
+from fcil.methods.files import built_in_files
 
 KINDS = ("strategy",)
 STRATEGY = '''"""{title}: what it does about forgetting, in one line.

@@ -23,7 +23,7 @@ from fcil.federation.persistence.manifest import check_manifests, difference, ha
 from fcil.federation.plan import FREE, Plan, inputs_of, scenario_of
 from fcil.io.atomic import writing
 from fcil.io.lock import claimed
-from fcil.methods.loading import read_source, source_digest
+from fcil.methods.files import read_source, source_digest
 from fcil.store import RunFolder, files
 from fcil.store.environment import changes, environment, environments, facts
 

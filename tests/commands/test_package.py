@@ -11,6 +11,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import fcil
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,38 @@ def test_every_part_that_the_pages_speak_of_is_there_after_import_fcil() -> None
     assert {".run", ".load", ".check.check", ".synthesis.create"} <= set(called)
     code = f"import fcil, json\nprint(json.dumps([callable(eval('fcil' + name)) for name in {called}]))"
     assert fresh(code) == [True] * len(called)
+
+
+HEAVY = {"torch", "flwr", "ray", "pandas", "matplotlib", "transformers"}
+
+
+def test_settings_are_read_without_what_runs_need() -> None:
+    for module in ("fcil.config", "fcil.config.matrix", "fcil.config.json_schema", "fcil.config.registry"):
+        assert HEAVY.isdisjoint(fresh(f"import {module}, sys, json\nprint(json.dumps([*sys.modules]))")), module
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *["list", "list strategies", "list synthesizers", "list strategies --json", "list strategies lander"],
+        *["list synthesizers nayer", "show --schema"],
+    ],
+)
+def test_what_can_be_told_without_torch_is_told_without_it(words: str) -> None:
+    code = f"""
+import contextlib, io, json, sys
+sys.argv = ["fcil", *{words.split()}]
+from fcil.__main__ import main
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 0, stop.code
+print(json.dumps([len(out.getvalue()), [*sys.modules]]))
+"""
+    told, loaded = fresh(code)
+    assert told > 100
+    assert HEAVY.isdisjoint(loaded)
 
 
 def test_what_strategies_of_users_import_is_where_it_was() -> None:

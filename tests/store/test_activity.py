@@ -22,7 +22,7 @@ from fcil.compare import compare
 from fcil.compare.bounds import Command, offer
 from fcil.compare.protocols import PROTOCOLS, differences
 from fcil.compare.write import markdown
-from fcil.methods.loading import built_in_files
+from fcil.methods.files import built_in_files
 from fcil.store import load_run
 from fcil.store.activity import activity, explain, idle_ingredients, inert
 from fcil.store.activity.idle import calls, claimed_terms, weights

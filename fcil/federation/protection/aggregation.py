@@ -28,6 +28,7 @@ from pydantic import Field
 
 from fcil.averaging import Weighting, mean_metrics, weighted_mean
 from fcil.config import Where
+from fcil.config.json_schema import Schema, Schemas
 from fcil.errors import TrainingError
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.protection.flower_logs import overheard
@@ -52,6 +53,10 @@ class Aggregation:
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> Aggregation:
         return read_named(RULES, "aggregation", raw, where)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_choice("aggregation", RULES)
 
     def to_yaml(self) -> Any:
         return short_form(self)

@@ -18,6 +18,7 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, KEY_NORM_BIT
 from pydantic import Field
 
 from fcil.config import Where
+from fcil.config.json_schema import Schema, Schemas
 from fcil.federation.protection.flower_logs import overheard
 from fcil.federation.protection.flower_messages import CallNext, numpy_seeded, rewrite, weighable
 from fcil.federation.protection.tagged_choice import read_named, short_form
@@ -164,6 +165,10 @@ class Mods:
             if any(mod.name == other.name for other in chosen[:number]):
                 raise where.at(number).error(f'mod "{mod.name}" is given twice')
         return cls(chosen=chosen)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return {"type": "array", "items": schemas.of_choice("mod", MODS), "uniqueItems": True}
 
     def to_yaml(self) -> Any:
         return [mod.to_yaml() for mod in self.chosen]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fcil.config import Where, dump_fields
+from fcil.config.json_schema import Schema, Schemas
 from fcil.config.registry import class_in, names_in, read_choice
 from fcil.data import Augment
 from fcil.errors import ConfigError
@@ -250,6 +251,10 @@ class Synthesizer:
     @classmethod
     def from_yaml(cls, raw: object, where: Where) -> Synthesizer:
         return read_choice(raw, where, "synthesizer", synthesizer_names(), synthesizer_class)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_choice("synthesizer", {name: synthesizer_class(name) for name in synthesizer_names()})
 
     def to_yaml(self) -> dict[str, Any]:
         return {self.name: dump_fields(self)}
