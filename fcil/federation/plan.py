@@ -61,7 +61,8 @@ class Sections:
         return {f.name: getattr(self, f.name) for f in fields(Sections)}
 
 
-_SETTINGS = {key: cls for key, cls in get_type_hints(Sections).items() if is_dataclass(cls) and cls is not StrategySpec}
+_CLASSES = get_type_hints(Sections).items()
+_SETTINGS = {k: c for k, c in _CLASSES if isinstance(c, type) and is_dataclass(c) and c is not StrategySpec}
 
 
 @dataclass(frozen=True, kw_only=True)
