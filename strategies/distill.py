@@ -85,8 +85,8 @@ class Distill(Strategy):
 
     paper = (
         'Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021, '
-        'arXiv:2105.08584, section 3.1, for the scheme that its field has in common; each synthesizer and '
-        'distiller names its own'
+        "arXiv:2105.08584, section 3.1, for the scheme that its field has in common; each synthesizer and "
+        "distiller names its own"
     )
     uses = frozenset({"samples", "notes"})
     broadcasts = ("teacher", "anchors", "pool")

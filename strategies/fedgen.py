@@ -92,7 +92,7 @@ class FedGen(Strategy):
 
     paper = (
         'Zhu, Hong, Zhou, "Data-Free Knowledge Distillation for Heterogeneous Federated Learning", ICML 2021, '
-        'arXiv:2105.10056'
+        "arXiv:2105.10056"
     )
     uses = frozenset({"samples"})
     loss_terms = ("ce", "generated", "latent")

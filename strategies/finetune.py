@@ -18,7 +18,7 @@ class Finetune(Strategy):
 
     paper = (
         'McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS '
-        '2017, arXiv:1602.05629'
+        "2017, arXiv:1602.05629"
     )
     loss_terms = ("ce",)
 

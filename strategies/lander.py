@@ -79,7 +79,7 @@ class LANDER(Strategy):
     needs: ClassVar[frozenset[str]] = frozenset({"anchors"})
     paper = (
         'Tran et al., "Text-Enhanced Data-free Approach for Federated Class-Incremental Learning", CVPR 2024, '
-        'arXiv:2403.14101'
+        "arXiv:2403.14101"
     )
     uses = frozenset({"teacher", "samples"})
     loss_terms = ("ce", "bound", "kd", "embedding", "head")

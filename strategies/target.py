@@ -65,7 +65,7 @@ class TARGET(Strategy):
 
     paper = (
         'Zhang et al., "TARGET: Federated Class-Continual Learning via Exemplar-Free Distillation", ICCV 2023, '
-        'arXiv:2303.06937'
+        "arXiv:2303.06937"
     )
     uses = frozenset({"teacher", "samples"})
     loss_terms = ("ce", "kd")

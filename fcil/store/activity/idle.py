@@ -20,9 +20,7 @@ LEARNING = ("ce",)
 """Terms that may become small: what is learnt well costs little."""
 
 
-def inert(
-    records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared
-) -> list[str]:
+def inert(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared) -> list[str]:
     """A sentence for each ingredient that did nothing.
 
     Args:
@@ -81,9 +79,7 @@ def _is_number(value: Any) -> bool:
 # What is kept, made and shared --------------------------------------------------------------------
 
 
-def _unused(
-    records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared
-) -> list[str]:
+def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared) -> list[str]:
     lines = []
     if "exemplars" in declared.uses and not any(found["exemplars"][:-1]):
         lines.append("clients kept no image of earlier tasks")
