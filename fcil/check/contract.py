@@ -21,10 +21,11 @@ from fcil.check.apart import Apart
 from fcil.check.laws import global_draws, offences
 from fcil.check.trials import Played, Stage, plan_of
 from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, nearest
 from fcil.federation.messages.recording_grid import WatchedGrid
 from fcil.io.state import flatten
 from fcil.methods.files import first_line
+from fcil.methods.introspection import USES, words
 from fcil.methods.loading import StrategySpec
 from fcil.strategy import Strategy
 
@@ -48,6 +49,10 @@ class Case:
 
     def play(self, name: str, grid: WatchedGrid | None = None, **options: Any) -> Played:
         return self.stage.play(name, plan_of(self.spec), grid, **options)
+
+
+class Advice(str):
+    """A line about what had better be declared; the check passes nevertheless."""
 
 
 Look = Callable[[Case], str | None]
@@ -152,6 +157,19 @@ def check_sent(case: Case) -> str | None:
                 has, lacks = (client, first) if odd in sent else (first, client)
                 return f"task {task}, round {number}: client {has} sends {odd} and client {lacks} does not"
     return None
+
+
+def check_declared(case: Case) -> str | None:
+    """What listings and tables say of it is declared by its class."""
+    uses, records = {*case.kind.needs, *words(case.kind, "uses")}, case.base.records.values()
+    if strange := [word for word in words(case.kind, "uses") if word not in USES]:
+        return Advice(f'uses has "{strange[0]}" (have: {", ".join(USES)}).{nearest(strange[0], list(USES))}')
+    met = {"exemplars": "exemplars", "drawn": "samples"}  # key of a record: word
+    if missing := [word for key, word in met.items() if word not in uses and any(r.get(key) for r in records)]:
+        return Advice(f'add "{missing[0]}" to the class variable uses, so that listings and diagnostics know of it')
+    listed = words(case.kind, "broadcasts")
+    unlisted = [name for name in case.base.server().shared if name not in listed]
+    return Advice(f'add "{unlisted[0]}" to the class variable broadcasts: clients are sent it') if unlisted else None
 
 
 # The same run again -------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcil.anchors import AnchorSettings
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
 from fcil.federation.engine import Engine
@@ -29,7 +28,6 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec
 from fcil.metrics import AccuracyRow
 from fcil.nets import NetSettings
-from fcil.optimizer import OptimizerSettings
 from fcil.roles import Server
 
 
@@ -41,9 +39,7 @@ def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation
         seed=0,
         data=DataSettings(dataset="digits", **(data or {"tasks": 5})),
         federation=FederationSettings(**{**settings, "backend": "inprocess", **federation}),
-        optimizer=OptimizerSettings(),
         net=NetSettings(name="resnet8", width=4),
-        anchors=AnchorSettings(),
         strategy=replace(spec, strategy=spec.strategy.smoke()),
         resources=Resources(device="cpu", workers=2),
     )

@@ -26,8 +26,10 @@ from fcil.check.circumstances import (
     check_uneven,
 )
 from fcil.check.contract import (
+    Advice,
     Case,
     Check,
+    check_declared,
     check_ends,
     check_finite,
     check_leaks,
@@ -58,6 +60,7 @@ CHECKS = (
     Check("leaks", check_leaks, ("state",)),
     Check("ends", check_ends, ("state", "finite", "leaks")),
     Check("sent", check_sent, ("ends",)),
+    Check("declared", check_declared, ("ends", "sent")),
     Check("repeat", check_repeat, ("ends", "sent")),
     Check("random", check_random, ("ends", "sent", "repeat")),
     Check("separate", check_separate, _STEADY),
@@ -84,7 +87,7 @@ class Result:
     passed: bool | None
     """None where another check failed that this one needs."""
     problem: str
-    """What is wrong and where to look, in one line; or which check it needs."""
+    """What is wrong and where to look, in one line; or which check it needs; or, of one that passed, an advice."""
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -184,4 +187,5 @@ def _made(one: Check, case: Case, before: Sequence[Result]) -> Result:
         problem = one.look(case)
     except Exception as error:  # whatever a strategy raises outside a run is a line too
         problem = explain(error, str(case.spec.path))
-    return Result(one.name, one.what, problem is None, problem or "", time.monotonic() - began)
+    passed = problem is None or isinstance(problem, Advice)
+    return Result(one.name, one.what, passed, problem or "", time.monotonic() - began)

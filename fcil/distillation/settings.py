@@ -15,7 +15,7 @@ from fcil.data import DataSettings
 from fcil.distillation.quantisation import QuantiseSettings
 from fcil.distillers import KD, Distiller, Learns, contradiction
 from fcil.errors import all_of, collect
-from fcil.federation.plan import Plan, check_runs
+from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec
 from fcil.nets import NetSettings
@@ -140,7 +140,8 @@ class Distillation:
             clients=1, rounds=t.epochs, local_epochs=1, batch_size=t.batch_size, backend="inprocess", evaluate_every=0
         )
         strategy = StrategySpec.from_yaml("finetune", Where("teacher"))
-        return self._plan(f"{self.name}{TEACHER}", seed, federation, t.optimizer, t.net, strategy)
+        own = {"federation": federation, "optimizer": t.optimizer, "net": t.net, "strategy": strategy}
+        return self._plan(f"{self.name}{TEACHER}", seed, **own)
 
     def student_plan(self, seed: int, teacher: Path | None = None) -> Plan:
         """A student as a run: one client who dreams; without a file of the teacher only a rehearsal.
@@ -167,21 +168,13 @@ class Distillation:
             "show": list(s.shown),
         }
         strategy = StrategySpec.from_yaml({"distill": options}, Where("student"))
-        return self._plan(self.name, seed, federation, s.optimizer, s.net, strategy)
+        own = {"federation": federation, "optimizer": s.optimizer, "net": s.net, "strategy": strategy}
+        return self._plan(self.name, seed, **own)
 
-    def _plan(
-        self,
-        name: str,
-        seed: int,
-        federation: FederationSettings,
-        optimizer: OptimizerSettings,
-        net: NetSettings,
-        strategy: StrategySpec,
-    ) -> Plan:
-        return Plan(
-            name=name, seed=seed, data=self.data, federation=federation, optimizer=optimizer, net=net,
-            anchors=self.anchors, strategy=strategy, resources=self.resources,
-        )  # fmt: skip
+    def _plan(self, name: str, seed: int, **own: Any) -> Plan:
+        """A run with sections of its own; the others are those of the distillation."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Sections) if hasattr(self, f.name)}
+        return Plan(seed=seed, **shared | {"name": name} | own)
 
 
 class _Smoke(Distillation):

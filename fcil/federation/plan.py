@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, choice, dump, is_folder_name, parse
+from fcil.config.effect import effective, without
 from fcil.data import Dataset, DataSettings, Scenario, load_dataset
 from fcil.data.files.decode import Progress
 from fcil.data.oddities import oddities
@@ -31,51 +32,54 @@ from fcil.synthesis import Synthesizer
 from fcil.types import Index, Task, Tensors
 
 Logger = Literal["tensorboard", "wandb"]
-FREE = ("backend", "timeout", "checkpoint_every", "on_failure", "retries", "min_success")
-"""Settings of the federation that change no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One strategy, one seed, one scenario."""
+class Sections:
+    """The sections of an experiment, which are those of each of its runs: the one list of them."""
 
     name: str
-    """Of the experiment; the folder of its results."""
-    seed: Index
-    """Every random stream of the run is derived from it."""
+    """Names the folder of the results."""
     data: DataSettings
     """What is learnt, task by task and client by client."""
-    federation: FederationSettings
+    federation: FederationSettings = FederationSettings()
     """Who trains, and for how long."""
-    optimizer: OptimizerSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
     """How clients train."""
-    net: NetSettings
+    net: NetSettings = NetSettings()
     """What is trained."""
-    anchors: AnchorSettings
+    anchors: AnchorSettings = AnchorSettings()
     """Where label-text embeddings come from."""
     strategy: StrategySpec
     """The method."""
-    resources: Resources
+    resources: Resources = Resources()
     """What the run may use."""
     logger: Logger | None = None
     """Who else is told of every round: `tensorboard` or `wandb`; null: nobody."""
 
+    def sections(self) -> dict[str, Any]:
+        """The value of each, by its key."""
+        return {f.name: getattr(self, f.name) for f in fields(Sections)}
+
+
+_CLASSES = get_type_hints(Sections).items()
+_SETTINGS = {k: c for k, c in _CLASSES if isinstance(c, type) and is_dataclass(c) and c is not StrategySpec}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Sections):
+    """One strategy, one seed, one scenario."""
+
+    seed: Index
+    """Every random stream of the run is derived from it."""
+
     @cached_property
     def decisive(self) -> dict[str, Any]:
-        """Every setting that can change the result, the seed aside.
-
-        What is done about clients that fail is not among them: where none fails it changes nothing,
-        and where one does it is in the record. So a run that stopped can go on under another policy.
-        """
-        federation = dump(self.federation)
-        for key in FREE:
-            del federation[key]
-        parts: dict[str, Any] = {k: dump(getattr(self, k)) for k in ("data", "optimizer", "net", "anchors")}
-        if self.data.dataset != "image_folder":
-            del parts["data"]["root"]  # the same images, wherever they lie
+        """Every setting that can change the result, the seed aside."""
+        parts = without(effective(self.to_yaml()), ("name", "seed"))
         if self.data.split is not None:
             parts["data"]["split"] = self.data.split.digest  # the same split, in whichever file
-        return parts | {"federation": federation, "strategy": self.strategy.fingerprint()}
+        return parts | {"strategy": self.strategy.fingerprint()}
 
     @cached_property
     def variant(self) -> str:
@@ -94,7 +98,7 @@ class Plan:
         return replace(self, name=f"{self.name}{SUFFIX}", federation=federation, strategy=strategy)
 
     def to_yaml(self) -> dict[str, Any]:
-        return {f: dump(getattr(self, f)) for f in self.__dataclass_fields__}
+        return {"name": self.name, "seed": self.seed} | {k: dump(value) for k, value in self.sections().items()}
 
     def to_json(self) -> str:
         """For a worker: the plan with the text of the strategy's file."""
@@ -128,7 +132,7 @@ def from_yaml(values: Any, source: str, where: Where) -> Plan:
     Raises:
         ConfigError: these are not the settings of a run, or the strategy's file does not load.
     """
-    wanted = [f.name for f in fields(Plan) if f.default is MISSING]
+    wanted = [f.name for f in fields(Plan) if f.name != "logger"]  # which runs of earlier versions do not write
     missing = [k for k in wanted if k not in values] if isinstance(values, Mapping) else ["name"]
     if missing:
         raise where.error(f"not the settings of a run; {', '.join(missing)} missing")
@@ -148,12 +152,10 @@ def _resolved(values: dict[str, Any], where: Where) -> Plan:
     kind = strategy_class(given["name"], path, given["source"], where)
     options = kind.parse(given["options"], where.at("strategy"))
     spec = StrategySpec(given["name"], options, given["source"], given["path"])
-    hints = {"data": DataSettings, "federation": FederationSettings, "optimizer": OptimizerSettings}
-    hints |= {"net": NetSettings, "anchors": AnchorSettings, "resources": Resources}
-    parts: dict[str, Any] = {k: parse(cls, values[k], where.at(k)) for k, cls in hints.items()}
     logger = values.get("logger")
     if logger not in (None, *get_args(Logger)):
         raise where.unknown("logger", logger, list(get_args(Logger)))
+    parts: dict[str, Any] = {key: parse(cls, values[key], where.at(key)) for key, cls in _SETTINGS.items()}
     return Plan(name=values["name"], seed=values["seed"], strategy=spec, logger=logger, **parts)
 
 

@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 
 from fcil.anchors.encoders import EMBEDDED
 from fcil.config import Where, load_yaml
+from fcil.config.effect import effective, without
 from fcil.data import Scenario
 from fcil.errors import StoreError
 from fcil.federation.persistence.manifest import check_manifests, difference, has_saved
-from fcil.federation.plan import FREE, Plan, inputs_of, scenario_of
+from fcil.federation.plan import Plan, inputs_of, scenario_of
 from fcil.io.atomic import writing
 from fcil.io.lock import claimed
 from fcil.methods.files import read_source, source_digest
+from fcil.methods.introspection import declared
 from fcil.store import RunFolder, files
+from fcil.store.declared import KEY
 from fcil.store.environment import changes, environment, environments, facts
 
 UNDO = "undo the change, or begin anew under another --out"
@@ -45,6 +48,7 @@ class Intended:
     def of(cls, plan: Plan, scenario: Scenario) -> Intended:
         resources = plan.resources
         here = environment([str(resources.torch_device())], resources.threads, inputs_of(plan))
+        here[KEY] = declared(type(plan.strategy.strategy))
         return cls(plan, _plain(plan.to_yaml()), _plain(scenario.partition_record()), here)
 
 
@@ -218,24 +222,9 @@ def _told_by(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decisive(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """The settings that can change a result, out of the values of a configuration: as `Plan.decisive` has them."""
-    found = {key: value for key, value in config.items() if key not in ("resources", "logger")}
-    _drop(found, "federation", FREE)
-    _drop(found, "data", () if plan.data.dataset == "image_folder" else ("root",))
-    if isinstance(found.get("data"), Mapping) and isinstance(found["data"].get("split"), Mapping):
-        _drop(found["data"], "split", ("file",))
-    if isinstance(found.get("strategy"), Mapping) and len(found["strategy"]) == 1:
-        name, options = next(iter(found["strategy"].items()))
-        known, kept = plan.strategy.strategy.options(), plan.strategy.strategy.decisive()
-        found["strategy"] = {Path(name).stem: options}  # the text is compared, wherever it lies
-        _drop(found["strategy"], Path(name).stem, [key for key in known if key not in kept])
-    return found
-
-
-def _drop(values: dict[str, Any], section: str, keys: Iterable[str]) -> None:
-    """Leave keys out of a section, which is copied."""
-    if isinstance(values.get(section), Mapping):
-        left_out = set(keys)
-        values[section] = {key: value for key, value in values[section].items() if key not in left_out}
+    strategy = plan.strategy.strategy
+    idle = strategy.options().keys() - strategy.decisive().keys()
+    return without(effective(config), {f"strategy.{plan.strategy.name}.{key}" for key in idle})
 
 
 def _restricted(values: Any, to: Any) -> Any:

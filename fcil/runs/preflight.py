@@ -19,7 +19,9 @@ from fcil.errors import ConfigError, DataError
 from fcil.federation.engine import rehearse
 from fcil.federation.plan import Plan, anchors_of, dataset_of, needs_anchors, scenario_of
 from fcil.federation.preconditions import check_foreseen, introduction
+from fcil.methods.introspection import marked
 from fcil.runs.loggers import check_logger
+from fcil.types import Radius
 
 
 @contextmanager
@@ -89,7 +91,8 @@ def introduce(plan: Plan, scenario: Scenario, console: Console) -> None:
     console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
     for line in introduction(plan, scenario):
         console.print(line, markup=False, soft_wrap=True)
-    anchors, radius = anchors_of(plan), getattr(plan.strategy.strategy, "radius", None)
+    strategy = plan.strategy.strategy
+    anchors, radius = anchors_of(plan), next((getattr(strategy, n) for n in marked(type(strategy), Radius)), None)
     if anchors is not None and radius is not None:
         folders = [scenario.dataset.folders[c] for c in scenario.order] if scenario.dataset.folders else None
         for line in warnings(anchors, names, radius, folders):

@@ -22,6 +22,7 @@ from fcil.errors import ConfigError
 from fcil.federation.plan import dataset_of, scenario_of
 from fcil.federation.preconditions import check_foreseen, remarks, replayed_share
 from fcil.runs.plans import read, survey
+from fcil.runs.preflight import introduce
 
 FEW: dict[str, Any] = {"data": {"dataset": "digits", "tasks": 5, "per_class": 3}, "federation": {"clients": 5}}
 """Six images in a task: one client holds two, the others one each."""
@@ -239,3 +240,15 @@ def test_a_data_set_of_one_colour_is_told(tmp_path: Path, levels: list[int]) -> 
         f"all {part} images have {said}; nothing can be learnt; what is transparent lies on white (data.transparency)"
         for part in ("training", "test")
     ]
+
+
+# Anchors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("radius", "said"), [(0.015, False), (9.0, True)])
+def test_anchors_within_a_declared_radius_of_each_other_are_told_of(tmp_path: Path, radius: float, said: bool) -> None:
+    source = write_experiment(tmp_path, strategy={"lander": {"radius": radius}})
+    ((plan, scenario),) = survey(source)
+    console = Console(file=io.StringIO(), width=200)
+    introduce(plan, scenario, console)
+    assert ("anchors: " in console.file.getvalue()) is said  # type: ignore[attr-defined]

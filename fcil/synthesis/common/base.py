@@ -27,7 +27,7 @@ from fcil.nets import Net, frozen
 from fcil.rng import Key
 from fcil.synthesis.common.display import episode_bar
 from fcil.synthesis.common.pool import endless_rows, view
-from fcil.types import Count, NonNegative, Output, Tensors, Terms
+from fcil.types import Count, NonNegative, Output, Tensors, Terms, Weight
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (episodes done, episodes in all, mean of each loss term)."""
@@ -41,7 +41,7 @@ NEEDS = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in 
 class Bound:
     """LANDER's bounding loss as a term of a generator: samples stay within reach of their anchor."""
 
-    weight: NonNegative = 5.0
+    weight: Weight = 5.0
     """Weight of the term (`lambda_ltc`)."""
     radius: NonNegative = 0.015
     """Mean squared distance to the anchor that costs nothing (`r`)."""
