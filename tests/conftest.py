@@ -16,6 +16,13 @@ from fcil.cli import main
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave slow tests out wherever `-m` does not speak of them: `-m "not ray"` adds to that and does not end it."""
+    asked = config.option.markexpr
+    if "slow" not in asked:
+        config.option.markexpr = f"not slow and ({asked})" if asked else "not slow"
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives as long as the tests do, some 600,000 objects of modules.
 
