@@ -32,6 +32,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _disk_in_no_hurry() -> Iterator[None]:
+    """What is written need not reach the disk before a test goes on, since none cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture
 def _double() -> Iterator[None]:
     """Double precision wherever none is named."""
