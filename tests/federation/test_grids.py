@@ -56,7 +56,7 @@ def engine() -> Iterator[Engine]:
         yield running
 
 
-@pytest.fixture(params=["inprocess", "ray"])
+@pytest.fixture(params=["inprocess", pytest.param("ray", marks=pytest.mark.ray)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -187,6 +187,7 @@ def test_what_a_client_that_raised_did_to_its_state_is_undone() -> None:
 # Ray alone -------------------------------------------------------------------------------------
 
 
+@pytest.mark.ray
 def test_a_worker_that_dies_takes_nothing_with_it(engine: Engine, tmp_path: Path) -> None:
     plan = faulty(tmp_path, "kill")
     grid = RayGrid(pool_of(engine), CLIENTS)
@@ -203,6 +204,7 @@ def test_a_worker_that_dies_takes_nothing_with_it(engine: Engine, tmp_path: Path
     assert len(pool_of(engine)._idle) == workers
 
 
+@pytest.mark.ray
 def test_a_record_that_many_messages_carry_is_stored_once(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +254,7 @@ def both(engine: Engine, plan: Plan, folder: Path) -> tuple[Seen, Seen]:
 CHAINS = {"lander": {"synthesizer": {"nayer": {**NAYER, "chains": 2}}}}
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("strategy", ["finetune", LANDER, CHAINS], ids=["finetune", "lander", "lander-two-chains"])
 def test_a_run_on_ray_equals_one_in_this_process(engine: Engine, tmp_path: Path, strategy: Any) -> None:
     here, there = both(engine, plan_of(tmp_path, strategy), tmp_path)
@@ -272,6 +275,7 @@ class Shuffled(InProcessGrid):
         return super().pull_messages(numbers)
 
 
+@pytest.mark.ray
 def test_nothing_depends_on_the_order_of_clients_on_workers_or_on_the_threads_of_a_machine(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +301,7 @@ def test_nothing_depends_on_the_order_of_clients_on_workers_or_on_the_threads_of
     assert play("two workers", engine) == expected
 
 
+@pytest.mark.ray
 def test_a_run_may_go_on_on_another_backend(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, str(write_strategy(tmp_path)))
     with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
@@ -334,6 +339,7 @@ class DiesOnce(Strategy):
 """
 
 
+@pytest.mark.ray
 def test_a_run_whose_workers_die_equals_one_whose_workers_live(engine: Engine, tmp_path: Path) -> None:
     own, marks = write_strategy(tmp_path, DIES_ONCE, "dies_once"), tmp_path / "marks"
     marks.mkdir()
@@ -351,6 +357,7 @@ def test_a_run_whose_workers_die_equals_one_whose_workers_live(engine: Engine, t
     assert checkpoint(tmp_path / "dying")[1] == checkpoint(tmp_path / "living")[1]
 
 
+@pytest.mark.ray
 def test_a_client_whose_workers_keep_dying_ends_the_run_with_one_line(engine: Engine, tmp_path: Path) -> None:
     plan = faulty(tmp_path, "kill", clients=2, retries=1)
     with pytest.raises(TrainingError) as caught:
@@ -392,6 +399,7 @@ def chain_workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.ray
 def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path) -> None:
     """Also in the middle of an episode: the killer waits until one has begun."""
     plan = plan_of(tmp_path, LANDER)
@@ -437,6 +445,7 @@ def test_a_chain_goes_on_from_any_episode(tmp_path: Path) -> None:
         assert got[1] == expected[1]
 
 
+@pytest.mark.ray
 def test_the_pool_does_not_depend_on_the_number_of_workers(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,6 +473,7 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     assert not torch.equal(expected[0]["x"], expected[1]["x"])
 
 
+@pytest.mark.ray
 def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
     anchors = anchors_of(plan)
@@ -475,6 +485,7 @@ def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tm
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.ray
 def test_a_synthesis_that_fails_leaves_its_workers_to_the_next(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
     anchors = anchors_of(plan)

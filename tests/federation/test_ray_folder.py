@@ -110,6 +110,7 @@ def test_where_no_folder_can_be_made_ray_uses_its_own(monkeypatch: pytest.Monkey
     none.remove()
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("end", ["ends", "is killed"])
 def test_ray_leaves_nothing_behind(home: Path, end: str) -> None:
     with begun(STARTS, home) as process:

@@ -30,7 +30,7 @@ from fcil.federation.deploy.processes import Processes, marked
 from fcil.federation.deploy.superlink import SuperLink, environment, free_ports
 from fcil.store import Run, load_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 LOOPBACK = """
 import fcntl, os, socket, struct, sys
