@@ -191,6 +191,28 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     assert found == [False]
 
 
+KEPT = """
+import os, signal, time
+from fcil.federation.ray.session import uninterrupted
+from fcil.federation.runtime.interrupts import Interrupted, Interrupts
+
+with Interrupts():
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+    except Interrupted:
+        time.sleep(0.5)
+        os.write(1, b"left in order")
+"""
+
+
+def test_a_signal_that_waits_until_ray_has_started_does_not_count_as_two() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], text=True, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "left in order")
+    assert done.stderr == "stopping as soon as Ray has started; once more stops at once\n"
+
+
 def test_a_time_limit_is_kept_through_code_that_swallows_errors() -> None:
     def stubborn() -> None:
         while True:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -118,6 +118,8 @@ def uninterrupted() -> Iterator[None]:
         if came:
             os._exit(INTERRUPTED)  # Ray's processes are seen to by the reaper
         came.append(number)
+        with suppress(OSError):
+            os.write(2, b"stopping as soon as Ray has started; once more stops at once\n")
 
     before: dict[int, Any] = {number: signal.signal(number, note) for number in SIGNALS}
     try:
@@ -126,7 +128,11 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if came:
-        signal.raise_signal(came[0])
+        handler = before[came[0]]
+        if callable(handler):  # not raised anew: `Interrupts` would count it as a second signal, which ends at once
+            handler(came[0], None)
+        else:
+            signal.raise_signal(came[0])
 
 
 class DiedStartingError(Exception):
