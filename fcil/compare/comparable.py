@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from fcil.compare.bounds import BOUNDS
 from fcil.config.effect import DETAIL
 from fcil.errors import printable
 from fcil.store.declared import read_declared, used_anchors
-from fcil.store.groups import Group, settings_of
+from fcil.store.groups import Group, settings_of, short
 from fcil.store.read import Run
 
 APART = ("name", "strategy", "anchors")
@@ -62,9 +63,26 @@ def replays_all(group: Group) -> bool:
 
 def idle(group: Group) -> tuple[str, ...]:
     """Ingredients that did nothing, as the runs' summaries tell; with the seeds, where it was not so in all of them."""
+    return _told_by(group, lambda summary: summary.get("inert"))
+
+
+def mixed(group: Group) -> tuple[str, ...]:
+    """What changed as runs were resumed, as their summaries tell: `torch 2.9.1 and 2.10.0 (seed 1)`."""
+    return _told_by(group, lambda summary: _both(summary.get("mixed")))
+
+
+def _both(found: Any) -> list[str]:
+    """Each thing that was not the same all through a run, with the values it had."""
+    facts = found if isinstance(found, Mapping) else {}
+    lists = {name: values[:MOST_LINES] for name, values in facts.items() if isinstance(values, list)}
+    return [f"{name} {' and '.join(map(short, values))}" for name, values in lists.items()]
+
+
+def _told_by(group: Group, lines: Callable[[Mapping[str, Any]], Any]) -> tuple[str, ...]:
+    """What summaries of the runs tell, each sentence once; with the seeds, where it was not so in all of them."""
     seeds: dict[str, list[int]] = {}
     for run in group.runs:
-        told = run.summary.get("inert")
+        told = lines(run.summary)
         for line in told[:MOST_LINES] if isinstance(told, list) else ():
             seeds.setdefault(printable(str(line)), []).append(run.seed)
     few = {line: f" (seed {', '.join(map(str, some))})" for line, some in seeds.items() if len(some) < len(group.runs)}

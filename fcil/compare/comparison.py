@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fcil import metrics
 from fcil.compare.bounds import Command, has_bounds, lacking, sentence
-from fcil.compare.comparable import differences, idle, kept, replays_all
+from fcil.compare.comparable import differences, idle, kept, mixed, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
 from fcil.federation.persistence.smoke import MEANING, is_smoke
@@ -100,6 +100,8 @@ class Entry:
     """Ingredients that did nothing, a sentence each."""
     unlike_paper: tuple[str, ...] | None = None
     """In what it was run otherwise than its paper did; None where no protocol is known."""
+    mixed: tuple[str, ...] = ()
+    """What changed as its runs were resumed, such as torch or the processor, with the values."""
 
     @property
     def label(self) -> str:
@@ -202,6 +204,11 @@ class Comparison:
                 f"{split.label}: {e.label} was run with {', '.join(e.differs)}" for e in split.entries if e.differs
             ]
             lines += [
+                f"{split.label}: {e.label} went on in another environment: {'; '.join(e.mixed)}"
+                for e in split.entries
+                if e.mixed
+            ]
+            lines += [
                 f"{split.label}: {e.label} replays every image of earlier tasks, so it is an upper bound as joint is; "
                 "its budget of exemplars is above what clients hold"
                 for e in split.entries
@@ -252,4 +259,5 @@ def _entry(group: Group, differs: tuple[str, ...]) -> Entry:
     values = {name: [metric.value(run) for run in group.runs] for name, metric in shown.items()}
     spreads = {name: spread([v for v in column if v is not None]) for name, column in values.items()}
     known = nearest_protocol(group.runs[0].config)
-    return Entry(group, spreads, kept(group), differs, idle(group), None if known is None else tuple(known[1]))
+    unlike = None if known is None else tuple(known[1])
+    return Entry(group, spreads, kept(group), differs, idle(group), unlike, mixed(group))

@@ -19,8 +19,8 @@ TITLES = ("final", "average", "forgetting", "up", "down", "time")
 """Short ones, for eighty columns."""
 CAPTION = (
     "percent and points, mean ± sample standard deviation over n seeds; average: over tasks; forgetting: Chaudhry's; "
-    "† other circumstances; ‡ an ingredient did nothing; ≠ settings unlike the paper's; n/a: not defined by so few "
-    "tasks"
+    "† other circumstances; ‡ an ingredient did nothing; § went on in another environment; ≠ settings unlike the "
+    "paper's; n/a: not defined by so few tasks"
 )
 
 

@@ -32,6 +32,12 @@ DETAILS = (
 """Of the second table: every definition of forgetting, and what else an accuracy matrix tells."""
 WORDS = ("keeps", "unlike the paper")
 """Columns of a table that hold no numbers."""
+MARKS = {
+    "†": ("\\dagger", "differs", "run under other circumstances"),
+    "‡": ("\\ddagger", "idle", "an ingredient did nothing"),
+    "§": ("\\S", "mixed", "went on in another environment"),
+}
+"""What stands after a name; in LaTeX, where an `Entry` has it, and what it says."""
 ACROSS = 3
 """Splits beside each other on a page."""
 ALL = METRICS | STUDENTS
@@ -42,8 +48,8 @@ STUDENT_CAPTION = (
 CAPTION = (
     "Percent and points, mean ± sample standard deviation over n seeds, and in brackets the 95 % bootstrap interval of "
     "the mean; forgetting is Chaudhry's; bytes, time and peak memory (of a run's processes on one machine) are means "
-    "of a run; † run under other circumstances than most of its table; ‡ an ingredient did nothing; n/a: so few tasks "
-    "do not define it."
+    "of a run; † run under other circumstances than most of its table; ‡ an ingredient did nothing; § went on in "
+    "another environment; n/a: so few tasks do not define it."
 )
 
 
@@ -120,8 +126,14 @@ def _markdown_table(split: Split) -> str:
 
 
 def marks(entry: Entry) -> str:
-    """What stands after a name: run otherwise, and with an ingredient that did nothing."""
-    return (" †" if entry.differs else "") + (" ‡" if entry.idle else "")
+    """What stands after a name: run otherwise, with an ingredient that did nothing, in several environments."""
+    return "".join(f" {mark}" for mark, (_, key, _) in MARKS.items() if getattr(entry, key))
+
+
+def meanings(entries: Sequence[Entry], tex: bool = False) -> list[str]:
+    """What the marks after names of these entries say: `† run under other circumstances`."""
+    marked = {mark: one for mark, one in MARKS.items() if any(getattr(entry, one[1]) for entry in entries)}
+    return [f"{f'$^{sign}$' if tex else mark} {said}" for mark, (sign, _, said) in marked.items()]
 
 
 def _unlike(entry: Entry, unknown: str, write: Callable[[str], str] = str) -> str:
@@ -205,10 +217,11 @@ _ABOUT = f"% Needs \\usepackage{{booktabs}}. {CAPTION}"
 
 def _tabular(numbers: int, lines: list[str], splits: Sequence[Split]) -> str:
     """Lines between rules, with a note on what was run otherwise."""
-    odd = any(entry.differs for split in splits for entry in split.entries)
-    note = f"\\multicolumn{{{numbers + 1}}}{{l}}{{\\footnotesize $^\\dagger$ run under other circumstances}} \\\\"
+    entries = [entry for split in splits for entry in split.entries]
+    notes = meanings(entries, tex=True)
+    note = f"\\multicolumn{{{numbers + 1}}}{{l}}{{\\footnotesize {'; '.join(notes)}}} \\\\"
     top = [f"\\begin{{tabular}}{{l{'r' * numbers}}}", "\\toprule"]
-    return "\n".join([*top, *lines, "\\bottomrule", *([note] * odd), "\\end{tabular}"]) + "\n"
+    return "\n".join([*top, *lines, "\\bottomrule", *([note] * bool(notes)), "\\end{tabular}"]) + "\n"
 
 
 def _tex_cell(entry: Entry | None, name: str, best: bool) -> str:
@@ -218,7 +231,8 @@ def _tex_cell(entry: Entry | None, name: str, best: bool) -> str:
     if spread is None:
         return UNDEFINED
     number = f"{spread.mean:.1f}" + ("" if spread.std is None else f" \\pm {spread.std:.1f}")
-    mark = "^\\dagger" if entry.differs else ""
+    signs = "".join(sign for sign, key, _ in MARKS.values() if getattr(entry, key))
+    mark = f"^{{{signs}}}" if signs else ""
     return f"$\\mathbf{{{number}}}{mark}$" if best else f"${number}{mark}$"
 
 
@@ -243,7 +257,7 @@ def _tex(text: str) -> str:
 
 def long_csv(comparison: Comparison) -> str:
     """A line for each split, strategy and metric; n is of how many seeds, and a field is empty that is not defined."""
-    about = ["split", "strategy", "keeps", "differs", "idle", "unlike_paper", "metric", "unit"]
+    about = ["split", "strategy", "keeps", "differs", "idle", "unlike_paper", "mixed", "metric", "unit"]
     return _csv(rows(comparison), [*about, *Spread.__annotations__])
 
 
@@ -265,6 +279,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "differs": "; ".join(entry.differs),
                 "idle": "; ".join(entry.idle),
                 "unlike_paper": _unlike(entry, "unknown"),
+                "mixed": "; ".join(entry.mixed),
             }
             for name, metric in ALL.items():
                 if name not in entry.spreads:

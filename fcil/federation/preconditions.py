@@ -109,8 +109,10 @@ def facts(plan: Plan, scenario: Scenario) -> dict[str, float]:
 def _odd_data(plan: Plan, scenario: Scenario) -> Iterator[str]:
     """Images of which nothing can be learnt, folders that are not read, and tasks that were not to be expected."""
     place = f"data.root: {plan.data.root}" if plan.data.root else f"data: {plan.data.dataset}"
+    behind = plan.data.transparency
+    said = "transparency is ignored" if behind == "ignored" else f"what is transparent lies on {behind}"
     for line in oddities_of(plan):
-        ground = f"; what is transparent lies on {plan.data.transparency} (data.transparency)"
+        ground = f"; {said} (data.transparency)"
         yield f"{place}: {line}{ground * ('colour' in line and scenario.dataset.source is not None)}"
     sizes, tasks = [task.num_new for task in scenario.tasks], plan.data.tasks
     if isinstance(tasks, int) and len(set(sizes)) > 1 and plan.data.remainder == "last":

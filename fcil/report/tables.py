@@ -10,7 +10,7 @@ import numpy as np
 
 from fcil import metrics
 from fcil.compare import METRICS, Comparison, Entry, Split
-from fcil.compare.write import cell
+from fcil.compare.write import cell, marks, meanings
 from fcil.console.tables import MEANING, NONE, UNDEFINED, duration, percent, size
 from fcil.errors import StoreError
 from fcil.store.groups import Group, flat, settings_of
@@ -89,9 +89,9 @@ def of_split(split: Split, number: int) -> list[Table]:
     """The headline, every definition of forgetting, and what it cost."""
     mean = "Mean ± sample standard deviation over n seeds, in brackets the 95 % bootstrap interval of the mean"
     bold = "bold: better than every other beyond doubt"
-    dagger = "; † run under other circumstances (said above)" if any(e.differs for e in split.entries) else ""
+    marked = "".join(f"; {one} (said above)" for one in meanings(split.entries))
     return [
-        _spreads(split, f"main{number}", MAIN, f"Percent; forgetting (Chaudhry's) in points. {mean}; {bold}{dagger}."),
+        _spreads(split, f"main{number}", MAIN, f"Percent; forgetting (Chaudhry's) in points. {mean}; {bold}{marked}."),
         _spreads(split, f"forgetting{number}", (*FORGETTING, *OTHERS),
                  f"Points; plasticity and stability in percent. {mean}; without a suffix forgetting is Chaudhry's."),
         _spreads(split, f"cost{number}", COSTS, "Of a whole run: means over n seeds; bytes are those of all clients."),
@@ -106,21 +106,22 @@ def headline(entry: Entry) -> str:
 
 
 def _spreads(split: Split, name: str, columns: Sequence[str], caption: str) -> Table:
-    told = any(run.summary["tasks"] > 1 for entry in split.entries for run in entry.group.runs)  # one forgets nothing
+    # Of a single task nothing can be forgotten.
+    forgets = any(run.summary["tasks"] > 1 for entry in split.entries for run in entry.group.runs)
     columns = [
         c
         for c in columns
-        if any(e.spreads[c] for e in split.entries) or (told and METRICS[c].unit in ("percent", "points"))
+        if any(e.spreads[c] for e in split.entries) or (forgets and METRICS[c].unit in ("percent", "points"))
     ]
     best = {column: split.best(column) for column in columns if column in MAIN}
     rows = []
     for entry in split.entries:
         cells = [_told(entry, c, best.get(c) is entry) for c in columns]
-        head = names(entry.label + (" †" if entry.differs else ""))
+        head = names(entry.label + marks(entry))
         rows.append([*head, *names(entry.keeps or NONE), Cell(str(len(entry.group.runs))), *cells])
     titles = ["strategy", "keeps", "n", *(METRICS[c].title for c in columns)]
-    meanings = {METRICS[c].title: _meaning(c) for c in columns}
-    return Table(key=name, caption=caption, columns=titles, rows=rows, meanings=meanings)
+    told = {METRICS[c].title: _meaning(c) for c in columns}
+    return Table(key=name, caption=caption, columns=titles, rows=rows, meanings=told)
 
 
 def _told(entry: Entry, metric: str, best: bool) -> Cell:

@@ -73,18 +73,18 @@ def split_label(config: Mapping[str, Any]) -> str:
 def _data_label(data: Any) -> str:
     if not isinstance(data, Mapping):
         return "unknown data"
-    words = [_short(data.get("dataset", "unknown data"))]
+    words = [short(data.get("dataset", "unknown data"))]
     if data.get("base") is not None:
-        words.append(f"base {_short(data['base'])} + {_short(data.get('increment'))}")
+        words.append(f"base {short(data['base'])} + {short(data.get('increment'))}")
     elif data.get("tasks") is not None:
-        words.append(f"{_short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
+        words.append(f"{short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
     partition = data.get("partition")
     if isinstance(data.get("split"), Mapping):
-        words.append(f"split {_short(data['split'].get('digest'))}")
+        words.append(f"split {short(data['split'].get('digest'))}")
     if isinstance(partition, Mapping):
-        words += [f"{_short(key)} {_short(value)}" for key, value in list(partition.items())[:4]]
+        words += [f"{short(key)} {short(value)}" for key, value in list(partition.items())[:4]]
     elif partition is not None:
-        words.append(_short(partition))
+        words.append(short(partition))
     return ", ".join(words)
 
 
@@ -96,7 +96,7 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k not in ("name", *UNTOLD)]
     chosen = [k for k in keys if k.split(".")[-1] in CHOICES]  # their options are not those of another choice
     keys = [k for k in keys if not any(k.startswith(f"{choice}.") for choice in chosen)]
-    words = [_short(mine[k]) if k in chosen else f"{_short(k.split('.')[-1])} {_short(mine[k])}" for k in keys[:3]]
+    words = [short(mine[k]) if k in chosen else f"{short(k.split('.')[-1])} {short(mine[k])}" for k in keys[:3]]
     twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
     if twins > 1:
         named = len({r.name for r in rivals}) == len(rivals)
@@ -120,6 +120,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in at most twenty characters."""
     text = f"{value:g}" if isinstance(value, float) else printable(str(value))
     return text if len(text) <= 20 else text[:19] + "…"

@@ -189,6 +189,37 @@ def test_runs_under_other_circumstances_are_marked_and_not_called_the_best(tmp_p
     assert "†" not in markdown(found).split("joint")[0]
 
 
+def mix(folder: RunFolder, **values: Any) -> None:
+    """Let a run's record say that it went on in other environments."""
+    folder.summary.write_text(json.dumps(json.loads(folder.summary.read_text()) | {"mixed": values}))
+
+
+def test_runs_that_went_on_in_another_environment_are_marked(tmp_path: Path) -> None:
+    make_results(tmp_path, seeds=(0, 1))
+    mix(make_run(tmp_path, "joint", 0, variant="0000000a"))
+    assert not [entry for entry in compared(tmp_path).splits[0].entries if entry.mixed]
+    assert "\\S" not in latex(compared(tmp_path))
+    assert "§" not in printed(tables(compared(tmp_path))).split("percent")[0]
+    mix(make_run(tmp_path, "joint", 1, variant="0000000a"), torch=["2.9.1", "2.10.0"], images=["a" * 64, "b" * 64])
+    found = compared(tmp_path)
+    told = ("torch 2.9.1 and 2.10.0 (seed 1)", f"images {'a' * 19}… and {'b' * 19}… (seed 1)")
+    assert {e.label: e.mixed for e in found.splits[0].entries} == {"lander": (), "finetune": (), "joint": told}
+    assert f"{found.splits[0].label}: joint went on in another environment: {'; '.join(told)}" in found.warnings
+    assert "joint §" in printed(tables(found))
+    assert markdown(found).count("joint §") == 2
+    assert "^{\\S}$" in latex(found)
+    assert "{\\footnotesize $^\\S$ went on in another environment}" in latex(found)
+    told_by = {row["strategy"]: row["mixed"] for row in csv.DictReader(io.StringIO(long_csv(found)))}
+    assert told_by == {"lander": "", "finetune": "", "joint": "; ".join(told)}
+
+
+@pytest.mark.parametrize("value", [7, "torch", ["torch"], {"torch": 7}, {"torch": {"a": 1}}])
+def test_what_is_no_account_of_environments_is_not_told(tmp_path: Path, value: Any) -> None:
+    folder = make_run(tmp_path, "finetune", 0)
+    folder.summary.write_text(json.dumps(json.loads(folder.summary.read_text()) | {"mixed": value}))
+    assert compared(tmp_path).splits[0].entries[0].mixed == ()
+
+
 def test_every_split_has_a_table_and_splits_are_ranked_together(tmp_path: Path) -> None:
     for tasks in (2, 3, 4):
         for number, strategy in enumerate(("finetune", "lander", "target")):

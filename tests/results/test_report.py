@@ -258,6 +258,16 @@ def test_activity_and_failure_cards_are_told_where_there_are_some(tmp_path: Path
     assert rows[rows.index("error") + 1] == "TrainingError: it broke"
 
 
+def test_the_marks_after_names_are_explained_below_the_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lander", 0)
+    summary = json.loads(run.summary.read_text())
+    run.summary.write_text(json.dumps(summary | {"mixed": {"threads": [1, 2]}, "inert": ["nothing was drawn"]}))
+    page = Page(report([tmp_path]))
+    assert "lander ‡ §" in page.text("td", "th")
+    assert any("‡ an ingredient did nothing" in text and "§ went on" in text for text in page.text("span"))
+    assert any("lander went on in another environment: threads 1 and 2" in text for text in page.text("li"))
+
+
 def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
     make_run(tmp_path, "lander", 0, rounds=400)
     html = report([tmp_path])

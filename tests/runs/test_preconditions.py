@@ -240,6 +240,9 @@ def test_a_data_set_of_one_colour_is_told(tmp_path: Path, levels: list[int]) -> 
         f"all {part} images have {said}; nothing can be learnt; what is transparent lies on white (data.transparency)"
         for part in ("training", "test")
     ]
+    data = {"dataset": "image_folder", "root": str(tmp_path / "images"), "tasks": 2, "transparency": "ignored"}
+    source = write_experiment(tmp_path, data=data)
+    assert all(line.endswith("; transparency is ignored (data.transparency)") for line in remarks_of(source))
 
 
 # Anchors -------------------------------------------------------------------------------------------
