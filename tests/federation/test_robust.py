@@ -40,11 +40,13 @@ from fcil.federation.plan import Plan, scenario_of
 from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
 from fcil.federation.protection.attacks import ATTACKS, LabelFlip, Noise, Scale, SignFlip, flipped
 from fcil.federation.protection.averager import Averager, check_safeguards, spent
-from fcil.federation.protection.flower_messages import numpy_seeded
+from fcil.federation.protection.client_mods import around, said
+from fcil.federation.protection.clipping import clip
 from fcil.federation.protection.malicious import forge, given, malicious
-from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods, around, said
+from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods
 from fcil.federation.protection.privacy import Privacy, epsilon, private_mean
 from fcil.federation.settings import FederationSettings
+from fcil.rng import derive
 from fcil.roles import Server
 from fcil.runs.plans import read
 from fcil.types import Task, Tensors
@@ -140,6 +142,29 @@ def test_clipping_is_flowers_and_shortens_the_whole_step(ours, theirs):
     assert got["w"].dtype == torch.float32
 
 
+def test_a_clipped_step_has_the_direction_it_had_and_the_norm_of_the_formula():
+    start = {"w": torch.tensor([1.0, 1.0]), "v": torch.tensor(2.0), "n": torch.tensor(3)}
+    weights = {"w": torch.tensor([4.0, 1.0]), "v": torch.tensor(6.0), "n": torch.tensor(9), "more": torch.ones(2)}
+    got, shortened = clip(weights, start, 2.5)  # the step (3, 0, 4) has length 5
+    assert shortened
+    assert got["w"].tolist() == [2.5, 1.0]
+    assert float(got["v"]) == 4.0
+    assert got["n"] is weights["n"]
+    assert got["more"] is weights["more"]
+    same_length, shortened = clip(weights, start, 5.0)
+    assert not shortened
+    assert same(same_length, weights)
+
+
+@pytest.mark.parametrize("mod", ["fixed_clipping", "adaptive_clipping", "local_dp"])
+@pytest.mark.parametrize("shape", [(1,), (4, 3, 2), (5,)])
+def test_a_tensor_of_another_shape_is_neither_clipped_nor_sent_unclipped(mod, shape):
+    back = {**tensors(2), "w": torch.ones(shape)}
+    message = re.escape(f'federation.mods: tensor "w" has the shape {list(shape)}; the net\'s has [4, 3]')
+    with pytest.raises(TrainingError, match=message):
+        through(chosen(mod), tensors(1), back)
+
+
 def test_a_short_step_is_left_as_it_is_and_says_so():
     sent, back = tensors(1), {n: t + 1e-4 if t.is_floating_point() else t for n, t in tensors(1).items()}
     got, reply = through(chosen({"adaptive_clipping": {"norm": 5.0}}), sent, back)
@@ -167,8 +192,10 @@ def test_local_noise_is_flowers_from_a_stream_of_its_own_and_global_numpy_stays(
     other, _ = through(chosen({"local_dp": options}), sent, back, seed=1)
     assert same(got, again)
     assert not same(got, other)
-    with numpy_seeded(0, "local_dp", *WHO):
-        expected = by_flower(LocalDpMod(0.5, 1.0, 0.9, 1e-3), sent, back, {})
+    number, state = derive(0, "local_dp", *WHO), np.random.get_state()
+    np.random.seed([number & 0xFFFFFFFF, number >> 32])
+    expected = by_flower(LocalDpMod(0.5, 1.0, 0.9, 1e-3), sent, back, {})
+    np.random.set_state(state)
     for name in ("w", "scale"):
         np.testing.assert_allclose(np.atleast_1d(got[name].numpy()), expected[name], rtol=1e-6)
     assert torch.equal(got["running_var"] <= 0.1 * sent["running_var"], got["running_var"] == 0.1 * sent["running_var"])
@@ -210,7 +237,8 @@ def test_size_mods_tell_the_server_and_change_nothing():
     lines = said(reply)
     assert all(line.startswith("client 3, task 1, round 2: ") for line in lines)
     assert re.search(r"Incoming message size: \d{4} bytes", lines[0])
-    assert any("'shared/pool': {'elements': 50" in line for line in lines)
+    assert any("'shared/pool': {'elements': 50, 'bytes': 200}" in line for line in lines)
+    assert lines[3].endswith("Outgoing arrays: {'weights': {'elements': 44, 'bytes': 180}}, 180 bytes in all")
     assert said(through(chosen("fixed_clipping"), sent, back)[1]) == []
 
 
