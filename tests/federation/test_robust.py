@@ -41,7 +41,7 @@ from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Me
 from fcil.federation.protection.attacks import ATTACKS, LabelFlip, Noise, Scale, SignFlip, flipped
 from fcil.federation.protection.averager import Averager, check_safeguards, spent
 from fcil.federation.protection.client_mods import around, said
-from fcil.federation.protection.clipping import clip
+from fcil.federation.protection.clipping import clip, clip_factor
 from fcil.federation.protection.malicious import forge, given, malicious
 from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods
 from fcil.federation.protection.privacy import Privacy, epsilon, private_mean
@@ -154,6 +154,20 @@ def test_a_clipped_step_has_the_direction_it_had_and_the_norm_of_the_formula():
     same_length, shortened = clip(weights, start, 5.0)
     assert not shortened
     assert same(same_length, weights)
+
+
+def test_the_length_of_a_step_of_many_numbers_is_exact():
+    """In single precision a sum of squares loses what a norm promises: the step would stay longer than allowed."""
+    start, step = {"w": torch.zeros(2_000_000)}, torch.full((2_000_000,), 1e-3)
+    step[0] = 4096.0  # in single precision, no later square is felt beside its square
+    exact = math.sqrt(4096.0**2 + 1_999_999 * float(step[1]) ** 2)
+    assert clip_factor({"w": step}, 1.0) == pytest.approx(1 / exact, rel=1e-13)
+    got, _ = clip({"w": step}, start, 1.0)
+    assert length(got, start) == pytest.approx(1.0, rel=1e-7)
+    tiny = {"w": torch.full((3,), 1e-30)}  # whose squares single precision takes for zero
+    assert clip_factor(tiny, 1e-31) == pytest.approx(1e-31 / math.sqrt(3e-60))
+    huge = {"w": torch.full((3,), 1e30)}  # and these for infinite
+    assert clip_factor(huge, 1.0) == pytest.approx(1 / math.sqrt(3e60))
 
 
 @pytest.mark.parametrize("mod", ["fixed_clipping", "adaptive_clipping", "local_dp"])

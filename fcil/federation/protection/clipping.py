@@ -27,14 +27,14 @@ def clip(weights: Tensors, start: Tensors, norm: float) -> tuple[Tensors, bool]:
         TrainingError: a tensor came back in another shape.
     """
     steps = {name: weights[name] - start[name] for name in _shared(weights, start)}
-    factor = _factor(steps, norm)
+    factor = clip_factor(steps, norm)
     shortened = {name: start[name] + step * factor for name, step in steps.items()}
     return {**weights, **shortened}, factor < 1
 
 
-def _factor(steps: Tensors, norm: float) -> float:
-    lengths = [np.linalg.norm(step.numpy().ravel()) for step in steps.values()]
-    length = sqrt(float(sum(part**2 for part in lengths)))
+def clip_factor(steps: Tensors, norm: float) -> float:
+    """min(1, norm / |steps|), with the L2 norm over all tensors summed in double precision; 1 for no step at all."""
+    length = sqrt(sum(float(step.double().square().sum()) for step in steps.values()))
     return min(1.0, norm / length) if length else 1.0
 
 

@@ -44,7 +44,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import sqrt
 from typing import Annotated
 
 import torch
@@ -54,6 +53,7 @@ from pydantic import Field
 
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.protection.bn_variance import settled
+from fcil.federation.protection.clipping import clip_factor
 from fcil.rng import Key, generator
 from fcil.types import Positive, Tensors, Update
 
@@ -101,9 +101,9 @@ def private_mean(
             )
             raise TrainingError(f"federation.privacy: {what}; the noise is not made for that")
         steps = {name: t - start[name] for name, t in update.weights.items() if name in sums}
-        length = sqrt(sum(float(step.double().square().sum()) for step in steps.values()))
+        factor = clip_factor(steps, privacy.clip)
         for name, step in steps.items():
-            sums[name].add_(step, alpha=min(1.0, privacy.clip / length) if length else 1.0)
+            sums[name].add_(step, alpha=factor)
         sent |= update.weights.keys()
     stream, std = generator(*key), privacy.noise * privacy.clip
     mean = {name: t.clone() for name, t in start.items() if name in sent}
