@@ -16,6 +16,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.serverapp.strategy import FedAvg, FedMedian
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from small_runs import (
     Stop,
@@ -320,6 +321,27 @@ def test_rules_by_hand(rule, expected):
     assert got.weights["w"].tolist() == pytest.approx(expected, abs=1e-5)
     assert got.num_examples == 15
     assert got.metrics == {"loss": 2.0}
+
+
+def by_flowers_strategy(strategy: FedAvg, updates: list[Update]) -> Tensors:
+    """What Flower's strategy makes of the updates, handed to it as replies."""
+    new_run(1)
+    sent = Message(RecordDict(), 1, "train")
+    metrics = MetricRecord({"num-examples": 1})
+    contents = [RecordDict({"arrays": to_arrays(u.weights), "metrics": metrics}) for u in updates]
+    arrays, _ = strategy.aggregate_train(0, [Message(content, reply_to=sent) for content in contents])
+    return to_tensors(arrays)
+
+
+@pytest.mark.parametrize("clients", range(3, 12))
+def test_the_median_is_flowers_to_the_bit(clients):
+    updates = [
+        Update({**tensors(k), "zero": torch.tensor([-0.0]), "big": normal(9, key=k).double()}, 1)
+        for k in range(clients)
+    ]
+    got = average(Median(), updates, "uniform", {}).weights
+    assert same(got, by_flowers_strategy(FedMedian(), updates))
+    assert got["batches"] == 7 + (clients - 1) / 2
 
 
 def krum_by_hand(vectors: np.ndarray, malicious: int) -> np.ndarray:

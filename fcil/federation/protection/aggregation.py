@@ -9,7 +9,7 @@
 | `multi_krum`   | Blanchard et al., NeurIPS 2017 | the same                                  |
 | `bulyan`       | El Mhamdi et al., ICML 2018    | at most `malicious` of 4 malicious + 3 do |
 
-All but the mean are Flower's implementations, and hold all updates of a round in memory at once.
+All but the mean hold all updates of a round in memory at once; the Krums and Bulyan are Flower's implementations.
 `median`, `trimmed_mean` and `bulyan` weigh clients alike, whatever the strategy's weighting; the Krums
 weigh those they keep as the strategy says. Metrics are the plain mean over all, a liar's included.
 """
@@ -20,9 +20,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, cast
 
+import numpy as np
+import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan as FlowerBulyan
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
+from flwr.serverapp.strategy import FedAvg, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
@@ -70,7 +72,7 @@ class Median(Aggregation):
         return "" if clients >= 3 else f"the median of {clients} clients is their mean; it needs at least 3 in a round"
 
     def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        return _by_flower(FedMedian(), updates)
+        return _trimmed_mean(updates, cut=(len(updates) - 1) // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,18 @@ def average(aggregation: Aggregation, updates: Iterable[Update], weighting: Weig
         raise TrainingError(f"federation.aggregation: {aggregation.name} needs the same tensors from every client")
     weights = aggregation.combine(received, weighting, start)
     return Update(weights, sum(u.num_examples for u in received), mean_metrics(u.metrics for u in received))
+
+
+def _trimmed_mean(updates: Sequence[Update], cut: int) -> Tensors:
+    """The mean, number by number, without the `cut` smallest and the `cut` largest."""
+    means = {}
+    for name, first in updates[0].weights.items():
+        stacked = torch.stack([update.weights[name] for update in updates])
+        stacked = stacked if stacked.is_floating_point() else stacked.double()
+        # NumPy's sort is several times as fast as torch's along this axis, and makes no indices.
+        ranked = torch.from_numpy(np.sort(stacked.cpu().numpy(), axis=0))
+        means[name] = ranked[cut : len(updates) - cut].mean(0).to(first.device)
+    return means
 
 
 @dataclass
