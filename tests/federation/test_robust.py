@@ -16,7 +16,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
-from flwr.serverapp.strategy import FedAvg, FedMedian
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from small_runs import (
     Stop,
@@ -342,6 +342,27 @@ def test_the_median_is_flowers_to_the_bit(clients):
     got = average(Median(), updates, "uniform", {}).weights
     assert same(got, by_flowers_strategy(FedMedian(), updates))
     assert got["batches"] == 7 + (clients - 1) / 2
+
+
+@pytest.mark.parametrize(("clients", "share"), [(5, 0.2), (6, 0.4), (10, 0.1), (11, 0.3)])
+def test_the_trimmed_mean_is_flowers_and_leaves_out_whole_clients(clients, share):
+    updates = [Update(tensors(k), 1) for k in range(clients)]
+    got = average(TrimmedMean(share=share), updates, "uniform", {}).weights
+    expected = by_flowers_strategy(FedTrimmedAvg(beta=share), updates)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(got[name], value, rtol=1e-6, atol=1e-7), name
+        assert got[name].dtype == value.dtype
+        assert got[name].shape == value.shape
+    ranked = torch.stack([update.weights["w"] for update in updates]).double().sort(0).values
+    cut = int(share * clients)
+    assert torch.allclose(got["w"].double(), ranked[cut : clients - cut].mean(0), atol=1e-6)
+
+
+def test_a_trimmed_mean_does_not_depend_on_who_sent_what():
+    updates = [Update(tensors(k), 1) for k in range(11)]
+    got = [average(TrimmedMean(share=0.2), order, "uniform", {}).weights for order in (updates, updates[::-1])]
+    assert same(*got)
 
 
 def krum_by_hand(vectors: np.ndarray, malicious: int) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan as FlowerBulyan
-from flwr.serverapp.strategy import FedAvg, FedTrimmedAvg
+from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
@@ -86,7 +86,7 @@ class TrimmedMean(Aggregation):
         return "" if int(self.share * clients) else f"a share of {self.share:g} of {clients} clients leaves out nobody"
 
     def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        return _by_flower(FedTrimmedAvg(beta=self.share), updates)
+        return _trimmed_mean(updates, cut=int(self.share * len(updates)))
 
 
 @dataclass(frozen=True, kw_only=True)
