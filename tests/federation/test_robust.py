@@ -16,6 +16,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.serverapp.strategy import Bulyan as FlowerBulyan
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from small_runs import (
@@ -390,6 +391,14 @@ def test_bulyan_averages_the_values_nearest_to_the_median_of_those_krum_keeps():
     closest = kept[np.argsort(abs(kept - np.median(kept)))[:3]]  # n - 4f
     got = average(Bulyan(malicious=1), updates, "uniform", START)
     assert got.weights["w"].tolist() == pytest.approx([closest.mean(), -closest.mean()], abs=1e-6)
+
+
+@pytest.mark.parametrize("clients", [7, 8, 12])
+def test_bulyan_is_flowers_to_the_bit(clients):
+    updates = [Update({n: t for n, t in tensors(k).items() if n != "batches"}, 1) for k in range(clients)]
+    expected = by_flowers_strategy(FlowerBulyan(num_malicious_nodes=1), updates)
+    start = {name: torch.zeros_like(t) for name, t in updates[0].weights.items()}
+    assert same(average(Bulyan(malicious=1), updates, "uniform", start).weights, expected)
 
 
 def test_krum_is_not_misled_by_large_nets_that_moved_little_nor_by_batch_counters():

@@ -18,21 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import Bulyan as FlowerBulyan
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import RecordDict
+from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
 from fcil.averaging import Weighting, mean_metrics, weighted_mean
 from fcil.config import Where
 from fcil.errors import TrainingError
-from fcil.federation.codec import to_arrays, to_tensors
-from fcil.federation.protection.flower_logs import overheard
+from fcil.federation.codec import to_arrays
 from fcil.federation.protection.tagged_choice import read_named, short_form
 from fcil.types import Count, Tensors, Update
 
@@ -136,10 +134,13 @@ class Bulyan(Aggregation):
         return _too_few(clients, 4, self.malicious)
 
     def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        def closest(contents: list[RecordDict], malicious: int, keep: int) -> list[RecordDict]:
-            return [contents[k] for k in _closest(updates, start, malicious, keep)]
-
-        return _by_flower(FlowerBulyan(num_malicious_nodes=self.malicious, selection_rule=closest), updates)
+        nearest = _closest(updates, start, self.malicious, len(updates) - 2 * self.malicious)
+        kept = [updates[k].weights for k in nearest]
+        middle = _trimmed_mean([updates[k] for k in nearest], cut=(len(kept) - 1) // 2)
+        layers = [[weights[name].cpu().numpy() for name in middle] for weights in kept]
+        reference = [t.cpu().numpy() for t in middle.values()]
+        means = aggregate_n_closest_weights(reference, layers, len(kept) - 2 * self.malicious)
+        return {name: torch.as_tensor(mean).to(middle[name].device) for name, mean in zip(middle, means, strict=True)}
 
 
 RULES: dict[str, type[Aggregation]] = {c.name: c for c in (Mean, Median, TrimmedMean, Krum, MultiKrum, Bulyan)}
@@ -173,25 +174,6 @@ def _trimmed_mean(updates: Sequence[Update], cut: int) -> Tensors:
         ranked = torch.from_numpy(np.sort(stacked.cpu().numpy(), axis=0))
         means[name] = ranked[cut : len(updates) - cut].mean(0).to(first.device)
     return means
-
-
-@dataclass
-class _Reply:
-    """As much of a Flower reply as its strategies look at."""
-
-    content: RecordDict
-
-    def has_error(self) -> bool:
-        return False
-
-
-def _by_flower(strategy: FedAvg, updates: Sequence[Update]) -> Tensors:
-    metrics = MetricRecord({"num-examples": 1})  # Flower fails without; its mean of metrics is not used
-    replies = [_Reply(RecordDict({"arrays": to_arrays(u.weights), "metrics": metrics})) for u in updates]
-    with overheard():
-        arrays, _ = strategy.aggregate_train(0, cast(list[Message], replies))
-    assert arrays is not None
-    return to_tensors(arrays, next(iter(updates[0].weights.values())).device)
 
 
 def _closest(updates: Sequence[Update], start: Tensors, malicious: int, keep: int) -> list[int]:
