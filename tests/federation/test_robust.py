@@ -39,14 +39,16 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RefArray, new_context, new_run
 from fcil.federation.plan import Plan, scenario_of
-from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
+from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean
 from fcil.federation.protection.attacks import ATTACKS, LabelFlip, Noise, Scale, SignFlip, flipped
-from fcil.federation.protection.averager import Averager, check_safeguards, spent
-from fcil.federation.protection.client_mods import around, said
+from fcil.federation.protection.averager import Averager, spent
+from fcil.federation.protection.client_mods import around, forge, said
 from fcil.federation.protection.clipping import clip, clip_factor
-from fcil.federation.protection.malicious import forge, given, malicious
+from fcil.federation.protection.malicious import given, malicious
 from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods
 from fcil.federation.protection.privacy import Privacy, epsilon, private_mean
+from fcil.federation.protection.robust_means import average
+from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.settings import FederationSettings
 from fcil.rng import derive
 from fcil.roles import Server

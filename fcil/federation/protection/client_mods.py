@@ -1,4 +1,4 @@
-"""The mods of a federation around the ClientApp: clip, add noise, count bytes."""
+"""Around the ClientApp: the mods of a federation, and what malicious clients send in place of what they trained."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, cast
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fcil.federation.codec import to_arrays, to_tensors
+from fcil.federation.plan import Plan
 from fcil.federation.protection.bn_variance import settled
 from fcil.federation.protection.clipping import add_noise, clip, gaussian_std
+from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.mods import (
     NORM_BIT,
     SHARED_NORM,
@@ -22,6 +24,7 @@ from fcil.federation.protection.mods import (
     Mod,
     Mods,
 )
+from fcil.rng import generator
 
 CallNext = Callable[[Message, Context], Message]
 LOG = "log"
@@ -70,6 +73,24 @@ def _protect(mod: Mod, key: tuple[int | str, ...], message: Message, reply: Mess
             weights, shortened = clip(weights, start, norm)
             cast(MetricRecord, reply.content["metrics"])[NORM_BIT] = int(shortened)
     reply.content["weights"] = to_arrays(settled(weights, start))
+
+
+def forge(plan: Plan, who: Who, message: Message, reply: Message) -> None:
+    """Put what a malicious client sends in place of what its training has made.
+
+    Args:
+        who: task, round and client.
+    """
+    attack = plan.federation.attack
+    if attack is None or not attack.forges or who[-1] not in malicious(plan) or "weights" not in reply.content:
+        return
+    start, honest = (to_tensors(cast(ArrayRecord, m.content["weights"])) for m in (message, reply))
+    stream = generator(plan.seed, "attack", *who)
+    lies = {
+        name: attack.forged(t, start[name], stream) if t.is_floating_point() and name in start else t
+        for name, t in honest.items()
+    }
+    reply.content["weights"] = to_arrays(settled(lies, start))
 
 
 def _arrays_size(content: RecordDict) -> str:

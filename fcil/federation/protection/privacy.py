@@ -47,8 +47,6 @@ from functools import lru_cache
 from typing import Annotated
 
 import torch
-from flwr.supercore.privacy_accounting import GaussianPrivacyEvent, NeighboringRelation, PrivacyConfig, SamplingMethod
-from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from pydantic import Field
 
 from fcil.errors import ConfigError, TrainingError
@@ -120,17 +118,20 @@ def epsilon(privacy: Privacy, clients: int, per_round: int, rounds: int) -> floa
     Raises:
         ConfigError: the accountant is not installed.
     """
+    from flwr.supercore import privacy_accounting as accounting  # not above: settings are read without Flower
+    from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
+
     if not rounds:
         return 0.0
-    config = PrivacyConfig(
+    config = accounting.PrivacyConfig(
         target_delta=privacy.delta,
         population_size=clients,
-        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
-        sampling_method=SamplingMethod.NO_AMPLIFICATION,
+        neighboring_relation=accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        sampling_method=accounting.SamplingMethod.NO_AMPLIFICATION,
     )
     try:
         accountant = RdpAccountant(config)
     except ImportError:
         raise ConfigError("federation.privacy: epsilon needs a package more; pip install 'fcil[privacy]'") from None
-    accountant.compose(GaussianPrivacyEvent(privacy.noise, per_round, clients), rounds)
+    accountant.compose(accounting.GaussianPrivacyEvent(privacy.noise, per_round, clients), rounds)
     return accountant.get_epsilon(privacy.delta)
