@@ -17,9 +17,8 @@ from flwr.clientapp import ClientApp
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.messages.audit import RECORD, Audit
 from fcil.federation.plan import scenario_of, tasks_of
-from fcil.federation.protection.flower_messages import CallNext
-from fcil.federation.protection.malicious import forge, given
-from fcil.federation.protection.mods import around
+from fcil.federation.protection.client_mods import CallNext, around, forge
+from fcil.federation.protection.malicious import given
 from fcil.federation.runtime.user_code import check_update, named_state
 from fcil.federation.runtime.worker import Site, site
 from fcil.nets import normalises_one

@@ -17,7 +17,7 @@ from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
 from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.messages.failures import shortage
 from fcil.federation.observer import Observer, Observers
-from fcil.federation.plan import Plan, anchors_of, first_net, forget_data, scenario_of
+from fcil.federation.plan import Plan, anchors_of, forget_data, scenario_of
 from fcil.federation.ray.grid import RayGrid, WorkerPool
 from fcil.federation.ray.session import RaySession
 from fcil.federation.runtime.address_space import check_room_for_a_run
@@ -25,8 +25,6 @@ from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.runtime.worker import site
 from fcil.federation.server import Loop
 from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
-from fcil.federation.synthesis.jobs import inversion
-from fcil.synthesis import Synthesizer
 
 
 @dataclass
@@ -150,28 +148,3 @@ def gpu_slots(gpus: int, resources: Resources) -> int:
             f"{resources.synthesis_gpus:g} and one client of {resources.client_gpus:g}; lower one of them"
         )
     return slots
-
-
-def rehearse(plan: Plan) -> None:
-    """Ask for everything a run will need, so that what is missing is said before it starts.
-
-    Raises:
-        UserError: the device, data, partition, anchors, or what a synthesizer needs.
-    """
-    if plan.federation.backend == "ray" and ":" in plan.resources.device:
-        raise ConfigError(
-            f'resources.device: "{plan.resources.device}" is not allowed on Ray, which hands out GPUs itself; '
-            "say cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
-        )
-    anchors, strategy = anchors_of(plan), plan.strategy.strategy
-    if plan.federation.exemplars == 0 and "exemplars" in strategy.needs:
-        raise ConfigError(
-            f'federation.exemplars: 0 is not allowed with strategy "{plan.strategy.name}", '
-            "whose clients keep images of earlier tasks"
-        )
-    synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
-    if synthesizers:
-        net = first_net(replace(plan, net=strategy.inverted or plan.net), anchors)
-        problem = inversion(plan, net, range(net.num_classes), anchors, None, ("rehearsal",))
-        for synthesizer in synthesizers:
-            synthesizer.checked(problem)

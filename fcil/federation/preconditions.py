@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcil.data import Scenario, task_sizes
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, oddities_of, tasks_of
+from fcil.federation.plan import Plan, anchors_of, first_net, oddities_of, tasks_of
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
-from fcil.federation.protection.averager import check_safeguards
 from fcil.federation.protection.malicious import malicious
+from fcil.federation.protection.safeguards import check_safeguards
+from fcil.federation.synthesis.jobs import inversion
 from fcil.nets import check_batch, normalises_one
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients
+from fcil.synthesis import Synthesizer
 
 Counts = NDArray[np.int64]
 PAPER_SHARE = 0.04
@@ -85,6 +88,31 @@ def _check_answers(plan: Plan, scenario: Scenario) -> None:
 def _met(plan: Plan, scenario: Scenario) -> Iterator[Counts]:
     """How many images of each class the clients have met after each task that is played, (clients, classes)."""
     return iter(scenario.counts.cumsum(axis=0)[: len(tasks_of(plan))])
+
+
+def rehearse(plan: Plan) -> None:
+    """Ask for everything a run will need, so that what is missing is said before it starts.
+
+    Raises:
+        UserError: the device, data, partition, anchors, or what a synthesizer needs.
+    """
+    if plan.federation.backend == "ray" and ":" in plan.resources.device:
+        raise ConfigError(
+            f'resources.device: "{plan.resources.device}" is not allowed on Ray, which hands out GPUs itself; '
+            "say cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    anchors, strategy = anchors_of(plan), plan.strategy.strategy
+    if plan.federation.exemplars == 0 and "exemplars" in strategy.needs:
+        raise ConfigError(
+            f'federation.exemplars: 0 is not allowed with strategy "{plan.strategy.name}", '
+            "whose clients keep images of earlier tasks"
+        )
+    synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
+    if synthesizers:
+        net = first_net(replace(plan, net=strategy.inverted or plan.net), anchors)
+        problem = inversion(plan, net, range(net.num_classes), anchors, None, ("rehearsal",))
+        for synthesizer in synthesizers:
+            synthesizer.checked(problem)
 
 
 # What is no mistake, and yet to be known ----------------------------------------------------------

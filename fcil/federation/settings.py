@@ -82,7 +82,7 @@ class FederationSettings:
     exemplars: Index | None = None
     """Most own images that a client may keep of earlier tasks, whatever the strategy asks; null: as many as it asks."""
     mods: Mods = Mods()
-    """Flower's mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
+    """Mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
     `fixed_clipping`, `adaptive_clipping`."""
     aggregation: Aggregation = Mean()
     """How updates become one: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""

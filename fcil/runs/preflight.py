@@ -16,9 +16,8 @@ from fcil.console.tables import partition_table, settings_tree
 from fcil.data import Scenario
 from fcil.data.files.decode import Progress
 from fcil.errors import ConfigError, DataError
-from fcil.federation.engine import rehearse
 from fcil.federation.plan import Plan, anchors_of, dataset_of, needs_anchors, scenario_of
-from fcil.federation.preconditions import check_foreseen, introduction
+from fcil.federation.preconditions import check_foreseen, introduction, rehearse
 from fcil.methods.introspection import marked
 from fcil.runs.loggers import check_logger
 from fcil.types import Radius

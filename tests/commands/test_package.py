@@ -32,6 +32,30 @@ def test_an_import_loads_nothing_else() -> None:
     assert not {"torch", "numpy", "rich", "typer"} & set(loaded)
 
 
+@pytest.mark.parametrize("module", ["fcil.runs.plans", "fcil.federation.settings", "fcil.federation.preconditions"])
+def test_an_experiment_is_read_and_checked_without_flower_and_ray(module: str) -> None:
+    """They take seconds to load, and only workers and the server need them."""
+    loaded = fresh(f"import {module}, json, sys\nprint(json.dumps([*sys.modules]))")
+    assert module in loaded
+    assert {"flwr", "ray"}.isdisjoint(loaded)
+
+
+def test_an_experiment_with_every_protection_is_read_without_flower_and_ray(tmp_path: Path) -> None:
+    text = """{data: {dataset: digits, tasks: 5}, strategy: finetune, name: protected, federation: {clients: 7,
+        mods: [local_dp, fixed_clipping, adaptive_clipping, arrays_size, message_size], privacy: null,
+        aggregation: {bulyan: {malicious: 1}}, attack: {noise: {share: 0.2}}}}"""
+    path = tmp_path / "protected.yaml"
+    path.write_text(text, encoding="utf-8")
+    code = f"""import json, sys
+from fcil.runs.plans import read
+(experiment,) = read({str(path)!r})
+federation = experiment.plans()[0].federation
+print(json.dumps([federation.aggregation.name, len(federation.mods.chosen), [*sys.modules]]))"""
+    rule, mods, loaded = fresh(code)
+    assert (rule, mods) == ("bulyan", 5)
+    assert {"flwr", "ray"}.isdisjoint(loaded)
+
+
 def test_what_there_is_can_be_listed_before_it_is_loaded() -> None:
     names, loaded = fresh("import fcil, sys, json\nprint(json.dumps([dir(fcil), [*sys.modules]]))")
     assert {"run", "load", "show", "resume", "distill", "Strategy", "Update", "check", "synthesis"} <= set(names)

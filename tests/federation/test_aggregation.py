@@ -7,17 +7,22 @@ import re
 import numpy as np
 import pytest
 import torch
-from flwr.app import RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Bulyan as FlowerBulyan
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
-from guarded_rounds import length
+from guarded_rounds import length, tensors
 from small_runs import same
 from tiny_net import normal, tiny_net
 
 from fcil import Update, weighted_mean
 from fcil.errors import TrainingError
-from fcil.federation.codec import to_arrays
-from fcil.federation.protection.aggregation import Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
+from fcil.federation.codec import to_arrays, to_tensors
+from fcil.federation.compat import new_run
+from fcil.federation.protection.aggregation import Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean
 from fcil.federation.protection.attacks import Scale
+from fcil.federation.protection.robust_means import average
+from fcil.types import Tensors
 
 
 def updates_of(*rows: list[float]) -> list[Update]:
@@ -140,3 +145,53 @@ def test_clients_that_send_different_tensors_have_no_median():
     mixed = [*FIVE, Update({"w": torch.zeros(2)}, 1)]
     with pytest.raises(TrainingError, match="median needs the same tensors from every client"):
         average(Median(), mixed, "uniform", START)
+
+
+def by_flowers_strategy(strategy: FedAvg, updates: list[Update]) -> Tensors:
+    """What Flower's strategy makes of the updates, handed to it as replies."""
+    new_run(1)
+    sent = Message(RecordDict(), 1, "train")
+    metrics = MetricRecord({"num-examples": 1})
+    contents = [RecordDict({"arrays": to_arrays(u.weights), "metrics": metrics}) for u in updates]
+    arrays, _ = strategy.aggregate_train(0, [Message(content, reply_to=sent) for content in contents])
+    return to_tensors(arrays)
+
+
+@pytest.mark.parametrize("clients", range(3, 12))
+def test_the_median_is_flowers_to_the_bit(clients):
+    updates = [
+        Update({**tensors(k), "zero": torch.tensor([-0.0]), "big": normal(9, key=k).double()}, 1)
+        for k in range(clients)
+    ]
+    got = average(Median(), updates, "uniform", {}).weights
+    assert same(got, by_flowers_strategy(FedMedian(), updates))
+    assert got["batches"] == 7 + (clients - 1) / 2
+
+
+@pytest.mark.parametrize(("clients", "share"), [(5, 0.2), (6, 0.4), (10, 0.1), (11, 0.3)])
+def test_the_trimmed_mean_is_flowers_and_leaves_out_whole_clients(clients, share):
+    updates = [Update(tensors(k), 1) for k in range(clients)]
+    got = average(TrimmedMean(share=share), updates, "uniform", {}).weights
+    expected = by_flowers_strategy(FedTrimmedAvg(beta=share), updates)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(got[name], value, rtol=1e-6, atol=1e-7), name
+        assert got[name].dtype == value.dtype
+        assert got[name].shape == value.shape
+    ranked = torch.stack([update.weights["w"] for update in updates]).double().sort(0).values
+    cut = int(share * clients)
+    assert torch.allclose(got["w"].double(), ranked[cut : clients - cut].mean(0), atol=1e-6)
+
+
+def test_a_trimmed_mean_does_not_depend_on_who_sent_what():
+    updates = [Update(tensors(k), 1) for k in range(11)]
+    got = [average(TrimmedMean(share=0.2), order, "uniform", {}).weights for order in (updates, updates[::-1])]
+    assert same(*got)
+
+
+@pytest.mark.parametrize("clients", [7, 8, 12])
+def test_bulyan_is_flowers_to_the_bit(clients):
+    updates = [Update({n: t for n, t in tensors(k).items() if n != "batches"}, 1) for k in range(clients)]
+    expected = by_flowers_strategy(FlowerBulyan(num_malicious_nodes=1), updates)
+    start = {name: torch.zeros_like(t) for name, t in updates[0].weights.items()}
+    assert same(average(Bulyan(malicious=1), updates, "uniform", start).weights, expected)

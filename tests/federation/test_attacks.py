@@ -15,7 +15,8 @@ from torch import Tensor
 from fcil.federation.codec import to_tensors
 from fcil.federation.plan import scenario_of
 from fcil.federation.protection.attacks import LabelFlip, Noise, Scale, SignFlip, flipped
-from fcil.federation.protection.malicious import forge, given, malicious
+from fcil.federation.protection.client_mods import forge
+from fcil.federation.protection.malicious import given, malicious
 from fcil.federation.settings import FederationSettings
 from fcil.types import Task
 

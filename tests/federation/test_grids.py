@@ -462,8 +462,9 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     two = engine._executor
     assert isinstance(two, RayExecutor)
     expected, with_two = pools(LocalExecutor()), pools(two)
-    assert len(two._idle) == 2
-    monkeypatch.setattr(two, "_idle", two._idle[:1])
+    workers = two._pool._idle
+    assert len(workers) == 2
+    monkeypatch.setattr(two._pool, "_idle", type(workers)([workers[0]]))
     with_one = pools(two)
 
     assert ticks == [*range(1, 3 * nayer.episodes + 1)] * 3

@@ -16,10 +16,13 @@ from guarded_rounds import WHO, conversation, floats, length, tensors
 from small_runs import same
 
 from fcil.config import Where
+from fcil.errors import TrainingError
 from fcil.federation.codec import to_tensors
 from fcil.federation.compat import new_context, new_run
-from fcil.federation.protection.flower_messages import numpy_seeded
-from fcil.federation.protection.mods import NORM_BIT, AdaptiveClipping, Mods, around, said
+from fcil.federation.protection.client_mods import around, said
+from fcil.federation.protection.clipping import clip, clip_factor
+from fcil.federation.protection.mods import NORM_BIT, AdaptiveClipping, Mods
+from fcil.rng import derive
 from fcil.types import Tensors
 
 
@@ -94,8 +97,10 @@ def test_local_noise_is_flowers_from_a_stream_of_its_own_and_global_numpy_stays(
     other, _ = through(chosen({"local_dp": options}), sent, back, seed=1)
     assert same(got, again)
     assert not same(got, other)
-    with numpy_seeded(0, "local_dp", *WHO):
-        expected = by_flower(LocalDpMod(0.5, 1.0, 0.9, 1e-3), sent, back, {})
+    number, state = derive(0, "local_dp", *WHO), np.random.get_state()
+    np.random.seed([number & 0xFFFFFFFF, number >> 32])
+    expected = by_flower(LocalDpMod(0.5, 1.0, 0.9, 1e-3), sent, back, {})
+    np.random.set_state(state)
     for name in ("w", "scale"):
         np.testing.assert_allclose(np.atleast_1d(got[name].numpy()), expected[name], rtol=1e-6)
     assert torch.equal(got["running_var"] <= 0.1 * sent["running_var"], got["running_var"] == 0.1 * sent["running_var"])
@@ -137,7 +142,8 @@ def test_size_mods_tell_the_server_and_change_nothing():
     lines = said(reply)
     assert all(line.startswith("client 3, task 1, round 2: ") for line in lines)
     assert re.search(r"Incoming message size: \d{4} bytes", lines[0])
-    assert any("'shared/pool': {'elements': 50" in line for line in lines)
+    assert any("'shared/pool': {'elements': 50, 'bytes': 200}" in line for line in lines)
+    assert lines[3].endswith("Outgoing arrays: {'weights': {'elements': 44, 'bytes': 180}}, 180 bytes in all")
     assert said(through(chosen("fixed_clipping"), sent, back)[1]) == []
 
 
@@ -176,3 +182,40 @@ def test_clients_clip_to_the_norm_the_server_shares():
     shared = {"values/clipping_norm": ConfigRecord({"values": json.dumps({"clipping_norm": 0.25})})}
     got, _ = through(chosen({"adaptive_clipping": {"norm": 9.0}}), tensors(1), tensors(2), **shared)
     assert length(got, tensors(1)) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_clipped_step_has_the_direction_it_had_and_the_norm_of_the_formula():
+    start = {"w": torch.tensor([1.0, 1.0]), "v": torch.tensor(2.0), "n": torch.tensor(3)}
+    weights = {"w": torch.tensor([4.0, 1.0]), "v": torch.tensor(6.0), "n": torch.tensor(9), "more": torch.ones(2)}
+    got, shortened = clip(weights, start, 2.5)  # the step (3, 0, 4) has length 5
+    assert shortened
+    assert got["w"].tolist() == [2.5, 1.0]
+    assert float(got["v"]) == 4.0
+    assert got["n"] is weights["n"]
+    assert got["more"] is weights["more"]
+    same_length, shortened = clip(weights, start, 5.0)
+    assert not shortened
+    assert same(same_length, weights)
+
+
+def test_the_length_of_a_step_of_many_numbers_is_exact():
+    """In single precision a sum of squares loses what a norm promises: the step would stay longer than allowed."""
+    start, step = {"w": torch.zeros(2_000_000)}, torch.full((2_000_000,), 1e-3)
+    step[0] = 4096.0  # in single precision, no later square is felt beside its square
+    exact = math.sqrt(4096.0**2 + 1_999_999 * float(step[1]) ** 2)
+    assert clip_factor({"w": step}, 1.0) == pytest.approx(1 / exact, rel=1e-13)
+    got, _ = clip({"w": step}, start, 1.0)
+    assert length(got, start) == pytest.approx(1.0, rel=1e-7)
+    tiny = {"w": torch.full((3,), 1e-30)}  # whose squares single precision takes for zero
+    assert clip_factor(tiny, 1e-31) == pytest.approx(1e-31 / math.sqrt(3e-60))
+    huge = {"w": torch.full((3,), 1e30)}  # and these for infinite
+    assert clip_factor(huge, 1.0) == pytest.approx(1 / math.sqrt(3e60))
+
+
+@pytest.mark.parametrize("mod", ["fixed_clipping", "adaptive_clipping", "local_dp"])
+@pytest.mark.parametrize("shape", [(1,), (4, 3, 2), (5,)])
+def test_a_tensor_of_another_shape_is_neither_clipped_nor_sent_unclipped(mod, shape):
+    back = {**tensors(2), "w": torch.ones(shape)}
+    message = re.escape(f'federation.mods: tensor "w" has the shape {list(shape)}; the net\'s has [4, 3]')
+    with pytest.raises(TrainingError, match=message):
+        through(chosen(mod), tensors(1), back)

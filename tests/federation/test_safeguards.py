@@ -30,10 +30,11 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.federation.plan import Plan
 from fcil.federation.protection.aggregation import RULES, Mean
 from fcil.federation.protection.attacks import ATTACKS
-from fcil.federation.protection.averager import Averager, check_safeguards, spent
+from fcil.federation.protection.averager import Averager, spent
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.mods import MODS, NORM_BIT
 from fcil.federation.protection.privacy import Privacy, epsilon
+from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.settings import FederationSettings
 from fcil.roles import Server
 from fcil.types import Task, Tensors
