@@ -53,7 +53,7 @@ from fcil.optimizer import OptimizerSettings
 from fcil.plots import draw_run
 from fcil.plots.look.style import png
 from fcil.plots.run import forgetting_figure, rounds_figure, synthetic_figure
-from fcil.runs.plans import read, survey
+from fcil.runs.plans import planned, read, survey
 from fcil.store import RunFolder, find_runs, load, load_run
 from fcil.store.groups import split_label
 from fcil.synthesis.nayer import NAYER
@@ -264,7 +264,7 @@ def test_long_lists_of_classes_are_checked_in_time() -> None:
 def test_absurd_lengths_of_training_take_no_memory_to_begin(tmp_path: Path) -> None:
     many = {"rounds": 10**30, "local_epochs": 10**30, "batch_size": 10**30}
     path = write_experiment(tmp_path, federation=many)
-    assert [plan.federation.rounds for plan, _ in survey(path)] == [10**30]
+    assert [context.plan.federation.rounds for context in survey(path)] == [10**30]
 
 
 @pytest.mark.parametrize("text", [".".join("a" * 5000) + "=1", "a" * 10**5, "data.tasks=" + "[" * 5000, "data.x=\x1b"])
@@ -950,7 +950,7 @@ def test_folders_within_folders_are_not_searched_for_ever(tmp_path: Path) -> Non
     ],
 )
 def test_a_run_with_changed_settings_is_not_resumed(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    (plan, _), *_ = survey(write_experiment(tmp_path))
+    (plan,) = planned(write_experiment(tmp_path))
     folder = tmp_path / "out" / plan.folder
     folder.mkdir(parents=True)
     (folder / "strategy.py").write_text(plan.strategy.source)
@@ -963,7 +963,7 @@ def test_a_run_with_changed_settings_is_not_resumed(tmp_path: Path, changes: dic
 
 @pytest.mark.parametrize("name", ["config.yaml", "strategy.py"])
 def test_a_run_made_of_pipes_is_not_resumed(tmp_path: Path, name: str) -> None:
-    (plan, _), *_ = survey(write_experiment(tmp_path))
+    (plan,) = planned(write_experiment(tmp_path))
     folder = tmp_path / "out" / plan.folder
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(plan.to_yaml()))

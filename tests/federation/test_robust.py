@@ -36,7 +36,8 @@ from fcil.config import Where, dump, field_docs, parse
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RefArray, new_context, new_run
-from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan
 from fcil.federation.protection.aggregation import RULES, Bulyan, Krum, Mean, Median, MultiKrum, TrimmedMean, average
 from fcil.federation.protection.attacks import ATTACKS, LabelFlip, Noise, Scale, SignFlip, flipped
 from fcil.federation.protection.averager import Averager, check_safeguards, spent
@@ -44,6 +45,7 @@ from fcil.federation.protection.flower_messages import numpy_seeded
 from fcil.federation.protection.malicious import forge, given, malicious
 from fcil.federation.protection.mods import MODS, NORM_BIT, AdaptiveClipping, Mods, around, said
 from fcil.federation.protection.privacy import Privacy, epsilon, private_mean
+from fcil.federation.server import Services
 from fcil.federation.settings import FederationSettings
 from fcil.roles import Server
 from fcil.runs.plans import read
@@ -474,7 +476,7 @@ def test_without_the_accountant_the_one_line_says_what_to_install(monkeypatch):
 
 def test_labels_turn_to_the_next_class_of_their_task(tmp_path):
     plan, *_ = plans(write_experiment(tmp_path), "federation.attack={label_flip: {share: 0.5}}")
-    scenario, (bad,) = scenario_of(plan), malicious(plan)
+    scenario, (bad,) = Datasets().open(plan).scenario, malicious(plan)
     for task, seen in ((1, False), (2, False), (2, True)):
         shard = scenario.shard(task, bad, seen=seen)
         wrong = given(plan, bad, shard, scenario.tasks)
@@ -668,9 +670,8 @@ def test_a_task_of_one_class_has_no_labels_to_flip(tmp_path):
 
 
 def a_server(plan: Plan) -> Server:
-    server = Server(tiny_net(), Task(1, 1, 0, 5, tuple("abcde")), 1, plan.seed, 5, None, lambda *_: {})
-    server.average = Averager(plan, server)
-    return server
+    services = Services(Averager(plan), None, None)  # type: ignore[arg-type] # neither syntheses nor an observer
+    return Server(tiny_net(), Task(1, 1, 0, 5, tuple("abcde")), 1, plan.seed, 5, None, services)
 
 
 def honest(server: Server, count: int = 5) -> list[Update]:
@@ -703,7 +704,7 @@ def test_a_strategy_is_given_the_rule_of_the_federation(tmp_path):
 )
 def test_a_mean_of_a_strategys_own_does_not_pass_for_the_federations(tmp_path, change, what):
     server = a_server(the_plan(tmp_path, change))
-    averager: Any = server.average
+    averager: Any = server.services.averager
     averager.seal(honest(server))
     with pytest.raises(TrainingError, match=f'"finetune" does not call server.average, so {what} would do nothing'):
         averager.check()
@@ -713,7 +714,7 @@ def test_a_mean_of_a_strategys_own_does_not_pass_for_the_federations(tmp_path, c
 
 def test_a_private_federation_shows_a_strategy_only_the_mean(tmp_path):
     server = a_server(the_plan(tmp_path, "privacy={}"))
-    averager: Any = server.average
+    averager: Any = server.services.averager
     sealed = averager.seal(iter(honest(server)))
     with pytest.raises(TrainingError, match=r"reads single updates; only server\.average may"):
         next(iter(sealed))
@@ -728,7 +729,7 @@ def test_a_private_federation_shows_a_strategy_only_the_mean(tmp_path):
 def test_the_norm_of_adaptive_clipping_is_kept_with_what_is_shared(tmp_path):
     server = a_server(the_plan(tmp_path, "mods=[{adaptive_clipping: {norm: 2.0, target: 0.5, rate: 0.2}}]"))
     for expected in (2 * math.exp(0.1), 2 * math.exp(0.2)):  # every client was clipped
-        averager: Any = server.average
+        averager: Any = server.services.averager
         averager.seal([])
         server.average(honest(server), "uniform")
         assert server.shared["clipping_norm"] == pytest.approx(expected)

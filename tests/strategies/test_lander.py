@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_vectors import Case, assert_matches, load_case
-from scripted_roles import check_logits_are_moved_apart, gradient
+from scripted_roles import Synthesising, check_logits_are_moved_apart, gradient
 from tiny_net import golden_net, normal, renamed, tiny_net
 from torch import Tensor
 
@@ -226,7 +226,7 @@ def server_of(
 ) -> Server:
     names = tuple("abcdef"[: 3 * task])
     anchors = torch.arange(6.0).repeat(2, 1).T
-    return Server(net, Task(task, tasks, 3 * task - 3, 3, names), 1, 0, 3, anchors, synthesize)
+    return Server(net, Task(task, tasks, 3 * task - 3, 3, names), 1, 0, 3, anchors, Synthesising(synthesize))
 
 
 @pytest.mark.parametrize("scenario", ["middle", "first", "last", "tie"])
