@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,21 @@ def test_every_part_that_the_readme_speaks_of_is_there_after_import_fcil() -> No
     assert {".run", ".load", ".check.check", ".synthesis.create"} <= set(called)
     code = f"import fcil, json\nprint(json.dumps([callable(eval('fcil' + name)) for name in {called}]))"
     assert fresh(code) == [True] * len(called)
+
+
+def test_what_strategies_of_users_import_is_where_it_was() -> None:
+    """The addresses that are public, and four of machinery that earlier strategies named."""
+    modules = ["types", "rng", "errors", "fidelity", "losses", "nets", "data", "exemplars", "subspace", "inversion"]
+    modules += ["averaging", "optimizer", "roles", "strategy", "distillers", "metrics", "experiment", "config"]
+    modules += [f"synthesis.{name}" for name in ("nayer", "muse", "fast", "base", "pool", "student", "keeper")]
+    code = f"""
+        import importlib, json
+        for name in {modules}:
+            importlib.import_module("fcil." + name)
+        from fcil.synthesis.base import Synthesizer, Views, views_of
+        from fcil.synthesis.pool import newest
+        from fcil.flower import server
+        from fcil.federation.flower_app import client
+        print(json.dumps([Synthesizer.__name__, newest.__name__]))
+    """
+    assert fresh(textwrap.dedent(code)) == ["Synthesizer", "newest"]
