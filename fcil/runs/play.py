@@ -51,7 +51,7 @@ def play(
     Args:
         open_engine: makes the engine of federation settings, resources and interrupts.
         jobs: runs that are played at once; None: as many as fit.
-        datasets: what the caller has decoded for these plans; it is let go of when they are played.
+        datasets: what the caller has decoded for these plans; it is let go of when any was played.
     """
     datasets = datasets or Datasets()
     check_writable(out)
@@ -75,7 +75,8 @@ def play(
             with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
                 stage = Stage(out, console, where, engines, datasets, play_one)
                 failed = play_in_turn(turns, stage, alone=len(plans) == 1)
-    datasets.forget()
+    if unfinished:
+        datasets.forget()
     runs = [load_run(out / plan.folder) for plan in plans if plan.folder not in failed]
     complete(runs, console)
     conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=len(unfinished) > len(failed))
