@@ -16,7 +16,7 @@ from fcil.terminal.help import Verbs, complete_experiment, complete_kind, comple
 from fcil.terminal.streams import begin, outcome
 
 if TYPE_CHECKING:
-    from fcil.runs.estimate import Forecast
+    from fcil.runs.estimate import Estimate
     from fcil.store import Run
 
 app = typer.Typer(
@@ -73,10 +73,10 @@ def run(
 
         run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
-    from fcil.runs.estimate import forecast
+    from fcil.runs.estimate import estimate
 
     found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
-    _tell_forecast(found, as_json)
+    _tell_estimate(found, as_json)
 
 
 @verb(app)
@@ -97,10 +97,9 @@ def distill(
 
         distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
-    from fcil.distillation import forecast
 
     found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
-    _tell_forecast(found, as_json)
+    _tell_estimate(found, as_json)
 
 
 @verb(app)
@@ -376,14 +375,14 @@ def report(
     raise SystemExit(130)  # Ctrl-C is its only end
 
 
-def _tell_forecast(found: Forecast, as_json: bool) -> None:
+def _tell_estimate(found: Estimate, as_json: bool) -> None:
     """What a dry run found."""
-    from fcil.runs.estimate import forecast_table
+    from fcil.runs.estimate import estimate_table
 
     if as_json:
         _print_json(found.to_json())
     else:
-        Console().print(forecast_table(found))
+        Console().print(estimate_table(found))
 
 
 def _say(line: object) -> None:

@@ -54,7 +54,7 @@ def balanced(labels: Tensor, budget: int) -> dict[int, int]:
 
 
 def room_for(met: Sequence[int], budget: int, per_class: int | None) -> int:
-    """How many exemplars `renewed` leaves of `met` images of each class, classes in order of appearance.
+    """How many exemplars `update_exemplars` leaves of `met` images of each class, classes in order of appearance.
 
     Args:
         budget: of all classes together, in equal shares.
@@ -64,7 +64,7 @@ def room_for(met: Sequence[int], budget: int, per_class: int | None) -> int:
     return sum(min(met[label], share if per_class is None else per_class) for label, share in shares.items())
 
 
-def renewed(net: Net, kept: Shard, fresh: Shard, shares: Mapping[int, int]) -> Shard:
+def update_exemplars(net: Net, kept: Shard, fresh: Shard, shares: Mapping[int, int]) -> Shard:
     """Exemplars after a task: the first of those `kept`, and herded ones of the classes in `fresh`.
 
     Classes stand one after the other, each in the order of herding. A class that both hold is chosen

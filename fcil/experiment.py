@@ -16,10 +16,10 @@ from fcil.config import Where
 from fcil.config.matrix import Source, place_of
 from fcil.errors import StoreError
 from fcil.io.lock import claimed, clear
-from fcil.runs.parallel import asked
+from fcil.runs.parallel import jobs_asked_for
 from fcil.runs.plans import Experiment, planned, read, survey
-from fcil.runs.play import play
-from fcil.runs.recorded_plan import recorded_plan
+from fcil.runs.play import execute
+from fcil.runs.recorded_plan import load_plan
 from fcil.store import Run, RunFolder
 
 __all__ = ["Experiment", "read", "resume", "run", "survey"]
@@ -52,7 +52,7 @@ def run(
             clear(out / plan.folder)
     console = console or Console()
     alone = len(plans) == 1 and not smoke and not RunFolder(out / plans[0].folder).finished
-    runs = play(plans, out, console, place_of(source), jobs=asked(plans, jobs))
+    runs = execute(plans, out, console, place_of(source), jobs=jobs_asked_for(plans, jobs))
     if isinstance(source, Mapping):  # no command line can name it
         return runs
     if alone and (line := offer(runs[0], Command(Path(source), overrides, str(out)))):
@@ -69,7 +69,7 @@ def resume(path: str | Path, console: Console | None = None, *, trust: bool = Fa
         StoreError: the folder holds no run, one whose settings were changed, or code that may be a stranger's.
     """
     folder = RunFolder(os.path.realpath(path))
-    plan, where = recorded_plan(folder, trust=trust), Where(str(folder.config))
+    plan, where = load_plan(folder, trust=trust), Where(str(folder.config))
     out = folder.path.parents[2] if len(folder.path.parents) > 2 else folder.path
     if out / plan.folder != folder.path:
         raise StoreError(f"{folder.path}: config.yaml or strategy.py was changed; they make {plan.folder}")
@@ -77,4 +77,4 @@ def resume(path: str | Path, console: Console | None = None, *, trust: bool = Fa
         with claimed(folder.path) as ours:
             if not ours:
                 raise StoreError(f"{folder.path}: another process plays this run; it can be resumed when that ends")
-    return play([plan], out, console or Console(), where)[0]
+    return execute([plan], out, console or Console(), where)[0]

@@ -14,7 +14,7 @@ Fidelity = Literal["paper", "reference"]
 T = TypeVar("T")
 
 
-def settle(settings: T, fidelity: Fidelity, sides: Mapping[str, tuple[Any, Any]]) -> T:
+def resolve(settings: T, fidelity: Fidelity, sides: Mapping[str, tuple[Any, Any]]) -> T:
     """`settings` with its null fields filled in; `sides` maps a field to (paper, reference)."""
     column = 0 if fidelity == "paper" else 1
     open_fields = {k: v[column] for k, v in sides.items() if getattr(settings, k) is None}

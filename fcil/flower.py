@@ -33,8 +33,8 @@ from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.settings import Resources
 from fcil.runs.continuation import check_begun, finished_line
 from fcil.runs.plans import read
-from fcil.runs.play import play
-from fcil.runs.preflight import rehearse_all
+from fcil.runs.play import execute
+from fcil.runs.preflight import preflight
 from fcil.store import RunFolder, check_writable
 from fcil.terminal.help import Verbs, verb
 
@@ -51,7 +51,7 @@ cli = typer.Typer(
 def _play(source: Path, overrides: list[str], out: Path, open_engine: OpenEngine) -> None:
     """In the ServerApp: what `fcil run` does, on clients that are elsewhere."""
     console = Console(file=sys.stdout, force_terminal=False)  # Flower keeps what is written, line by line
-    play(_plans(source, overrides), out, console, Where(str(source)), open_engine)
+    execute(_plans(source, overrides), out, console, Where(str(source)), open_engine)
 
 
 server = server_app(_play)
@@ -90,14 +90,14 @@ def _launch(source: Path, overrides: list[str], out: Path, *, nodes: bool = Fals
     check_writable(out)
     unfinished = [plan for plan in plans if not RunFolder(out / plan.folder).finished]
     if not unfinished:
-        play(plans, out, console, Where(str(source)))  # which says so, and draws what is missing
+        execute(plans, out, console, Where(str(source)))  # which says so, and draws what is missing
         return
     for plan in plans:
         if plan not in unfinished:
             console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
     with Interrupts() as interrupts:
         datasets = Datasets()
-        rehearse_all(unfinished, datasets, console, Where(str(source)))
+        preflight(unfinished, datasets, console, Where(str(source)))
         check_begun(unfinished, datasets, out)
         datasets.forget()  # of the other processes each loads its own
         config = {"experiment": str(source.absolute()), "overrides": shlex.join(overrides), "out": str(out.absolute())}

@@ -38,7 +38,7 @@ from fcil.nets.files import read_weights
 from fcil.nets.resnet import Shape
 from fcil.optimizer import build_optimizer
 from fcil.roles import Teacher
-from fcil.synthesis import Inversion
+from fcil.synthesis import SynthesisProblem
 from fcil.synthesis.common.base import Views, views_of
 from fcil.synthesis.common.pool import newest
 from fcil.synthesis.common.state_codec import restore, values
@@ -143,7 +143,7 @@ class Distill(Strategy):
         weights = client.net.weights() | {f"{SEEN}{name}": samples for name, samples in seen.items()}
         return Update(weights, 1, {f"terms/{name}": term for name, term in terms.items()})
 
-    def problem(self, client: Client) -> Inversion:
+    def problem(self, client: Client) -> SynthesisProblem:
         """The teacher, to be inverted for all its classes, with the client's net as student."""
         weights, shard = cast(Tensors, client.shared["teacher"]), client.shard
 
@@ -151,7 +151,7 @@ class Distill(Strategy):
             return copy.deepcopy(client.net) if self.net is None else net_of(self.net, weights, shard.images.shape)
 
         anchors = client.shared.get("anchors")
-        return Inversion(
+        return SynthesisProblem(
             teacher=cast(Net, client.built("teacher", build)),
             labels=tuple(range(client.task.num_seen)),
             shape=shard.images.shape,
@@ -165,7 +165,7 @@ class Distill(Strategy):
             student=client.net,
         )
 
-    def lesson(self, client: Client, problem: Inversion) -> Lesson:
+    def lesson(self, client: Client, problem: SynthesisProblem) -> Lesson:
         """A new one in every task, then as the last round left it."""
         key = (*problem.key, "distiller")
         notes = self.distiller.start(problem, client.net, self.synthesizer.samples, key)
@@ -182,7 +182,7 @@ class Distill(Strategy):
                 group["lr"] = client.lr
         return lesson
 
-    def teach(self, client: Client, problem: Inversion, lesson: Lesson) -> Tensors:
+    def teach(self, client: Client, problem: SynthesisProblem, lesson: Lesson) -> Tensors:
         """The mean of each term over `steps` steps of the student."""
         student, sums = client.net, dict[str, Tensor]()
         student.train().requires_grad_(True)
@@ -202,7 +202,7 @@ class Distill(Strategy):
         student.eval().requires_grad_(False)
         return sums
 
-    def views(self, client: Client, problem: Inversion, lesson: Lesson) -> Iterator[Views]:
+    def views(self, client: Client, problem: SynthesisProblem, lesson: Lesson) -> Iterator[Views]:
         """What the student learns from in each step of a round."""
         rng = client.generator("views")
         if lesson.chain is None:

@@ -42,9 +42,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil import Batch, Client, Count, Index, Positive, Server, Strategy, Terms, Update, Weight
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import kl_divergence
-from fcil.nets import AcGan, ConditionalGenerator, Net, evenly, one_of, real_fake_head, unremembered
+from fcil.nets import AcGan, ConditionalGenerator, Net, drop_running_statistics, evenly, one_of, real_fake_head
 from fcil.rng import seeded
 from fcil.types import Tensors
 
@@ -88,7 +88,7 @@ class FedCIL(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     def smoke(self) -> Self:
         return replace(super().smoke(), consolidation=min(2, self.consolidation), width=min(4, self.width), images=8)
@@ -231,7 +231,7 @@ def consistency(gan: AcGan, shared: ConditionalGenerator, logits: Tensor, labels
     with torch.no_grad():
         x = shared.draw(torch.cat([labels, every]), gan.stream)
         own = gan.generator.draw(every, gan.stream)
-    with unremembered(gan.net):
+    with drop_running_statistics(gan.net):
         (alike, other), mine = gan.judge(x)[0].split(count), gan.judge(own)[0]
     divergences = kl_divergence(logits, alike, 1.0) + kl_divergence(mine, other, 1.0)
     return divergences + F.cross_entropy(other, every)

@@ -28,7 +28,7 @@ from typing import Literal, Self
 import torch
 
 from fcil import Batch, Client, Positive, Server, Strategy, Terms, Update, Weight, weighted_mean
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy, quadratic_penalty
 from fcil.nets import Net
 from fcil.types import Tensors
@@ -63,7 +63,7 @@ class FedEWC(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     # Client -----------------------------------------------------------------------------------
 

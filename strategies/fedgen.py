@@ -41,7 +41,7 @@ from torch import Tensor
 
 from fcil import Batch, Client, Count, Fraction, NonNegative, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.averaging import set_aside
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy
 from fcil.nets import LatentGenerator
 from fcil.nets.latent import Head, disagreement, diversity_loss, teacher_loss
@@ -100,7 +100,7 @@ class FedGen(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     def smoke(self) -> Self:
         return replace(super().smoke(), steps=min(self.steps, 2))

@@ -40,7 +40,7 @@ import torch
 from torch import nn
 
 from fcil import Batch, Client, Count, Fraction, NonNegative, Server, Strategy, Terms, Update
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy
 from fcil.nets import Net
 from fcil.subspace import as_rows, away, from_rows, joined, principal, record_sketches
@@ -86,7 +86,7 @@ class FOT(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     # Client -----------------------------------------------------------------------------------
 

@@ -50,8 +50,8 @@ from torch import Tensor
 from fcil import Batch, Client, Count, NonNegative, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.averaging import set_aside
 from fcil.data import Shard
-from fcil.exemplars import BATCH, balanced, renewed, room_for
-from fcil.fidelity import Fidelity, settle
+from fcil.exemplars import BATCH, balanced, room_for, update_exemplars
+from fcil.fidelity import Fidelity, resolve
 from fcil.inversion import encoder_like, fits, gradients, invert, labels_of, nearest_to_means, outputs, perturbed
 from fcil.nets import Net, frozen
 from fcil.types import Index, Tensors
@@ -109,7 +109,7 @@ class GLFC(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     def smoke(self) -> Self:
         return replace(self, perturbations=min(2, self.perturbations), steps=min(3, self.steps))
@@ -175,7 +175,7 @@ class GLFC(Strategy):
         shares = balanced(torch.cat([old.labels, new.labels]), self.exemplars)
         if self.per_class:
             shares = dict.fromkeys(shares, self.per_class)
-        client.keep("exemplars", renewed(client.net, old, new, shares))
+        client.keep("exemplars", update_exemplars(client.net, old, new, shares))
 
     # Server -----------------------------------------------------------------------------------
 

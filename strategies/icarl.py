@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcil import Batch, Client, Count, Positive, Server, State, Strategy, Terms, Update
-from fcil.exemplars import balanced, class_sums, nearest_mean, renewed, room_for, unit_features
+from fcil.exemplars import balanced, class_sums, nearest_mean, room_for, unit_features, update_exemplars
 from fcil.losses import sigmoid_cross_entropy, soft_cross_entropy
 from fcil.nets import Net
 
@@ -85,7 +85,7 @@ class ICaRL(Strategy):
         shares = balanced(met, self.exemplars)
         if self.per_class:
             shares = dict.fromkeys(shares, self.per_class)
-        chosen = renewed(client.net, old, new, shares)
+        chosen = update_exemplars(client.net, old, new, shares)
         client.keep("exemplars", chosen)
         if not len(chosen) or self.classify == "logits":
             return None

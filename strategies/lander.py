@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 
 from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import bounding, head_cross_entropy, new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
@@ -87,7 +87,7 @@ class LANDER(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     @property
     def reads_metrics(self) -> bool:

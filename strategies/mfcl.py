@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcil import Batch, Client, Count, Server, Strategy, Synthesizer, Terms, Update, Weight
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import head_cross_entropy, new_class_cross_entropy
 from fcil.synthesis import mfcl
 
@@ -70,7 +70,7 @@ class MFCL(Strategy):
 
     @property
     def settled(self) -> Self:
-        return settle(self, self.fidelity, SIDES)
+        return resolve(self, self.fidelity, SIDES)
 
     # Client -----------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 
 from fcil import Batch, Client, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis.fast import Fast
 
@@ -73,7 +73,7 @@ class TARGET(Strategy):
 
     @property
     def settled(self) -> Self:
-        s = settle(self, self.fidelity, SIDES)
+        s = resolve(self, self.fidelity, SIDES)
         return replace(s, synthesizer=RELEASED) if s.fidelity == "reference" and s.synthesizer == OWN else s
 
     # Client -----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from fcil.data import DataSettings, Scenario, load_dataset
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net, NetSettings, build_net
 from fcil.rng import generator
-from fcil.synthesis import Inversion, Synthesizer
+from fcil.synthesis import SynthesisProblem, Synthesizer
 from fcil.synthesis.common.pool import endless_rows, to_bytes, view
 from fcil.types import Count, NonNegative, Positive, Tensors
 
@@ -61,13 +61,13 @@ class Pixels(Synthesizer):
     def episodes(self) -> int:
         return self.rounds
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> Chain:
         rng = generator(*problem.key, "pixels", chain, device=problem.device)
         x = torch.rand(self.share(chain), *problem.shape, generator=rng, device=problem.device)
         labels = torch.tensor(problem.labels, device=problem.device)
         return Chain(x, labels[torch.arange(len(x), device=problem.device) % len(labels)])
 
-    def episode(self, problem: Inversion, state: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, state: Chain, number: int) -> dict[str, float]:
         x = state.x.clone().requires_grad_(True)
         adam = torch.optim.Adam([x], self.lr)
         mean, std = problem.mean[:, None, None], problem.std[:, None, None]
@@ -83,7 +83,7 @@ class Pixels(Synthesizer):
         state.x = x.detach()
         return {"ce": ce.item(), "bn": bn.item()}
 
-    def pool(self, problem: Inversion, state: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, state: Chain) -> Tensors:
         return {"x": to_bytes(state.x, "round"), "y": state.y}
 
 

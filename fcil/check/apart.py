@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcil.check.trials import Stage
+from fcil.check.trials import Trials
 from fcil.federation.plan import Plan, from_json
 
 HASH_SEED = "20"
@@ -59,7 +59,7 @@ class Apart:
 
 def _play_apart(folder: Path) -> None:
     plan = from_json((folder / "plan.json").read_text(encoding="utf-8"))
-    with Stage(folder) as stage:
+    with Trials(folder) as stage:
         outcome = stage.play("run", plan).outcome()
     partial = folder / "outcome.partial"
     partial.write_text(json.dumps(outcome), encoding="utf-8")

@@ -16,7 +16,7 @@ from fcil.check.contract import Case, difference
 from fcil.check.trials import plan_of
 from fcil.data import Scenario
 from fcil.data.images import MemoryImages
-from fcil.federation.messages.recording_grid import Asked
+from fcil.federation.messages.recording_grid import RecordedRequest
 from fcil.io.state import flatten, num_bytes
 from fcil.types import State
 
@@ -61,7 +61,7 @@ def check_skipped(case: Case) -> str | None:
     """It copes with clients that are not drawn, and with some that fail and are skipped."""
     begun: set[int] = set()
 
-    def fails(asked: Asked) -> bool:
+    def fails(asked: RecordedRequest) -> bool:
         """The first client that is asked in a task, and the last client at the end of each."""
         first = asked.task not in begun
         begun.add(asked.task)

@@ -19,7 +19,7 @@ import torch
 
 from fcil.check.apart import Apart
 from fcil.check.laws import global_draws, offences
-from fcil.check.trials import Played, Stage, plan_of
+from fcil.check.trials import TrialRun, Trials, plan_of
 from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
 from fcil.errors import ConfigError, nearest
 from fcil.io.state import flatten
@@ -34,7 +34,7 @@ class Case:
     """A strategy under check, and the runs that several checks look at."""
 
     spec: StrategySpec
-    stage: Stage
+    stage: Trials
     apart: Apart | None = None
 
     @property
@@ -42,11 +42,11 @@ class Case:
         return type(self.spec.strategy)
 
     @cached_property
-    def base(self) -> Played:
+    def base(self) -> TrialRun:
         """The run that others are compared with."""
         return self.play("base")
 
-    def play(self, name: str, **options: Any) -> Played:
+    def play(self, name: str, **options: Any) -> TrialRun:
         return self.stage.play(name, plan_of(self.spec), **options)
 
 

@@ -20,9 +20,9 @@ from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.engine import Engine
-from fcil.federation.messages.recording_grid import Asked, WatchedGrid, final_server
+from fcil.federation.messages.recording_grid import RecordedRequest, RecordingGrid, final_server
 from fcil.federation.observer import Observer
-from fcil.federation.persistence.manifest import last_parts
+from fcil.federation.persistence.manifest import last_blobs
 from fcil.federation.plan import Plan, from_json
 from fcil.federation.runtime.worker import Sites
 from fcil.federation.settings import FederationSettings, Resources
@@ -47,7 +47,7 @@ def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation
 
 
 @dataclass
-class Played:
+class TrialRun:
     """What came of a run."""
 
     context: RunContext
@@ -59,11 +59,11 @@ class Played:
     """Why the run did not end, and where in the strategy's file."""
     touched: tuple[str, ...] = ()
     """The global random streams that the run drew from or seeded."""
-    grid: WatchedGrid | None = None
+    grid: RecordingGrid | None = None
 
     @property
     def parts(self) -> dict[str, str]:
-        return last_parts(self.folder / "checkpoints")
+        return last_blobs(self.folder / "checkpoints")
 
     def server(self) -> Server:
         return final_server(self.context, self.folder)
@@ -80,7 +80,7 @@ class Played:
 class Listener(Observer):
     """Collects what a run tells; raises at events that are to interrupt it."""
 
-    def __init__(self, played: Played, stops: set[tuple[str, int, int]] | None = None) -> None:
+    def __init__(self, played: TrialRun, stops: set[tuple[str, int, int]] | None = None) -> None:
         self.played, self.stops, self.notes = played, stops, list[str]()
 
     def round_done(self, record: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class Stopped(Exception):  # noqa: N818 (not an error)
 # Playing ------------------------------------------------------------------------------------------
 
 
-class Stage:
+class Trials:
     """Plays runs of one strategy in a folder, one after another in this process."""
 
     def __init__(self, folder: Path) -> None:
@@ -119,7 +119,7 @@ class Stage:
         self._datasets = Datasets()
         self._engine = Engine(FederationSettings(backend="inprocess"), Resources(device="cpu"))
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Trials:
         self._engine.__enter__()
         return self
 
@@ -134,33 +134,33 @@ class Stage:
         deal: Callable[[Scenario], Scenario] = lambda scenario: scenario,
         seed: int = 1,
         backwards: bool = False,
-        fails: Callable[[Asked], bool] = lambda asked: False,
-    ) -> Played:
+        fails: Callable[[RecordedRequest], bool] = lambda asked: False,
+    ) -> TrialRun:
         """Play a plan in the folder of this name.
 
         Args:
             deal: makes another scenario, of other holders or other test images.
             seed: of the global random streams, which nothing should depend on.
-            backwards, fails: of the grid, see `WatchedGrid`.
+            backwards, fails: of the grid, see `RecordingGrid`.
         """
         context = self._datasets.open(plan)
-        played = Played(replace(context, scenario=deal(context.scenario)), self.folder / name)
+        played = TrialRun(replace(context, scenario=deal(context.scenario)), self.folder / name)
         return self._play_watched(played, Listener(played), seed, backwards=backwards, fails=fails)
 
-    def play_on_ray(self, name: str, plan: Plan) -> Played:
+    def play_on_ray(self, name: str, plan: Plan) -> TrialRun:
         """The same on Ray workers."""
         plan = replace(plan, federation=replace(plan.federation, backend="ray"))
-        played = Played(self._datasets.open(plan), self.folder / name)
+        played = TrialRun(self._datasets.open(plan), self.folder / name)
         with Engine(plan.federation, plan.resources) as engine:
             return self._play(engine, played, Listener(played))
 
-    def _play_watched(self, played: Played, listener: Listener, seed: int = 1, **watch: Any) -> Played:
+    def _play_watched(self, played: TrialRun, listener: Listener, seed: int = 1, **watch: Any) -> TrialRun:
         sites = Sites(played.context.for_clients)
-        played.grid = WatchedGrid(sites, played.context.plan.federation.clients, **watch)
+        played.grid = RecordingGrid(sites, played.context.plan.federation.clients, **watch)
         self._engine.grid = played.grid
         return self._play(self._engine, played, listener, seed)
 
-    def _play(self, engine: Engine, played: Played, listener: Listener, seed: int = 1) -> Played:
+    def _play(self, engine: Engine, played: TrialRun, listener: Listener, seed: int = 1) -> TrialRun:
         try:
             with global_streams(seed) as touched:
                 engine.run(played.context, played.folder, listener)
@@ -171,19 +171,19 @@ class Stage:
         played.touched = tuple(touched)
         return played
 
-    def play_apart(self, name: str, plan: Plan) -> Played:
+    def play_apart(self, name: str, plan: Plan) -> TrialRun:
         """A run whose clients execute the strategy's file anew, as if they were in a process of their own."""
         with executed_anew(plan):
             return self.play(name, plan)
 
-    def play_resumed(self, name: str, plan: Plan) -> Played:
+    def play_resumed(self, name: str, plan: Plan) -> TrialRun:
         """A run that is interrupted at the end of each round and task, and goes on as in a new process."""
         stops: set[tuple[str, int, int]] = set()
-        whole = Played(self._datasets.open(plan), self.folder / name)
+        whole = TrialRun(self._datasets.open(plan), self.folder / name)
         while True:
             with executed_anew(plan):
                 context = self._datasets.open(from_json(plan.to_json()))
-                played = Played(context, whole.folder, whole.records, whole.rows)
+                played = TrialRun(context, whole.folder, whole.records, whole.rows)
                 try:
                     return self._play_watched(played, Listener(played, stops))
                 except Stopped:

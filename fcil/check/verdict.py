@@ -45,7 +45,7 @@ from fcil.check.contract import (
     check_source,
     check_state,
 )
-from fcil.check.trials import Stage, explain, plan_of
+from fcil.check.trials import Trials, explain, plan_of
 from fcil.config import Where, parse_yaml
 from fcil.config.matrix import place
 from fcil.methods.files import built_in_files, locate
@@ -152,7 +152,7 @@ def check(
     began, spec = time.monotonic(), find(strategy, overrides)
     chosen = [c for c in CHECKS if (ray or c.name != "ray") and (process or c.name != "process")]
     results: list[Result] = []
-    with TemporaryDirectory(prefix="fcil-check-") as folder, Stage(Path(folder)) as stage:
+    with TemporaryDirectory(prefix="fcil-check-") as folder, Trials(Path(folder)) as stage:
         case = Case(spec, stage, Apart.begin(Path(folder, "apart"), plan_of(spec)) if process else None)
         try:
             for one in chosen:

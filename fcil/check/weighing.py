@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fcil.check.trials import Stage, plan_of
+from fcil.check.trials import Trials, plan_of
 from fcil.check.verdict import find
 from fcil.console.tables import size
 from fcil.errors import TrainingError
@@ -35,7 +35,7 @@ def measured(spec: StrategySpec) -> dict[str, Any]:
         TrainingError: the run did not end.
     """
     plan = replace(plan_of(spec, clients=2, max_batches=1, evaluate_every=0), net=NetSettings(name=NET))
-    with TemporaryDirectory(prefix="fcil-bytes-") as folder, Stage(Path(folder)) as stage:
+    with TemporaryDirectory(prefix="fcil-bytes-") as folder, Trials(Path(folder)) as stage:
         played = stage.play("run", plan)
     if played.problem:
         raise TrainingError(f"{spec.name}: {played.problem}")

@@ -19,7 +19,7 @@ MOST_LINES = 20
 """Sentences of one run about what did nothing."""
 
 
-def circumstances(group: Group) -> dict[str, str]:
+def confounders(group: Group) -> dict[str, str]:
     """What a group was run under, by key path; the encoder only where the runs have used one."""
     run = group.runs[0]
     apart = APART[:2] if used_anchors(run.folder) else APART
@@ -29,7 +29,7 @@ def circumstances(group: Group) -> dict[str, str]:
 
 def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     """For each group in what it differs from what most of them have: `federation.rounds 10 (others 20)`."""
-    under = [circumstances(group) for group in groups]
+    under = [confounders(group) for group in groups]
     usual: dict[str, str] = {}
     for key in dict.fromkeys(key for one in under for key in one):
         counts = Counter(one[key] for one in under if key in one)

@@ -78,7 +78,7 @@ class Row:
         self.pace.reached((self.task - 1) * self.rounds + self.round)
 
 
-class Board:
+class RunsTable:
     """Follows runs that are played at once; a context, so that a terminal is left in order whatever happens."""
 
     def __init__(

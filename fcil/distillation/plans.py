@@ -15,7 +15,7 @@ from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import check_teacher, teacher_file
 from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
-from fcil.runs.estimate import Forecast, forecast_plans
+from fcil.runs.estimate import Estimate, estimate_plans
 from fcil.runs.preflight import named, share_out
 from fcil.store.groups import TEACHER
 
@@ -64,7 +64,7 @@ def forecast(
     out: str | Path = "results",
     smoke: bool = False,
     jobs: int | None = 1,
-) -> Forecast:
+) -> Estimate:
     """The runs that `distill` would see to with the same arguments.
 
     Raises:
@@ -73,7 +73,7 @@ def forecast(
     where, found = Where(str(source)), read(source, overrides)
     found = [one.smoke() for one in found] if smoke else found
     check_all(found, Datasets(), where)
-    ahead = forecast_plans(expected_plans(found), Path(out), where, smoke=smoke, jobs=jobs)
+    ahead = estimate_plans(expected_plans(found), Path(out), where, smoke=smoke, jobs=jobs)
     names = {f"{one.name}{TEACHER}" for one in found}
     runs = (
         replace(run, label=f"teacher · seed {run.seed}") if Path(run.folder).parts[-3] in names else run

@@ -20,8 +20,8 @@ from fcil.federation.plan import Plan
 from fcil.io.lock import clear
 from fcil.runs.completion import complete, conclude
 from fcil.runs.continuation import check_begun
-from fcil.runs.play import play
-from fcil.runs.preflight import rehearse_all, share_out
+from fcil.runs.play import execute
+from fcil.runs.preflight import preflight, share_out
 from fcil.store import Run, check_writable, load_run
 
 Asked = tuple[Distillation, int]
@@ -59,14 +59,14 @@ def distill(
     for line in filter(None, map(doubt, dict.fromkeys(given.values()))):
         console.print(line, markup=False, soft_wrap=True)
     asked = [(one, seed) for one in found for seed in one.seeds]
-    rehearse_all([one.student_plan(seed) for one, seed in asked], datasets, console, where)
+    preflight([one.student_plan(seed) for one, seed in asked], datasets, console, where)
     students = [one.student_plan(seed, given.get((one.teacher, one.data))) for one, seed in asked]
     begun = list({plan.folder: plan for plan in students}.values())
     check_begun(begun, datasets, out)  # before a teacher is trained for them
     trained = trained_teachers(asked, datasets, out, console, where, jobs)
     files = [given.get((one.teacher, one.data)) or trained[one.teacher_plan(seed).folder] for one, seed in asked]
     plans = [one.student_plan(seed, file) for (one, seed), file in zip(asked, files, strict=True)]
-    runs = play(plans, out, console, where, jobs=jobs, datasets=datasets)
+    runs = execute(plans, out, console, where, jobs=jobs, datasets=datasets)
     for folder, file in trained.items():
         accuracy = load_run(out / folder).summary["final_accuracy"]
         console.print(f"teacher: {100 * accuracy:.1f} % ({file})", markup=False, soft_wrap=True)
@@ -84,7 +84,7 @@ def trained_teachers(
 ) -> dict[Path, Path]:
     """Train the teachers that no file holds; the file of each, by the folder of its run."""
     plans = {plan.folder: plan for one, seed in asked if not one.teacher.file for plan in [one.teacher_plan(seed)]}
-    play(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets)
+    execute(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets)
     return {folder: exported(out / folder) for folder in plans}
 
 

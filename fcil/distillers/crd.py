@@ -42,7 +42,7 @@ from fcil.errors import ConfigError
 from fcil.losses import kl_divergence
 from fcil.nets import Net
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.types import Count, Output, Positive, Terms, Weight
 
 EPSILON = 1e-7
@@ -92,7 +92,7 @@ class CRD(Distiller):
     def needs_numbers(self) -> bool:
         return self.contrast > 0
 
-    def start(self, problem: Inversion, student: Net, samples: int, key: tuple[Key, ...]) -> Memories:
+    def start(self, problem: SynthesisProblem, student: Net, samples: int, key: tuple[Key, ...]) -> Memories:
         widths = (student.classifier.in_features, problem.teacher.classifier.in_features)
         with seeded(*key, "directions"):
             embeds = [nn.Linear(width, self.width).to(problem.device) for width in widths]

@@ -28,7 +28,7 @@ from fcil.federation.preconditions import remarks
 from fcil.runs.plans import read
 from fcil.runs.preflight import check_offline, named, share_out
 from fcil.runs.remote_data import data_download, encoder_download, reckoned
-from fcil.runs.step_timer import Facts, Stopwatch
+from fcil.runs.step_timer import Facts, StepTimer
 from fcil.store import RunFolder
 from fcil.store.groups import is_student
 from fcil.synthesis import Synthesizer
@@ -146,7 +146,7 @@ def foreseen(plans: Sequence[Plan], datasets: Datasets, where: Where) -> Iterato
 
 def costs(known: Sequence[tuple[Plan, Facts]], out: Path) -> Iterator[Finding]:
     """Disk, memory and time of runs one after another."""
-    watch = Stopwatch()
+    watch = StepTimer()
     needed = sum(_disk(plan, facts, watch) for plan, facts in known)
     free = psutil.disk_usage(str(existing(out))).free
     todo = "choose another --out, or make room" if needed > free else ""
@@ -171,7 +171,7 @@ def _about(seconds: float) -> str:
     return "a second" if seconds < 1 else duration(seconds)
 
 
-def _disk(plan: Plan, facts: Facts, watch: Stopwatch) -> float:
+def _disk(plan: Plan, facts: Facts, watch: StepTimer) -> float:
     """Bytes of a run: checkpoints of a net and a teacher, a pool for each task and those in checkpoints."""
     weights = sum(t.numel() * t.element_size() for t in watch.net(plan, facts).weights().values())
     options = vars(plan.strategy.strategy).values()
@@ -187,7 +187,7 @@ def _processes(plan: Plan) -> int:
     return min(fit, plan.federation.clients_per_round, plan.resources.workers or fit)
 
 
-def _seconds(plan: Plan, facts: Facts, watch: Stopwatch) -> float | None:
+def _seconds(plan: Plan, facts: Facts, watch: StepTimer) -> float | None:
     """Of a run: steps of clients, shared among workers, and looks at the test images."""
     step = watch.step(plan, facts)
     if step is None:

@@ -36,7 +36,7 @@ from fcil.federation.persistence.manifest import (
     write_manifest,
 )
 from fcil.federation.persistence.progress import Record, pages
-from fcil.io.blobs import DamagedError, Parts
+from fcil.io.blobs import Blobs, DamagedError
 from fcil.roles import Server
 from fcil.types import State, Task, Tensors
 
@@ -67,7 +67,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, json.loads(json.dumps(settings))
-        self.parts = Parts(folder / "parts")
+        self.parts = Blobs(folder / "parts")
         self.record = Record()
         """To be told what the run folder is."""
         self.restored = self.record.forget()

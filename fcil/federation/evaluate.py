@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fcil.data import Scenario
-from fcil.federation.messages.audit import sealed
+from fcil.federation.messages.audit import asserted_unchanged
 from fcil.federation.runtime.user_code import calling
 from fcil.metrics import AccuracyRow
 from fcil.roles import Server
@@ -26,7 +26,7 @@ def evaluate(server: Server, strategy: Strategy, scenario: Scenario) -> list[Acc
     test = scenario.test_seen(trained)
     hits: list[torch.Tensor] = []
     server.net.eval()
-    with sealed(server), torch.inference_mode():
+    with asserted_unchanged(server), torch.inference_mode():
         for batch in test.batches(BATCH, augment=False, shuffle=False):
             with calling("predict", f"task {trained}, round {server.round}"):
                 scores = strategy.predict(server.net, batch.x, server.shared)

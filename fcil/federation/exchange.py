@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 
 from fcil.errors import LeakError, TrainingError
 from fcil.federation.grids import LocalGrid
-from fcil.federation.messages.audit import Ledger, read_audit
+from fcil.federation.messages.audit import AuditLog, read_audit
 from fcil.federation.messages.failures import Failure, Kind, judge, kind_of, reason_of
 from fcil.federation.messages.replies import InvalidReplyError
 from fcil.federation.observer import Observer
@@ -38,18 +38,18 @@ PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """What some clients are asked at one moment of a run."""
 
     place: str  # for messages: "task 2, round 3"
     clients: Sequence[int]
     write: Callable[[int], Message]
     read: Callable[[Message], Update | None]
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: AuditLog = field(default_factory=AuditLog)
 
 
 @dataclass
-class Exchange:
+class Dispatcher:
     """Asks clients on a grid, under a policy for those that fail."""
 
     grid: Grid
@@ -59,7 +59,7 @@ class Exchange:
     phases: Phases = field(default_factory=dict)
     remembering: bool = False  # whether any client has said that it remembers something
 
-    def answers(self, question: Question, failures: list[Failure]) -> Iterator[tuple[int, Update | None]]:
+    def answers(self, question: Request, failures: list[Failure]) -> Iterator[tuple[int, Update | None]]:
         """Send each client its message and yield what they answer, in order of client number.
 
         Clients are asked only a window ahead of the one whose turn it is, so that what waits for its
@@ -100,7 +100,7 @@ class Exchange:
             if turn in ready:
                 yield turn, ready.pop(turn)
 
-    def _next(self, question: Question, waiting: dict[str, tuple[int, int]]) -> list[tuple[str, Answer]]:
+    def _next(self, question: Request, waiting: dict[str, tuple[int, int]]) -> list[tuple[str, Answer]]:
         """At least one answer, as soon as there is one: an update, nothing, or what went wrong."""
         deadline = time.monotonic() + self.settings.timeout
         late = f"no answer within {self.settings.timeout:g} seconds"
@@ -118,7 +118,7 @@ class Exchange:
                     time.sleep(pause)
                     pause = min(1.5 * pause, longest)
 
-    def _read(self, question: Question, client: int, reply: Message) -> Answer:
+    def _read(self, question: Request, client: int, reply: Message) -> Answer:
         if reply.has_error():
             first, text = reason_of(reply)
             self.observer.note(text)
@@ -137,7 +137,7 @@ class Exchange:
             return "invalid", str(error)
 
     def _failed(
-        self, question: Question, client: int, attempt: int, kind: Kind, reason: str, failures: list[Failure]
+        self, question: Request, client: int, attempt: int, kind: Kind, reason: str, failures: list[Failure]
     ) -> str:
         failure = judge(self.settings, client, attempt, kind, reason)
         failures.append(failure)
@@ -147,7 +147,7 @@ class Exchange:
         self.observer.note(f"{said}; {failure.outcome}")
         return failure.outcome
 
-    def _check_enough(self, question: Question, lost: set[int]) -> None:
+    def _check_enough(self, question: Request, lost: set[int]) -> None:
         asked, share = len(question.clients), self.settings.min_success
         if asked - len(lost) < math.ceil(share * asked):
             raise TrainingError(

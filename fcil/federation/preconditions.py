@@ -14,7 +14,7 @@ from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.safeguards import check_safeguards
-from fcil.federation.synthesis.jobs import inversion
+from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.nets import check_batch, normalises_one
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients
@@ -92,7 +92,7 @@ def _met(context: RunContext) -> Iterator[Counts]:
     return iter(context.scenario.counts.cumsum(axis=0)[: len(context.tasks)])
 
 
-def rehearse(context: RunContext) -> None:
+def check_fits(context: RunContext) -> None:
     """Ask for everything a run will need, so that what is missing is said before it starts.
 
     Raises:
@@ -113,7 +113,7 @@ def rehearse(context: RunContext) -> None:
     synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     if synthesizers:
         net = context.first_net(strategy.inverted)
-        problem = inversion(context, net, range(net.num_classes), anchors, None, ("rehearsal",))
+        problem = synthesis_problem(context, net, range(net.num_classes), anchors, None, ("rehearsal",))
         for synthesizer in synthesizers:
             synthesizer.checked(problem)
 

@@ -23,10 +23,10 @@ from fcil.federation.client import AFTER_TASK
 from fcil.federation.codec import to_arrays
 from fcil.federation.context import RunContext
 from fcil.federation.evaluate import evaluate
-from fcil.federation.exchange import Exchange, Question, find_nodes
+from fcil.federation.exchange import Dispatcher, Request, find_nodes
 from fcil.federation.executor import Executor
 from fcil.federation.grids import LocalGrid
-from fcil.federation.messages.audit import Ledger
+from fcil.federation.messages.audit import AuditLog
 from fcil.federation.messages.failures import Failure
 from fcil.federation.messages.replies import Expected, read_update
 from fcil.federation.messages.sharing import Shared, sizes
@@ -88,7 +88,7 @@ class Loop:
     interrupts: Interrupts
     phases: Phases = field(default_factory=dict)
     shared: Shared = field(default_factory=Shared)
-    ledger: Ledger = field(default_factory=Ledger)  # of what clients have seen in this task
+    ledger: AuditLog = field(default_factory=AuditLog)  # of what clients have seen in this task
     _saved: tuple[int, int] = (0, 0)  # task and round of the last checkpoint
     _began: float = 0.0  # when the run would have begun if it had never been interrupted
 
@@ -96,7 +96,7 @@ class Loop:
         federation = self.plan.federation
         self._told = ConfigRecord({"plan": self.clients_plan.to_json()})
         nodes = find_nodes(self.grid, federation.clients, self._told, federation.timeout, self.observer.note)
-        self._exchange = Exchange(self.grid, nodes, federation, self.observer, self.phases)
+        self._exchange = Dispatcher(self.grid, nodes, federation, self.observer, self.phases)
         self._averager = Averager(self.plan)
         self._syntheses = Syntheses(
             self.context, self.executor, self.observer, self.checkpoints, self.interrupts, self.phases
@@ -126,7 +126,7 @@ class Loop:
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
-        self._exchange.remembering, self.ledger = position.elsewhere, Ledger.restored(position.touched)
+        self._exchange.remembering, self.ledger = position.elsewhere, AuditLog.restored(position.touched)
         self._saved, self._began = (position.task, position.round), time.monotonic() - position.seconds
         self.observer.restored(self.checkpoints.restored)
         self.observer.run_started(
@@ -208,7 +208,7 @@ class Loop:
             self._play(server)
         except Interrupted:
             if roll_back is not None and self._saved != (task, number - 1) and found.still(server):
-                self.shared.received, self.ledger = received, Ledger.restored(seen)
+                self.shared.received, self.ledger = received, AuditLog.restored(seen)
                 roll_back()
                 self._save(server, task, number - 1)
             raise
@@ -253,7 +253,7 @@ class Loop:
             pass
 
     def _updates(
-        self, server: Server, question: Question, failures: list[Failure], record: dict[str, Any]
+        self, server: Server, question: Request, failures: list[Failure], record: dict[str, Any]
     ) -> Iterator[Update]:
         """Updates in order of clients; `record` gets the bytes received, and the mean of each loss term.
 
@@ -281,7 +281,7 @@ class Loop:
 
     def _question(
         self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
-    ) -> Question:
+    ) -> Request:
         """What clients are asked; `record` gets the bytes that they are sent."""
         weights, head, task = server.net.weights(), server.net.text_head, server.task.number
         with named_state(f"task {task}, round {server.round}: server.shared"):
@@ -304,7 +304,7 @@ class Loop:
         with self._calling("trainable", server):
             expected = Expected.of(server.net, self.strategy, self.context.scenario, training=kind == MessageType.TRAIN)
         nodes = self._exchange.nodes
-        return Question(
+        return Request(
             place=f"task {task}, round {server.round}",
             clients=clients,
             write=lambda client: Message(RecordDict(content), nodes[client], kind, group_id=f"{task}/{server.round}"),

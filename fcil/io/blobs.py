@@ -26,7 +26,7 @@ class DamagedError(Exception):
     """What is on disk is not what was written."""
 
 
-class Parts:
+class Blobs:
     """The parts in a folder."""
 
     def __init__(self, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcil.nets.acgan import AcGan, ConditionalGenerator, evenly, one_of, real_fake_head, unremembered
+from fcil.nets.acgan import AcGan, ConditionalGenerator, drop_running_statistics, evenly, one_of, real_fake_head
 from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.nets.latent import LatentGenerator
 from fcil.nets.net import Net, NetSettings, build_net, check_batch, frozen, net_of, normalises_one
@@ -24,6 +24,7 @@ __all__ = [
     "ResNet",
     "build_net",
     "check_batch",
+    "drop_running_statistics",
     "evenly",
     "frozen",
     "has_variance",
@@ -31,5 +32,4 @@ __all__ = [
     "normalises_one",
     "one_of",
     "real_fake_head",
-    "unremembered",
 ]

@@ -93,7 +93,7 @@ def judged(realness: Tensor, *, real: bool) -> Tensor:
 
 
 @contextmanager
-def unremembered(net: nn.Module) -> Iterator[None]:
+def drop_running_statistics(net: nn.Module) -> Iterator[None]:
     """Within the block, a forward in train mode leaves the running statistics of BatchNorm as they are.
 
     For images that are not those the net is to be used on: the fakes of an untrained generator.
@@ -138,14 +138,14 @@ class AcGan:
         """The discriminator's terms on fresh fakes."""
         with torch.no_grad():
             x, y = self.fakes(count)
-        with unremembered(self.net):
+        with drop_running_statistics(self.net):
             logits, realness = self.judge(x)
         return {"fake_ce": F.cross_entropy(logits, y), "fake": self.adversarial * judged(realness, real=False)}
 
     def deceiving(self, count: int) -> Terms:
         """The generator's terms on fresh fakes."""
         x, y = self.fakes(count)
-        with unremembered(self.net):
+        with drop_running_statistics(self.net):
             logits, realness = self.judge(x)
         real = self.adversarial * judged(realness, real=True)
         return {"generator_ce": F.cross_entropy(logits, y), "generator_real": real}

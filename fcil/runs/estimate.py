@@ -23,11 +23,11 @@ from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan
 from fcil.io.state import num_bytes
 from fcil.nets import build_net
-from fcil.runs.parallel import asked, how_many
+from fcil.runs.parallel import how_many, jobs_asked_for
 from fcil.runs.plans import planned
 from fcil.runs.preflight import check_offline, named, share_out
 from fcil.runs.remote_data import data_download, encoder_download, reckoned, task_sizes
-from fcil.runs.step_timer import Facts, Stopwatch
+from fcil.runs.step_timer import Facts, StepTimer
 from fcil.store import Run, RunFolder, load_run
 from fcil.store.groups import is_student
 from fcil.strategy import Strategy
@@ -44,7 +44,7 @@ BASES = {
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedRun:
     """A run, and what is known of its cost."""
 
     label: str
@@ -65,10 +65,10 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimate:
     """The runs of a file."""
 
-    runs: tuple[Expected, ...]
+    runs: tuple[ExpectedRun, ...]
     at_once: int
     notes: tuple[str, ...] = ()
     """What the runs would download."""
@@ -85,22 +85,22 @@ class Forecast:
         return {"seconds": self.seconds, "at_once": self.at_once, "runs": runs, "notes": list(self.notes)}
 
 
-def forecast(
+def estimate(
     source: str | Path,
     *overrides: str,
     out: str | Path = "results",
     smoke: bool = False,
     jobs: int | None = None,
-) -> Forecast:
+) -> Estimate:
     """The runs that `fcil.run` would see to with the same arguments.
 
     Raises:
         UserError: something in the file or the data is wrong.
     """
-    return forecast_plans(planned(source, overrides, smoke), Path(out), Where(str(source)), smoke=smoke, jobs=jobs)
+    return estimate_plans(planned(source, overrides, smoke), Path(out), Where(str(source)), smoke=smoke, jobs=jobs)
 
 
-def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Forecast:
+def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Estimate:
     """The same of plans. Nothing is downloaded or written; of image files few are decoded.
 
     Raises:
@@ -110,8 +110,8 @@ def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
     there = {plan.folder: None if smoke else _read(out / plan.folder) for plan in plans}
     names = labels(plans, out)
     ahead = [p for p in plans if not (isinstance(run := there[p.folder], Run) and run.finished)]
-    at_once = how_many(ahead, asked(plans, jobs))
-    found, watch = {}, Stopwatch()
+    at_once = how_many(ahead, jobs_asked_for(plans, jobs))
+    found, watch = {}, StepTimer()
     notes: dict[str, None] = {}
     datasets = Datasets(look=True)
     for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
@@ -124,7 +124,7 @@ def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
             if line := encoder_download(plan):
                 notes[f"anchors: {line}"] = None
             found[plan.folder] = _expected(plan, context, out, names[plan.folder], there, watch)
-    return Forecast(tuple(found[plan.folder] for plan in plans), at_once, tuple(notes))
+    return Estimate(tuple(found[plan.folder] for plan in plans), at_once, tuple(notes))
 
 
 def _at_hand(plan: Plan, where: Where) -> bool:
@@ -148,8 +148,8 @@ def _expected(
     out: Path,
     label: str,
     there: Mapping[Path, Run | str | None],
-    watch: Stopwatch,
-) -> Expected:
+    watch: StepTimer,
+) -> ExpectedRun:
     """What is known of a run; its context is None where its data is not at hand."""
     run = there[plan.folder]
     tasks = task_sizes(plan) if context is None else tuple(task.num_new for task in context.tasks)
@@ -168,7 +168,7 @@ def _expected(
     if type(plan.strategy.strategy).after_local_task is not Strategy.after_local_task:
         talks += len(tasks) * plan.federation.clients
     folder = str(out / plan.folder)
-    return Expected(label, plan.seed, folder, state, done, total, seconds, basis, 2 * talks, traffic)
+    return ExpectedRun(label, plan.seed, folder, state, done, total, seconds, basis, 2 * talks, traffic)
 
 
 def _seconds(
@@ -177,7 +177,7 @@ def _seconds(
     left: int,
     run: Run | str | None,
     others: Sequence[Run],
-    watch: Stopwatch,
+    watch: StepTimer,
 ) -> tuple[float | None, str]:
     """How long a run takes, and how that is known: the best of what there is. Without its data no step is timed."""
     for basis, alike in {
@@ -209,7 +209,7 @@ def _steps(context: RunContext) -> float:
     return float(batches.sum() * f.local_epochs * f.rounds * f.clients_per_round / f.clients)
 
 
-def _step_seconds(context: RunContext, watch: Stopwatch) -> float | None:
+def _step_seconds(context: RunContext, watch: StepTimer) -> float | None:
     """Of plain training; None if this machine cannot make a step, or too many were made already."""
     scenario = context.scenario
     data, shard = scenario.dataset, max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
@@ -238,7 +238,7 @@ def _traffic(plan: Plan, context: RunContext | None, tasks: Sequence[int]) -> in
     return 2 * sum(each) * plan.federation.rounds * plan.federation.clients_per_round
 
 
-def forecast_table(found: Forecast) -> RenderableType:
+def estimate_table(found: Estimate) -> RenderableType:
     """The runs, and below them what all of them take."""
     bases = dict.fromkeys(run.basis for run in found.runs if run.basis)
     marks = {basis: "*" * number for number, basis in enumerate(bases)}

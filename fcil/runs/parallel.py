@@ -14,7 +14,7 @@ from typing import Protocol
 import psutil
 from rich.console import Console
 
-from fcil.console.runs_table import Board
+from fcil.console.runs_table import RunsTable
 from fcil.errors import ConfigError
 from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
@@ -35,7 +35,7 @@ Entry = Callable[[str, Path, int], Outcome]
 """Plays a plan, as text, in the process it is called in. It knows the folder of all results by its inode."""
 
 
-def asked(plans: Sequence[Plan], jobs: int | None) -> int | None:
+def jobs_asked_for(plans: Sequence[Plan], jobs: int | None) -> int | None:
     """What `jobs` means where runs say on which backend they are played: `inprocess` asks for this one process."""
     inprocess = any(plan.federation.backend == "inprocess" for plan in plans)
     return 1 if jobs is None and inprocess else jobs
@@ -79,7 +79,7 @@ def _largest(plans: Sequence[Plan]) -> Resources:
     )
 
 
-def play_together(
+def run_in_parallel(
     plans: Sequence[Plan],
     datasets: Datasets,
     out: Path,
@@ -94,13 +94,13 @@ def play_together(
         A line for each run that failed, by its folder below `out`.
     """
     resources = _largest(plans)
-    board = Board(plans, datasets, out, console, at_once)
+    board = RunsTable(plans, datasets, out, console, at_once)
     datasets.forget()  # the processes load their own
     with RaySession(resources.ray_address):
         interrupts.insist()
         runners = Runners(at_once, Machine.found().options(resources, at_once))
         with board:
-            return Together(plans, out, board, runners, entry).play()
+            return ParallelScheduler(plans, out, board, runners, entry).play()
 
 
 class Pool(Protocol):
@@ -117,12 +117,12 @@ class Pool(Protocol):
 
 
 @dataclass
-class Together:
+class ParallelScheduler:
     """Hands runs to processes until none is left."""
 
     plans: Sequence[Plan]
     out: Path
-    board: Board
+    board: RunsTable
     runners: Pool
     entry: Entry
     pause: float = PAUSE

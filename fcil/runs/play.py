@@ -29,15 +29,15 @@ from fcil.runs.completion import complete, conclude
 from fcil.runs.continuation import begin, check_begun, finished_line
 from fcil.runs.failure_report import failure_card
 from fcil.runs.loggers import logged
-from fcil.runs.parallel import how_many, play_together
+from fcil.runs.parallel import how_many, run_in_parallel
 from fcil.runs.pictures import SamplePictures
-from fcil.runs.preflight import introduce, named, rehearse_all
-from fcil.runs.sequential import Engines, Stage, free_runs, note_failure, play_in_turn, report_failures
+from fcil.runs.preflight import introduce, named, preflight
+from fcil.runs.sequential import Engines, SequentialContext, free_runs, note_failure, report_failures, run_sequentially
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
-from fcil.store.activity import idle_ingredients
+from fcil.store.activity import unused_components_of
 
 
-def play(
+def execute(
     plans: Sequence[Plan],
     out: Path,
     console: Console,
@@ -63,18 +63,18 @@ def play(
         else:
             unfinished.append(plan)
     with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
-        rehearse_all(unfinished, datasets, console, where, lambda plan: RunFolder(out / plan.folder).saved)
+        preflight(unfinished, datasets, console, where, lambda plan: RunFolder(out / plan.folder).saved)
         with named(where):
             at_once = how_many(unfinished, jobs)
         told = check_begun(unfinished, datasets, out) if len(unfinished) > 1 else []  # one alone looks when it begins
         if at_once > 1:
             for line in told:
                 console.print(line, markup=False, soft_wrap=True)
-            failed = play_together(unfinished, datasets, out, console, interrupts, at_once, play_apart)
+            failed = run_in_parallel(unfinished, datasets, out, console, interrupts, at_once, execute_in_worker)
         else:
             with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
-                stage = Stage(out, console, where, engines, datasets, play_one)
-                failed = play_in_turn(turns, stage, alone=len(plans) == 1)
+                stage = SequentialContext(out, console, where, engines, datasets, execute_run)
+                failed = run_sequentially(turns, stage, alone=len(plans) == 1)
     if unfinished:
         datasets.forget()
     runs = [load_run(out / plan.folder) for plan in plans if plan.folder not in failed]
@@ -84,7 +84,7 @@ def play(
     return runs
 
 
-def play_apart(text: str, path: Path, inode: int) -> Outcome:
+def execute_in_worker(text: str, path: Path, inode: int) -> Outcome:
     """Play a run in this process, which a driver has started for it, with its clients.
 
     Args:
@@ -102,7 +102,7 @@ def play_apart(text: str, path: Path, inode: int) -> Outcome:
         alone = replace(plan.federation, backend="inprocess")
         try:
             with Interrupts() as interrupts, Engine(alone, plan.resources, interrupts) as engine:
-                play_one(engine, Datasets().open(plan), path, Console(file=io.StringIO(), quiet=True))
+                execute_run(engine, Datasets().open(plan), path, Console(file=io.StringIO(), quiet=True))
         except KeyboardInterrupt:
             return Outcome("interrupted")
         except Exception as error:
@@ -110,7 +110,7 @@ def play_apart(text: str, path: Path, inode: int) -> Outcome:
     return Outcome("finished")
 
 
-def play_one(engine: Engine, context: RunContext, path: Path, console: Console) -> None:
+def execute_run(engine: Engine, context: RunContext, path: Path, console: Console) -> None:
     """One run, from its beginning or its last checkpoint to its figures."""
     folder, plan = RunFolder(path), context.plan
     introduce(context, console)
@@ -128,7 +128,7 @@ def play_one(engine: Engine, context: RunContext, path: Path, console: Console) 
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))
     smoke = MEANING if is_smoke(run.config) else ""
-    for line in (failures_line(run.summary), *(f"inert: {one}" for one in idle_ingredients(run)), smoke):
+    for line in (failures_line(run.summary), *(f"inert: {one}" for one in unused_components_of(run)), smoke):
         if line:
             console.print(line, markup=False, soft_wrap=True)
     console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)

@@ -17,7 +17,7 @@ from fcil.data.files.decode import Progress
 from fcil.errors import ConfigError, DataError
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan, needs_anchors
-from fcil.federation.preconditions import check_foreseen, introduction, rehearse
+from fcil.federation.preconditions import check_foreseen, introduction, check_fits
 from fcil.methods.introspection import marked
 from fcil.runs.loggers import check_logger
 from fcil.types import Radius
@@ -34,7 +34,7 @@ def named(where: Where) -> Iterator[None]:
         raise DataError(where.error(str(error))) from error
 
 
-def rehearse_all(
+def preflight(
     plans: Sequence[Plan],
     datasets: Datasets,
     console: Console,
@@ -79,7 +79,7 @@ def _check_method(context: RunContext, where: Where) -> None:
     with named(where.at("anchors")):
         _ = context.anchors
     with named(where.at("strategy").at(context.plan.strategy.name)):
-        rehearse(context)
+        check_fits(context)
 
 
 def share_out(plan: Plan, datasets: Datasets, where: Where, progress: Progress | None = None) -> RunContext:

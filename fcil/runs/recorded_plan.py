@@ -13,7 +13,7 @@ from fcil.methods.files import read_source
 from fcil.store import RunFolder
 
 
-def recorded_plan(folder: RunFolder, *, trust: bool = False) -> Plan:
+def load_plan(folder: RunFolder, *, trust: bool = False) -> Plan:
     """The plan of a run that was begun, from its config.yaml and strategy.py.
 
     Raises:

@@ -86,7 +86,7 @@ class Engines:
 
 
 @dataclass(frozen=True)
-class Stage:
+class SequentialContext:
     """Where runs are played, one after the other, and how."""
 
     out: Path
@@ -97,7 +97,7 @@ class Stage:
     play_one: Callable[[Engine, RunContext, Path, Console], None]
 
 
-def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Path, str]:
+def run_sequentially(plans: Iterable[Plan], stage: SequentialContext, *, alone: bool) -> dict[Path, str]:
     """Play plans one after the other; when one fails the others go on.
 
     Args:

@@ -39,7 +39,7 @@ class Facts(NamedTuple):
 
 
 @dataclass
-class Stopwatch:
+class StepTimer:
     """Times a training step of each net once, as long as there is time."""
 
     clock: Callable[[], float] = time.perf_counter

@@ -27,8 +27,8 @@ from fcil.federation.observer import Observer, Observers
 from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.federation.plan import Plan
 from fcil.federation.runtime.interrupts import Interrupts
-from fcil.runs.preflight import named, rehearse_all
-from fcil.runs.recorded_plan import recorded_plan
+from fcil.runs.preflight import named, preflight
+from fcil.runs.recorded_plan import load_plan
 from fcil.store import RunFolder, files
 from fcil.store.environment import environment
 
@@ -143,7 +143,7 @@ def verify(
         TrainingError: the rounds cannot be played here.
     """
     folder, console = RunFolder(os.path.realpath(path)), console or Console()
-    plan = recorded_plan(folder, trust=trust)
+    plan = load_plan(folder, trust=trust)
     recorded = files.read_rounds(folder.rounds) if files.is_there(folder.rounds) else []
     if not 1 <= rounds <= len(recorded):
         some = f"rounds 1 to {len(recorded)}" if recorded else "no round yet"
@@ -192,7 +192,7 @@ def _play(plan: Plan, datasets: Datasets, rounds: int, console: Console, where: 
         TemporaryDirectory(prefix="fcil-verify-") as place,
         Interrupts(lambda line: console.print(line, markup=False)) as interrupts,
     ):
-        rehearse_all([plan], datasets, console, where)
+        preflight([plan], datasets, console, where)
         with (
             named(where),
             Engine(plan.federation, plan.resources, interrupts) as engine,

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from fcil.errors import StoreError
 from fcil.federation.persistence.manifest import last_manifest
-from fcil.io.blobs import DamagedError, Parts
+from fcil.io.blobs import Blobs, DamagedError
 from fcil.io.state import digest
 from fcil.store import files
 from fcil.store.folder import RunFolder
@@ -25,7 +25,7 @@ def final_weights(path: Path | str) -> Tensors:
     folder = run.checkpoints
     try:
         about = last_manifest(folder)
-        found = Parts(folder / "parts").get(about["parts"]["net"])["net"]
+        found = Blobs(folder / "parts").get(about["parts"]["net"])["net"]
         task, round = about["position"]["task"], about["position"]["round"]
     except (KeyError, TypeError, DamagedError) as error:
         raise StoreError(f"{folder}: no net can be read there ({type(error).__name__}: {error})") from None

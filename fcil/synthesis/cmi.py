@@ -38,12 +38,12 @@ from fcil.data import normalise
 from fcil.losses import masked_adversarial, record_statistics, statistics_distance
 from fcil.nets import Net, PlainGenerator
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.contrastive import Projector, contrastive, enlarged, look, looked_at
-from fcil.synthesis.common.inner_loop import Batches, History, Lowest, readable, requested
+from fcil.synthesis.common.inner_loop import Batches, BestBatch, LossHistory, readable, sample_labels
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.common.preconditions import makeable
-from fcil.synthesis.families.with_student import Taught
+from fcil.synthesis.common.preconditions import check_classes_can_be_made
+from fcil.synthesis.families.with_student import PoolStudentLoop
 from fcil.types import Count, Fraction, Positive, Tensors, Terms, Weight
 
 BETAS = (0.5, 0.999)
@@ -57,7 +57,7 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain(Batches):
+class CMIReplica(Batches):
     """The state of one sequence of generators and its student."""
 
     projector: Projector  # h
@@ -78,7 +78,7 @@ class Inverted(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMI(Taught):
+class CMI(PoolStudentLoop):
     """Noise and a new generator for every batch, which is held against a bank of earlier ones."""
 
     rounds: Count = 200
@@ -116,9 +116,9 @@ class CMI(Taught):
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
     differences = SIDES
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
-        makeable(
+        check_classes_can_be_made(
             self.name,
             problem,
             lambda: looked_at(problem.teacher, self.layers),
@@ -126,14 +126,14 @@ class CMI(Taught):
         )
         return problem
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> CMIReplica:
         width, own = sum(looked_at(problem.teacher, self.layers).values()), problem.mean
         with seeded(*problem.key, chain, "projector"):
             projector = Projector(width, self.directions).to(own)
         projecting = torch.optim.Adam(projector.parameters(), lr=self.lr, fused=True)
-        return Chain(chain, projector, projecting, own.new_empty(0, 2 * width), *self.pupil(problem, chain))
+        return CMIReplica(chain, projector, projecting, own.new_empty(0, 2 * width), *self.pupil(problem, chain))
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: CMIReplica, number: int) -> dict[str, float]:
         key = (*problem.key, chain.number, number)
         rng = generator(*key, "labels and noise", device=problem.device)
         labels, z = self.requested(problem, rng)
@@ -146,13 +146,13 @@ class CMI(Taught):
             means |= self.teach(problem, chain, key, (number - 1) / self.episodes)
         return readable(means, number)
 
-    def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels (B,), each drawn by itself, and noise (B, n) of an episode."""
-        labels = requested(problem, self.batch_size, "random", rng)
+        labels = sample_labels(problem, self.batch_size, "random", rng)
         z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
         return labels, z.to(problem.device)
 
-    def new_generator(self, problem: Inversion, *key: Key) -> PlainGenerator:
+    def new_generator(self, problem: SynthesisProblem, *key: Key) -> PlainGenerator:
         """A generator whose weights are drawn from N(0, 0.02), gains from N(1, 0.02), and whose biases are 0."""
         with seeded(*key, "generator"):
             made = PlainGenerator(problem.shape, self.latent, self.width)
@@ -165,8 +165,8 @@ class CMI(Taught):
 
     def invert(
         self,
-        problem: Inversion,
-        chain: Chain,
+        problem: SynthesisProblem,
+        chain: CMIReplica,
         made: PlainGenerator,
         labels: Tensor,
         noise: Tensor,
@@ -175,7 +175,7 @@ class CMI(Taught):
         """`steps` Adam steps of the generator and of the noise, and as many of the projector with its own Adam."""
         z = nn.Parameter(noise)
         adam = torch.optim.Adam([*made.parameters(), z], lr=self.lr, betas=BETAS, fused=True)
-        lowest, history = Lowest(), History()
+        lowest, history = BestBatch(), LossHistory()
         if chain.student is not None:
             chain.student.eval().requires_grad_(False)
         for _ in range(self.steps):
@@ -194,7 +194,7 @@ class CMI(Taught):
         return Inverted(made, z.detach(), kept, features, history.terms)
 
     def terms(
-        self, problem: Inversion, chain: Chain, images: Tensor, labels: Tensor, rng: torch.Generator
+        self, problem: SynthesisProblem, chain: CMIReplica, images: Tensor, labels: Tensor, rng: torch.Generator
     ) -> tuple[Terms, Tensor]:
         """The weighted terms of L for raw images (B, channels, H, W), and what the teacher saw in them (B, 2 D)."""
         layers = looked_at(problem.teacher, self.layers)
@@ -219,7 +219,7 @@ class CMI(Taught):
         )
         return terms, features
 
-    def parts(self, problem: Inversion, images: Tensor, rng: torch.Generator) -> Tensor:
+    def parts(self, problem: SynthesisProblem, images: Tensor, rng: torch.Generator) -> Tensor:
         """A random piece of every image (B, channels, H, W), enlarged to the size of the whole."""
         draw = torch.rand(5, len(images), generator=rng, device=rng.device).to(images)
         area = self.part + (1 - self.part) * draw[0]
@@ -228,6 +228,6 @@ class CMI(Taught):
         mirror = draw[4] < (0.5 if problem.augment.flip else 0.0)
         return enlarged(images, draw[2:4] * (1 - lengths), lengths, mirror)
 
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: CMIReplica) -> Tensors:
         rows = chain.rows(self.share(chain.number), "latest")
         return {"x": torch.cat(chain.images)[rows], "y": torch.cat(chain.labels)[rows]}

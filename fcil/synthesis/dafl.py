@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fcil.synthesis.families.data_free import Mixture
+from fcil.synthesis.families.data_free import AdversarialLoop
 from fcil.types import Count, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DAFL(Mixture):
+class DAFL(AdversarialLoop):
     """Certainty, balance and activation."""
 
     latent: Count = 512

@@ -35,11 +35,20 @@ from torch import Tensor
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net
 from fcil.rng import generator
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import readable, requested
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import readable, sample_labels
 from fcil.synthesis.common.losses import clamped_jensen_shannon, jensen_shannon
-from fcil.synthesis.families.pixel_loop import Gathered, Optimised, Pixels, Shift, noise, nothing_yet, optimise, stored
-from fcil.synthesis.families.with_student import Taught
+from fcil.synthesis.families.pixel_loop import (
+    LatestSamples,
+    Optimised,
+    PixelLoop,
+    Shift,
+    empty_batch,
+    noise,
+    optimise,
+    stored,
+)
+from fcil.synthesis.families.with_student import PoolStudentLoop
 from fcil.types import Count, Positive, Terms, Weight
 
 SIDES: dict[str, tuple[object, object]] = {
@@ -52,7 +61,7 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain(Gathered):
+class DeepInversionReplica(LatestSamples):
     """What there is so far, and the student that has learnt from it, where there is one."""
 
     student: Net | None = None
@@ -60,7 +69,7 @@ class Chain(Gathered):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepInversion(Pixels, Taught):
+class DeepInversion(PixelLoop, PoolStudentLoop):
     """Images optimised pixel by pixel, against a net's batch-norm statistics."""
 
     rounds: Count | None = None
@@ -94,13 +103,13 @@ class DeepInversion(Pixels, Taught):
 
     # Method -----------------------------------------------------------------------------------
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
-        return Chain(chain, *nothing_yet(problem), *self.pupil(problem, chain))
+    def start(self, problem: SynthesisProblem, chain: int) -> DeepInversionReplica:
+        return DeepInversionReplica(chain, *empty_batch(problem), *self.pupil(problem, chain))
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: DeepInversionReplica, number: int) -> dict[str, float]:
         s, key = self.settled, (*problem.key, chain.number, number)
         rng = generator(*key, "labels and noise", device=problem.device)
-        labels = requested(problem, self.batch_size, self.labels, rng)
+        labels = sample_labels(problem, self.batch_size, self.labels, rng)
         found = self.invert(problem, chain, labels, noise(problem, self.batch_size, rng), s.shifts(problem, key))
         chain.add(stored(problem, found.x, s.rounding or "round"), labels, self.share(chain.number))
         means = {name: term.mean() for name, term in found.terms.items()}
@@ -108,7 +117,9 @@ class DeepInversion(Pixels, Taught):
             means |= self.teach(problem, chain, key, (number - 1) / self.episodes)
         return readable(means, number)
 
-    def invert(self, problem: Inversion, chain: Chain, labels: Tensor, start: Tensor, views: list[Shift]) -> Optimised:
+    def invert(
+        self, problem: SynthesisProblem, chain: DeepInversionReplica, labels: Tensor, start: Tensor, views: list[Shift]
+    ) -> Optimised:
         """From noise (B, channels, H, W) to images of these labels."""
 
         def terms(x: Tensor, step: int) -> Terms:
@@ -117,7 +128,9 @@ class DeepInversion(Pixels, Taught):
         kept = self.settled.kept or "best"
         return optimise(problem, start, terms, steps=self.steps, lr=self.lr, kept=kept)
 
-    def terms(self, problem: Inversion, chain: Chain, x: Tensor, labels: Tensor, view: Shift) -> Terms:
+    def terms(
+        self, problem: SynthesisProblem, chain: DeepInversionReplica, x: Tensor, labels: Tensor, view: Shift
+    ) -> Terms:
         """The weighted terms of L for a batch of normalised images (B, channels, H, W)."""
         seen = view(x)
         with record_statistics(problem.teacher) as statistics:

@@ -20,12 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fcil.synthesis.families.data_free import Mixture
+from fcil.synthesis.families.data_free import AdversarialLoop
 from fcil.types import Count, NonNegative, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DFAD(Mixture):
+class DFAD(AdversarialLoop):
     """Disagreement alone, as a difference of logits."""
 
     rounds: Count = 1250

@@ -20,12 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fcil.synthesis.families.data_free import Mixture
+from fcil.synthesis.families.data_free import AdversarialLoop
 from fcil.types import Count, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class DFQ(Mixture):
+class DFQ(AdversarialLoop):
     """Batch-norm matching, certainty, balance and disagreement."""
 
     rounds: Count = 400

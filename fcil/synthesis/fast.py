@@ -50,12 +50,12 @@ from fcil.losses import (
 )
 from fcil.nets import Net, PlainGenerator
 from fcil.rng import generator, seeded
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import Batches, Cut, History, Lowest, readable, requested
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import Batches, BestBatch, Cut, LossHistory, readable, sample_labels
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.common.preconditions import check_classes_can_be_made
 from fcil.synthesis.common.student import student_of
-from fcil.synthesis.families.with_student import Taught
+from fcil.synthesis.families.with_student import PoolStudentLoop
 from fcil.types import Count, Index, Positive, Tensors, Terms, Weight
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -74,7 +74,7 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain(Batches):
+class FastReplica(Batches):
     """The state of one meta generator and its student."""
 
     generator: PlainGenerator  # G; where it is not adapted, the generator itself
@@ -94,7 +94,7 @@ class Adapted(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fast(Taught):
+class Fast(PoolStudentLoop):
     """Noise and a copy of a meta-learnt generator, adapted together for a few steps."""
 
     rounds: Count = 220
@@ -150,16 +150,16 @@ class Fast(Taught):
 
     # Method -----------------------------------------------------------------------------------
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
-        makeable(self.name, problem, lambda: PlainGenerator(problem.shape, self.latent, self.width))
+        check_classes_can_be_made(self.name, problem, lambda: PlainGenerator(problem.shape, self.latent, self.width))
         return problem
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> FastReplica:
         with seeded(*problem.key, chain, "generator"):
             made = PlainGenerator(problem.shape, self.latent, self.width).to(problem.device)
         student = student_of(problem, self.settled.student_start or "fresh", *problem.key, chain)
-        return Chain(
+        return FastReplica(
             number=chain,
             generator=made,
             meta=torch.optim.Adam(made.parameters(), lr=self.lr * self.steps, betas=BETAS, fused=True),
@@ -167,7 +167,7 @@ class Fast(Taught):
             teaching=self.sgd(student.parameters()),
         )
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: FastReplica, number: int) -> dict[str, float]:
         s, key = self.settled, (*problem.key, chain.number, number)
         rng, warmup = generator(*key, "labels and noise", device=problem.device), cast(int, s.warmup)
         if number == self.reset:
@@ -181,16 +181,16 @@ class Fast(Taught):
             means |= self.teach(problem, chain, key, past)
         return readable(means, number)
 
-    def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels (B,) and noise (B, n) of an episode."""
-        labels = requested(problem, self.batch_size, self.labels, rng)
+        labels = sample_labels(problem, self.batch_size, self.labels, rng)
         z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
         return labels, z.to(problem.device)
 
     def adapt(
         self,
-        problem: Inversion,
-        chain: Chain,
+        problem: SynthesisProblem,
+        chain: FastReplica,
         labels: Tensor,
         noise: Tensor,
         *,
@@ -203,7 +203,7 @@ class Fast(Taught):
             adapted = copy.deepcopy(chain.generator)
         groups = [{"params": list(adapted.parameters()), "lr": self.lr}, {"params": [z], "lr": self.latent_lr}]
         adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
-        lowest, history = Lowest(), History()
+        lowest, history = BestBatch(), LossHistory()
         statistics: Statistics = {}
         for _ in range(self.steps):
             with problem.autocast():
@@ -228,8 +228,8 @@ class Fast(Taught):
 
     def terms(
         self,
-        problem: Inversion,
-        chain: Chain,
+        problem: SynthesisProblem,
+        chain: FastReplica,
         images: Tensor,
         labels: Tensor,
         *,
@@ -248,7 +248,7 @@ class Fast(Taught):
             terms["adv"] = self.adv * masked_adversarial(chain.student(x).logits, teacher.logits)
         return terms | problem.bounded(teacher.embedding, labels), statistics
 
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: FastReplica) -> Tensors:
         rows = chain.rows(self.share(chain.number), self.settled.cut or "latest")
         return {"x": torch.cat(chain.images)[rows], "y": torch.cat(chain.labels)[rows]}
 

@@ -43,15 +43,15 @@ from torch import Tensor
 from fcil.data import normalise
 from fcil.losses import record_statistics
 from fcil.rng import generator
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import asked, readable, requested
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import readable, sample_labels, target_classes
 from fcil.synthesis.common.losses import batchnorm_divergence, confidence
-from fcil.synthesis.families.pixel_loop import Gathered, Pixels, Shift, noise, nothing_yet, optimise, stored
+from fcil.synthesis.families.pixel_loop import LatestSamples, PixelLoop, Shift, empty_batch, noise, optimise, stored
 from fcil.types import Count, Positive, Terms, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowledgeWithin(Pixels):
+class KnowledgeWithin(PixelLoop):
     """Noise, dreams of a class, or images with a net's batch-norm statistics."""
 
     scheme: Literal["gaussian", "inception", "bns"] = "bns"
@@ -86,13 +86,13 @@ class KnowledgeWithin(Pixels):
 
     # Method -----------------------------------------------------------------------------------
 
-    def start(self, problem: Inversion, chain: int) -> Gathered:
-        return Gathered(chain, *nothing_yet(problem))
+    def start(self, problem: SynthesisProblem, chain: int) -> LatestSamples:
+        return LatestSamples(chain, *empty_batch(problem))
 
-    def episode(self, problem: Inversion, chain: Gathered, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: LatestSamples, number: int) -> dict[str, float]:
         key = (*problem.key, chain.number, number)
         rng = generator(*key, "labels and noise", device=problem.device)
-        labels = requested(problem, self.batch_size, self.labels, rng)
+        labels = sample_labels(problem, self.batch_size, self.labels, rng)
         x, found = noise(problem, self.batch_size, rng), Terms()
         if self.scheme != "gaussian":
             views = self.shifts(problem, key)
@@ -107,7 +107,7 @@ class KnowledgeWithin(Pixels):
         chain.add(images, labels, self.share(chain.number))
         return readable({name: term.mean() for name, term in found.items()}, number)
 
-    def terms(self, problem: Inversion, x: Tensor, labels: Tensor, view: Shift) -> Terms:
+    def terms(self, problem: SynthesisProblem, x: Tensor, labels: Tensor, view: Shift) -> Terms:
         """The weighted terms of L for a batch of normalised images (B, channels, H, W)."""
         with record_statistics(problem.teacher) as statistics:
             out = problem.teacher(view(x))
@@ -122,14 +122,14 @@ class KnowledgeWithin(Pixels):
         return terms | self.likely(x) | problem.bounded(out.embedding, towards)
 
 
-def among(problem: Inversion, logits: Tensor) -> Tensor:
+def among(problem: SynthesisProblem, logits: Tensor) -> Tensor:
     """The net's answers (B,), one of the classes that are asked for, to logits (B, C)."""
-    classes = asked(problem)
+    classes = target_classes(problem)
     return classes[logits[:, classes].argmax(dim=1)]
 
 
 @torch.no_grad()
-def answers(problem: Inversion, images: Tensor) -> tuple[Tensor, Tensor]:
+def answers(problem: SynthesisProblem, images: Tensor) -> tuple[Tensor, Tensor]:
     """The net's answers to images in bytes, and the cross-entropy with them: 0 where it is sure."""
     logits = problem.teacher(normalise(images, problem.mean, problem.std)).logits
     return among(problem, logits), confidence(logits)

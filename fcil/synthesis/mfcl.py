@@ -36,15 +36,15 @@ from fcil.losses import record_statistics
 from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
 from fcil.rng import generator, seeded
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.fidelity import Sided
-from fcil.synthesis.common.inner_loop import asked, readable
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.fidelity import WithFidelity
+from fcil.synthesis.common.inner_loop import readable, target_classes
 from fcil.synthesis.common.losses import balance, batchnorm_divergence, confidence, gaussian, smoothness
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.common.preconditions import check_classes_can_be_made
 from fcil.types import Count, Positive, Tensors, Terms, Weight
 
-__all__ = ["MFCL", "SIDES", "TRAVELS", "Chain", "ImageGenerator", "travelling"]
+__all__ = ["MFCL", "SIDES", "TRAVELS", "MFCLReplica", "ImageGenerator", "travelling"]
 
 TRAVELS = "generator."
 """What begins the names of the generator's weights in a pool."""
@@ -57,7 +57,7 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain:
+class MFCLReplica:
     """The state of the one generator."""
 
     generator: ImageGenerator
@@ -65,7 +65,7 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MFCL(Sided):
+class MFCL(WithFidelity):
     """A generator from noise that is itself the result."""
 
     rounds: Count = 100
@@ -118,21 +118,21 @@ class MFCL(Sided):
 
     # Method -----------------------------------------------------------------------------------
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
-        makeable(self.name, problem, lambda: self.new_generator(problem.shape))
+        check_classes_can_be_made(self.name, problem, lambda: self.new_generator(problem.shape))
         return problem
 
     def new_generator(self, shape: Shape) -> ImageGenerator:
         """An untrained generator, such as these settings train; it takes its weights from torch's global stream."""
         return ImageGenerator(shape, self.latent, self.width, self.doublings)
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> MFCLReplica:
         with seeded(*problem.key, chain, "generator"):
             made = self.new_generator(problem.shape).to(problem.device)
-        return Chain(made, torch.optim.Adam(made.parameters(), self.lr, fused=True))
+        return MFCLReplica(made, torch.optim.Adam(made.parameters(), self.lr, fused=True))
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: MFCLReplica, number: int) -> dict[str, float]:
         chain.generator.train().stream = generator(*problem.key, number, "noise", device=problem.device)
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         for _ in range(self.steps):
@@ -147,9 +147,9 @@ class MFCL(Sided):
                 sums[name] = sums.get(name, 0) + term.detach()
         return readable({name: total / self.steps for name, total in sums.items()}, number)
 
-    def terms(self, problem: Inversion, images: Tensor) -> Terms:
+    def terms(self, problem: SynthesisProblem, images: Tensor) -> Terms:
         """The weighted terms of L for a batch of normalised images (B, c, H, W)."""
-        s, classes = self.settled, asked(problem)
+        s, classes = self.settled, target_classes(problem)
         with problem.autocast(), record_statistics(problem.teacher) as statistics:
             out = problem.teacher(images)
         logits = out.logits[:, classes]  # (B, C)
@@ -163,9 +163,9 @@ class MFCL(Sided):
         return terms | problem.bounded(out.embedding, classes[logits.argmax(dim=1)])
 
     @torch.no_grad()
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: MFCLReplica) -> Tensors:
         """Samples `x`, cut to [0, 1], with the net's answer to them as `y`; and the generator's weights."""
-        made, classes = chain.generator.eval(), asked(problem)
+        made, classes = chain.generator.eval(), target_classes(problem)
         made.stream = generator(*problem.key, "pool", device=problem.device)
         mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
         stored: list[Tensor] = []

@@ -45,11 +45,11 @@ from torch import Tensor, nn, optim
 from fcil.losses import Statistics, record_statistics
 from fcil.nets.cam import cells, class_maps, masked, pools, record_maps
 from fcil.rng import Key, generator
-from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.synthesis.common.resolutions import scaled
 from fcil.synthesis.common.text_embedding import classes_apart, learn_alone, new_head, remembered, text_distance
-from fcil.synthesis.families.multi_resolution import Sized
-from fcil.synthesis.families.noisy_layer import Chain
+from fcil.synthesis.families.multi_resolution import MultiResolution
+from fcil.synthesis.families.noisy_layer import NoisyLayerReplica
 from fcil.types import Count, Index, NonNegative, Output, Positive, Tensors, Terms, Weight
 
 PULLS = {"cam": 0.3, "aed": 0.1}
@@ -57,7 +57,7 @@ PULLS = {"cam": 0.3, "aed": 0.1}
 
 
 @dataclass
-class Beyond:
+class StudentTermState:
     """What a chain keeps besides NAYER's."""
 
     pools: bool  # whether the teacher pools its last maps, so that its classifier gives the maps of classes
@@ -68,7 +68,7 @@ class Beyond:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MUSE(Sized):
+class MUSE(MultiResolution):
     """Small images of several sizes, whose every place speaks for the class."""
 
     # NAYER's own constants; what each is says its class.
@@ -128,10 +128,10 @@ class MUSE(Sized):
 
     # Method -----------------------------------------------------------------------------------
 
-    def beyond(self, problem: Inversion, chain: Chain) -> Beyond:
+    def beyond(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> StudentTermState:
         assert problem.anchors is not None
         key, anchors = (*problem.key, chain.number), problem.anchors[list(problem.labels)]
-        own = Beyond(pools=False, apart=classes_apart(anchors))
+        own = StudentTermState(pools=False, apart=classes_apart(anchors))
         if self.cam != 0:
             side = max(self.sides(problem)) if self.view == "native" else max(problem.shape[1:])
             size = (2, problem.shape[0], *scaled(problem.shape, side))
@@ -142,8 +142,8 @@ class MUSE(Sized):
 
     def terms(
         self,
-        problem: Inversion,
-        chain: Chain,
+        problem: SynthesisProblem,
+        chain: NoisyLayerReplica,
         images: Tensor,
         labels: Tensor,
         *,
@@ -168,7 +168,7 @@ class MUSE(Sized):
             terms["aed"] = -torch.minimum(away, self.reach(chain)).mean()
         return self._balanced(chain, terms, images), statistics
 
-    def distance(self, problem: Inversion, chain: Chain, statistics: Statistics) -> Tensor:
+    def distance(self, problem: SynthesisProblem, chain: NoisyLayerReplica, statistics: Statistics) -> Tensor:
         if self.bn_late == 1:
             return super().distance(problem, chain, statistics)
         layers, late = list(statistics), 2 * max(1, round(len(statistics) / 8))  # a mean and a variance each
@@ -176,43 +176,45 @@ class MUSE(Sized):
         rest = super().distance(problem, chain, first) if first else 0.0
         return self.bn_late * super().distance(problem, chain, last) + rest
 
-    def reach(self, chain: Chain) -> Tensor:
+    def reach(self, chain: NoisyLayerReplica) -> Tensor:
         """The margin m."""
         apart: Tensor = chain.beyond.apart
         return apart.new_tensor(self.margin) if self.margin is not None else chain.beyond.told + apart
 
-    def _balanced(self, chain: Chain, terms: Terms, images: Tensor) -> Terms:
+    def _balanced(self, chain: NoisyLayerReplica, terms: Terms, images: Tensor) -> Terms:
         """Weights of the terms that are MUSE's; a null one is set when its term is there for the first time."""
         weights: Tensors = chain.beyond.weights
         by_bn = self.cam is None or (self.flees and self.aed is None)
         if by_bn and "bn" not in weights:
-            weights["bn"] = pull(terms["bn"], images)
+            weights["bn"] = gradient_norm(terms["bn"], images)
         for name, share in PULLS.items():
             chosen = getattr(self, name)
             if name in terms and chosen is None and name not in weights:
-                weights[name] = (share * weights["bn"] / pull(terms[name], images)).nan_to_num(0, 0, 0)
+                weights[name] = (share * weights["bn"] / gradient_norm(terms[name], images)).nan_to_num(0, 0, 0)
             if name in terms:
                 terms[name] = (weights[name] if chosen is None else chosen) * terms[name]
         return terms
 
     # Student ----------------------------------------------------------------------------------
 
-    def teaches(self, problem: Inversion) -> bool:
+    def teaches(self, problem: SynthesisProblem) -> bool:
         """Somebody else's student is left alone; P learns from it as it stands."""
         return problem.student is None or bool(self.ed)
 
-    def beside(self, problem: Inversion, state: Chain, view: Views, student: Output) -> Terms:
+    def beside(self, problem: SynthesisProblem, state: NoisyLayerReplica, view: Views, student: Output) -> Terms:
         """The part of L_S that draws a student to the texts of old samples, with P as it has learnt last."""
         own = state.beyond
         if own.told is None or problem.anchors is None:
             return {}
         return {"text": self.ed * text_distance(own.head, student.features, problem.anchors[view.y]).mean()}
 
-    def learners(self, problem: Inversion, chain: Chain) -> list[nn.Parameter]:
+    def learners(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[nn.Parameter]:
         student = super().learners(problem, chain) if problem.student is None else []
         return student + ([] if chain.beyond.head is None else list(chain.beyond.head.parameters()))
 
-    def teach(self, problem: Inversion, chain: Chain, key: tuple[Key, ...], past: float = 0.0) -> dict[str, Tensor]:
+    def teach(
+        self, problem: SynthesisProblem, chain: NoisyLayerReplica, key: tuple[Key, ...], past: float = 0.0
+    ) -> dict[str, Tensor]:
         """L_S: steps of the student and of P beside it, or of P alone where the student is somebody else's."""
         own, optimizer = chain.beyond, self.optimizer(problem, chain, past)
         rng, chance = generator(*key, "student batches", device=problem.device), generator(*key, "sizes")
@@ -226,7 +228,7 @@ class MUSE(Sized):
         return means
 
     def _teach_both(
-        self, problem: Inversion, chain: Chain, views: Iterator[Views], optimizer: optim.SGD
+        self, problem: SynthesisProblem, chain: NoisyLayerReplica, views: Iterator[Views], optimizer: optim.SGD
     ) -> dict[str, Tensor]:
         """Steps on batches of one size each; the means of the terms."""
         learners, head, sums = self.learners(problem, chain), chain.beyond.head, dict[str, Tensor]()
@@ -252,7 +254,12 @@ class MUSE(Sized):
         return {f"student_{name}": total / self.student_steps for name, total in sums.items()}
 
     def _teach_head(
-        self, problem: Inversion, chain: Chain, views: Iterator[Views], optimizer: optim.SGD, rng: torch.Generator
+        self,
+        problem: SynthesisProblem,
+        chain: NoisyLayerReplica,
+        views: Iterator[Views],
+        optimizer: optim.SGD,
+        rng: torch.Generator,
     ) -> Tensor:
         """Steps of P on what the student, who stands still, sees in a few batches; the mean of its term."""
         chain.student.eval()
@@ -270,7 +277,7 @@ class MUSE(Sized):
         )
 
 
-def pull(term: Tensor, images: Tensor) -> Tensor:
+def gradient_norm(term: Tensor, images: Tensor) -> Tensor:
     """How strongly a term pulls at a batch: the norm of its gradient."""
     (slope,) = torch.autograd.grad(term, images, retain_graph=True)
     strength: Tensor = torch.linalg.vector_norm(slope.float())

@@ -47,15 +47,15 @@ from fcil.data import normalise
 from fcil.losses import Statistics, masked_adversarial, record_statistics, statistics_distance, update_averages
 from fcil.nets import NoisyGenerator
 from fcil.rng import generator, seeded
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import History, Lowest, readable, requested
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import BestBatch, LossHistory, readable, sample_labels
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.common.preconditions import check_classes_can_be_made
 from fcil.synthesis.common.student import distillation, student_of
-from fcil.synthesis.families.noisy_layer import SIDES, Chain, Noisy
+from fcil.synthesis.families.noisy_layer import SIDES, NoisyLayerLoop, NoisyLayerReplica
 from fcil.types import Output, Tensors, Terms
 
-__all__ = ["ALONE", "NAYER", "SIDES", "Chain", "Optimised"]
+__all__ = ["ALONE", "NAYER", "SIDES", "NoisyLayerReplica", "Optimised"]
 
 ALONE: dict[str, Any] = {
     "schedule": "nayer",
@@ -91,19 +91,19 @@ class Optimised(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NAYER(Noisy):
+class NAYER(NoisyLayerLoop):
     """Noisy-layer generation from label-text embeddings."""
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
-        makeable(self.name, problem, lambda: self._new_generator(problem))
+        check_classes_can_be_made(self.name, problem, lambda: self._new_generator(problem))
         return problem
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> NoisyLayerReplica:
         s = self.settled
         channels, device = problem.shape[0], problem.device
         spread = 0.2 if s.sigma == "free" else math.log(math.expm1(0.2))  # softplus(spread) = 0.2
-        made = Chain(
+        made = NoisyLayerReplica(
             number=chain,
             generator=self._generator(problem, chain, life=0),
             student=student_of(problem, s.student_start or "fresh", *problem.key, chain),
@@ -115,11 +115,11 @@ class NAYER(Noisy):
             made.teaching = self.sgd(self.learners(problem, made))
         return made
 
-    def beyond(self, problem: Inversion, chain: Chain) -> Any:
+    def beyond(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Any:
         """What a method that builds on this one keeps besides; nothing here."""
         return None
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: NoisyLayerReplica, number: int) -> dict[str, float]:
         s, key, now = self.settled, (*problem.key, chain.number, number), self.moment(number)
         rng = generator(*key, "labels and noise", device=problem.device)
         if now.rebuild:
@@ -140,19 +140,25 @@ class NAYER(Noisy):
         chain.student.eval()
         return readable(means, number)
 
-    def requested(self, problem: Inversion, rng: torch.Generator) -> Tensor:
+    def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> Tensor:
         """Labels of one batch (B,): whole sweeps over the classes, then a random rest."""
-        return requested(problem, self.batch_size, "balanced", rng)
+        return sample_labels(problem, self.batch_size, "balanced", rng)
 
     def optimise(
-        self, problem: Inversion, chain: Chain, labels: Tensor, *, adversarial: bool, rng: torch.Generator
+        self,
+        problem: SynthesisProblem,
+        chain: NoisyLayerReplica,
+        labels: Tensor,
+        *,
+        adversarial: bool,
+        rng: torch.Generator,
     ) -> Optimised:
         """One inner loop: `steps` Adam steps, with a fresh Adam, on one batch of labels."""
         groups = [{"params": list(chain.generator.parameters()), "lr": self.lr}]
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
         adam = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)
-        lowest, history = Lowest(), History()
+        lowest, history = BestBatch(), LossHistory()
         statistics: Statistics = {}
         for _ in range(self.steps):
             now = torch.stack(self.statistics(problem, chain)).detach()
@@ -171,8 +177,8 @@ class NAYER(Noisy):
 
     def terms(
         self,
-        problem: Inversion,
-        chain: Chain,
+        problem: SynthesisProblem,
+        chain: NoisyLayerReplica,
         images: Tensor,
         labels: Tensor,
         *,
@@ -189,8 +195,8 @@ class NAYER(Noisy):
 
     def weighted(
         self,
-        problem: Inversion,
-        chain: Chain,
+        problem: SynthesisProblem,
+        chain: NoisyLayerReplica,
         labels: Tensor,
         statistics: Statistics,
         teacher: Output,
@@ -205,21 +211,21 @@ class NAYER(Noisy):
             terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
         return terms | problem.bounded(teacher.embedding, labels)
 
-    def distance(self, problem: Inversion, chain: Chain, statistics: Statistics) -> Tensor:
+    def distance(self, problem: SynthesisProblem, chain: NoisyLayerReplica, statistics: Statistics) -> Tensor:
         """How far a batch is from what the teacher's batch norms remember, without a weight."""
         return statistics_distance(problem.teacher, statistics, chain.averages, self.bn_momentum)
 
-    def statistics(self, problem: Inversion, chain: Chain) -> tuple[Tensor, Tensor]:
+    def statistics(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> tuple[Tensor, Tensor]:
         """The mean and deviation (channels,) that the teacher's input is normalised by."""
         if not self.learn_stats:
             return problem.mean, problem.std
         return chain.mean, chain.spread if self.settled.sigma == "free" else F.softplus(chain.spread)
 
-    def learners(self, problem: Inversion, chain: Chain) -> list[nn.Parameter]:
+    def learners(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[nn.Parameter]:
         """What learns from the pool."""
         return list(chain.student.parameters())
 
-    def optimizer(self, problem: Inversion, chain: Chain, past: float) -> optim.SGD:
+    def optimizer(self, problem: SynthesisProblem, chain: NoisyLayerReplica, past: float) -> optim.SGD:
         """The one that serves all episodes, at its present rate, or a new one where each has its own."""
         if chain.teaching is None:
             return self.sgd(self.learners(problem, chain))
@@ -228,15 +234,15 @@ class NAYER(Noisy):
     def lesson(self, student: Output, teacher: Output) -> Terms:
         return distillation(student, teacher, self.temperature, self.student_text)
 
-    def teaches(self, problem: Inversion) -> bool:
+    def teaches(self, problem: SynthesisProblem) -> bool:
         """Whether there is something that learns from the pool here."""
         return problem.student is None
 
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Tensors:
         rows = self.rows(chain)
         return {name: t[rows] for name, t in ({"x": torch.cat(chain.images)} | self.about(chain)).items()}
 
-    def about(self, chain: Chain) -> Tensors:
+    def about(self, chain: NoisyLayerReplica) -> Tensors:
         """What is known of every image that was kept: its label, and the statistics it was made under."""
         about = {"y": torch.cat(chain.labels)}
         if self.learn_stats and self.settled.stats == "carry":
@@ -244,15 +250,15 @@ class NAYER(Noisy):
             about |= {"mean": made_under[:, 0], "std": made_under[:, 1]}
         return about
 
-    def rows(self, chain: Chain) -> Tensor | slice:
+    def rows(self, chain: NoisyLayerReplica) -> Tensor | slice:
         """Which images of all that were kept are in the pool."""
         return chain.rows(self.share(chain.number), self.settled.cut or "latest")
 
-    def _generator(self, problem: Inversion, chain: int, life: int) -> NoisyGenerator:
+    def _generator(self, problem: SynthesisProblem, chain: int, life: int) -> NoisyGenerator:
         with seeded(*problem.key, chain, "generator", life):
             return self._new_generator(problem).to(problem.device)
 
-    def _new_generator(self, problem: Inversion) -> NoisyGenerator:
+    def _new_generator(self, problem: SynthesisProblem) -> NoisyGenerator:
         assert problem.anchors is not None
         return NoisyGenerator(
             problem.anchors,

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 
 from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import asked
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import target_classes
 from fcil.synthesis.common.losses import negative_entropy, sameness
-from fcil.synthesis.families.generator_loop import Chain, Live
+from fcil.synthesis.families.generator_loop import GeneratorLoop, GeneratorReplica
 from fcil.types import Count, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class RDSKD(Live):
+class RDSKD(GeneratorLoop):
     """Exponential rises and a ratio of differences."""
 
     rounds: Count = 20
@@ -56,18 +56,18 @@ class RDSKD(Live):
     def new_generator(self, shape: Shape) -> nn.Sequential:
         return ImageGenerator(shape, self.latent, self.width)
 
-    def inputs(self, problem: Inversion, chain: Chain, z: Tensor) -> Tensor:
+    def inputs(self, problem: SynthesisProblem, chain: GeneratorReplica, z: Tensor) -> Tensor:
         images: Tensor = chain.generator(z)  # as the nets want them: nothing is left to normalise
         return images.to(problem.mean)
 
-    def alternate(self, problem: Inversion, chain: Chain, step: int, rng: torch.Generator) -> Terms:
+    def alternate(self, problem: SynthesisProblem, chain: GeneratorReplica, step: int, rng: torch.Generator) -> Terms:
         found = super().alternate(problem, chain, step, rng)
         if step == 1:
             chain.memory["reference"] = chain.memory["measured"]
         return found
 
-    def terms(self, problem: Inversion, chain: Chain, x: Tensor) -> Terms:
-        out, wanted = problem.teacher(x), asked(problem)
+    def terms(self, problem: SynthesisProblem, chain: GeneratorReplica, x: Tensor) -> Terms:
+        out, wanted = problem.teacher(x), target_classes(problem)
         among = out.logits[:, wanted]  # (B, classes asked for)
         answers = wanted[among.argmax(dim=1)]
         measured = torch.stack([F.cross_entropy(out.logits, answers), negative_entropy(among)])

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fcil.synthesis.families.data_free import Mixture
+from fcil.synthesis.families.data_free import AdversarialLoop
 from fcil.types import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZSKT(Mixture):
+class ZSKT(AdversarialLoop):
     """Disagreement alone, as a KL."""
 
     adv: Weight = 1.0

@@ -24,7 +24,7 @@ import torch
 from fcil.data import Augment
 from fcil.nets import NetSettings, build_net, frozen
 from fcil.rng import generator
-from fcil.synthesis import Inversion, create
+from fcil.synthesis import SynthesisProblem, create
 from fcil.synthesis.nayer import ALONE
 
 CLASSES, WIDTH, SIDE = 10, 512, 224
@@ -32,13 +32,13 @@ METHODS = {"nayer at 224": "nayer", "muse at 112": "muse"}
 AIM = 0.35
 
 
-def problem_on(device: torch.device) -> Inversion:
+def problem_on(device: torch.device) -> SynthesisProblem:
     settings = NetSettings(name="resnet18")
     teacher, student = (
         build_net(settings, shape=(3, SIDE, SIDE), num_classes=CLASSES, text_width=None, key=(name,)).to(device)
         for name in ("teacher", "student")
     )
-    return Inversion(
+    return SynthesisProblem(
         teacher=frozen(teacher),
         labels=tuple(range(CLASSES)),
         shape=(3, SIDE, SIDE),

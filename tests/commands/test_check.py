@@ -16,7 +16,7 @@ from fcil.check import CHECKS, Report, check, find
 from fcil.check.circumstances import check_predict, check_scale, check_skipped, check_tested, check_uneven
 from fcil.check.contract import Case, Look, check_finite, check_order
 from fcil.check.laws import offences
-from fcil.check.trials import Played, Stage, plan_of
+from fcil.check.trials import TrialRun, Trials, plan_of
 from fcil.cli import main
 from fcil.errors import ConfigError
 
@@ -322,7 +322,7 @@ def test_circumstances_that_were_not_thought_of(checked: Checked) -> None:
 )
 def test_what_a_single_check_says(tmp_path: Path, look: Look, body: str, said: str) -> None:
     path = write_strategy(tmp_path, f"{HEAD}    {body}", "broken")
-    with Stage(tmp_path / "runs") as stage:
+    with Trials(tmp_path / "runs") as stage:
         assert look(Case(find(path), stage)) == said
 
 
@@ -404,7 +404,7 @@ def test_a_file_that_does_not_load_is_refused(tmp_path: Path) -> None:
 
 def test_a_check_plays_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Stage(tmp_path / "there") as stage:
+    with Trials(tmp_path / "there") as stage:
         played = stage.play("run", plan_of(find("finetune"), rounds=1, stop_after=1))
     assert played.problem is None
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
@@ -412,15 +412,15 @@ def test_a_check_plays_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_circumstances_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    played: dict[str, Played] = {}
-    play = Stage.play
+    played: dict[str, TrialRun] = {}
+    play = Trials.play
 
-    def spy(stage: Stage, name: str, *arguments: Any, **options: Any) -> Played:
+    def spy(stage: Trials, name: str, *arguments: Any, **options: Any) -> TrialRun:
         played[name] = play(stage, name, *arguments, **options)
         return played[name]
 
-    monkeypatch.setattr(Stage, "play", spy)
-    with Stage(tmp_path) as stage:
+    monkeypatch.setattr(Trials, "play", spy)
+    with Trials(tmp_path) as stage:
         case = Case(find("finetune"), stage)
         assert [look(case) for look in (check_uneven, check_skipped, check_tested, check_order)] == [None] * 4
     assert [r["empty"] for (_, number), r in played["uneven"].records.items() if number] == [[1]] * 4

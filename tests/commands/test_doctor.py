@@ -17,7 +17,7 @@ from fcil.cli import main
 from fcil.doctor import Finding, examine
 from fcil.doctor.machine import disks, is_cached, shared_memory, version, versions
 from fcil.errors import ConfigError
-from fcil.runs.step_timer import Stopwatch
+from fcil.runs.step_timer import StepTimer
 
 
 def by_name(found: list[Finding]) -> dict[str, Finding]:
@@ -31,7 +31,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr("fcil.runs.remote_data.is_cached", lambda name: False)
     clock = count()
-    monkeypatch.setattr("fcil.doctor.experiment.Stopwatch", lambda: Stopwatch(lambda: float(next(clock))))
+    monkeypatch.setattr("fcil.doctor.experiment.Stopwatch", lambda: StepTimer(lambda: float(next(clock))))
 
 
 class Said(NamedTuple):

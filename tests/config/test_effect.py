@@ -11,7 +11,7 @@ from run_folders import make_config, make_run
 from small_runs import write_experiment
 
 from fcil.compare import compare
-from fcil.compare.comparable import circumstances
+from fcil.compare.comparable import confounders
 from fcil.config.effect import DETAIL, NO_EFFECT, effective
 from fcil.data.splits import SplitFile
 from fcil.report.tables import settings
@@ -84,7 +84,7 @@ def test_runs_of_one_hash_differ_in_no_label_column_or_circumstance(tmp_path: Pa
     assert [group.label for group in groups] == ["lander (a)", "lander (b)"]  # told apart by their names alone
     columns = frame_of(runs).columns
     assert not [name for name in columns if name.startswith(path.split(".")[0])]
-    assert circumstances(groups[0]) == circumstances(groups[1])
+    assert confounders(groups[0]) == confounders(groups[1])
     assert [row[0].text for table in settings(groups) for row in table.rows] == ["name"]
 
 

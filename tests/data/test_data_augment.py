@@ -18,7 +18,7 @@ from fcil.data.preparation import AugmentSettings
 from fcil.errors import ConfigError
 from fcil.federation.context import Datasets
 from fcil.federation.plan import from_json
-from fcil.federation.synthesis.jobs import inversion
+from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.runs.plans import read
 
 
@@ -184,7 +184,7 @@ def test_what_is_chosen_is_what_clients_and_synthesizers_do(tmp_path: Path) -> N
         context = Datasets().open(plan)
         assert context.scenario.shard(1, 0).augment == clients
         net = context.first_net()
-        assert inversion(context, net, range(2), None, None, ("key",)).augment == server
+        assert synthesis_problem(context, net, range(2), None, None, ("key",)).augment == server
 
 
 def test_without_any_augmentation_batches_are_the_images(tmp_path: Path) -> None:

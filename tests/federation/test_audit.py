@@ -13,7 +13,7 @@ from small_runs import Stop, StopAfter, play, silently, write_experiment, write_
 from fcil.cli import main
 from fcil.errors import LeakError
 from fcil.federation.context import Datasets
-from fcil.federation.messages.audit import Ledger, Told, WatchedImages, read_audit
+from fcil.federation.messages.audit import AuditedImages, AuditLog, ClientReport, read_audit
 from fcil.federation.messages.replies import InvalidReplyError
 from fcil.runs.plans import read
 
@@ -152,7 +152,7 @@ def test_draws_from_a_shared_pool_are_counted(tmp_path):
 def test_the_same_images_in_the_same_order_come_through(tmp_path):
     plan = read(write_experiment(tmp_path))[0].plans()[0]
     shard = Datasets().open(plan).scenario.shard(1, 0)
-    watched = WatchedImages(shard.images)
+    watched = AuditedImages(shard.images)
     found = [list(s.batches(7, torch.Generator().manual_seed(3))) for s in (shard, replace(shard, images=watched))]
     assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in zip(*found, strict=True))
     assert sorted(torch.cat(watched.used).tolist()) == sorted(shard.indices.tolist())
@@ -167,12 +167,12 @@ def test_an_audit_that_no_client_of_ours_writes_is_refused():
 
 
 def test_a_ledger_sums_and_forgets():
-    ledger = Ledger()
+    ledger = AuditLog()
     for touched, count in (([1], 5), ([0, 1], 6)):
-        ledger.note("task 1, round 1", 3, Told(touched, [0, 1], 2, {"pool": count}, ""))
+        ledger.note("task 1, round 1", 3, ClientReport(touched, [0, 1], 2, {"pool": count}, ""))
     assert ledger.line() == {"drawn": {"pool": 11}, "exemplars": 4}
     assert ledger.line() == {}
-    again = Ledger.restored(json.loads(json.dumps(ledger.values())))
+    again = AuditLog.restored(json.loads(json.dumps(ledger.values())))
     assert ledger.end() == again.end() == {"touched": {"3": [0, 1]}, "allowed": {"3": [0, 1]}}
     assert ledger.end() == {"touched": {}, "allowed": {}}
 

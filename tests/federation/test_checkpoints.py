@@ -31,13 +31,13 @@ from fcil.federation.persistence.manifest import (
     FORMAT,
     difference,
     digest_of,
-    last_parts,
+    last_blobs,
     manifest_path,
     manifest_paths,
     place_of,
 )
 from fcil.federation.plan import Plan
-from fcil.io.blobs import Parts
+from fcil.io.blobs import Blobs
 from fcil.runs.failure_report import describe
 from fcil.runs.plans import read
 from fcil.store import RunFolder, final_weights
@@ -249,21 +249,21 @@ def test_a_damaged_part_is_written_anew(tmp_path: Path) -> None:
     source = write_experiment(tmp_path, federation={"rounds": 4, "stop_after": 1, "max_batches": 1})
     run = stop(source, 4)
     parts = run / "checkpoints" / "parts"
-    net = last_parts(run / "checkpoints")["net"]
+    net = last_blobs(run / "checkpoints")["net"]
     (parts / f"{net}.safetensors").write_bytes(b"x")
     stop(source, 2)
-    assert last_parts(run / "checkpoints")["net"] == net
-    assert Parts(parts).get(net)
+    assert last_blobs(run / "checkpoints")["net"] == net
+    assert Blobs(parts).get(net)
     (resumed,) = play(source, out=tmp_path)
     assert "2 rounds done before" in resumed.folder.log.read_text()
     assert "3 rounds done before" in resumed.folder.log.read_text()
 
 
 def test_a_part_that_is_damaged_is_no_reason_not_to_write_it(tmp_path: Path) -> None:
-    name = Parts(tmp_path).put({"a": 1})
+    name = Blobs(tmp_path).put({"a": 1})
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
-    after = Parts(tmp_path)
+    after = Blobs(tmp_path)
     assert after.put({"a": 1}) == name
     assert after.get(name) == {"a": 1}
 
@@ -293,9 +293,9 @@ def renamed(run: Path, *places: tuple[int, int]) -> None:
 
 def test_the_net_of_task_1000_is_newer_than_that_of_task_999(tmp_path: Path) -> None:
     run = stop(write_experiment(tmp_path), 4)
-    last = last_parts(run / "checkpoints")
+    last = last_blobs(run / "checkpoints")
     renamed(run, (999, 2), (1000, 1))
-    assert last_parts(run / "checkpoints") == last
+    assert last_blobs(run / "checkpoints") == last
     (plan,) = read(tmp_path / "tiny.yaml")[0].plans()
     assert describe(RunFolder(run), plan, ValueError())["checkpoint"] == "task1000-round00001.json"
 

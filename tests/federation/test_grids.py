@@ -42,7 +42,7 @@ from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan
 from fcil.federation.ray.grid import RayGrid, Worker, WorkerPool
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.federation.synthesis.jobs import Job, inversion
+from fcil.federation.synthesis.jobs import Job, synthesis_problem
 from fcil.io.state import flatten
 from fcil.metrics import AccuracyRow
 from fcil.synthesis import create
@@ -406,7 +406,7 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
     plan = plan_of(tmp_path, LANDER)
     context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "rounds": 5, "steps": 20, "chains": 2})
-    problem = inversion(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
+    problem = synthesis_problem(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(2)]
     killed: list[int] = []
 
@@ -428,7 +428,9 @@ def test_a_chain_goes_on_from_any_episode(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
     context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "rounds": 3})
-    job = Job.of(nayer, 0, plan.net, inversion(context, context.first_net(), [0, 1], context.anchors, None, (1,)), 1)
+    job = Job.of(
+        nayer, 0, plan.net, synthesis_problem(context, context.first_net(), [0, 1], context.anchors, None, (1,)), 1
+    )
     states: list[tuple[int, State]] = []
     whole = ChainWorker()
     whole.start(job)
@@ -453,7 +455,7 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     plan = plan_of(tmp_path, LANDER)
     context = Datasets().open(plan)
     net, nayer = context.first_net(), create("nayer", **{**NAYER, "chains": 3})
-    problem = inversion(context, net, [0, 1], context.anchors, None, ("test",))
+    problem = synthesis_problem(context, net, [0, 1], context.anchors, None, ("test",))
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(3)]
     ticks: list[int] = []
 
@@ -481,7 +483,7 @@ def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tm
     context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "lr": 1e30})
     job = Job.of(
-        nayer, 0, plan.net, inversion(context, context.first_net(), [0, 1], context.anchors, None, ("test",)), 1
+        nayer, 0, plan.net, synthesis_problem(context, context.first_net(), [0, 1], context.anchors, None, ("test",)), 1
     )
     with pytest.raises(TrainingError) as caught:
         engine._executor.run([job], nayer.episodes, lambda done, terms: None, Kept())
@@ -493,7 +495,7 @@ def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tm
 def test_a_synthesis_that_fails_leaves_its_workers_to_the_next(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
     context = Datasets().open(plan)
-    problem = inversion(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
+    problem = synthesis_problem(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
     bad, good = create("nayer", **{**NAYER, "lr": 1e30, "chains": 2}), create("nayer", **{**NAYER, "chains": 2})
     for method, fails in ((bad, True), (bad, True), (good, False)):
         jobs = [Job.of(method, chain, plan.net, problem, 1) for chain in range(2)]
@@ -508,7 +510,9 @@ def test_a_chain_is_stepped_episode_by_episode(tmp_path: Path) -> None:
     nayer = create("nayer", **NAYER)
     worker = ChainWorker()
     worker.start(
-        Job.of(nayer, 0, plan.net, inversion(context, context.first_net(), [0, 1], context.anchors, None, (1,)), 1)
+        Job.of(
+            nayer, 0, plan.net, synthesis_problem(context, context.first_net(), [0, 1], context.anchors, None, (1,)), 1
+        )
     )
     terms = [worker.step() for _ in range(nayer.episodes)]
     assert all(terms)

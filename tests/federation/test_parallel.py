@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import fcil
 from fcil.cli import app
-from fcil.console.runs_table import Board, labels
+from fcil.console.runs_table import RunsTable, labels
 from fcil.errors import ConfigError, DataError, StoreError, TrainingError
 from fcil.experiment import resume
 from fcil.federation.context import Datasets, RunContext
@@ -29,8 +29,8 @@ from fcil.federation.ray.runs import Machine, Outcome, check_devices
 from fcil.federation.runtime.interrupts import Interrupted
 from fcil.federation.settings import Resources
 from fcil.io.lock import claimed, clear
-from fcil.runs.estimate import forecast
-from fcil.runs.parallel import Together, asked, how_many
+from fcil.runs.estimate import estimate
+from fcil.runs.parallel import ParallelScheduler, how_many, jobs_asked_for
 from fcil.runs.plans import planned
 from fcil.runs.sequential import free_runs
 from fcil.store import RunFolder
@@ -162,7 +162,7 @@ def test_nothing_of_a_run_that_failed_is_kept(tmp_path: Path, monkeypatch: pytes
         assert [r for r in left[:-1] if r() is not None] == []  # those of the runs before
         raise RuntimeError(f"no memory for {large}")
 
-    monkeypatch.setattr("fcil.runs.play.play_one", fail)
+    monkeypatch.setattr("fcil.runs.play.execute_run", fail)
     with pytest.raises(TrainingError, match="3 of 3"):
         play(write_experiment(tmp_path, seeds=[0, 1, 2]), out=tmp_path / "out")
     assert len(left) == 3
@@ -216,10 +216,10 @@ def finish(path: Path) -> None:
     (path / "summary.json").write_text('{"final_accuracy": 0.5}')
 
 
-def together(folder: Path, runners: Scripted, seeds: int) -> tuple[Together, Console]:
+def together(folder: Path, runners: Scripted, seeds: int) -> tuple[ParallelScheduler, Console]:
     plans, console = planned(write_experiment(folder, seeds=list(range(seeds)))), quiet()
-    board = Board(plans, Datasets(), folder, console, runners.at_once)
-    return Together(plans, folder, board, runners, lambda *_: Outcome("finished"), pause=0.0), console
+    board = RunsTable(plans, Datasets(), folder, console, runners.at_once)
+    return ParallelScheduler(plans, folder, board, runners, lambda *_: Outcome("finished"), pause=0.0), console
 
 
 def test_runs_are_played_beside_each_other_until_none_is_left(tmp_path: Path) -> None:
@@ -311,9 +311,9 @@ def test_how_many_runs_are_played_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert how_many(plans, None) == 1  # the five clients of a run keep more cores busy than three runs
     with pytest.raises(ConfigError, match="--jobs 0 is not allowed"):
         how_many(plans, 0)
-    assert asked(plans, None) is None
-    assert asked(planned(write_experiment(tmp_path)), None) == 1
-    assert asked(planned(write_experiment(tmp_path)), 3) == 3
+    assert jobs_asked_for(plans, None) is None
+    assert jobs_asked_for(planned(write_experiment(tmp_path)), None) == 1
+    assert jobs_asked_for(planned(write_experiment(tmp_path)), 3) == 3
 
 
 # What is seen ----------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_the_board_reads_how_far_runs_are_from_their_folders(tmp_path: Path) -> 
     now = [0.0]
     plans = planned(write_experiment(tmp_path, seeds=[0, 1, 2], federation={"rounds": 4}))
     console = quiet()
-    board = Board(plans, Datasets(), tmp_path, console, 2, clock=lambda: now[0])
+    board = RunsTable(plans, Datasets(), tmp_path, console, 2, clock=lambda: now[0])
     board.begin(plans[0])
     board.begin(plans[1])
     board.look()
@@ -397,7 +397,7 @@ def test_a_dry_run_downloads_nothing_and_says_what_would_be(tmp_path: Path, monk
     data = {"dataset": "cifar100", "tasks": 5}
     anchors = {"encoder": "openai/clip-vit-base-patch32"}
     source = write_experiment(tmp_path, data=data, anchors=anchors, strategy=LANDER)
-    found = forecast(source, out=tmp_path / "out")
+    found = estimate(source, out=tmp_path / "out")
     assert [(r.state, r.rounds, r.seconds, r.basis) for r in found.runs] == [("new", 4, None, "unknown")]
     assert found.runs[0].bytes > 0
     assert found.notes == (
@@ -412,13 +412,13 @@ def test_a_dry_run_downloads_nothing_and_says_what_would_be(tmp_path: Path, monk
 def test_a_dry_run_checks_the_anchors(tmp_path: Path) -> None:
     source = write_experiment(tmp_path, strategy=LANDER, anchors={"file": str(tmp_path / "none.safetensors")})
     with pytest.raises(DataError, match=r'tiny\.yaml: anchors: no anchor file ".*none\.safetensors"'):
-        forecast(source, out=tmp_path / "out")
+        estimate(source, out=tmp_path / "out")
 
 
 def test_an_unknown_cost_is_said_to_be_unknown(half_done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = half_done
     monkeypatch.setattr("fcil.runs.estimate._step_seconds", lambda context, watch: None)
-    found = forecast(source, out=out)
+    found = estimate(source, out=out)
     assert [(r.seconds, r.basis) for r in found.runs][3] == (None, "unknown")
     assert found.seconds is None
     done = CliRunner().invoke(app, ["run", str(source), "--out", str(out), "--dry-run"])
@@ -432,7 +432,7 @@ def test_a_damaged_run_is_named_as_such(half_done: tuple[Path, Path], tmp_path: 
     text = rounds.read_text()
     rounds.write_text("nonsense\n")
     try:
-        assert forecast(source, out=out).runs[2].state == "damaged"
+        assert estimate(source, out=out).runs[2].state == "damaged"
     finally:
         rounds.write_text(text)
 

@@ -11,7 +11,7 @@ from golden_vectors import assert_matches, load_case
 from scripted_roles import shard_of
 from tiny_net import normal, tiny_net
 
-from fcil.exemplars import balanced, class_sums, herd, nearest_mean, renewed, unit_features
+from fcil.exemplars import balanced, class_sums, herd, nearest_mean, unit_features, update_exemplars
 
 
 @pytest.mark.parametrize(("order", "unit"), [("order_normalised", True), ("order_raw", False)])
@@ -84,7 +84,7 @@ def renew(kept: Sequence[int], fresh: Sequence[int], shares: dict[int, int]):
     whole = shard_of([*kept, *fresh])
     split = torch.arange(len(whole)).split([len(kept), len(fresh)])
     net = tiny_net()
-    return whole, net, renewed(net, whole.select(split[0]), whole.select(split[1]), shares)
+    return whole, net, update_exemplars(net, whole.select(split[0]), whole.select(split[1]), shares)
 
 
 def test_old_classes_keep_their_first_exemplars_and_new_ones_are_herded():

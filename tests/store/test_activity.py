@@ -26,7 +26,7 @@ from fcil.methods.files import built_in_files
 from fcil.methods.introspection import declared
 from fcil.methods.loading import StrategySpec
 from fcil.store import load_run
-from fcil.store.activity import activity, explain, idle_ingredients, inert
+from fcil.store.activity import activity, explain, unused_components, unused_components_of
 from fcil.store.declared import parse_declared
 from fcil.strategy import Strategy
 
@@ -36,7 +36,7 @@ def line(task: int, round: int, terms: dict[str, float], **more: Any) -> dict[st
 
 
 def told(records: list[dict[str, Any]], strategy: str = "finetune", **options: Any) -> list[str]:
-    return inert(records, activity(records), options, parse_declared(declared(built_in(strategy))))
+    return unused_components(records, activity(records), options, parse_declared(declared(built_in(strategy))))
 
 
 def built_in(name: str) -> type[Strategy]:
@@ -179,7 +179,7 @@ def test_an_inert_ingredient_is_printed_and_marked_in_a_comparison(tmp_path):
         (run,) = fcil.run(source, out=tmp_path, console=Console(file=out, width=200))
     said = 'the loss term "kd" was 0 in every round after task 1 (strategy.keep is 0)'
     assert f"inert: {said}" in out.getvalue()
-    assert idle_ingredients(run) == [said]
+    assert unused_components_of(run) == [said]
     (entry,) = compare([run]).splits[0].entries
     assert entry.idle == (said,)
     assert f"{compare([run]).splits[0].label}: fedlwf: {said}" in compare([run]).hints

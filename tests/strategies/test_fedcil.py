@@ -16,7 +16,7 @@ from torch import Tensor
 from fcil import Batch, Client, Update
 from fcil.config import Where
 from fcil.errors import ConfigError
-from fcil.nets import AcGan, ConditionalGenerator, evenly, one_of, real_fake_head, unremembered
+from fcil.nets import AcGan, ConditionalGenerator, drop_running_statistics, evenly, one_of, real_fake_head
 from fcil.nets.acgan import judged
 from fcil.rng import generator, seeded
 from strategies.fedcil import SIDES, FedCIL, clones, consistency, within
@@ -93,7 +93,7 @@ def test_what_a_generator_starts_from_does_not_depend_on_how_many_classes_there_
 def test_statistics_are_not_moved_within_the_block_and_are_after_it():
     net = tiny_net()
     before = net.backbone.bn.running_mean.clone()
-    with unremembered(net):
+    with drop_running_statistics(net):
         first = net(normal(4, 3, 6, 6)).logits
     assert torch.equal(net.backbone.bn.running_mean, before)
     assert torch.equal(net(normal(4, 3, 6, 6)).logits, first)  # normalised by the batch in both

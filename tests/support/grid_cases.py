@@ -16,7 +16,7 @@ from fcil.federation.client import client_app
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RAISED
 from fcil.federation.context import Datasets
-from fcil.federation.exchange import Exchange, Question, find_nodes
+from fcil.federation.exchange import Dispatcher, Request, find_nodes
 from fcil.federation.grids import InProcessGrid
 from fcil.federation.messages.failures import Failure
 from fcil.federation.observer import Observer
@@ -160,7 +160,7 @@ def one_raises(plan: Plan, grid: Grid) -> None:
 def one_hangs(plan: Plan, grid: Grid) -> None:
     """An exchange gives up a client that does not answer in time, and takes no late answer for a timely one."""
     nodes = begin(plan, grid)
-    exchange = Exchange(grid, dict(nodes), replace(plan.federation, on_failure="skip", min_success=0.0), Observer())
+    exchange = Dispatcher(grid, dict(nodes), replace(plan.federation, on_failure="skip", min_success=0.0), Observer())
     failures: list[Failure] = []
 
     def rounds(reply: Message) -> Update:
@@ -168,7 +168,7 @@ def one_hangs(plan: Plan, grid: Grid) -> None:
 
     def answered(round: int) -> dict[int, int]:
         said = content(plan, round)
-        question = Question(f"round {round}", range(3), lambda c: message(said, nodes[c]), rounds)
+        question = Request(f"round {round}", range(3), lambda c: message(said, nodes[c]), rounds)
         found = dict(exchange.answers(question, failures))
         return {client: int(update.weights["round"]) for client, update in found.items() if update is not None}
 

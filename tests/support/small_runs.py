@@ -18,8 +18,8 @@ from rich.console import Console
 import fcil
 from fcil import store
 from fcil.federation.observer import Observer
-from fcil.federation.persistence.manifest import last_parts
-from fcil.io.blobs import Parts
+from fcil.federation.persistence.manifest import last_blobs
+from fcil.io.blobs import Blobs
 from fcil.io.state import flatten
 from fcil.store import Run
 from fcil.store.provenance import provenance
@@ -161,10 +161,10 @@ class StopAfter(Observer):
 def checkpoint(run: Run | Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by name of the last checkpoint, and its scalars and the content hashes of its parts."""
     folder = _path(run) / "checkpoints"
-    parts = last_parts(folder)
+    parts = last_blobs(folder)
     state: State = {}
     for name, part in parts.items():
-        found = Parts(folder / "parts").get(part)
+        found = Blobs(folder / "parts").get(part)
         kind, _, rest = name.partition("/")
         if kind == "shared":
             state.setdefault("shared", {})[rest] = found[rest]

@@ -20,14 +20,14 @@ from fcil.data import Augment, DataSettings, load_dataset, normalise
 from fcil.errors import ConfigError
 from fcil.nets import Backbone, Net, frozen
 from fcil.rng import generator, seeded
-from fcil.synthesis import Bound, Inversion, Synthesizer
+from fcil.synthesis import Bound, SynthesisProblem, Synthesizer
 from fcil.synthesis.common.state_codec import restore, values
 from fcil.types import Tensors
 
 # Problems --------------------------------------------------------------------------------------
 
 
-def problem_of(teacher: Net, anchors: Tensor | None = None, **settings: Any) -> Inversion:
+def problem_of(teacher: Net, anchors: Tensor | None = None, **settings: Any) -> SynthesisProblem:
     """Images of 8 x 8 of all the teacher's classes, whose mean is 0.5 and whose deviation is 0.25."""
     own = teacher.classifier.weight
     defaults = {
@@ -39,10 +39,10 @@ def problem_of(teacher: Net, anchors: Tensor | None = None, **settings: Any) -> 
         "augment": Augment(),
         "key": (0,),
     }
-    return Inversion(teacher=frozen(teacher), anchors=anchors, **defaults | settings)
+    return SynthesisProblem(teacher=frozen(teacher), anchors=anchors, **defaults | settings)
 
 
-def bounded_problem(**settings: Any) -> Inversion:
+def bounded_problem(**settings: Any) -> SynthesisProblem:
     """A tiny net of five classes with a text head, anchors, and a bound to them."""
     return problem_of(tiny_net(5), normal(5, 16), **{"bound": Bound()} | settings)
 
@@ -88,7 +88,7 @@ class NoNorm(Backbone):
         return F.relu(self.conv(x)).mean(dim=(2, 3))
 
 
-def plain_problem() -> Inversion:
+def plain_problem() -> SynthesisProblem:
     """Of a net without BatchNorm and without a text head."""
     with seeded("plain"):
         return problem_of(Net(NoNorm(), 3))
@@ -112,7 +112,7 @@ def digits() -> tuple[Net, Tensor, Tensor, Tensor]:
     return frozen(net), x, mean, std
 
 
-def digits_problem(**settings: Any) -> Inversion:
+def digits_problem(**settings: Any) -> SynthesisProblem:
     net, _, mean, std = digits()
     return problem_of(net, **{"shape": (1, 8, 8), "mean": mean, "std": std} | settings)
 
@@ -140,7 +140,7 @@ def colour_net(text_width: int | None = None) -> Net:
 # Chains ----------------------------------------------------------------------------------------
 
 
-def run_chain(method: Synthesizer, problem: Inversion, episodes: int | None = None) -> Any:
+def run_chain(method: Synthesizer, problem: SynthesisProblem, episodes: int | None = None) -> Any:
     """The first chain after some episodes, or all."""
     chain = method.start(problem, 0)
     for number in range(1, (episodes or method.episodes) + 1):
@@ -148,7 +148,7 @@ def run_chain(method: Synthesizer, problem: Inversion, episodes: int | None = No
     return chain
 
 
-def gone_on(method: Synthesizer, problem: Inversion, after: int) -> Any:
+def gone_on(method: Synthesizer, problem: SynthesisProblem, after: int) -> Any:
     """The first chain after all episodes, saved and taken up again after some of them."""
     chain = method.start(problem, 0)
     restore(chain, values(run_chain(method, problem, after)))

@@ -30,8 +30,8 @@ from fcil.errors import ConfigError
 from fcil.losses import masked_adversarial, statistics_distance
 from fcil.nets import NetSettings, PlainGenerator, build_net
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis.cmi import CMI, Chain, Inverted
+from fcil.synthesis import Bound, SynthesisProblem, create
+from fcil.synthesis.cmi import CMI, CMIReplica, Inverted
 from fcil.synthesis.common.contrastive import Projector, contrastive, enlarged, look, looked_at
 from fcil.synthesis.common.pool import to_bytes
 
@@ -44,25 +44,25 @@ class Watched(CMI):
         object.__setattr__(self, "notes", notes)
         return self
 
-    def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return self.notes["given"].pop(0) if self.notes["given"] else super().requested(problem, rng)
 
-    def new_generator(self, problem: Inversion, *key: Key) -> PlainGenerator:
+    def new_generator(self, problem: SynthesisProblem, *key: Key) -> PlainGenerator:
         return self.notes["made"].pop(0) if self.notes["made"] else super().new_generator(problem, *key)
 
-    def invert(self, problem: Inversion, chain: Chain, *given: Any) -> Inverted:
+    def invert(self, problem: SynthesisProblem, chain: CMIReplica, *given: Any) -> Inverted:
         for name in ("images", "features"):
             self.notes[name].append([])
         self.notes["found"].append(super().invert(problem, chain, *given))
         return self.notes["found"][-1]
 
-    def terms(self, problem: Inversion, chain: Chain, images: Tensor, *given: Any) -> Any:
+    def terms(self, problem: SynthesisProblem, chain: CMIReplica, images: Tensor, *given: Any) -> Any:
         terms, features = super().terms(problem, chain, images, *given)
         for name, tensor in (("images", images), ("features", features)):
             self.notes[name][-1].append(tensor.detach().clone())
         return terms, features
 
-    def teach(self, problem: Inversion, chain: Chain, key: Any, past: float = 0.0) -> dict[str, Tensor]:
+    def teach(self, problem: SynthesisProblem, chain: CMIReplica, key: Any, past: float = 0.0) -> dict[str, Tensor]:
         means = super().teach(problem, chain, key, past)
         self.notes["lr"].append(chain.teaching.param_groups[0]["lr"])
         return means
@@ -85,7 +85,7 @@ def small(**settings: Any) -> Any:
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return bounded_problem()
 
 
@@ -95,7 +95,7 @@ def problem() -> Inversion:
 class Deterministic(Watched):
     """The views of the golden case: the whole as it is, and the whole mirrored and a little paler for the part."""
 
-    def parts(self, problem: Inversion, images: Tensor, rng: torch.Generator) -> Tensor:
+    def parts(self, problem: SynthesisProblem, images: Tensor, rng: torch.Generator) -> Tensor:
         return 0.9 * images.flip(-1) + 0.05
 
 

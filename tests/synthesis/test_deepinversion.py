@@ -29,10 +29,10 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, create, synthesizer_names
+from fcil.synthesis import Bound, SynthesisProblem, create, synthesizer_names
 from fcil.synthesis.common.losses import bns_score, clamped_jensen_shannon, jensen_shannon, total_variation
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.deepinversion import SIDES, Chain, DeepInversion
+from fcil.synthesis.deepinversion import SIDES, DeepInversion, DeepInversionReplica
 from fcil.synthesis.families.pixel_loop import Optimised, Shift, noise, optimise, shifts, stored
 from fcil.types import Tensors, Terms
 
@@ -46,7 +46,9 @@ class Watched(DeepInversion):
         object.__setattr__(self, "notes", {"found": [], "start": [], "views": [], "x": [], "lr": []})
         return self
 
-    def invert(self, problem: Inversion, chain: Chain, labels: Tensor, start: Tensor, views: list[Shift]) -> Optimised:
+    def invert(
+        self, problem: SynthesisProblem, chain: DeepInversionReplica, labels: Tensor, start: Tensor, views: list[Shift]
+    ) -> Optimised:
         self.notes["x"].append([])
         self.notes["start"].append(start.clone())
         self.notes["views"].append(views)
@@ -54,12 +56,16 @@ class Watched(DeepInversion):
         self.notes["found"].append(found)
         return found
 
-    def terms(self, problem: Inversion, chain: Chain, x: Tensor, labels: Tensor, view: Shift) -> Terms:
+    def terms(
+        self, problem: SynthesisProblem, chain: DeepInversionReplica, x: Tensor, labels: Tensor, view: Shift
+    ) -> Terms:
         if self.notes["x"]:
             self.notes["x"][-1].append(x.detach().clone())
         return super().terms(problem, chain, x, labels, view)
 
-    def teach(self, problem: Inversion, chain: Chain, key: Any, past: float = 0.0) -> dict[str, Tensor]:
+    def teach(
+        self, problem: SynthesisProblem, chain: DeepInversionReplica, key: Any, past: float = 0.0
+    ) -> dict[str, Tensor]:
         means = super().teach(problem, chain, key, past)
         self.notes["lr"].append(chain.teaching.param_groups[0]["lr"])
         return means
@@ -70,7 +76,7 @@ def small(**settings: Any) -> Watched:
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return bounded_problem()
 
 
@@ -88,7 +94,7 @@ def golden_method(case: Case, **settings: Any) -> Watched:
     return small(**{"fidelity": "reference"} | weights | numbers | settings)
 
 
-def golden_problem(case: Case) -> Inversion:
+def golden_problem(case: Case) -> SynthesisProblem:
     p = case.parameters
     statistics = {"mean": torch.tensor(p["normalise_mean"]), "std": torch.tensor(p["normalise_std"])}
     return problem_of(golden_net(case.under("params.teacher")), None, shape=(3, p["image"], p["image"]), **statistics)

@@ -24,7 +24,7 @@ from fcil.errors import ConfigError
 from fcil.losses import kl_divergence
 from fcil.nets import Net
 from fcil.rng import generator
-from fcil.synthesis import Inversion
+from fcil.synthesis import SynthesisProblem
 from fcil.synthesis.common import state_codec as chain_state
 from fcil.synthesis.common.base import Views
 from fcil.types import Output
@@ -48,7 +48,7 @@ def views_of(y: list[int], ids: list[int] | None, x: Tensor | None = None) -> Vi
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return problem_of(tiny_net(5), None)
 
 
@@ -154,7 +154,7 @@ def test_how_many_samples_there_are_hardly_matters():
 # CRD, its negatives and memories ---------------------------------------------------------------
 
 
-def started(problem: Inversion, samples: int = 12, **settings: Any) -> tuple[CRD, Memories]:
+def started(problem: SynthesisProblem, samples: int = 12, **settings: Any) -> tuple[CRD, Memories]:
     method = CRD(**{"negatives": 40, "width": 4} | settings)
     return method, method.start(problem, tiny_net(5, key=1), samples, (0, "crd"))
 
@@ -256,7 +256,7 @@ def test_half_precision_around_it_costs_the_contrast_nothing(problem):
     assert torch.equal(*got)
 
 
-def lesson(problem: Inversion, state: Memories, student: Net, method: CRD, steps: range) -> list[float]:
+def lesson(problem: SynthesisProblem, state: Memories, student: Net, method: CRD, steps: range) -> list[float]:
     """The contrast over some steps on twelve samples."""
     x, y = normal(12, 3, 8, 8, key=4), torch.arange(12) % 3
     optimizer = torch.optim.SGD([*student.parameters(), *method.parameters(state)], 0.02)

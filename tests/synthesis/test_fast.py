@@ -27,10 +27,10 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import masked_adversarial, statistics_distance
 from fcil.nets import PlainGenerator
 from fcil.rng import generator, seeded
-from fcil.synthesis import Bound, Inversion, create
-from fcil.synthesis.common.inner_loop import Lowest, readable, sweeps
+from fcil.synthesis import Bound, SynthesisProblem, create
+from fcil.synthesis.common.inner_loop import BestBatch, balanced_labels, readable
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.fast import SIDES, Adapted, Chain, Fast, add_gradients, point_at, redraw
+from fcil.synthesis.fast import SIDES, Adapted, Fast, FastReplica, add_gradients, point_at, redraw
 from fcil.types import Tensors
 
 
@@ -43,10 +43,12 @@ class Watched(Fast):
         )
         return self
 
-    def requested(self, problem: Inversion, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return self.notes["given"].pop(0) if self.notes["given"] else super().requested(problem, rng)
 
-    def adapt(self, problem: Inversion, chain: Chain, labels: Tensor, noise: Tensor, **options: Any) -> Adapted:
+    def adapt(
+        self, problem: SynthesisProblem, chain: FastReplica, labels: Tensor, noise: Tensor, **options: Any
+    ) -> Adapted:
         self.notes["adversarial"].append(options["adversarial"])
         self.notes["images"].append([])
         self.notes["started"] = (labels, noise.clone())
@@ -54,11 +56,13 @@ class Watched(Fast):
         self.notes["found"].append(found)
         return found
 
-    def terms(self, problem: Inversion, chain: Chain, images: Tensor, labels: Tensor, **options: Any) -> Any:
+    def terms(
+        self, problem: SynthesisProblem, chain: FastReplica, images: Tensor, labels: Tensor, **options: Any
+    ) -> Any:
         self.notes["images"][-1].append(images.detach().clone())
         return super().terms(problem, chain, images, labels, **options)
 
-    def teach(self, problem: Inversion, chain: Chain, key: Any, past: float = 0.0) -> dict[str, Tensor]:
+    def teach(self, problem: SynthesisProblem, chain: FastReplica, key: Any, past: float = 0.0) -> dict[str, Tensor]:
         means = super().teach(problem, chain, key, past)
         self.notes["lr"].append(chain.teaching.param_groups[0]["lr"])
         return means
@@ -81,19 +85,19 @@ def small(**settings: Any) -> Watched:
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return bounded_problem()
 
 
 # The reference, step by step -------------------------------------------------------------------
 
 
-def golden_chain(case: Case, method: Fast) -> Chain:
+def golden_chain(case: Case, method: Fast) -> FastReplica:
     p = case.parameters
     made = PlainGenerator((3, p["image"], p["image"]), p["nz"], p["ngf"]).double()
     made.load_state_dict(case.under("params.generator"))
     student = golden_net(case.under("params.student")).eval()
-    return Chain(
+    return FastReplica(
         number=0,
         generator=made,
         meta=torch.optim.Adam(made.parameters(), lr=method.lr * method.steps, betas=(0.5, 0.999)),
@@ -458,7 +462,7 @@ def test_smoke_is_short_and_reaches_the_student(problem):
 
 
 def test_the_lowest_loss_decides_what_is_kept():
-    lowest = Lowest()
+    lowest = BestBatch()
     for step, loss in enumerate((3.0, 1.0, 1.0, 2.0)):
         lowest.offer(torch.tensor(loss), torch.full((2,), step), torch.tensor(-step))
     first, second = lowest.kept
@@ -467,7 +471,7 @@ def test_the_lowest_loss_decides_what_is_kept():
 
 
 def test_sweeps_take_all_classes_in_turn_and_then_any():
-    labels = sweeps((4, 2, 9), 8, generator(0), torch.device("cpu"))
+    labels = balanced_labels((4, 2, 9), 8, generator(0), torch.device("cpu"))
     assert labels[:6].tolist() == [4, 2, 9, 4, 2, 9]
     assert set(labels[6:].tolist()) <= {4, 2, 9}
 

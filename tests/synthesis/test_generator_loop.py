@@ -29,13 +29,13 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import PlainGenerator
 from fcil.rng import generator, seeded
-from fcil.synthesis import Bound, Inversion, create, synthesizer_names
+from fcil.synthesis import Bound, SynthesisProblem, create, synthesizer_names
 from fcil.synthesis.common.losses import activation, balance, confidence, disagreement, negative_entropy
 from fcil.synthesis.dafl import DAFL
 from fcil.synthesis.dfad import DFAD
 from fcil.synthesis.dfq import DFQ
-from fcil.synthesis.families.data_free import Mixture
-from fcil.synthesis.families.generator_loop import PATIENCE, Chain, Live
+from fcil.synthesis.families.data_free import AdversarialLoop
+from fcil.synthesis.families.generator_loop import PATIENCE, GeneratorLoop, GeneratorReplica
 from fcil.synthesis.zskt import ZSKT
 
 FOUR = {"dafl": DAFL, "zskt": ZSKT, "dfq": DFQ, "dfad": DFAD}
@@ -55,18 +55,18 @@ EVERY = [*((name, SMALL | TAUGHT) for name in FOUR), ("rdskd", SMALL)]
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return bounded_problem()
 
 
-def small(name: str, **settings: Any) -> Mixture:
+def small(name: str, **settings: Any) -> AdversarialLoop:
     return FOUR[name](**SMALL | TAUGHT | settings)
 
 
 # The reference, step by step -------------------------------------------------------------------
 
 
-def golden_start(case: Case, name: str) -> tuple[Mixture, Inversion, Chain]:
+def golden_start(case: Case, name: str) -> tuple[AdversarialLoop, SynthesisProblem, GeneratorReplica]:
     p, double = case.parameters, torch.float64
     method = FOUR[name](rounds=1, steps=p["steps"], batch_size=p["batch"], latent=p["nz"], width=p["ngf"])
     problem = problem_of(
@@ -80,7 +80,9 @@ def golden_start(case: Case, name: str) -> tuple[Mixture, Inversion, Chain]:
     return method, problem, chain
 
 
-def every_term(method: Mixture, problem: Inversion, chain: Chain, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def every_term(
+    method: AdversarialLoop, problem: SynthesisProblem, chain: GeneratorReplica, z: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
     """All the terms with weight one, but for an adversary without a student; and the images they are of."""
     probe = replace(method, bn=1.0, ce=1.0, balance=1.0, act=1.0, adv=min(1.0, method.adv))
     aside = replace(chain, generator=copy.deepcopy(chain.generator).train())
@@ -96,7 +98,7 @@ def test_two_steps_of_the_generator_match_the_reference(name, monkeypatch):
     method, problem, chain = golden_start(case, name)
     t, steps = case.tensors, case.under("expected.steps")
     noise = [t["inputs.step0.z"], t["inputs.step1.z"], t["inputs.sample.z"]]
-    monkeypatch.setattr(Live, "noise", lambda self, problem, count, rng: noise.pop(0))
+    monkeypatch.setattr(GeneratorLoop, "noise", lambda self, problem, count, rng: noise.pop(0))
     images = torch.empty(0)
     for step in (0, 1):
         terms, images = every_term(method, problem, chain, noise[0])
@@ -242,7 +244,7 @@ def test_a_step_of_the_generator_makes_the_nets_disagree_more(problem, name, dis
     method = small(name, batch_size=32, lr=1e-3)
     here = replace(problem, bound=None, student=tiny_net(5, key=3).eval().requires_grad_(False))
     chain, z = method.start(here, 0), normal(32, 6)
-    monkeypatch.setattr(Live, "noise", lambda self, problem, count, rng: z)
+    monkeypatch.setattr(GeneratorLoop, "noise", lambda self, problem, count, rng: z)
 
     def apart() -> float:
         with torch.no_grad():
@@ -285,13 +287,13 @@ def test_the_temperature_reaches_the_student(problem):
 def test_the_student_learns_to_agree_on_samples_that_are_new_in_every_step(problem, name, loss, monkeypatch):
     method = small(name, student_steps=30, student_batch=16, student_lr=0.05)
     chain, seen = method.start(problem, 0), []
-    fresh = Live.fresh
+    fresh = GeneratorLoop.fresh
 
-    def watched(self: Live, *given: Any) -> Tensor:
+    def watched(self: GeneratorLoop, *given: Any) -> Tensor:
         seen.append(fresh(self, *given))
         return seen[-1]
 
-    monkeypatch.setattr(Live, "fresh", watched)
+    monkeypatch.setattr(GeneratorLoop, "fresh", watched)
     first = method.teach(problem, chain, generator("first"))[loss]
     second = method.teach(problem, chain, generator("second"))[loss]
     assert second < first
@@ -305,9 +307,9 @@ def test_the_student_learns_to_agree_on_samples_that_are_new_in_every_step(probl
 def test_who_begins_is_the_methods_choice(problem, name, order, monkeypatch):
     method, turns = small(name), []
     chain = method.start(problem, 0)
-    terms, teach = Mixture.terms, Mixture.teach
-    monkeypatch.setattr(Mixture, "terms", lambda self, *given: turns.append("G") or terms(self, *given))
-    monkeypatch.setattr(Mixture, "teach", lambda self, *given: turns.append("S") or teach(self, *given))
+    terms, teach = AdversarialLoop.terms, AdversarialLoop.teach
+    monkeypatch.setattr(AdversarialLoop, "terms", lambda self, *given: turns.append("G") or terms(self, *given))
+    monkeypatch.setattr(AdversarialLoop, "teach", lambda self, *given: turns.append("S") or teach(self, *given))
     report = method.episode(problem, chain, 1)
     assert "".join(turns) == 2 * order
     assert report["total"] == pytest.approx(report["adv"] + report["bound"], rel=1e-5)
@@ -316,13 +318,13 @@ def test_who_begins_is_the_methods_choice(problem, name, order, monkeypatch):
 def test_nets_are_in_eval_mode_but_for_who_learns(problem, monkeypatch):
     method, modes = small("dfq"), set()
     chain = method.start(problem, 0)
-    inputs = Live.inputs
+    inputs = GeneratorLoop.inputs
 
-    def watched(self: Live, *given: Any) -> Tensor:
+    def watched(self: GeneratorLoop, *given: Any) -> Tensor:
         modes.add((chain.generator.training, chain.student.training, torch.is_grad_enabled()))
         return inputs(self, *given)
 
-    monkeypatch.setattr(Live, "inputs", watched)
+    monkeypatch.setattr(GeneratorLoop, "inputs", watched)
     chain.student.train()
     method.episode(problem, chain, 1)
     assert modes == {(True, False, True), (False, True, False)}
@@ -397,7 +399,7 @@ def test_a_chain_goes_on_from_what_was_saved_to_the_bit(problem, name, settings)
     assert torch.equal(method.pool(problem, straight)["x"], method.pool(problem, went_on)["x"])
 
 
-def drifted(method: Live, problem: Inversion) -> Chain:
+def drifted(method: GeneratorLoop, problem: SynthesisProblem) -> GeneratorReplica:
     """A chain whose generator's images the teacher sees as several classes."""
     chain = method.start(problem, 0)
     with torch.no_grad():
@@ -406,7 +408,7 @@ def drifted(method: Live, problem: Inversion) -> Chain:
     return chain
 
 
-def loud_problem(**settings: Any) -> Inversion:
+def loud_problem(**settings: Any) -> SynthesisProblem:
     net = tiny_net(5, key=8)
     with torch.no_grad():
         net.classifier.weight.mul_(20)
@@ -439,7 +441,7 @@ def test_a_class_that_is_rare_gives_fewer_samples_than_the_share(monkeypatch):
     method, every = small("dafl", samples=30, batch_size=60), loud_problem()
     chain = drifted(method, every)
     monkeypatch.setattr("fcil.synthesis.families.generator_loop.PATIENCE", 2)
-    monkeypatch.setattr(Live, "fresh", lambda self, problem, chain, count, rng: normal(count, 3, 8, 8))
+    monkeypatch.setattr(GeneratorLoop, "fresh", lambda self, problem, chain, count, rng: normal(count, 3, 8, 8))
     with torch.no_grad():  # five of the sixty that are tried are of the class
         logits = every.teacher(normal(60, 3, 8, 8)).logits
         lead = logits[:, 2] - logits[:, [0, 1, 3, 4]].amax(dim=1)
@@ -481,13 +483,13 @@ def test_chains_differ_and_share_the_episodes_and_the_samples(problem):
 
 def test_every_step_of_every_episode_and_chain_has_noise_of_its_own(problem, monkeypatch):
     method, drawn = small("dafl", rounds=4, chains=2), []
-    noise = Live.noise
+    noise = GeneratorLoop.noise
 
-    def watched(self: Live, *given: Any) -> Tensor:
+    def watched(self: GeneratorLoop, *given: Any) -> Tensor:
         drawn.append(noise(self, *given))
         return drawn[-1]
 
-    monkeypatch.setattr(Live, "noise", watched)
+    monkeypatch.setattr(GeneratorLoop, "noise", watched)
     for chain in (method.start(problem, number) for number in range(2)):
         for number in (1, 2):
             method.episode(problem, chain, number)

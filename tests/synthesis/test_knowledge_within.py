@@ -27,7 +27,7 @@ from fcil.data import Augment, normalise
 from fcil.errors import ConfigError, TrainingError
 from fcil.losses import record_statistics
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis import Bound, SynthesisProblem, create
 from fcil.synthesis.common.losses import batchnorm_divergence, bns_score, confidence, total_variation
 from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.families.pixel_loop import Shift, noise, stored
@@ -42,11 +42,11 @@ def small(**settings: Any) -> KnowledgeWithin:
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return bounded_problem()
 
 
-def answers_to(problem: Inversion, images: Tensor) -> Tensor:
+def answers_to(problem: SynthesisProblem, images: Tensor) -> Tensor:
     return problem.teacher(normalise(images, problem.mean, problem.std)).logits
 
 
@@ -217,7 +217,7 @@ def test_the_data_says_whether_images_are_mirrored(problem, monkeypatch):
     seen: list[bool] = []
     inner = KnowledgeWithin.terms
 
-    def terms(self: KnowledgeWithin, problem: Inversion, x: Tensor, labels: Tensor, view: Shift) -> Any:
+    def terms(self: KnowledgeWithin, problem: SynthesisProblem, x: Tensor, labels: Tensor, view: Shift) -> Any:
         seen.append(view.mirrored)
         return inner(self, problem, x, labels, view)
 
@@ -238,7 +238,7 @@ def test_the_best_or_the_last_iterate_is_kept(problem, monkeypatch, kept):
     losses: list[float] = []
     inner = KnowledgeWithin.terms
 
-    def terms(self: KnowledgeWithin, problem: Inversion, x: Tensor, labels: Tensor, view: Shift) -> Any:
+    def terms(self: KnowledgeWithin, problem: SynthesisProblem, x: Tensor, labels: Tensor, view: Shift) -> Any:
         walked.append(x.detach().clone())
         found = inner(self, problem, x, labels, view)
         losses.append(sum(term.item() for term in found.values()))

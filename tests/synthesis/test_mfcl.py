@@ -23,7 +23,7 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.nets import frozen
 from fcil.optimizer import OptimizerSettings
 from fcil.rng import generator, seeded
-from fcil.synthesis import Bound, Inversion, create, mfcl
+from fcil.synthesis import Bound, SynthesisProblem, create, mfcl
 from fcil.synthesis.common.base import merge
 from fcil.synthesis.common.state_codec import restore, values
 from fcil.synthesis.mfcl import ImageGenerator, travelling
@@ -37,7 +37,7 @@ SMALL = {"rounds": 2, "steps": 2, "batch_size": 8, "samples": 20, "latent": 6, "
 # The generator of the reference ----------------------------------------------------------------
 
 
-def golden_synthesis(case: Case) -> tuple[mfcl.MFCL, Inversion, mfcl.Chain]:
+def golden_synthesis(case: Case) -> tuple[mfcl.MFCL, SynthesisProblem, mfcl.MFCLReplica]:
     p = case.parameters
     method = mfcl.MFCL(
         fidelity="reference",
@@ -82,7 +82,7 @@ def test_three_steps_of_the_generator_match_the_reference():
     steps: list[Terms] = []
 
     class Watched(mfcl.MFCL):
-        def terms(self, problem: Inversion, images: Tensor) -> Terms:
+        def terms(self, problem: SynthesisProblem, images: Tensor) -> Terms:
             found = super().terms(problem, images)
             steps.append({name: term.detach() for name, term in found.items()})
             return found
@@ -130,11 +130,11 @@ def test_the_generator_doubles_as_often_as_the_references(side, doublings):
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return problem_of(tiny_net(5))
 
 
-def played(method: mfcl.MFCL, problem: Inversion) -> tuple[mfcl.Chain, Tensors]:
+def played(method: mfcl.MFCL, problem: SynthesisProblem) -> tuple[mfcl.MFCLReplica, Tensors]:
     chain = method.start(problem, 0)
     for number in range(1, method.episodes + 1):
         method.episode(problem, chain, number)

@@ -23,7 +23,7 @@ from fcil.losses import kl_divergence, masked_adversarial, record_statistics, st
 from fcil.nets import Backbone, Net, NetSettings, NoisyGenerator, build_net, frozen
 from fcil.nets.cam import activation_maps, cells, masked
 from fcil.rng import generator, seeded
-from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis import Bound, SynthesisProblem, create
 from fcil.synthesis.common.resolutions import (
     SizedGenerator,
     bucketed,
@@ -35,7 +35,7 @@ from fcil.synthesis.common.resolutions import (
     usual_sizes,
 )
 from fcil.synthesis.common.text_embedding import text_distance
-from fcil.synthesis.muse import MUSE, pull
+from fcil.synthesis.muse import MUSE, gradient_norm
 from fcil.synthesis.nayer import ALONE, NAYER
 from fcil.types import Tensors, Terms
 from strategies.distill import Distill, Lesson
@@ -66,7 +66,7 @@ def resnet(key: int = 0, classes: int = 5) -> Net:
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return problem_of(resnet(), normal(5, 16), bound=Bound())
 
 
@@ -78,7 +78,9 @@ def unsure(teacher: Net) -> Net:
     return net
 
 
-def terms_of(method: MUSE, problem: Inversion, images: Tensor, labels: Tensor, told: float | None = 0.5) -> Terms:
+def terms_of(
+    method: MUSE, problem: SynthesisProblem, images: Tensor, labels: Tensor, told: float | None = 0.5
+) -> Terms:
     """The terms of one batch, against a student that knows the same less surely, after P has learnt."""
     chain = method.start(problem, 0)
     chain.student = unsure(problem.teacher)
@@ -313,7 +315,7 @@ def test_open_weights_are_set_once_by_the_pull_of_batchnorm_matching(problem):
 
     def pulls(adversarial: bool) -> dict[str, float]:
         terms, _ = method.terms(problem, chain, images, labels, adversarial=adversarial, rng=generator(1))
-        return {name: pull(term, images).item() for name, term in terms.items()}
+        return {name: gradient_norm(term, images).item() for name, term in terms.items()}
 
     first = pulls(False)
     assert first["cam"] == pytest.approx(0.3 * first["bn"], rel=1e-4)

@@ -20,7 +20,7 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import cross_entropy_with, kl_divergence
 from fcil.nets import NoisyGenerator, frozen
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis import Bound, SynthesisProblem, create
 from fcil.synthesis import nayer as nayer_module
 from fcil.synthesis.common.pool import string_sorted, to_bytes, view
 from fcil.synthesis.common.student import distillation
@@ -42,7 +42,7 @@ class Watched(NAYER):
         object.__setattr__(self, "notes", notes)
         return self
 
-    def requested(self, problem: Inversion, rng: torch.Generator) -> Tensor:
+    def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> Tensor:
         labels = super().requested(problem, rng)
         if self.notes["tails"]:
             tail = self.notes["tails"].pop(0)
@@ -50,7 +50,7 @@ class Watched(NAYER):
             labels[len(labels) - len(tail) :] = tail
         return labels
 
-    def optimise(self, problem: Inversion, chain: Chain, labels: Tensor, **options: Any) -> Optimised:
+    def optimise(self, problem: SynthesisProblem, chain: Chain, labels: Tensor, **options: Any) -> Optimised:
         if self.notes["noise"]:
             for name, weight in self.notes["noise"].pop(0).items():
                 chain.generator.get_parameter(f"noisy.{name}").data.copy_(weight)
@@ -63,7 +63,7 @@ class Watched(NAYER):
         return found
 
     def terms(
-        self, problem: Inversion, chain: Chain, images: Tensor, labels: Tensor, **options: Any
+        self, problem: SynthesisProblem, chain: Chain, images: Tensor, labels: Tensor, **options: Any
     ) -> tuple[Terms, Tensors]:
         note = (images.detach().clone(), chain.student.training, chain.averages)
         self.notes["steps"][-1].append(note)
@@ -210,7 +210,7 @@ def test_the_students_steps_match_the_reference(monkeypatch):
     steps: list[Terms] = []
 
     class WithBatches(NAYER):
-        def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+        def pool(self, problem: SynthesisProblem, chain: Chain) -> Tensors:
             return {"x": batches}
 
     def noted(*arguments: Any) -> Terms:
@@ -327,7 +327,7 @@ def small(**settings: Any) -> Watched:
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return bounded_problem()
 
 
@@ -558,7 +558,7 @@ def test_the_student_is_distilled_with_the_square_of_the_temperature():
 def test_terms_are_weighted_and_the_bound_reads_the_text_head(problem):
     images, labels = torch.rand(5, 3, 8, 8, generator=generator(0)), torch.arange(5)
 
-    def terms(problem: Inversion, **weights: float) -> Terms:
+    def terms(problem: SynthesisProblem, **weights: float) -> Terms:
         method = small(warmup=0, **weights)
         chain = method.start(problem, 0)
         chain.student = frozen(tiny_net(5, key=4))

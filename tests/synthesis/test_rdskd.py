@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, create
+from fcil.synthesis import Bound, SynthesisProblem, create
 from fcil.synthesis.common.losses import confidence, negative_entropy, sameness
-from fcil.synthesis.families.generator_loop import Chain
+from fcil.synthesis.families.generator_loop import GeneratorReplica
 from fcil.synthesis.mfcl import ImageGenerator
 from fcil.synthesis.rdskd import RDSKD
 from fcil.types import Output, Terms
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {"rounds": 3, "steps": 3, "batch_size": 10, "samples": 2
 
 
 @pytest.fixture
-def problem() -> Inversion:
+def problem() -> SynthesisProblem:
     return problem_of(tiny_net(5))
 
 
@@ -50,10 +50,10 @@ def halves(case: Case) -> list[Tensor]:
     return [case.tensors[f"inputs.images{i}"].clone().requires_grad_() for i in (1, 2)]
 
 
-def started(method: RDSKD, problem: Inversion, reference: list[float] | None = None) -> Chain:
+def started(method: RDSKD, problem: SynthesisProblem, reference: list[float] | None = None) -> GeneratorReplica:
     with torch.device("meta"):
         made = nn.Sequential(nn.Linear(1, 1))
-    chain = Chain(0, made, torch.optim.Adam(made.parameters()))
+    chain = GeneratorReplica(0, made, torch.optim.Adam(made.parameters()))
     if reference is not None:
         chain.memory["reference"] = torch.tensor(reference)
     return chain
@@ -145,7 +145,7 @@ class Watched(RDSKD):
         object.__setattr__(self, "steps_seen", [])
         return self
 
-    def terms(self, problem: Inversion, chain: Chain, x: Tensor) -> Terms:
+    def terms(self, problem: SynthesisProblem, chain: GeneratorReplica, x: Tensor) -> Terms:
         reference = chain.memory.get("reference")
         found = super().terms(problem, chain, x)
         self.steps_seen.append((reference, chain.memory["measured"], len(x)))

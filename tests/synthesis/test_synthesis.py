@@ -20,7 +20,7 @@ from fcil.errors import ConfigError
 from fcil.losses import bounding
 from fcil.nets import Backbone, Net, NetSettings, build_net, frozen
 from fcil.rng import generator
-from fcil.synthesis import Bound, Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
+from fcil.synthesis import Bound, SynthesisProblem, Synthesizer, create, synthesizer_class, synthesizer_names
 from fcil.synthesis.common.base import merge
 from fcil.synthesis.common.pool import endless_rows, to_bytes, view
 from fcil.synthesis.common.student import distillation, train_student, untrained_copy
@@ -231,14 +231,14 @@ class Counting(Synthesizer):
     def episodes(self) -> int:
         return self.episodes_each
 
-    def start(self, problem: Inversion, chain: int) -> list[int]:
+    def start(self, problem: SynthesisProblem, chain: int) -> list[int]:
         return [100 * chain]
 
-    def episode(self, problem: Inversion, state: list[int], number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, state: list[int], number: int) -> dict[str, float]:
         state.append(state[0] + number)
         return {"number": float(number)}
 
-    def pool(self, problem: Inversion, state: list[int]) -> Tensors:
+    def pool(self, problem: SynthesisProblem, state: list[int]) -> Tensors:
         x = torch.tensor(state[1:])[-self.share(state[0] // 100) :]
         return {"x": x, "y": torch.full_like(x, problem.labels[0])}
 
@@ -280,7 +280,7 @@ def test_every_chain_warms_up_and_the_rounds_are_shared(chains, episodes):
 def test_a_chain_does_not_depend_on_the_others():
     method = create("nayer", chains=2, **SMALL)
     teacher, anchors = tiny_net(5), normal(5, 16)
-    problem = Inversion(
+    problem = SynthesisProblem(
         teacher=frozen(teacher),
         labels=(0, 1, 2, 3, 4),
         shape=(3, 8, 8),
@@ -303,7 +303,7 @@ def test_a_chain_does_not_depend_on_the_others():
 
 def test_chains_may_take_turns():
     method = create("nayer", chains=2, **SMALL | {"rounds": 4})
-    problem = Inversion(
+    problem = SynthesisProblem(
         teacher=frozen(tiny_net(5)),
         labels=(0, 1, 2, 3, 4),
         shape=(3, 8, 8),
@@ -392,7 +392,7 @@ def test_an_untrained_copy_is_named_by_its_key_and_leaves_the_global_stream_alon
 def test_a_student_learns_from_its_teacher_on_the_pool():
     teacher = tiny_net(5, key=1)
     pool = {"x": torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=generator("pool"))}
-    problem = Inversion(
+    problem = SynthesisProblem(
         teacher=frozen(teacher),
         labels=(0,),
         shape=(3, 8, 8),

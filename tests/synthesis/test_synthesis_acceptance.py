@@ -45,15 +45,15 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import kl_divergence, record_statistics, statistics_distance
 from fcil.nets import Net, frozen
 from fcil.rng import generator, seeded
-from fcil.synthesis import Inversion, Synthesizer, create, synthesizer_class, synthesizer_names
+from fcil.synthesis import SynthesisProblem, Synthesizer, create, synthesizer_class, synthesizer_names
 from fcil.synthesis.common.base import merge, views_of
-from fcil.synthesis.common.inner_loop import Batchwise, History, Lowest
+from fcil.synthesis.common.inner_loop import Batchwise, BestBatch, LossHistory
 from fcil.synthesis.common.losses import bns_score
 from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.common.state_codec import restore, values
-from fcil.synthesis.families.data_free import Mixture
-from fcil.synthesis.families.pixel_loop import Pixels, stored
-from fcil.synthesis.families.with_student import Taught, WithStudent
+from fcil.synthesis.families.data_free import AdversarialLoop
+from fcil.synthesis.families.pixel_loop import PixelLoop, stored
+from fcil.synthesis.families.with_student import PoolStudentLoop, WithStudent
 from fcil.types import Output, Tensors, Terms
 
 NAMES = synthesizer_names()
@@ -122,20 +122,20 @@ def test_training_images_are_far_closer_to_what_a_net_remembers_than_noise(measu
 @pytest.mark.parametrize("steps", [1, 8])
 @pytest.mark.parametrize("name", those(Batchwise))
 def test_the_best_batch_is_kept(name, steps, monkeypatch):
-    offered: list[tuple[Lowest, float, Tensor]] = []
-    offer = Lowest.offer
+    offered: list[tuple[BestBatch, float, Tensor]] = []
+    offer = BestBatch.offer
 
-    def noted(self: Lowest, loss: Tensor, *tensors: Tensor) -> None:
+    def noted(self: BestBatch, loss: Tensor, *tensors: Tensor) -> None:
         offer(self, loss, *tensors)
         offered.append((self, loss.item(), tensors[0].detach().clone()))
 
-    monkeypatch.setattr(Lowest, "offer", noted)
+    monkeypatch.setattr(BestBatch, "offer", noted)
     problem, method = bounded_problem(), small(name, steps=steps, lr=0.5, rounds=1)
     chain = run_chain(method, problem)
     own = [(loss, images) for lowest, loss, images in offered if lowest is offered[-1][0]]
     assert len(own) == steps
     best = min(own, key=lambda step: step[0])[1]
-    kept = stored(problem, best) if isinstance(method, Pixels) else to_bytes(best, "round")
+    kept = stored(problem, best) if isinstance(method, PixelLoop) else to_bytes(best, "round")
     assert torch.equal(method.pool(problem, chain)["x"][-10:], kept)
 
 
@@ -145,19 +145,19 @@ def test_the_best_batch_is_kept(name, steps, monkeypatch):
 @pytest.mark.parametrize("name", those(WithStudent))
 def test_the_generator_goes_where_the_nets_disagree(name, monkeypatch):
     found: list[float] = []
-    add, alternate = History.add, Mixture.alternate
+    add, alternate = LossHistory.add, AdversarialLoop.alternate
 
-    def of_a_loop(self: History, terms: Terms, total: Tensor) -> None:
+    def of_a_loop(self: LossHistory, terms: Terms, total: Tensor) -> None:
         found.extend([terms["adv"].item()] if "adv" in terms else [])
         add(self, terms, total)
 
-    def of_an_alternation(self: Mixture, *given: Any) -> Terms:
+    def of_an_alternation(self: AdversarialLoop, *given: Any) -> Terms:
         terms = alternate(self, *given)
         found.append(terms["adv"].item())
         return terms
 
-    monkeypatch.setattr(History, "add", of_a_loop)
-    monkeypatch.setattr(Mixture, "alternate", of_an_alternation)
+    monkeypatch.setattr(LossHistory, "add", of_a_loop)
+    monkeypatch.setattr(AdversarialLoop, "alternate", of_an_alternation)
     judge = frozen(sharp_net(5, 16))
     judge.classifier.weight.mul_(0.5)  # it says the same, less surely
     problem = problem_of(sharp_net(5, 16), normal(5, 16), student=judge)
@@ -192,7 +192,7 @@ def test_the_temperature_reaches_the_student(name):
         chain = method.start(problem, 0)
         losses.append(method.episode(problem, chain, 1)["student_kl"])
         weights.append(chain.student.classifier.weight.clone())
-        if isinstance(method, Taught):
+        if isinstance(method, PoolStudentLoop):
             ours, theirs = (Output(normal(4, 5, key=key), normal(4, 8), None) for key in (1, 2))
             expected = kl_divergence(ours.logits, theirs.logits, temperature)
             assert torch.equal(method.lesson(ours, theirs)["kl"], expected)
@@ -207,7 +207,7 @@ def test_the_temperature_reaches_the_student(name):
 def test_the_teacher_agrees_with_the_labels(name):
     problem = problem_of(colour_net(16), normal(3, 16))
     steps = 80 if name in those(Batchwise) else 2  # who is not asked for a class labels samples by the teacher
-    lr = 0.1 if name in those(Pixels) else 1e-2
+    lr = 0.1 if name in those(PixelLoop) else 1e-2
     method = alone(
         name, "ce", rounds=1, steps=steps, lr=lr, latent_lr=0.3, batch_size=30, samples=30, learn_stats=False
     )
@@ -283,15 +283,15 @@ class Series(Synthesizer):
     def episodes(self) -> int:
         return 2
 
-    def start(self, problem: Inversion, chain: int) -> Drawn:
+    def start(self, problem: SynthesisProblem, chain: int) -> Drawn:
         return Drawn(torch.empty(0, *problem.shape), torch.empty(0, dtype=torch.int64))
 
-    def episode(self, problem: Inversion, state: Drawn, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, state: Drawn, number: int) -> dict[str, float]:
         state.x = torch.cat([state.x, 1e-3 * normal(5, *problem.shape, key=number)])
         state.y = torch.cat([state.y, torch.tensor(problem.labels)])
         return {"number": float(number)}
 
-    def pool(self, problem: Inversion, state: Drawn) -> Tensors:
+    def pool(self, problem: SynthesisProblem, state: Drawn) -> Tensors:
         return {"x": state.x, "y": state.y}
 
 

@@ -23,7 +23,7 @@ from fcil.config.json_schema import Schema, Schemas
 from fcil.config.registry import class_in, names_in, read_choice
 from fcil.nets import Net
 from fcil.rng import Key
-from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.types import Output, Terms
 
 
@@ -36,7 +36,7 @@ class Stateless:
 class Distiller:
     """A method of distillation. `self` is hyper-parameters; what it remembers is an argument."""
 
-    def start(self, problem: Inversion, student: Net, samples: int, key: tuple[Key, ...]) -> Any:
+    def start(self, problem: SynthesisProblem, student: Net, samples: int, key: tuple[Key, ...]) -> Any:
         """State of the method before the first step: a dataclass that `fcil.synthesis.common.state_codec` saves.
 
         Args:

@@ -10,7 +10,7 @@ Nothing is copied but numbers of images, and no random stream is touched. What c
 strategy copies into a tensor of its own, what it reads from a disk by itself, and the nets and gradients it sends.
 
 Test images are with the server, which shows them to `predict` alone. What that leaves behind in the server's state
-would reach the clients, so `sealed` sees that nothing is.
+would reach the clients, so `asserted_unchanged` sees that nothing is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECORD = "audit"
 """Name of the record in a reply."""
 
 
-class WatchedImages(Images):
+class AuditedImages(Images):
     """The same images, noting which are asked for."""
 
     def __init__(self, images: Images) -> None:
@@ -65,7 +65,7 @@ class Audit:
     scenario: Scenario
     task: int
     client: int
-    images: WatchedImages
+    images: AuditedImages
     held: Shard
     """Images of the task, with true labels."""
     kept: Tensors | None
@@ -74,7 +74,7 @@ class Audit:
     @classmethod
     def of(cls, scenario: Scenario, task: int, client: int, shard: Shard, memory: State) -> Audit:
         """An audit whose `held` is the shard to hand to the client."""
-        images = WatchedImages(shard.images)
+        images = AuditedImages(shard.images)
         return cls(scenario, task, client, images, replace(shard, images=images), samples_of(memory, shard.indices))
 
     def record(self, client: Client, *, batches_of_one: int = 0) -> ConfigRecord:
@@ -155,7 +155,7 @@ def samples_of(memory: State, near: Tensor) -> Tensors | None:
 
 
 @dataclass(frozen=True)
-class Told:
+class ClientReport:
     """What a client's reply says of itself, beside its update."""
 
     touched: list[int]
@@ -172,7 +172,7 @@ class Told:
     """Training batches of one image, at which batch norm took the running statistics where a map was 1 x 1."""
 
 
-def read_audit(reply: Message) -> Told | None:
+def read_audit(reply: Message) -> ClientReport | None:
     """What a reply says of itself; None if it says nothing.
 
     Raises:
@@ -181,7 +181,7 @@ def read_audit(reply: Message) -> Told | None:
     if RECORD not in reply.content:
         return None
     try:
-        told = Told(**json.loads(str(cast(ConfigRecord, reply.content[RECORD])[RECORD])))
+        told = ClientReport(**json.loads(str(cast(ConfigRecord, reply.content[RECORD])[RECORD])))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidReplyError(f"its audit cannot be read ({error})") from None
     numbers = [-1]
@@ -192,7 +192,7 @@ def read_audit(reply: Message) -> Told | None:
     return told
 
 
-def _is_sound(told: Told) -> bool:
+def _is_sound(told: ClientReport) -> bool:
     lists = isinstance(told.touched, list) and isinstance(told.allowed, list)
     return lists and isinstance(told.drawn, dict) and isinstance(told.leak, str)
 
@@ -202,7 +202,7 @@ Classes = tuple[list[int], list[int]]
 
 
 @dataclass
-class Ledger:
+class AuditLog:
     """What clients have told since the task began, and since the last line was written."""
 
     clients: dict[int, Classes] = field(default_factory=dict)
@@ -211,7 +211,7 @@ class Ledger:
     _kept: int = 0
     _single: set[int] = field(default_factory=set)
 
-    def note(self, place: str, client: int, told: Told) -> None:
+    def note(self, place: str, client: int, told: ClientReport) -> None:
         """Take in what a client has told.
 
         Raises:
@@ -250,12 +250,12 @@ class Ledger:
         return {str(client): list(both) for client, both in self.clients.items()}
 
     @classmethod
-    def restored(cls, values: dict[str, list[list[int]]]) -> Ledger:
+    def restored(cls, values: dict[str, list[list[int]]]) -> AuditLog:
         return cls({int(client): (touched, allowed) for client, (touched, allowed) in values.items()})
 
 
 @contextmanager
-def sealed(server: Server) -> Iterator[None]:
+def asserted_unchanged(server: Server) -> Iterator[None]:
     """See that a block in which test images are shown leaves the server's state as it was.
 
     Raises:

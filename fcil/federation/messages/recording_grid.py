@@ -20,7 +20,7 @@ from fcil.io.state import digest, flatten
 from fcil.roles import Server
 
 
-class Asked(NamedTuple):
+class RecordedRequest(NamedTuple):
     """A question to one client; `after` is the one at the end of a task."""
 
     task: int
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
     after: bool
 
 
-class WatchedGrid(InProcessGrid):
+class RecordingGrid(InProcessGrid):
     """Clients one after the other in this process, under observation.
 
     Args:
@@ -44,7 +44,7 @@ class WatchedGrid(InProcessGrid):
         clients: int,
         *,
         backwards: bool = False,
-        fails: Callable[[Asked], bool] = lambda asked: False,
+        fails: Callable[[RecordedRequest], bool] = lambda asked: False,
     ) -> None:
         super().__init__(client_app(sites), clients)
         self.window = clients if backwards else 1
@@ -63,7 +63,7 @@ class WatchedGrid(InProcessGrid):
     def _call(self, message: Message) -> Message:
         job: dict[str, Any] = json.loads(str(cast(ConfigRecord, message.content["config"])["job"]))
         after = message.metadata.message_type == AFTER_TASK
-        asked = Asked(job["task"], job["round"], message.metadata.dst_node_id - 1, after)
+        asked = RecordedRequest(job["task"], job["round"], message.metadata.dst_node_id - 1, after)
         if self._fails(asked):
             self.failed += 1
             return error_reply(message, RAISED, "RuntimeError: made to fail")
@@ -75,7 +75,7 @@ class WatchedGrid(InProcessGrid):
             self.names.setdefault((asked.task, asked.round), {})[asked.client] = names
         return reply
 
-    def _compare(self, message: Message, asked: Asked, before: str) -> None:
+    def _compare(self, message: Message, asked: RecordedRequest, before: str) -> None:
         site, changed = self._sites.of(plan_text(message)), []
         if _content(message) != before:
             changed.append("client.start")

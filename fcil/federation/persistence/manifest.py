@@ -134,7 +134,7 @@ def last_manifest(folder: Path) -> dict[str, Any]:
     return sound_manifest(paths[-1])
 
 
-def last_parts(folder: Path) -> dict[str, str]:
+def last_blobs(folder: Path) -> dict[str, str]:
     """The parts of a run's last checkpoint, by name: the net, the memo, what is shared, what clients remember.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fcil.federation.observer import Observer, Restored
-from fcil.io.blobs import DamagedError, Parts
+from fcil.io.blobs import Blobs, DamagedError
 from fcil.metrics import AccuracyRow
 from fcil.types import Task
 
@@ -43,7 +43,7 @@ class Record(Observer):
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         self._lines.append(_Line(task.number, math.inf, json.dumps({"rows": [list(row) for row in rows]})))
 
-    def saved(self, task: int, round: int, parts: Parts) -> dict[str, Any]:
+    def saved(self, task: int, round: int, parts: Blobs) -> dict[str, Any]:
         """What the list of a checkpoint after `round` rounds of `task` holds of it.
 
         Raises:
@@ -59,7 +59,7 @@ class Record(Observer):
             self._lines, texts = [], []
         return {"record": {"pages": list(self._pages), "lines": texts}}
 
-    def restore(self, about: Mapping[str, Any], parts: Parts, task: int, round: int) -> Restored:
+    def restore(self, about: Mapping[str, Any], parts: Blobs, task: int, round: int) -> Restored:
         """Go back to what was told up to a checkpoint.
 
         Args:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from fcil.config import Where
 from fcil.config.json_schema import Schema, Schemas
-from fcil.federation.protection.tagged_choice import read_named, short_form
+from fcil.federation.protection.tagged_choice import read_tagged, short_form
 from fcil.types import Count
 
 
@@ -39,7 +39,7 @@ class Aggregation:
 
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> Aggregation:
-        return read_named(RULES, "aggregation", raw, where)
+        return read_tagged(RULES, "aggregation", raw, where)
 
     @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:

@@ -24,7 +24,7 @@ from torch import Tensor
 from fcil.config import Where
 from fcil.config.json_schema import Schema, Schemas
 from fcil.data import Shard
-from fcil.federation.protection.tagged_choice import read_named, short_form
+from fcil.federation.protection.tagged_choice import read_tagged, short_form
 from fcil.rng import generator
 from fcil.types import Fraction, Positive, Task
 
@@ -50,7 +50,7 @@ class Attack:
 
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> Attack:
-        return read_named(ATTACKS, "attack", raw, where)
+        return read_tagged(ATTACKS, "attack", raw, where)
 
     @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:

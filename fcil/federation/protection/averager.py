@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fcil.federation.plan import Plan
 
 
-class Sealed(Iterable[Update]):
+class GuardedUpdates(Iterable[Update]):
     """Updates that only `server.average` may read."""
 
     def __init__(self, updates: Iterable[Update]) -> None:
@@ -39,7 +39,7 @@ class Averager:
     def seal(self, updates: Iterable[Update]) -> Iterable[Update]:
         """Begin a round: what the strategy is given to aggregate."""
         self.calls = 0
-        return updates if self.plan.federation.privacy is None else Sealed(updates)
+        return updates if self.plan.federation.privacy is None else GuardedUpdates(updates)
 
     def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
         """What `server.average` returns."""
@@ -52,7 +52,7 @@ class Averager:
             if self.calls > 1:
                 raise TrainingError("federation.privacy: the strategy averages twice; epsilon counts once a round")
             key = (server.seed, "privacy", server.task.number, server.round)
-            sealed = updates.updates if isinstance(updates, Sealed) else updates
+            sealed = updates.updates if isinstance(updates, GuardedUpdates) else updates
             mean = private_mean(federation.privacy, sealed, start, federation.clients_per_round, key)
         clipping = federation.mods.get(AdaptiveClipping)
         if clipping is not None and self.calls == 1:

@@ -8,7 +8,7 @@ LEAST = 0.1
 """Share of its old value that a variance keeps at least."""
 
 
-def settled(weights: Tensors, start: Tensors) -> Tensors:
+def with_variance_floor(weights: Tensors, start: Tensors) -> Tensors:
     """The same weights with no variance far below that of `start`.
 
     The net divides by their square root: below zero every answer is NaN, and close to it a few layers

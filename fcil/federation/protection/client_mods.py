@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.plan import Plan
-from fcil.federation.protection.bn_variance import settled
+from fcil.federation.protection.bn_variance import with_variance_floor
 from fcil.federation.protection.clipping import add_noise, clip, gaussian_std
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.mods import (
@@ -72,7 +72,7 @@ def _protect(mod: Mod, key: tuple[int | str, ...], message: Message, reply: Mess
             norm = mod.norm if shared is None else float(loads(str(shared["values"]))[SHARED_NORM])
             weights, shortened = clip(weights, start, norm)
             cast(MetricRecord, reply.content["metrics"])[NORM_BIT] = int(shortened)
-    reply.content["weights"] = to_arrays(settled(weights, start))
+    reply.content["weights"] = to_arrays(with_variance_floor(weights, start))
 
 
 def forge(plan: Plan, who: Who, message: Message, reply: Message) -> None:
@@ -90,7 +90,7 @@ def forge(plan: Plan, who: Who, message: Message, reply: Message) -> None:
         name: attack.forged(t, start[name], stream) if t.is_floating_point() and name in start else t
         for name, t in honest.items()
     }
-    reply.content["weights"] = to_arrays(settled(lies, start))
+    reply.content["weights"] = to_arrays(with_variance_floor(lies, start))
 
 
 def _arrays_size(content: RecordDict) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fcil.config import Where
 from fcil.config.json_schema import Schema, Schemas
-from fcil.federation.protection.tagged_choice import read_named, short_form
+from fcil.federation.protection.tagged_choice import read_tagged, short_form
 from fcil.types import Positive
 
 NORM_BIT = "norm_bit"
@@ -124,7 +124,7 @@ class Mods:
     def from_yaml(cls, raw: Any, where: Where) -> Mods:
         if not isinstance(raw, list | tuple):
             raise where.error(f"{raw!r} is not allowed; expected a list of mods (have: {', '.join(MODS)})")
-        chosen = tuple(read_named(MODS, "mod", item, where.at(number)) for number, item in enumerate(raw))
+        chosen = tuple(read_tagged(MODS, "mod", item, where.at(number)) for number, item in enumerate(raw))
         for number, mod in enumerate(chosen):
             if any(mod.name == other.name for other in chosen[:number]):
                 raise where.at(number).error(f'mod "{mod.name}" is given twice')

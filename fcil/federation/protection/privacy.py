@@ -50,7 +50,7 @@ import torch
 from pydantic import Field
 
 from fcil.errors import ConfigError, TrainingError
-from fcil.federation.protection.bn_variance import settled
+from fcil.federation.protection.bn_variance import with_variance_floor
 from fcil.federation.protection.clipping import clip_factor
 from fcil.rng import Key, generator
 from fcil.types import Positive, Tensors, Update
@@ -108,7 +108,7 @@ def private_mean(
     for name in (name for name in mean if name in sums):
         noise = std * torch.randn(mean[name].shape, generator=stream, dtype=torch.float64)
         mean[name] += (sums[name] + noise.to(sums[name])) / per_round
-    return Update(settled(mean, start), 0, Withheld())
+    return Update(with_variance_floor(mean, start), 0, Withheld())
 
 
 @lru_cache(maxsize=4096)

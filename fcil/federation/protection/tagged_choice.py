@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from fcil.config import Where, choice, dump_fields, parse_fields
 
 
-class Named(Protocol):
+class TaggedChoice(Protocol):
     name: ClassVar[str]
 
 
-T = TypeVar("T", bound=Named)
+T = TypeVar("T", bound=TaggedChoice)
 
 
-def read_named(kinds: Mapping[str, type[T]], what: str, raw: Any, where: Where) -> T:
+def read_tagged(kinds: Mapping[str, type[T]], what: str, raw: Any, where: Where) -> T:
     """The settings object that `raw` names, with its options.
 
     Raises:
@@ -27,7 +27,7 @@ def read_named(kinds: Mapping[str, type[T]], what: str, raw: Any, where: Where) 
     return parse_fields(kinds[name], options, where.at(name))
 
 
-def short_form(settings: Named) -> Any:
-    """The shortest form that `read_named` reads back."""
+def short_form(settings: TaggedChoice) -> Any:
+    """The shortest form that `read_tagged` reads back."""
     options = dump_fields(settings)
     return {settings.name: options} if options else settings.name

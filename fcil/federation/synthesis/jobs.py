@@ -14,7 +14,7 @@ from fcil.data import Augment
 from fcil.federation.context import RunContext
 from fcil.nets import Net, NetSettings, frozen, net_of
 from fcil.rng import Key
-from fcil.synthesis import Bound, Inversion, Synthesizer
+from fcil.synthesis import Bound, SynthesisProblem, Synthesizer
 from fcil.types import Tensors
 
 
@@ -36,7 +36,7 @@ class Job:
     threads: int
 
     @classmethod
-    def of(cls, synthesizer: Synthesizer, chain: int, net: NetSettings, problem: Inversion, threads: int) -> Job:
+    def of(cls, synthesizer: Synthesizer, chain: int, net: NetSettings, problem: SynthesisProblem, threads: int) -> Job:
         """A chain for a problem, whose teacher is a net of these settings."""
         extra = {"mean": problem.mean, "std": problem.std}
         if problem.anchors is not None:
@@ -56,12 +56,12 @@ class Job:
             threads=threads,
         )
 
-    def problem(self) -> Inversion:
+    def problem(self) -> SynthesisProblem:
         """The inversion on this worker's device."""
         device = torch.device(self.device)
         tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
         settings = parse(NetSettings, self.net, Where("job"))
-        return Inversion(
+        return SynthesisProblem(
             teacher=frozen(net_of(settings, tensors["weights"], self.shape)),
             labels=self.labels,
             shape=self.shape,
@@ -80,17 +80,17 @@ def to_numpy(tensors: Tensors) -> dict[str, Any]:
     return {name: t.detach().cpu().numpy() for name, t in tensors.items()}
 
 
-def inversion(
+def synthesis_problem(
     context: RunContext,
     net: Net,
     labels: Sequence[int],
     anchors: Tensor | None,
     bound: Bound | None,
     key: tuple[Key, ...],
-) -> Inversion:
+) -> SynthesisProblem:
     """The problem of inverting `net` in a run, on the net's device."""
     dataset, device = context.scenario.dataset, net.classifier.weight.device
-    return Inversion(
+    return SynthesisProblem(
         teacher=frozen(net),
         labels=tuple(labels),
         shape=dataset.shape,

@@ -12,7 +12,7 @@ from fcil.federation.executor import Executor
 from fcil.federation.observer import Observer
 from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.runtime.timing import Phases, timed
-from fcil.federation.synthesis.jobs import Job, inversion
+from fcil.federation.synthesis.jobs import Job, synthesis_problem
 from fcil.nets import net_of
 from fcil.rng import Key
 from fcil.roles import Server, Teacher
@@ -71,7 +71,7 @@ class Syntheses:
         if teacher is not None:
             settings, shape = teacher.settings, self.context.scenario.dataset.shape
             net = net_of(settings, teacher.weights, shape).to(device)
-        problem = synthesizer.checked(inversion(self.context, net, labels, server.anchors, bound, key))
+        problem = synthesizer.checked(synthesis_problem(self.context, net, labels, server.anchors, bound, key))
         threads = plan.resources.threads
         jobs = [Job.of(synthesizer, chain, settings, problem, threads) for chain in range(synthesizer.chains)]
         total = synthesizer.chains * synthesizer.episodes

@@ -30,7 +30,7 @@ from fcil.errors import printable
 from fcil.io.atomic import write_bytes
 from fcil.plots.look.colours import CHOSEN, CYCLE, INK, Style, read_colours, unused
 from fcil.plots.look.user_style import read_style
-from fcil.plots.look.words import HOUSE, families, fit, strangers, wrap
+from fcil.plots.look.words import HOUSE, families, fit, unsupported_characters, wrap
 from fcil.store.read import Run
 
 DPI = 200
@@ -114,7 +114,7 @@ def styled(path: Path | None = None, *, colours: Path | None = None, titles: boo
 
 def remarks(runs: Sequence[Run]) -> list[str]:
     """A line for each of the user's wishes that figures of these runs cannot fulfil."""
-    fonts = strangers(_OWN.get().get("font.family", []))
+    fonts = unsupported_characters(_OWN.get().get("font.family", []))
     return [f'font "{printable(font)}" is not installed here; {HOUSE} is in its place' for font in fonts] + unused(runs)
 
 

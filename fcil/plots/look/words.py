@@ -46,7 +46,7 @@ def families() -> list[str]:
     return list(dict.fromkeys([*(family for family in wanted if _points(family)), HOUSE, *_extra]))
 
 
-def strangers(wanted: str | Sequence[str]) -> list[str]:
+def unsupported_characters(wanted: str | Sequence[str]) -> list[str]:
     """The fonts among these that are not installed."""
     return [family for family in ([wanted] if isinstance(wanted, str) else wanted) if not _points(family)]
 

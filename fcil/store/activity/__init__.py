@@ -13,7 +13,7 @@ Lists have an entry for each task; None where there is nothing to tell.
 from __future__ import annotations
 
 from fcil.store.activity.counted import activity
-from fcil.store.activity.idle import inert
-from fcil.store.activity.runs import explain, idle_ingredients, of_folder
+from fcil.store.activity.idle import unused_components
+from fcil.store.activity.runs import explain, of_folder, unused_components_of
 
-__all__ = ["activity", "explain", "idle_ingredients", "inert", "of_folder"]
+__all__ = ["activity", "explain", "of_folder", "unused_components", "unused_components_of"]

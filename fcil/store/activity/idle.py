@@ -20,7 +20,9 @@ LEARNING = ("ce",)
 """Terms that may become small: what is learnt well costs little."""
 
 
-def inert(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared) -> list[str]:
+def unused_components(
+    records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared
+) -> list[str]:
     """A sentence for each ingredient that did nothing.
 
     Args:

@@ -13,7 +13,7 @@ from fcil.config import MAX_BYTES, parse_yaml
 from fcil.errors import ConfigError, StoreError, printable
 from fcil.store import files
 from fcil.store.activity.counted import Records, activity
-from fcil.store.activity.idle import inert
+from fcil.store.activity.idle import unused_components
 from fcil.store.declared import read_declared
 from fcil.store.folder import RunFolder
 
@@ -25,14 +25,14 @@ MOST_LINES = 50
 
 
 def explain(run: Run) -> dict[str, Any]:
-    """`activity` and `inert` of a run, from its summary, or from its records where the summary has none."""
+    """`activity` and `unused_components` of a run, from its summary, or from its records where the summary has none."""
     told, lines = run.summary.get("activity"), run.summary.get("inert")
     if isinstance(told, Mapping) and isinstance(lines, list):
         return {"activity": told, "inert": [printable(line) for line in lines[:MOST_LINES] if isinstance(line, str)]}
     return of_folder(run.folder, run.rounds, run.config)
 
 
-def idle_ingredients(run: Run) -> list[str]:
+def unused_components_of(run: Run) -> list[str]:
     """What did nothing in a run, a sentence each; nothing for a run whose records cannot be read."""
     try:
         return list(explain(run)["inert"])
@@ -48,7 +48,10 @@ def of_folder(folder: RunFolder, records: Records, config: Mapping[str, Any] | N
         config: what its `config.yaml` says; read if it is not given.
     """
     counted = activity(records, _counts(folder), _pool_sizes(folder.synthetic))
-    return {"activity": counted, "inert": inert(records, counted, _options(folder, config), read_declared(folder))}
+    return {
+        "activity": counted,
+        "inert": unused_components(records, counted, _options(folder, config), read_declared(folder)),
+    }
 
 
 def _options(folder: RunFolder, config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The seam of synthesis: an `Inversion` is the problem, a `Synthesizer` the method, a chain its state.
+"""The seam of synthesis: an `SynthesisProblem` is the problem, a `Synthesizer` the method, a chain its state.
 
 A synthesizer works in episodes. One or several independent chains (each with its own generator
 and random stream) share the episodes; a chain is what a worker runs. How many chains there are is
@@ -53,7 +53,7 @@ class Bound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inversion:
+class SynthesisProblem:
     """What a synthesizer is asked for and what it may use. All tensors are on one device."""
 
     teacher: Net  # eval mode, without gradients
@@ -95,7 +95,7 @@ class Views(NamedTuple):
     id: Tensor | None  # (B,), which sample of the pool each is a view of; None for fresh ones
 
 
-def views_of(pool: Tensors, problem: Inversion, count: int, rng: torch.Generator) -> Iterator[Views]:
+def views_of(pool: Tensors, problem: SynthesisProblem, count: int, rng: torch.Generator) -> Iterator[Views]:
     """Random views of a pool, in passes without end."""
     for rows in endless_rows(len(pool["x"]), count, rng, problem.device):
         x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
@@ -127,15 +127,15 @@ class Synthesizer:
         """Episodes of one chain."""
         raise NotImplementedError
 
-    def start(self, problem: Inversion, chain: int) -> Any:
+    def start(self, problem: SynthesisProblem, chain: int) -> Any:
         """The state of a chain before its first episode: nets, averages, an empty pool."""
         raise NotImplementedError
 
-    def episode(self, problem: Inversion, state: Any, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, state: Any, number: int) -> dict[str, float]:
         """Episode `number` (from 1): changes `state`, returns the mean of each loss term."""
         raise NotImplementedError
 
-    def pool(self, problem: Inversion, state: Any) -> Tensors:
+    def pool(self, problem: SynthesisProblem, state: Any) -> Tensors:
         """At most `share(chain)` samples: `x`, `y`, and `mean`, `std` where they replace the real data's."""
         raise NotImplementedError
 
@@ -145,14 +145,14 @@ class Synthesizer:
         """Whether there are samples: there are none while a method warms up whose first batches are not kept."""
         return bool(getattr(state, "images", True))
 
-    def views(self, problem: Inversion, state: Any, count: int, rng: torch.Generator) -> Iterator[Views]:
+    def views(self, problem: SynthesisProblem, state: Any, count: int, rng: torch.Generator) -> Iterator[Views]:
         """Batches for a student without end: random views of the pool as it stands.
 
         A method whose generator lives on gives fresh samples of it instead, which have no number.
         """
         yield from views_of(self.pool(problem, state), problem, count, rng)
 
-    def beside(self, problem: Inversion, state: Any, view: Views, student: Output) -> Terms:
+    def beside(self, problem: SynthesisProblem, state: Any, view: Views, student: Output) -> Terms:
         """Weighted terms for a student whom somebody else teaches, beside what the teacher says; none here."""
         return {}
 
@@ -188,7 +188,7 @@ class Synthesizer:
             ConfigError: the method needs something that is not there.
         """
         device = teacher.classifier.weight.device
-        problem = Inversion(
+        problem = SynthesisProblem(
             teacher=frozen(teacher),
             labels=tuple(labels),
             shape=shape,
@@ -204,7 +204,7 @@ class Synthesizer:
         with nullcontext(progress) if progress else episode_bar(self.name, self.chains * self.episodes) as told:
             return merge([self._played(problem, chain, told) for chain in range(self.chains)])
 
-    def _played(self, problem: Inversion, chain: int, progress: Progress | None) -> Tensors:
+    def _played(self, problem: SynthesisProblem, chain: int, progress: Progress | None) -> Tensors:
         """What a chain contributes after all its episodes."""
         state = self.start(problem, chain)
         for number in range(1, self.episodes + 1):
@@ -217,7 +217,7 @@ class Synthesizer:
         """How many of the samples a chain contributes."""
         return self.samples // self.chains + (chain < self.samples % self.chains)
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         """The problem, if it has all this method needs."""
         has_batchnorm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.teacher.modules())
         missing = {"anchors": problem.anchors is None, "batchnorm": not has_batchnorm}

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from fcil.fidelity import Fidelity, settle
+from fcil.fidelity import Fidelity, resolve
 from fcil.synthesis.common.base import Synthesizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sided(Synthesizer):
+class WithFidelity(Synthesizer):
     """A method with two sides."""
 
     fidelity: Fidelity | None = None
@@ -23,7 +23,7 @@ class Sided(Synthesizer):
     @property
     def settled(self) -> Self:
         """The same settings with every null that `fidelity` decides filled in."""
-        return settle(self, self.fidelity or "paper", self.differences)
+        return resolve(self, self.fidelity or "paper", self.differences)
 
     def with_fidelity(self, fidelity: Fidelity) -> Self:
         return self if self.fidelity else replace(self, fidelity=fidelity)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fcil.errors import TrainingError
-from fcil.synthesis.common.base import Inversion, Synthesizer
+from fcil.synthesis.common.base import SynthesisProblem, Synthesizer
 from fcil.synthesis.common.pool import string_sorted
 from fcil.types import Count, Tensors, Terms
 
@@ -22,7 +22,7 @@ Cut = Literal["latest", "string-sorted"]
 # Labels ----------------------------------------------------------------------------------------
 
 
-def asked(problem: Inversion) -> Tensor:
+def target_classes(problem: SynthesisProblem) -> Tensor:
     """The classes asked for, on the device."""
     return _row(problem.labels, problem.device)
 
@@ -34,15 +34,17 @@ def _row(labels: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(labels, device=device)
 
 
-def requested(problem: Inversion, count: int, how: Literal["random", "balanced"], rng: torch.Generator) -> Tensor:
+def sample_labels(
+    problem: SynthesisProblem, count: int, how: Literal["random", "balanced"], rng: torch.Generator
+) -> Tensor:
     """Labels (count,): each by itself, or whole sweeps over the classes and a random rest."""
     if how == "balanced":
-        return sweeps(problem.labels, count, rng, problem.device)
+        return balanced_labels(problem.labels, count, rng, problem.device)
     rows = torch.randint(len(problem.labels), (count,), generator=rng, device=rng.device)
-    return asked(problem)[rows.to(problem.device)]
+    return target_classes(problem)[rows.to(problem.device)]
 
 
-def sweeps(labels: Sequence[int], count: int, rng: torch.Generator, device: torch.device) -> Tensor:
+def balanced_labels(labels: Sequence[int], count: int, rng: torch.Generator, device: torch.device) -> Tensor:
     """Labels (count,): whole sweeps over the classes, then a random rest."""
     classes = torch.tensor(labels, device=device)
     whole, rest = divmod(count, len(classes))
@@ -53,7 +55,7 @@ def sweeps(labels: Sequence[int], count: int, rng: torch.Generator, device: torc
 # A loop ----------------------------------------------------------------------------------------
 
 
-class Lowest:
+class BestBatch:
     """Keeps what came with the lowest loss, whichever step that was.
 
     No number is read on the host: that would stop a GPU each step.
@@ -74,7 +76,7 @@ class Lowest:
         self._loss = torch.where(better, loss, self._loss)
 
 
-class History:
+class LossHistory:
     """The terms of all steps of a loop, which stay on the device."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fcil.data import Augment
 from fcil.nets import NoisyGenerator
 from fcil.nets.resnet import Shape
-from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.synthesis.common.pool import endless_rows, to_bytes, view
 from fcil.types import Tensors
 
@@ -149,7 +149,7 @@ def by_size(batches: Sequence[Tensor], about: Tensors, held: Tensor) -> list[Ten
 
 def bucketed(
     buckets: Sequence[Tensors],
-    problem: Inversion,
+    problem: SynthesisProblem,
     count: int,
     rng: torch.Generator,
     chance: torch.Generator,

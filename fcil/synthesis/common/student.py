@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fcil.losses import kl_divergence
 from fcil.nets import Net
 from fcil.rng import Key, generator, seeded
-from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.pool import endless_rows, view
 from fcil.types import Output, Tensors, Terms
 
@@ -32,7 +32,7 @@ def distillation(student: Output, teacher: Output, temperature: float, text_weig
     return terms
 
 
-def student_of(problem: Inversion, start: Literal["fresh", "reference"], *key: Key) -> Net:
+def student_of(problem: SynthesisProblem, start: Literal["fresh", "reference"], *key: Key) -> Net:
     """The student that the problem brings along, or an untrained copy of the teacher."""
     return problem.student if problem.student is not None else untrained_copy(problem.teacher, start, *key)
 
@@ -80,7 +80,7 @@ def cosine(first: float, last: float, past: float) -> float:
 
 def train_student(
     student: Net,
-    problem: Inversion,
+    problem: SynthesisProblem,
     pool: Tensors,
     loss: Callable[[Output, Output], Terms],
     *,

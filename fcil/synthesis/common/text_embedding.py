@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fcil.nets import Net
 from fcil.rng import Key, seeded
-from fcil.synthesis.common.base import Inversion
+from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.pool import endless_rows
 
 MEMORY = 0.9
@@ -49,7 +49,7 @@ def remembered(before: Tensor | None, now: Tensor) -> Tensor:
 
 def learn_alone(
     head: nn.Linear,
-    problem: Inversion,
+    problem: SynthesisProblem,
     looked: list[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     rng: torch.Generator,

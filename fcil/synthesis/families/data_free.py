@@ -34,16 +34,16 @@ from torch import Tensor
 
 from fcil.losses import Statistics, record_statistics, statistics_distance
 from fcil.nets import Net
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import asked
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import target_classes
 from fcil.synthesis.common.losses import activation, disagreement, negative_entropy
-from fcil.synthesis.families.generator_loop import Chain, Live
+from fcil.synthesis.families.generator_loop import GeneratorLoop, GeneratorReplica
 from fcil.synthesis.families.with_student import WithStudent
 from fcil.types import Count, NonNegative, Positive, Terms, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture(Live, WithStudent):
+class AdversarialLoop(GeneratorLoop, WithStudent):
     """A generator with any of five terms, and a student where they disagree."""
 
     bn: Weight = 0.0
@@ -80,27 +80,27 @@ class Mixture(Live, WithStudent):
     def required(self) -> frozenset[str]:
         return frozenset({"batchnorm"}) if self.bn else frozenset()
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> GeneratorReplica:
         state = super().start(problem, chain)
         state.student, state.teaching = self.pupil(problem, chain)
         return state
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: GeneratorReplica, number: int) -> dict[str, float]:
         if chain.teaching is not None:
             chain.teaching.param_groups[0]["lr"] = self.rate((number - 1) / self.episodes)
         return super().episode(problem, chain, number)
 
-    def alternate(self, problem: Inversion, chain: Chain, step: int, rng: torch.Generator) -> Terms:
+    def alternate(self, problem: SynthesisProblem, chain: GeneratorReplica, step: int, rng: torch.Generator) -> Terms:
         if chain.student is not None:
             chain.student.eval()
         taught = self.teach(problem, chain, rng) if self.student_first else {}
         found = super().alternate(problem, chain, step, rng)
         return found | (taught if self.student_first else self.teach(problem, chain, rng))
 
-    def terms(self, problem: Inversion, chain: Chain, x: Tensor) -> Terms:
+    def terms(self, problem: SynthesisProblem, chain: GeneratorReplica, x: Tensor) -> Terms:
         with record_statistics(problem.teacher) if self.bn else nullcontext(Statistics()) as statistics:
             out = problem.teacher(x)
-        wanted = asked(problem)
+        wanted = target_classes(problem)
         among = out.logits[:, wanted]  # (B, classes asked for)
         answers, terms = wanted[among.argmax(dim=1)], Terms()
         if self.bn:
@@ -116,7 +116,7 @@ class Mixture(Live, WithStudent):
             terms["adv"] = -self.adv * disagreement(student.logits, out.logits, self.distance)
         return terms | problem.bounded(out.embedding, answers)
 
-    def teach(self, problem: Inversion, chain: Chain, rng: torch.Generator) -> Terms:
+    def teach(self, problem: SynthesisProblem, chain: GeneratorReplica, rng: torch.Generator) -> Terms:
         """The student's steps, where it is ours to teach; the mean of its loss."""
         if chain.student is None or chain.teaching is None:
             return {}

@@ -30,10 +30,10 @@ from fcil.errors import TrainingError
 from fcil.nets import Net, PlainGenerator
 from fcil.nets.resnet import Shape
 from fcil.rng import generator, seeded
-from fcil.synthesis.common.base import Inversion, Synthesizer, Views
-from fcil.synthesis.common.inner_loop import asked, readable
+from fcil.synthesis.common.base import SynthesisProblem, Synthesizer, Views
+from fcil.synthesis.common.inner_loop import readable, target_classes
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.common.preconditions import makeable
+from fcil.synthesis.common.preconditions import check_classes_can_be_made
 from fcil.types import Count, Positive, Tensors, Terms
 
 PATIENCE = 20
@@ -41,7 +41,7 @@ PATIENCE = 20
 
 
 @dataclass
-class Chain:
+class GeneratorReplica:
     """The state of one generator and, where the method has one, its student."""
 
     number: int
@@ -53,7 +53,7 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live(Synthesizer):
+class GeneratorLoop(Synthesizer):
     """A generator that is trained in place and sampled when it is asked."""
 
     rounds: Count = 800
@@ -75,7 +75,7 @@ class Live(Synthesizer):
 
     # A method implements these ------------------------------------------------------------------
 
-    def terms(self, problem: Inversion, chain: Chain, x: Tensor) -> Terms:
+    def terms(self, problem: SynthesisProblem, chain: GeneratorReplica, x: Tensor) -> Terms:
         """The weighted terms of the generator's loss for a batch of the nets' input (B, c, H, W)."""
         raise NotImplementedError
 
@@ -83,7 +83,7 @@ class Live(Synthesizer):
         """An untrained generator; it takes its weights from torch's global stream."""
         return PlainGenerator(shape, self.latent, self.width, first=4)
 
-    def inputs(self, problem: Inversion, chain: Chain, z: Tensor) -> Tensor:
+    def inputs(self, problem: SynthesisProblem, chain: GeneratorReplica, z: Tensor) -> Tensor:
         """Noise (B, n) -> the nets' input (B, c, H, W), normalised; in the mode that the generator is in."""
         return normalise(chain.generator(z).to(problem.mean), problem.mean, problem.std)
 
@@ -97,17 +97,17 @@ class Live(Synthesizer):
     def episodes(self) -> int:
         return -(-self.rounds // self.chains)
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
-        makeable(self.name, problem, lambda: self.new_generator(problem.shape))
+        check_classes_can_be_made(self.name, problem, lambda: self.new_generator(problem.shape))
         return problem
 
-    def start(self, problem: Inversion, chain: int) -> Chain:
+    def start(self, problem: SynthesisProblem, chain: int) -> GeneratorReplica:
         with seeded(*problem.key, chain, "generator"):
             made = self.new_generator(problem.shape).to(problem.device)
-        return Chain(chain, made, torch.optim.Adam(made.parameters(), self.lr, self.betas, fused=True))
+        return GeneratorReplica(chain, made, torch.optim.Adam(made.parameters(), self.lr, self.betas, fused=True))
 
-    def episode(self, problem: Inversion, chain: Chain, number: int) -> dict[str, float]:
+    def episode(self, problem: SynthesisProblem, chain: GeneratorReplica, number: int) -> dict[str, float]:
         rng = generator(*problem.key, chain.number, number, "noise", device=problem.device)
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         for step in range(self.steps):
@@ -115,7 +115,7 @@ class Live(Synthesizer):
                 sums[name] = sums.get(name, 0) + term
         return readable({name: total / self.steps for name, total in sums.items()}, number)
 
-    def alternate(self, problem: Inversion, chain: Chain, step: int, rng: torch.Generator) -> Terms:
+    def alternate(self, problem: SynthesisProblem, chain: GeneratorReplica, step: int, rng: torch.Generator) -> Terms:
         """Step `step` (from 0) of an episode; the terms that it found, without gradients."""
         chain.generator.train()
         with problem.autocast():
@@ -126,17 +126,19 @@ class Live(Synthesizer):
         chain.optimizer.step()
         return {name: term.detach() for name, term in (terms | {"total": loss}).items()}
 
-    def noise(self, problem: Inversion, count: int, rng: torch.Generator) -> Tensor:
+    def noise(self, problem: SynthesisProblem, count: int, rng: torch.Generator) -> Tensor:
         """(count, n); drawn in single precision where the stream lives, so equal on every device."""
         return torch.randn(count, self.latent, generator=rng, device=rng.device).to(problem.mean)
 
     @torch.no_grad()
-    def fresh(self, problem: Inversion, chain: Chain, count: int, rng: torch.Generator) -> Tensor:
+    def fresh(self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator) -> Tensor:
         """New input for the nets (count, c, H, W), of the generator as it stands."""
         chain.generator.eval()
         return self.inputs(problem, chain, self.noise(problem, count, rng))
 
-    def views(self, problem: Inversion, chain: Chain, count: int, rng: torch.Generator) -> Iterator[Views]:
+    def views(
+        self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator
+    ) -> Iterator[Views]:
         """Fresh samples of the generator as it stands at each batch, as they are, with the teacher's answers.
 
         A batch is smaller where few samples are of the classes asked for.
@@ -145,7 +147,7 @@ class Live(Synthesizer):
             x, y = self.drawn(problem, chain, count, rng, rounded=False)
             yield Views(x, y, None)
 
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: GeneratorReplica) -> Tensors:
         """Samples cut to [0, 1] in 8 bits, `x`, and what the teacher says of them, `y`.
 
         They are fewer than the share where the generator hardly makes the classes asked for: `PATIENCE`.
@@ -156,14 +158,14 @@ class Live(Synthesizer):
 
     @torch.no_grad()
     def drawn(
-        self, problem: Inversion, chain: Chain, count: int, rng: torch.Generator, *, rounded: bool
+        self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator, *, rounded: bool
     ) -> tuple[Tensor, Tensor]:
         """At most `count` samples with the teacher's answers (N,), none of another class than the ones asked for.
 
         Raises:
             TrainingError: there is none.
         """
-        wanted, some = asked(problem), len(problem.labels) < problem.num_classes
+        wanted, some = target_classes(problem), len(problem.labels) < problem.num_classes
         mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
         samples: list[Tensor] = []
         answers: list[Tensor] = []

@@ -18,7 +18,7 @@ from torch import Tensor
 from fcil.data import normalise
 from fcil.errors import ConfigError
 from fcil.nets import NoisyGenerator
-from fcil.synthesis.common.base import Inversion, Views
+from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.synthesis.common.resolutions import (
     Shown,
     SizedGenerator,
@@ -31,13 +31,13 @@ from fcil.synthesis.common.resolutions import (
     shrunk,
     usual_sizes,
 )
-from fcil.synthesis.families.noisy_layer import Chain
+from fcil.synthesis.families.noisy_layer import NoisyLayerReplica
 from fcil.synthesis.nayer import NAYER, Optimised
 from fcil.types import Count, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sized(NAYER):
+class MultiResolution(NAYER):
     """Noisy-layer generation of images of several sizes."""
 
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
@@ -47,11 +47,11 @@ class Sized(NAYER):
     student_view: Shown = "mixed"
     """How a student does: as they are, stretched, at a random place of a plain canvas, or any of these at random."""
 
-    def sides(self, problem: Inversion) -> tuple[int, ...]:
+    def sides(self, problem: SynthesisProblem) -> tuple[int, ...]:
         """The sizes of images."""
         return self.sizes or usual_sizes(max(problem.shape[1:]))
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
         whole, sides = max(problem.shape[1:]), self.sides(problem)
         if max(sides) > whole:
@@ -69,7 +69,13 @@ class Sized(NAYER):
         return problem
 
     def optimise(
-        self, problem: Inversion, chain: Chain, labels: Tensor, *, adversarial: bool, rng: torch.Generator
+        self,
+        problem: SynthesisProblem,
+        chain: NoisyLayerReplica,
+        labels: Tensor,
+        *,
+        adversarial: bool,
+        rng: torch.Generator,
     ) -> Optimised:
         sides, which = self.sides(problem), 0
         if len(sides) > 1:
@@ -77,19 +83,24 @@ class Sized(NAYER):
         cast(SizedGenerator, chain.generator).aim(scaled(problem.shape, sides[which]))
         return super().optimise(problem, chain, labels, adversarial=adversarial, rng=rng)
 
-    def seen(self, problem: Inversion, chain: Chain, images: Tensor, rng: torch.Generator) -> Tensor:
+    def seen(self, problem: SynthesisProblem, chain: NoisyLayerReplica, images: Tensor, rng: torch.Generator) -> Tensor:
         """What the nets get of raw images (B, channels, h, w) of one size, in synthesis."""
         mean, std = self.statistics(problem, chain)
         x = normalise(shrunk(problem.augment, images.shape[2:], problem.shape)(images, rng), mean, std)
         return resize(x, native(problem.shape)) if self.view == "up" else x
 
     def views(
-        self, problem: Inversion, state: Any, count: int, rng: torch.Generator, chance: torch.Generator | None = None
+        self,
+        problem: SynthesisProblem,
+        state: Any,
+        count: int,
+        rng: torch.Generator,
+        chance: torch.Generator | None = None,
     ) -> Iterator[Views]:
         """Batches of one size each, a size as often as the pool has images of it; `chance` draws sizes."""
         yield from bucketed(self.buckets(problem, state), problem, count, rng, chance or rng, self.student_view)
 
-    def pool(self, problem: Inversion, chain: Chain) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Tensors:
         """The images made as large as the data's own; `buckets` has them as they were made."""
         size, about, rows = native(problem.shape), self.about(chain), self.rows(chain)
         pool = {name: t[rows] for name, t in about.items()}
@@ -98,13 +109,13 @@ class Sized(NAYER):
             x[bucket["id"]] = enlarged(bucket["x"], size)
         return {"x": x} | pool
 
-    def buckets(self, problem: Inversion, chain: Chain) -> list[Tensors]:
+    def buckets(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[Tensors]:
         """The pool by size: `x` as made, what else is known of it, and `id`, its rows in the pool."""
         about, rows = self.about(chain), self.rows(chain)
         held = torch.arange(len(about["y"]), device=problem.device)[rows]  # of all that were kept, in the pool's order
         return by_size(chain.images, about, held)
 
-    def _new_generator(self, problem: Inversion) -> NoisyGenerator:
+    def _new_generator(self, problem: SynthesisProblem) -> NoisyGenerator:
         assert problem.anchors is not None
         return SizedGenerator(
             problem.anchors,

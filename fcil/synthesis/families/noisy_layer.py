@@ -23,7 +23,7 @@ from torch import Tensor, nn, optim
 from fcil.losses import Averages
 from fcil.nets import Net, NoisyGenerator
 from fcil.synthesis.common.inner_loop import Batches, Cut
-from fcil.synthesis.families.with_student import Taught
+from fcil.synthesis.families.with_student import PoolStudentLoop
 from fcil.types import Count, Index, NonNegative, Positive, Weight
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -41,7 +41,7 @@ SIDES: dict[str, tuple[object, object]] = {
 
 
 @dataclass
-class Chain(Batches):
+class NoisyLayerReplica(Batches):
     """The state of one generator and its student."""
 
     generator: NoisyGenerator
@@ -66,7 +66,7 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noisy(Taught):
+class NoisyLayerLoop(PoolStudentLoop):
     """Settings of methods with a noisy layer."""
 
     schedule: Literal["lander", "nayer"] = "lander"

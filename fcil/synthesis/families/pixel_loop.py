@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from fcil.errors import ConfigError
 from fcil.rng import Key, generator
-from fcil.synthesis.common.base import Inversion
-from fcil.synthesis.common.inner_loop import Batchwise, History, Lowest
+from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.inner_loop import Batchwise, BestBatch, LossHistory
 from fcil.synthesis.common.losses import total_variation
 from fcil.synthesis.common.pool import Rounding, to_bytes
 from fcil.synthesis.common.preconditions import images_alone
@@ -30,7 +30,7 @@ BETAS = (0.5, 0.99)
 
 
 @dataclass
-class Gathered:
+class LatestSamples:
     """What a chain has made so far: the latest samples, no more than it may contribute."""
 
     number: int
@@ -45,7 +45,7 @@ class Gathered:
         return {"x": self.x, "y": self.y}
 
 
-def nothing_yet(problem: Inversion) -> tuple[Tensor, Tensor]:
+def empty_batch(problem: SynthesisProblem) -> tuple[Tensor, Tensor]:
     """No images, and no labels of them."""
     x = torch.empty(0, *problem.shape, dtype=torch.uint8, device=problem.device)
     return x, torch.empty(0, dtype=torch.int64, device=problem.device)
@@ -73,12 +73,12 @@ def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: 
     return [Shift(*view) for view in zip(*(t.tolist() for t in (*drawn, mirrored)), strict=True)]
 
 
-def noise(problem: Inversion, count: int, rng: torch.Generator) -> Tensor:
+def noise(problem: SynthesisProblem, count: int, rng: torch.Generator) -> Tensor:
     """Where images begin: N(0, 1) in every pixel, (count, c, H, W)."""
     return torch.randn(count, *problem.shape, generator=rng, device=rng.device).to(problem.mean)
 
 
-def stored(problem: Inversion, x: Tensor, rounding: Rounding = "round") -> Tensor:
+def stored(problem: SynthesisProblem, x: Tensor, rounding: Rounding = "round") -> Tensor:
     """Normalised images as bytes."""
     mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
     return to_bytes(x * std + mean, rounding)
@@ -92,7 +92,13 @@ class Optimised(NamedTuple):
 
 
 def optimise(
-    problem: Inversion, start: Tensor, terms: Callable[[Tensor, int], Terms], *, steps: int, lr: float, kept: Kept
+    problem: SynthesisProblem,
+    start: Tensor,
+    terms: Callable[[Tensor, int], Terms],
+    *,
+    steps: int,
+    lr: float,
+    kept: Kept,
 ) -> Optimised:
     """`steps` Adam steps of a batch of images down the sum of the terms, back into the box after each.
 
@@ -104,7 +110,7 @@ def optimise(
     low, high = ((bound - problem.mean.view(-1, 1, 1)) / problem.std.view(-1, 1, 1) for bound in (0.0, 1.0))
     x = nn.Parameter(start.clone())
     adam = torch.optim.Adam([x], lr, betas=BETAS, fused=True)
-    lowest, history = Lowest(), History()
+    lowest, history = BestBatch(), LossHistory()
     for step in range(steps):
         with problem.autocast():
             found = terms(x, step)
@@ -121,7 +127,7 @@ def optimise(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels(Batchwise):
+class PixelLoop(Batchwise):
     """A method whose images are optimised themselves."""
 
     lr: Positive = 0.1
@@ -139,7 +145,7 @@ class Pixels(Batchwise):
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
         images_alone(self.name, problem)
         rows, columns = problem.shape[1:]
@@ -149,7 +155,7 @@ class Pixels(Batchwise):
             )
         return problem
 
-    def shifts(self, problem: Inversion, key: tuple[Key, ...]) -> list[Shift]:
+    def shifts(self, problem: SynthesisProblem, key: tuple[Key, ...]) -> list[Shift]:
         """What is done to the images before the nets see them, for every step."""
         mirror = problem.augment.flip if self.flip is None else self.flip
         return shifts(self.steps, problem.shape, self.jitter, mirror, generator(*key, "shifts"))
@@ -163,6 +169,6 @@ class Pixels(Batchwise):
             terms["l2"] = self.l2 * torch.linalg.vector_norm(x)
         return terms
 
-    def pool(self, problem: Inversion, chain: Any) -> Tensors:
+    def pool(self, problem: SynthesisProblem, chain: Any) -> Tensors:
         gathered: Tensors = chain.pool
         return gathered

@@ -13,8 +13,8 @@ from torch import Tensor, nn, optim
 
 from fcil.nets import Net
 from fcil.rng import Key
-from fcil.synthesis.common.base import Inversion, Synthesizer
-from fcil.synthesis.common.fidelity import Sided
+from fcil.synthesis.common.base import SynthesisProblem, Synthesizer
+from fcil.synthesis.common.fidelity import WithFidelity
 from fcil.synthesis.common.inner_loop import Batchwise
 from fcil.synthesis.common.preconditions import no_judge_of_itself
 from fcil.synthesis.common.student import cosine, distillation, student_of, train_student
@@ -40,7 +40,7 @@ class WithStudent(Synthesizer):
     temperature: Positive = 20.0
     """Softens teacher and student where the student learns (`T`); the loss carries T^2."""
 
-    def checked(self, problem: Inversion) -> Inversion:
+    def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         no_judge_of_itself(self.name, super().checked(problem), self.adv)
         return problem
 
@@ -48,7 +48,7 @@ class WithStudent(Synthesizer):
         """The optimizer of a student as it begins."""
         return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
 
-    def pupil(self, problem: Inversion, chain: int) -> tuple[Net | None, optim.SGD | None]:
+    def pupil(self, problem: SynthesisProblem, chain: int) -> tuple[Net | None, optim.SGD | None]:
         """The student, where there is an adversarial term; and its optimizer, where it is ours to teach."""
         if not self.adv:
             return None, None
@@ -62,7 +62,7 @@ class WithStudent(Synthesizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught(WithStudent, Sided, Batchwise):
+class PoolStudentLoop(WithStudent, WithFidelity, Batchwise):
     """A method that fills a pool batch by batch, from which its student learns."""
 
     rounding: Literal["round", "floor"] | None = None
@@ -76,13 +76,15 @@ class Taught(WithStudent, Sided, Batchwise):
         """The weighted terms of the student's loss."""
         return distillation(student, teacher, self.temperature, 0.0)
 
-    def optimizer(self, problem: Inversion, chain: Any, past: float) -> optim.SGD:
+    def optimizer(self, problem: SynthesisProblem, chain: Any, past: float) -> optim.SGD:
         """The one that serves all episodes of a chain, `chain.teaching`, at its present rate."""
         teaching: optim.SGD = chain.teaching
         teaching.param_groups[0]["lr"] = self.rate(past)
         return teaching
 
-    def teach(self, problem: Inversion, chain: Any, key: tuple[Key, ...], past: float = 0.0) -> dict[str, Tensor]:
+    def teach(
+        self, problem: SynthesisProblem, chain: Any, key: tuple[Key, ...], past: float = 0.0
+    ) -> dict[str, Tensor]:
         """Steps of the student, `chain.student`, on the pool so far; its loss terms are reported as `student_...`.
 
         Args:
