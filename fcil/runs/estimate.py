@@ -20,6 +20,7 @@ from fcil.data import DATASETS
 from fcil.data.sources import at_hand
 from fcil.errors import StoreError
 from fcil.federation.plan import Plan, first_net, looking, scenario_of, tasks_of
+from fcil.federation.preconditions import introduction
 from fcil.io.state import num_bytes
 from fcil.nets import build_net
 from fcil.runs.parallel import asked, how_many
@@ -70,7 +71,7 @@ class Forecast:
     runs: tuple[Expected, ...]
     at_once: int
     notes: tuple[str, ...] = ()
-    """What the runs would download."""
+    """What the runs would download, and what is odd about them or their data."""
 
     @property
     def seconds(self) -> float | None:
@@ -116,7 +117,9 @@ def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
         for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
             for plan in (plan for plan in plans if plan.data == data):
                 if _at_hand(plan, where):
-                    check_offline(plan, share_out(plan, where), where)
+                    scenario = share_out(plan, where)
+                    check_offline(plan, scenario, where)
+                    notes |= dict.fromkeys(introduction(plan, scenario))
                 else:
                     notes[f"{data.dataset} is {data_download(plan)}"] = None
                 if line := encoder_download(plan):
