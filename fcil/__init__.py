@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     from fcil.store import Run, load
     from fcil.strategy import Strategy
     from fcil.synthesis import Synthesizer
-    from fcil.types import Batch, Count, Fraction, Index, NonNegative, Output, Positive, State, Task, Terms, Update
+    from fcil.types import (
+        Batch,
+        Count,
+        Fraction,
+        Index,
+        NonNegative,
+        Output,
+        Positive,
+        State,
+        Task,
+        Terms,
+        Update,
+        Weight,
+    )
 
 __version__ = "0.1.0"
 
@@ -38,7 +51,7 @@ _HOMES = {
     "fcil.synthesis": ["Synthesizer"],
     "fcil.types": [
         *["Batch", "Count", "Fraction", "Index", "NonNegative", "Output", "Positive", "State", "Task", "Terms"],
-        "Update",
+        *["Update", "Weight"],
     ],
 }
 _MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
@@ -64,6 +77,7 @@ __all__ = [
     "Task",
     "Terms",
     "Update",
+    "Weight",
     "distill",
     "load",
     "resume",

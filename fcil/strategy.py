@@ -48,10 +48,20 @@ class Strategy:
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client in the average: its number of examples (FedAvg), or the same for all."""
 
+    # Declared by the class and read by listings, tables and diagnostics; only `needs` and `data` change a run.
+    paper: ClassVar[str] = ""
+    """Where the method was published: authors, title, venue and year, arXiv number."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What must be there before the first round: `anchors` (a label-text head), `exemplars` (leave to keep images)."""
     data: ClassVar[Literal["task", "seen"]] = "task"
     """Which of its own data a client may touch: the current task's, or all tasks seen (an upper bound)."""
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """What clients work with: `exemplars` (`client.keep`), `teacher` (`client.frozen`), `samples` of what the server
+    shares (`client.draw`, `client.built`), `notes` (`client.memory`)."""
+    loss_terms: ClassVar[tuple[str, ...]] = ()
+    """Terms of the clients' loss after the first task; one that never appears is reported as inert."""
+    broadcasts: ClassVar[tuple[str, ...]] = ()
+    """Entries of `server.shared`, in the order in which they are listed."""
 
     # On a client ------------------------------------------------------------------------------
 

@@ -20,6 +20,23 @@ Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 """A whole number, at least zero."""
 
+
+@dataclass(frozen=True)
+class Weighs:
+    """Metadata of a hyper-parameter that multiplies a term of the loss; see `Weight`."""
+
+
+@dataclass(frozen=True)
+class Radius:
+    """Metadata of a hyper-parameter: the distance from its label-text anchor within which an image costs nothing."""
+
+    term: str
+    """Of the loss, which is 0 where all images lie within."""
+
+
+Weight = Annotated[NonNegative, Weighs()]
+"""Weight of a term of the loss; 0 switches the term off."""
+
 Tensors = dict[str, Tensor]
 """Named tensors, for example the weights of a net."""
 Terms = dict[str, Tensor]

@@ -83,6 +83,14 @@ class Distill(Strategy):
     show: tuple[Index, ...] = ()
     """Rounds after which some samples are kept as they are then, to be looked at."""
 
+    paper = (
+        'Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021, '
+        "arXiv:2105.08584, section 3.1, for the scheme that its field has in common; each synthesizer and "
+        "distiller names its own"
+    )
+    uses = frozenset({"samples", "notes"})
+    broadcasts = ("teacher", "anchors", "pool")
+
     def __post_init__(self) -> None:
         if problem := contradiction(self.synthesizer, self.distiller, self.learns):
             raise ValueError(problem)

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fcil import Batch, Client, Count, Index, NonNegative, Positive, Server, Strategy, Terms, Update
+from fcil import Batch, Client, Count, Index, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import kl_divergence
 from fcil.nets import AcGan, ConditionalGenerator, Net, evenly, one_of, real_fake_head, unremembered
@@ -66,11 +66,11 @@ class FedCIL(Strategy):
     """Learning rate of the generator, by Adam with betas 0.5 and 0.999, on clients and on the server."""
     generator_steps: Count = 1
     """Steps of the generator after each of the discriminator, on clients and on the server."""
-    adversarial: NonNegative = 1.0
+    adversarial: Weight = 1.0
     """Weight of real against fake beside that of the class, on both sides."""
     replay: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of replayed images in the discriminator's loss from task 2 on; new ones have the rest."""
-    consistency: NonNegative | None = None
+    consistency: Weight | None = None
     """Weight of the consistency terms: 1 (ours, of the paper's terms), or 0 (reference)."""
     consolidation: Index = 100
     """Steps of the server on the clients' generated images after each round; 0 leaves the average as it is."""
@@ -80,6 +80,11 @@ class FedCIL(Strategy):
     """Images of the new classes, and as many of the old, in such a step."""
     images: Count = 256
     """Images that the server draws from every client's generator in a round."""
+
+    paper = 'Qi, Zhao, Li, "Better Generative Replay for Continual Federated Learning", ICLR 2023, arXiv:2302.13001'
+    uses = frozenset({"samples"})
+    loss_terms = ("consistency",)
+    broadcasts = ("past", "generator", "realness")
 
     @property
     def settled(self) -> Self:

@@ -27,7 +27,7 @@ from typing import Literal, Self
 
 import torch
 
-from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Terms, Update, weighted_mean
+from fcil import Batch, Client, Positive, Server, Strategy, Terms, Update, Weight, weighted_mean
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import new_class_cross_entropy, quadratic_penalty
 from fcil.nets import Net
@@ -46,7 +46,7 @@ SIDES: dict[str, tuple[object, object]] = {
 class FedEWC(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null."""
-    strength: NonNegative | None = None
+    strength: Weight | None = None
     """Weight of the penalty (`lambda`): 10 (ours; the paper gives none for such data), or 1000 (reference)."""
     gradients: Literal["sample", "batch"] | None = None
     """What is squared: one image's gradient in eval mode (paper), or an augmented batch's in train mode (reference)."""
@@ -56,6 +56,10 @@ class FedEWC(Strategy):
     """Fisher of several tasks: their sum (paper), or their mean with K/C for the old of K of C classes (reference)."""
     classes: Literal["seen", "new"] = "new"
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in the code."""
+
+    paper = 'Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017, arXiv:1612.00796'
+    loss_terms = ("ce", "ewc")
+    broadcasts = ("fisher", "optimum")
 
     @property
     def settled(self) -> Self:

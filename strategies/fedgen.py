@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fcil import Batch, Client, Count, Fraction, NonNegative, Positive, Server, Strategy, Terms, Update
+from fcil import Batch, Client, Count, Fraction, NonNegative, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.averaging import set_aside
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import new_class_cross_entropy
@@ -59,9 +59,9 @@ BESIDE = "beside/"
 class FedGen(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null."""
-    generated: NonNegative = 10.0
+    generated: Weight = 10.0
     """Weight of learning the labels of generated features, in the first round of a task (`generative_alpha`)."""
-    latent: NonNegative = 1.0
+    latent: Weight = 1.0
     """Weight of answering images as features of their label are answered (`generative_beta`; 10 but for EMNIST)."""
     decay: Fraction = 0.98
     """What is left of both weights, and of the generator's learning rate, after each further round."""
@@ -77,9 +77,9 @@ class FedGen(Strategy):
     """Learning rate of the generator's Adam in the first round of a task (1e-4 for EMNIST)."""
     weight_decay: NonNegative = 0.01
     """Weight decay of that Adam, added to the gradient."""
-    diversity: NonNegative = 1.0
+    diversity: Weight = 1.0
     """Weight of features being as different as their noise (`eta`)."""
-    student: NonNegative = 0.0
+    student: Weight = 0.0
     """Weight of features on which ensemble and global classifier differ (`beta`), unused in all shipped settings."""
     noise: Count = 32
     """Width of the noise, and of a label's embedding."""
@@ -89,6 +89,14 @@ class FedGen(Strategy):
     """How the generator reads a label: as a one-hot vector, or as an embedding that it learns."""
     shares: Literal["sample", "batch"] | None = None
     """A client's share weighs each sample's loss (paper), or its mean over a batch the batch's mean (reference)."""
+
+    paper = (
+        'Zhu, Hong, Zhou, "Data-Free Knowledge Distillation for Heterogeneous Federated Learning", ICML 2021, '
+        "arXiv:2105.10056"
+    )
+    uses = frozenset({"samples"})
+    loss_terms = ("ce", "generated", "latent")
+    broadcasts = ("generator", "taught")
 
     @property
     def settled(self) -> Self:

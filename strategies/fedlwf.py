@@ -14,16 +14,21 @@ from dataclasses import dataclass
 
 import torch
 
-from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Terms, Update
+from fcil import Batch, Client, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.losses import new_class_cross_entropy, soft_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedLwF(Strategy):
-    keep: NonNegative = 3.0
+    keep: Weight = 3.0
     """Weight of the distillation (`lamda` of the code)."""
     temperature: Positive = 2.0
     """Softens both sides of the distillation (`T`); there is no T^2 factor."""
+
+    paper = 'Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv:1606.09282'
+    uses = frozenset({"teacher"})
+    loss_terms = ("ce", "kd")
+    broadcasts = ("teacher",)
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.num_old

@@ -14,18 +14,21 @@ from typing import Literal
 
 import torch
 
-from fcil import Batch, Client, NonNegative, Strategy, Terms
+from fcil import Batch, Client, Strategy, Terms, Weight
 from fcil.losses import new_class_cross_entropy, proximal
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedProx(Strategy):
-    mu: NonNegative = 0.01
+    mu: Weight = 0.01
     """Weight of the way back, MFCL's; the paper's grid is 0.001, 0.01, 0.1, 1, and each data set has its best."""
     distance: Literal["square", "norms"] = "square"
     """What grows with the way: its square (paper), or the sum of the norms tensor by tensor (MFCL's code)."""
     classes: Literal["seen", "new"] = "seen"
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in TARGET's lineage of code."""
+
+    paper = 'Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv:1812.06127'
+    loss_terms = ("ce", "prox")
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.num_old if self.classes == "new" else 0

@@ -16,6 +16,12 @@ class Finetune(Strategy):
     classes: Literal["seen", "new"] = "seen"
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in TARGET's lineage of code."""
 
+    paper = (
+        'McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS '
+        "2017, arXiv:1602.05629"
+    )
+    loss_terms = ("ce",)
+
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.num_old if self.classes == "new" else 0
         return {"ce": new_class_cross_entropy(client.net(batch.x).logits, batch.y, old)}

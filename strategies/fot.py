@@ -77,6 +77,13 @@ class FOT(Strategy):
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
 
+    paper = (
+        'Bakman, Yaldiz, Ezzeldin, Avestimehr, "Federated Orthogonal Training: Mitigating Global Catastrophic '
+        'Forgetting in Continual Federated Learning", ICLR 2024, arXiv:2309.01289'
+    )
+    loss_terms = ("ce",)
+    broadcasts = ("bases",)
+
     @property
     def settled(self) -> Self:
         return settle(self, self.fidelity, SIDES)

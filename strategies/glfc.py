@@ -47,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcil import Batch, Client, Count, NonNegative, Positive, Server, Strategy, Terms, Update
+from fcil import Batch, Client, Count, NonNegative, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.averaging import set_aside
 from fcil.data import Shard
 from fcil.exemplars import BATCH, balanced, renewed, room_for
@@ -74,9 +74,9 @@ class GLFC(Strategy):
     """How many a client keeps in all, in equal shares for the classes it has met (`memory_size`)."""
     per_class: Count | None = None
     """How many a client keeps of every class instead, so that memory grows with the classes."""
-    compensation: NonNegative = 0.5
+    compensation: Weight = 0.5
     """Weight of learning the labels, from the second task on (`lambda_1`); it is 1 in the first."""
-    relation: NonNegative = 0.5
+    relation: Weight = 0.5
     """Weight of the distillation of relations between classes (`lambda_2`)."""
     over_classes: Literal["sum", "mean"] | None = None
     """Binary cross-entropies of a sample: their sum over the classes (paper), or their mean (reference)."""
@@ -102,6 +102,10 @@ class GLFC(Strategy):
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+    paper = 'Dong et al., "Federated Class-Incremental Learning", CVPR 2022, arXiv:2203.11473'
+    uses = frozenset({"teacher", "notes"})
+    loss_terms = ("ce", "relation")
+    broadcasts = ("teacher",)
 
     @property
     def settled(self) -> Self:

@@ -48,6 +48,10 @@ class ICaRL(Strategy):
     """Whether the nearest mean of exemplars decides (paper), or the largest logit."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+    paper = 'Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVPR 2017, arXiv:1611.07725'
+    uses = frozenset({"teacher"})
+    loss_terms = ("ce", "kd")
+    broadcasts = ("means", "teacher")
 
     def keeps(self, met: Sequence[int]) -> int:
         return room_for(met, self.exemplars, self.per_class)

@@ -15,3 +15,4 @@ from fcil import Strategy
 @dataclass(frozen=True, kw_only=True)
 class Joint(Strategy):
     data: ClassVar[Literal["task", "seen"]] = "seen"
+    paper = "Babakniya et al., NeurIPS 2023, arXiv:2311.07784, who call it ORACLE"

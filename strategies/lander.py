@@ -29,16 +29,17 @@ Shapes: B batch, C classes seen, K of them old, D width of an anchor, N syntheti
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf, log2, sqrt
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 
-from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update
+from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import bounding, head_cross_entropy, new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
+from fcil.types import Radius
 
 SIDES: dict[str, tuple[object, object]] = {
     # field: (the paper's method, or ours where the paper is silent; the released code)
@@ -52,9 +53,9 @@ SIDES: dict[str, tuple[object, object]] = {
 class LANDER(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
-    radius: NonNegative = 0.015
+    radius: Annotated[NonNegative, Radius("bound")] = 0.015
     """Mean squared distance to its anchor that costs an image nothing (`r`, at the scale of CLIP text features)."""
-    lam: NonNegative = 5.0
+    lam: Weight = 5.0
     """Weight of the bounding loss, on clients and in synthesis (`lambda_ltc`)."""
     current: Positive = 0.2
     """Base weight of learning the new classes (`alpha_cur`)."""
@@ -72,10 +73,17 @@ class LANDER(Strategy):
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     select: Literal["last", "lowest-loss"] | None = None
     """The net that ends a task: the last (ours), or the one clients found easiest to start from (reference)."""
-    head: NonNegative = 0.0
+    head: Weight = 0.0
     """Weight of the classifier's cross-entropy over old and new classes together, on features left alone (MFCL's)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors"})
+    paper = (
+        'Tran et al., "Text-Enhanced Data-free Approach for Federated Class-Incremental Learning", CVPR 2024, '
+        "arXiv:2403.14101"
+    )
+    uses = frozenset({"teacher", "samples"})
+    loss_terms = ("ce", "bound", "kd", "embedding", "head")
+    broadcasts = ("anchors", "synthetic", "teacher")
 
     @property
     def settled(self) -> Self:

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcil import Batch, Client, Count, NonNegative, Server, Strategy, Synthesizer, Terms, Update
+from fcil import Batch, Client, Count, Server, Strategy, Synthesizer, Terms, Update, Weight
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import head_cross_entropy, new_class_cross_entropy
 from fcil.synthesis import mfcl
@@ -45,9 +45,9 @@ class MFCL(Strategy):
     """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
     synthetic: Count = 128
     """Images that a client imagines in every step (`syn_size`; the code has 32 real ones beside them)."""
-    head: NonNegative = 1.0
+    head: Weight = 1.0
     """Weight of the classifier's cross-entropy over all classes (`w_ft`)."""
-    distil: NonNegative = 0.1
+    distil: Weight = 0.1
     """Weight of keeping features as the old classifier sees them (`w_kd`, mu)."""
     synthesizer: Synthesizer = field(default_factory=mfcl.MFCL)
     """How the generator is trained; `mfcl`, which has one to send."""
@@ -55,6 +55,14 @@ class MFCL(Strategy):
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     passes: Literal[1, 2] | None = None
     """Forwards in a step: 1 (ours), or 2, whose second moves batch-norm statistics alone (reference)."""
+
+    paper = (
+        'Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetting in Federated Class '
+        'Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784'
+    )
+    uses = frozenset({"teacher", "samples"})
+    loss_terms = ("ce", "head", "kd")
+    broadcasts = ("generator", "teacher")
 
     def __post_init__(self) -> None:
         if not isinstance(self.synthesizer, mfcl.MFCL):

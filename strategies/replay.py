@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from fcil import Batch, Client, Count, NonNegative, Positive, Server, Strategy, Terms, Update
+from fcil import Batch, Client, Count, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.losses import soft_cross_entropy
 
 
@@ -26,12 +26,15 @@ from fcil.losses import soft_cross_entropy
 class Replay(Strategy):
     memory: Count = 2000
     """Old images in a client's round (`memory_size`): 2000 in LANDER's code, 300 in TARGET's."""
-    keep: NonNegative = 1.0
+    keep: Weight = 1.0
     """Weight of the distillation; the code has none."""
     temperature: Positive = 2.0
     """Softens both sides of the distillation (`T`); there is no T^2 factor."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+    uses = frozenset({"teacher"})
+    loss_terms = ("ce", "kd")
+    broadcasts = ("teacher",)
 
     def keeps(self, met: Sequence[int]) -> int:
         return sum(met)

@@ -30,7 +30,7 @@ from typing import Literal, Self
 import torch
 import torch.nn.functional as F
 
-from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update
+from fcil import Batch, Client, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
 from fcil.fidelity import Fidelity, settle
 from fcil.losses import new_class_cross_entropy, soft_cross_entropy
 from fcil.synthesis.fast import Fast
@@ -50,7 +50,7 @@ SIDES: dict[str, tuple[object, object]] = {
 class TARGET(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
-    keep: NonNegative = 25.0
+    keep: Weight = 25.0
     """Weight of the distillation (`kd`)."""
     temperature: Positive = 2.0
     """Softens both sides of the distillation (`T`); there is no T^2 factor."""
@@ -62,6 +62,14 @@ class TARGET(Strategy):
     """A local epoch takes all real batches (ours), or ends when the synthetic images are through (reference)."""
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
+
+    paper = (
+        'Zhang et al., "TARGET: Federated Class-Continual Learning via Exemplar-Free Distillation", ICCV 2023, '
+        "arXiv:2303.06937"
+    )
+    uses = frozenset({"teacher", "samples"})
+    loss_terms = ("ce", "kd")
+    broadcasts = ("synthetic", "teacher")
 
     @property
     def settled(self) -> Self:

@@ -21,10 +21,11 @@ from fcil.check.apart import Apart
 from fcil.check.laws import global_draws, offences
 from fcil.check.trials import Played, Stage, plan_of
 from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
-from fcil.errors import ConfigError
-from fcil.federation.messages.recording_grid import WatchedGrid
+from fcil.errors import ConfigError, nearest
 from fcil.io.state import flatten
-from fcil.methods.loading import StrategySpec, first_line
+from fcil.methods.files import first_line
+from fcil.methods.introspection import USES, words
+from fcil.methods.loading import StrategySpec
 from fcil.strategy import Strategy
 
 
@@ -45,8 +46,12 @@ class Case:
         """The run that others are compared with."""
         return self.play("base")
 
-    def play(self, name: str, grid: WatchedGrid | None = None, **options: Any) -> Played:
-        return self.stage.play(name, plan_of(self.spec), grid, **options)
+    def play(self, name: str, **options: Any) -> Played:
+        return self.stage.play(name, plan_of(self.spec), **options)
+
+
+class Advice(str):
+    """A line about what had better be declared; the check passes nevertheless."""
 
 
 Look = Callable[[Case], str | None]
@@ -153,6 +158,19 @@ def check_sent(case: Case) -> str | None:
     return None
 
 
+def check_declared(case: Case) -> str | None:
+    """What listings and tables say of it is declared by its class."""
+    uses, records = {*case.kind.needs, *words(case.kind, "uses")}, case.base.records.values()
+    if strange := [word for word in words(case.kind, "uses") if word not in USES]:
+        return Advice(f'uses has "{strange[0]}" (have: {", ".join(USES)}).{nearest(strange[0], list(USES))}')
+    met = {"exemplars": "exemplars", "drawn": "samples"}  # key of a record: word
+    if missing := [word for key, word in met.items() if word not in uses and any(r.get(key) for r in records)]:
+        return Advice(f'add "{missing[0]}" to the class variable uses, so that listings and diagnostics know of it')
+    listed = words(case.kind, "broadcasts")
+    unlisted = [name for name in case.base.server().shared if name not in listed]
+    return Advice(f'add "{unlisted[0]}" to the class variable broadcasts: clients are sent it') if unlisted else None
+
+
 # The same run again -------------------------------------------------------------------------------
 
 
@@ -196,8 +214,7 @@ def check_resume(case: Case) -> str | None:
 
 def check_order(case: Case) -> str | None:
     """It does not matter in which order clients train."""
-    grid = WatchedGrid(3, backwards=True)
-    found = difference(case.play("backwards", grid).outcome(), case.base.outcome())
+    found = difference(case.play("backwards", backwards=True).outcome(), case.base.outcome())
     return found and f"last client first, {found}; does a client leave something behind for the next?"
 
 

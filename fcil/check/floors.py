@@ -31,10 +31,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (  # what is to be run
         "fcil.federation.settings",
         "fcil.federation.plan",
-        "fcil.federation.preconditions",
+        "fcil.federation.context",
         "fcil.federation.messages.failures",
         "fcil.federation.protection.averager",
+        "fcil.federation.protection.client_mods",
         "fcil.federation.protection.malicious",
+        "fcil.federation.protection.safeguards",
         "fcil.federation.ray.runs",
     ),
     (  # what a worker does
@@ -50,6 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "fcil.federation.client",
         "fcil.federation.exchange",
         "fcil.federation.messages.recording_grid",
+        "fcil.federation.preconditions",
         "fcil.federation.ray.grid",
         "fcil.federation.synthesis.service",
     ),

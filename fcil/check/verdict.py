@@ -26,8 +26,10 @@ from fcil.check.circumstances import (
     check_uneven,
 )
 from fcil.check.contract import (
+    Advice,
     Case,
     Check,
+    check_declared,
     check_ends,
     check_finite,
     check_leaks,
@@ -46,7 +48,8 @@ from fcil.check.contract import (
 from fcil.check.trials import Stage, explain, plan_of
 from fcil.config import Where, parse_yaml
 from fcil.config.matrix import place
-from fcil.methods.loading import StrategySpec, built_in_files, locate
+from fcil.methods.files import built_in_files, locate
+from fcil.methods.loading import StrategySpec
 
 _STEADY = ("ends", "sent", "repeat", "random")
 CHECKS = (
@@ -57,6 +60,7 @@ CHECKS = (
     Check("leaks", check_leaks, ("state",)),
     Check("ends", check_ends, ("state", "finite", "leaks")),
     Check("sent", check_sent, ("ends",)),
+    Check("declared", check_declared, ("ends", "sent")),
     Check("repeat", check_repeat, ("ends", "sent")),
     Check("random", check_random, ("ends", "sent", "repeat")),
     Check("separate", check_separate, _STEADY),
@@ -83,7 +87,7 @@ class Result:
     passed: bool | None
     """None where another check failed that this one needs."""
     problem: str
-    """What is wrong and where to look, in one line; or which check it needs."""
+    """What is wrong and where to look, in one line; or which check it needs; or, of one that passed, an advice."""
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -183,4 +187,5 @@ def _made(one: Check, case: Case, before: Sequence[Result]) -> Result:
         problem = one.look(case)
     except Exception as error:  # whatever a strategy raises outside a run is a line too
         problem = explain(error, str(case.spec.path))
-    return Result(one.name, one.what, problem is None, problem or "", time.monotonic() - began)
+    passed = problem is None or isinstance(problem, Advice)
+    return Result(one.name, one.what, passed, problem or "", time.monotonic() - began)

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-from fcil.config import MAX_BYTES
-from fcil.errors import StoreError, printable
-from fcil.store.files import read_text
-from fcil.store.groups import Group, flat, short
+from fcil.compare.bounds import BOUNDS
+from fcil.config.effect import DETAIL
+from fcil.errors import printable
+from fcil.store.declared import read_declared, used_anchors
+from fcil.store.groups import Group, settings_of, short
+from fcil.store.read import Run
 
-SHARED = ("data", "federation", "optimizer", "net")
-"""Sections in which the runs of a table must agree."""
+APART = ("name", "strategy", "anchors")
+"""Sections in which the runs of a table may differ; the anchors only where none were read."""
 MOST_LINES = 20
 """Sentences of one run about what did nothing."""
-FREE = (
-    "data.root",
-    "federation.backend",
-    "federation.timeout",
-    "federation.checkpoint_every",
-    "federation.evaluate_every",
-    "federation.on_failure",
-    "federation.retries",
-    "federation.min_success",
-)
-"""Settings in them that change no result."""
 
 
 def circumstances(group: Group) -> dict[str, str]:
-    """What a group was run under, by key path; the encoder only where the strategy has used one."""
-    config = group.runs[0].config
-    parts = {k: v for k, v in config.items() if k in SHARED}
-    if _word(group, "anchors"):
-        parts["anchors"] = config.get("anchors", {})
-    return {key: printable(str(value)) for key, value in flat(parts).items() if key not in FREE}
+    """What a group was run under, by key path; the encoder only where the runs have used one."""
+    run = group.runs[0]
+    apart = APART[:2] if used_anchors(run.folder) else APART
+    found = {key: value for key, value in settings_of(run).items() if key.split(".")[0] not in apart}
+    return {key: printable(str(value)) for key, value in found.items() if key not in DETAIL}
 
 
 def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
@@ -52,9 +40,20 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
 def kept(group: Group) -> str:
     """What a method's clients keep of earlier tasks: `all data`, `images`, or nothing.
 
-    Exemplars are `all data` where there are as many as images: that is the upper bound under another name.
+    Exemplars are `all data` where there are as many as images: that is the upper bound under another name. What a
+    method has not declared, its runs may have counted.
     """
-    return "all data" if replays_all(group) else _told(_source(group))[0]
+    declared = read_declared(group.runs[0].folder)
+    if replays_all(group) or declared.data == "seen" or BOUNDS.get(group.strategy) == "ceiling":
+        return "all data"
+    return "images" if "exemplars" in declared.uses or any(map(_held, group.runs)) else ""
+
+
+def _held(run: Run) -> bool:
+    """Whether clients held images of earlier tasks when a task ended, as the run's summary tells."""
+    activity = run.summary.get("activity")
+    counts = activity.get("exemplars") if isinstance(activity, Mapping) else None
+    return isinstance(counts, list) and any(isinstance(count, int) and count > 0 for count in counts)
 
 
 def replays_all(group: Group) -> bool:
@@ -88,35 +87,3 @@ def _told_by(group: Group, lines: Callable[[Mapping[str, Any]], Any]) -> tuple[s
             seeds.setdefault(printable(str(line)), []).append(run.seed)
     few = {line: f" (seed {', '.join(map(str, some))})" for line, some in seeds.items() if len(some) < len(group.runs)}
     return tuple(f"{line}{few.get(line, '')}" for line in seeds)
-
-
-def _word(group: Group, word: str) -> bool:
-    """Whether a constant of the strategy's file is this word."""
-    return word in _told(_source(group))[1]
-
-
-def _source(group: Group) -> str:
-    """The strategy's file as it was when the run began; nothing where it cannot be read."""
-    try:
-        return read_text(group.runs[0].folder.strategy, MAX_BYTES)
-    except StoreError:
-        return ""
-
-
-@lru_cache(1024)
-def _told(source: str) -> tuple[str, frozenset[str]]:
-    """What a strategy keeps and the words in its file, from the syntax alone: nothing is executed."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return "", frozenset()
-    words = frozenset(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
-    for node in nodes:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "data" and _is(node.value, "seen"):
-            return "all data", words
-    called = {n.func.attr for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
-    return "images" if "keep" in called else "", words
-
-
-def _is(node: ast.AST | None, word: str) -> bool:
-    return isinstance(node, ast.Constant) and node.value == word

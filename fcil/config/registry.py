@@ -7,8 +7,9 @@ Synthesizers and distillers are found and read in this way; strategies, which us
 from __future__ import annotations
 
 import importlib
-import pkgutil
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from fcil.config import Where, choice, parse_fields
@@ -16,10 +17,17 @@ from fcil.config import Where, choice, parse_fields
 T = TypeVar("T")
 
 
+def files_in(package: str) -> dict[str, Path]:
+    """Name and file of every method of a package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = sorted(p for folder in folders for p in Path(folder).glob("*.py") if not p.stem.startswith("_"))
+    return {p.stem: p for p in files}
+
+
 def names_in(package: str) -> list[str]:
     """The modules of a package. Packages within it hold what the modules share."""
-    path = importlib.import_module(package).__path__
-    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.ispkg)
+    return list(files_in(package))
 
 
 def class_in(module: str, base: type[T]) -> type[T]:

@@ -16,6 +16,7 @@ import textwrap
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -68,13 +69,12 @@ def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
         raise where.error(f"{raw!r} is not allowed; expected a mapping of {_names(cls)}")
     settable = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]
     known, elsewhere = [f.name for f in settable], getattr(cls, "READ_ELSEWHERE", ())
-    hints = get_type_hints(cls, include_extras=True)
 
     def read(key: Any) -> tuple[str, Any]:
         if key not in known:
             names = [*known, *elsewhere]
             raise where.at(key).error(f"unknown key (allowed: {', '.join(names)}).{nearest(key, names)}")
-        return key, _value(hints[key], raw[key], where.at(key))
+        return key, _value(cls, key, raw[key], where.at(key))
 
     values, errors = collect(read, raw)
     missing = [f.name for f in settable if f.name not in raw and f.default is f.default_factory is MISSING]
@@ -96,20 +96,33 @@ def _names(cls: type) -> str:
     return ", ".join(f.name for f in fields(cls) if f.init)
 
 
-def _value(hint: Any, raw: Any, where: Where) -> Any:
-    nested = _settings_class(hint)
+@cache
+def hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, with their bounds."""
+    return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _model(cls: type, key: str) -> TypeAdapter[Any]:
+    """What reads a value of a field; it takes longer to build than to read a file with."""
+    return TypeAdapter(hints(cls)[key])
+
+
+def _value(cls: type, key: str, raw: Any, where: Where) -> Any:
+    hint = hints(cls)[key]
+    nested = settings_class(hint)
     if nested is not None:
         if raw is None and type(None) in get_args(hint):
             return None
         return parse(nested, raw, where)
     try:
         text = json.dumps(raw, allow_nan=False)
-        return TypeAdapter(hint).validate_json(text, strict=True)
+        return _model(cls, key).validate_json(text, strict=True)
     except (TypeError, ValueError) as error:
         raise where.error(_complaint(error, raw)) from None
 
 
-def _settings_class(hint: Any) -> type | None:
+def settings_class(hint: Any) -> type | None:
     """The dataclass in `X` or `X | None`, if there is one."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     found = [o for o in options if is_dataclass(o) or hasattr(o, "from_yaml")]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fcil.config import Where, dump_fields, parse_fields
+from fcil.config.json_schema import Schema, Schemas
 from fcil.data.augment import Augment
 from fcil.errors import ConfigError
 from fcil.types import Index
@@ -42,6 +43,10 @@ class AugmentSettings:
             )
         found = parse_fields(cls, raw, where)
         return True if found == cls() else found
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return {"anyOf": [{"enum": [True, False, "none"]}, schemas.of_fields(cls)]}
 
     def to_yaml(self) -> dict[str, Any]:
         """Without what is as the data set has it."""
@@ -91,6 +96,11 @@ class TestShare:
         if isinstance(raw, int | float) and not isinstance(raw, bool) and not 0 < raw < 1:
             raise where.error(f"{raw!r} is not allowed; it must be a number above 0 and below 1")
         return parse_fields(cls, raw if isinstance(raw, Mapping) else {"share": raw}, where)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        named = schemas.of_fields(cls)
+        return {"anyOf": [named["properties"]["share"], named]}
 
     def to_yaml(self) -> Any:
         """The shortest form that `from_yaml` reads back."""

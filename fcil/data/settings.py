@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from fcil.config import Where, dump_fields, parse_fields
+from fcil.config.json_schema import Schema, Schemas
 from fcil.data.catalog import DATASETS
 from fcil.data.files.compositing import Rendering
 from fcil.data.preparation import AugmentSettings, TestShare
@@ -84,6 +85,17 @@ class PartitionSettings:
         options = {key: raw[key] for key in ("capped", "draw") if key in raw}
         return parse_fields(cls, {"kind": named[0], "value": value, **options}, where)
 
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        named = schemas.of_fields(cls)
+        about: str = named["properties"].pop("kind")["description"]
+        number: Schema = {"type": "integer", "minimum": 1}
+        values: dict[str, Schema] = {"iid": {"type": "null"}, "dirichlet": {"type": "number", "exclusiveMinimum": 0}}
+        kinds = {kind: {**values.get(kind, number), "description": about} for kind in get_args(Kind)}
+        del named["properties"]["value"]
+        one = {**named, "properties": kinds | named["properties"], "oneOf": [{"required": [kind]} for kind in kinds]}
+        return {"anyOf": [{"enum": ["iid"]}, one]}
+
     def to_yaml(self) -> Any:
         """The shortest form that `from_yaml` reads back."""
         options: dict[str, Any] = {} if self.capped else {"capped": False}
@@ -104,7 +116,7 @@ def _number(value: object) -> float | None:
 class DataSettings:
     """Which data set, which tasks, which client holds what."""
 
-    dataset: str
+    dataset: Annotated[str, Field(json_schema_extra={"enum": [*DATASETS]})]
     """A name from `fcil list datasets`."""
     root: str | None = None
     """Folder or zip that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""

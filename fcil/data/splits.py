@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from fcil.config import Where, parse_fields
+from fcil.config.json_schema import Schema, Schemas
 from fcil.data.tasks import TaskSplit, check_classes
 from fcil.errors import ConfigError
 from fcil.io.bounded import read_text
@@ -117,6 +118,10 @@ class SplitFile:
         if given.digest not in ("", found.digest):
             raise where.error(f"{given.file} is another split now (its digest was {given.digest}, is {found.digest})")
         return cls(given.file, found.digest)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return {"anyOf": [{"type": "string"}, schemas.of_fields(cls)]}
 
     def to_yaml(self) -> dict[str, str]:
         return {"file": self.file, "digest": self.digest}

@@ -16,7 +16,7 @@ from fcil.distillation.quantisation import QuantiseSettings
 from fcil.distillers import KD, Distiller, Learns, contradiction
 from fcil.errors import all_of, collect
 from fcil.federation.persistence.smoke import MOST_STEPS, SUFFIX
-from fcil.federation.plan import Plan, check_runs
+from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec
 from fcil.nets import NetSettings
@@ -24,6 +24,9 @@ from fcil.optimizer import OptimizerSettings
 from fcil.store.groups import TEACHER
 from fcil.synthesis import Synthesizer
 from fcil.types import Count, Index
+
+SHARED_OUT = ("base", "increment", "order", "partition", "split")
+"""Keys of `data` that say how several tasks or clients share it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,8 @@ class Distillation:
             clients=1, rounds=t.epochs, local_epochs=1, batch_size=t.batch_size, backend="inprocess", evaluate_every=0
         )
         strategy = StrategySpec.from_yaml("finetune", Where("teacher"))
-        return self._plan(f"{self.name}{TEACHER}", seed, federation, t.optimizer, t.net, strategy)
+        own = {"federation": federation, "optimizer": t.optimizer, "net": t.net, "strategy": strategy}
+        return self._plan(f"{self.name}{TEACHER}", seed, **own)
 
     def student_plan(self, seed: int, teacher: Path | None = None) -> Plan:
         """A student as a run: one client who dreams; without a file of the teacher only a rehearsal.
@@ -166,21 +170,13 @@ class Distillation:
             "show": list(s.shown),
         }
         strategy = StrategySpec.from_yaml({"distill": options}, Where("student"))
-        return self._plan(self.name, seed, federation, s.optimizer, s.net, strategy)
+        own = {"federation": federation, "optimizer": s.optimizer, "net": s.net, "strategy": strategy}
+        return self._plan(self.name, seed, **own)
 
-    def _plan(
-        self,
-        name: str,
-        seed: int,
-        federation: FederationSettings,
-        optimizer: OptimizerSettings,
-        net: NetSettings,
-        strategy: StrategySpec,
-    ) -> Plan:
-        return Plan(
-            name=name, seed=seed, data=self.data, federation=federation, optimizer=optimizer, net=net,
-            anchors=self.anchors, strategy=strategy, resources=self.resources,
-        )  # fmt: skip
+    def _plan(self, name: str, seed: int, **own: Any) -> Plan:
+        """A run with sections of its own; the others are those of the distillation."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Sections) if hasattr(self, f.name)}
+        return Plan(seed=seed, **shared | {"name": name} | own)
 
 
 class _Smoke(Distillation):
@@ -221,7 +217,7 @@ def _one_task(values: dict[str, Any], where: Where) -> dict[str, Any]:
     data = values.get("data")
     if not isinstance(data, Mapping):
         return values
-    for key in ("base", "increment", "order", "partition", "split"):
+    for key in SHARED_OUT:
         if key in data:
             raise where.at(f"data.{key}").error("a distillation has one task and one holder of its data; leave it out")
     if data.get("tasks", 1) != 1:

@@ -43,7 +43,7 @@ from fcil.losses import kl_divergence
 from fcil.nets import Net
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis.common.base import Inversion, Views
-from fcil.types import Count, NonNegative, Output, Positive, Terms
+from fcil.types import Count, Output, Positive, Terms, Weight
 
 EPSILON = 1e-7
 UNSEEN = -1
@@ -67,11 +67,11 @@ class Memories:
 class CRD(Distiller):
     """Contrast of features over memories of a pool."""
 
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy to the label (`gamma`): the one a sample was made for, or the teacher's answer."""
-    kd: NonNegative = 0.0
+    kd: Weight = 0.0
     """Weight of softened answers beside it (`alpha`; 1 in CRD+KD)."""
-    contrast: NonNegative = 0.8
+    contrast: Weight = 0.8
     """Weight of the contrast (`beta`)."""
     negatives: Count = 16_384
     """Samples of other classes that each is held against, drawn with replacement (`K`)."""

@@ -22,7 +22,7 @@ from fcil.federation.messages.audit import Ledger, read_audit
 from fcil.federation.messages.failures import Failure, Kind, judge, kind_of, reason_of
 from fcil.federation.messages.replies import InvalidReplyError
 from fcil.federation.observer import Observer
-from fcil.federation.protection.mods import said
+from fcil.federation.protection.client_mods import said
 from fcil.federation.runtime.timing import Phases, timed
 from fcil.federation.settings import FederationSettings
 from fcil.types import Update

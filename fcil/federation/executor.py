@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fcil.config import Where, parse
 from fcil.errors import ConfigError, FCILError, TrainingError
+from fcil.federation.ray.pool import ActorPool, death
 from fcil.federation.settings import settle_arithmetic
 from fcil.federation.synthesis.jobs import Job, to_numpy
 from fcil.synthesis import Synthesizer
@@ -108,29 +109,8 @@ class RayExecutor:
     """How many workers a chain may lose without getting further."""
 
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
-        import ray
-
-        self._actor: Any = ray.remote(ChainWorker).options(**options)
         # On a GPU they are made at once: what they need is theirs before clients divide up the rest.
-        at_once = workers if options["num_gpus"] else 0
-        self._idle: list[Any] = [self._actor.remote() for _ in range(at_once)]
-        self._unmade = workers - at_once
-
-    def take(self) -> Any | None:
-        """A worker that has nothing to do, or a new one if there may be one more."""
-        if self._idle:
-            return self._idle.pop(0)
-        if not self._unmade:
-            return None
-        self._unmade -= 1
-        return self._actor.remote()
-
-    def give_back(self, actor: Any) -> None:
-        self._idle.append(actor)
-
-    def replace(self) -> None:
-        """One of the workers died; another may be made."""
-        self._unmade += 1
+        self._pool = ActorPool(ChainWorker, workers, options, at_once=bool(options["num_gpus"]))
 
     def run(self, jobs: Sequence[Job], episodes: int, tick: Tick, keeper: Keeper) -> list[Tensors]:
         # Ray shows a worker only the GPUs it gave it, and counts them from 0.
@@ -143,17 +123,10 @@ class RayExecutor:
             self._play(waiting, active, chains, tick, keeper)
         except BaseException:
             for chain in chains:
-                self.drop(chain)  # whatever it is at, nobody will ask for it
+                if chain.actor is not None:
+                    self._pool.drop(chain.actor)  # whatever it is at, nobody will ask for it
             raise
         return [chain.pool or {} for chain in chains]
-
-    def drop(self, chain: _RayChain) -> None:
-        """End the worker of a chain that is given up; another may be made."""
-        import ray
-
-        if chain.actor is not None:
-            ray.kill(chain.actor)
-            self.replace()
 
     def _play(
         self,
@@ -164,7 +137,7 @@ class RayExecutor:
         keeper: Keeper,
     ) -> None:
         while waiting or active:
-            while waiting and (actor := self.take()) is not None:
+            while waiting and (actor := self._pool.take()) is not None:
                 chain = waiting.pop(0)
                 active[chain.begin(actor)] = chain
             reference = self._next(active)
@@ -173,7 +146,7 @@ class RayExecutor:
                 terms = chain.collect(reference)
             except WorkerDied as error:
                 chain.actor = None
-                self.replace()
+                self._pool.replace()
                 keeper.lost(chain.number, str(error))
                 chain.bereaved(self.DEATHS, error)
                 waiting.insert(0, chain)
@@ -181,7 +154,7 @@ class RayExecutor:
             if chain.pool is None:
                 active[chain.next()] = chain
             else:
-                self.give_back(chain.actor)
+                self._pool.give_back(chain.actor)
                 chain.actor = None
             if terms is not None:
                 tick(sum(c.done for c in chains), terms)
@@ -269,8 +242,7 @@ def _get(reference: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        why = str(error).strip().splitlines() or [""]
-        raise WorkerDied(f"a synthesis worker died ({type(error).__name__}: {why[0]})") from None
+        raise WorkerDied(f"a synthesis worker died ({death(error)})") from None
 
 
 def _on_cpu(value: Value) -> Value:

@@ -18,6 +18,8 @@ from fcil.federation.protection.mods import Mods
 from fcil.federation.protection.privacy import Privacy
 from fcil.types import Count, Fraction, Index, Positive
 
+_DEVICES = "auto|cpu|cuda(:[0-9]{1,2})?"
+
 
 def settle_arithmetic(threads: int) -> None:
     """Make this process compute what every other process of the run would, whatever precision was set before."""
@@ -80,7 +82,7 @@ class FederationSettings:
     exemplars: Index | None = None
     """Most own images that a client may keep of earlier tasks, whatever the strategy asks; null: as many as it asks."""
     mods: Mods = Mods()
-    """Flower's mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
+    """Mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
     `fixed_clipping`, `adaptive_clipping`."""
     aggregation: Aggregation = Mean()
     """How updates become one: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""
@@ -98,7 +100,7 @@ class FederationSettings:
 class Resources:
     """What a run may use. On a CPU and at an equal number of threads, nothing here changes the result."""
 
-    device: str = "auto"
+    device: Annotated[str, Field(json_schema_extra={"pattern": f"^({_DEVICES})$"})] = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:k`."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Torch threads of each process; more threads round differently, so results compare at equal counts."""
@@ -114,7 +116,7 @@ class Resources:
     """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", self.device):
+        if not re.fullmatch(_DEVICES, self.device):
             raise ValueError(f'device: "{self.device}" is not allowed; expected auto, cpu, cuda or cuda:k')
 
     def torch_device(self) -> torch.device:

@@ -1,76 +1,79 @@
-"""What a strategy needs and sends, read from its file.
+"""What a strategy declares of itself: its class variables, and the metadata of its fields.
 
-Nothing of it is written by hand beside the code, so that it cannot fall behind the code.
+The text of its file is not read: rewording a sentence changes nothing here.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from fcil.strategy import Strategy
+from fcil.synthesis import Synthesizer
+from fcil.types import Radius, Update, Weighs
+
+T = TypeVar("T")
+USES = {
+    "exemplars": "exemplars",
+    "teacher": "a teacher on clients",
+    "samples": "",
+    "notes": "notes of each client",
+}
+"""What `Strategy.uses` may hold, and how `fcil list` puts it; samples are listed as what the server sends."""
 
 
-def paper(source: str) -> str:
-    """The paragraph of a file's docstring that begins with `Paper:`, up to its first full stop after the year."""
-    doc = ast.get_docstring(ast.parse(source)) or ""
-    found = [block for block in doc.split("\n\n") if block.startswith("Paper:")]
-    text = " ".join(found[0].split()).removeprefix("Paper: ") if found else ""
-    return text.split(" Code")[0].split(". Federated")[0].rstrip(".")
-
-
-def needs(kind: type[Strategy], source: str) -> list[str]:
+def needs(kind: type[Strategy]) -> list[str]:
     """What the method cannot do without, in a word each."""
-    tree = ast.parse(source)
-    called = {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
-    found = sorted(kind.needs)
-    if kind.data == "seen":
-        found.append("all earlier data")
-    if "keep" in called and "exemplars" not in found:
-        found.append("exemplars")
-    if "frozen" in called:
-        found.append("a teacher on clients")
-    if any("Synthesizer" in str(hint) for hint in kind.__annotations__.values()) or "synthesize" in called:
-        found.append("synthesis on the server")
-    if any(isinstance(n, ast.Attribute) and ast.unparse(n) == "client.memory" for n in ast.walk(tree)):
-        found.append("notes of each client")
-    return found
+    synthesizes = any(Synthesizer in (hint, *get_args(hint)) for hint in get_type_hints(kind).values())
+    listed = [
+        *sorted(kind.needs),
+        "all earlier data" if kind.data == "seen" else "",
+        *(USES[word] for word in ("exemplars", "teacher") if word in words(kind, "uses")),
+        "synthesis on the server" if synthesizes else "",
+        USES["notes"] if "notes" in words(kind, "uses") else "",
+    ]
+    return [text for text in dict.fromkeys(listed) if text]
 
 
-def sent(kind: type[Strategy], source: str) -> dict[str, str]:
-    """What goes down to clients and up to the server, in words."""
-    ends = kind.after_local_task is not Strategy.after_local_task and _answers(source)
+def sent(kind: type[Strategy]) -> dict[str, str]:
+    """What goes down to clients and up to the server, in words; `after_local_task` with `-> None` sends nothing."""
+    returned = getattr(kind.after_local_task, "__annotations__", {}).get("return", Update)
+    ends = kind.after_local_task is not Strategy.after_local_task and returned not in (None, "None")
     up = "part of the net" if kind.trainable is not Strategy.trainable else "the net"
     return {
-        "down": ", ".join(["the net", *_shared(source)]),
+        "down": ", ".join(["the net", *words(kind, "broadcasts")]),
         "up": f"{up}, and more when a task ends" if ends else up,
     }
 
 
-def _shared(source: str) -> list[str]:
-    """The names that the file gives to entries of `server.shared`, in order."""
-    names: dict[str, None] = {}
-    for node in ast.walk(ast.parse(source)):
-        keys: list[ast.expr | None] = []
-        if isinstance(node, ast.Assign):
-            found = [t for t in node.targets if isinstance(t, ast.Subscript) and _is_shared(t.value)]
-            keys = [t.slice for t in found]
-        elif isinstance(node, ast.AugAssign) and _is_shared(node.target) and isinstance(node.value, ast.Dict):
-            keys = [*node.value.keys]
-        names |= {str(key.value) if isinstance(key, ast.Constant) else ast.unparse(key): None for key in keys if key}
-    return list(names)
+def declared(kind: type[Strategy]) -> dict[str, Any]:
+    """What readers of a run folder need to know of its method, as plain values; `fcil.store.declared` reads it back."""
+    defaults = {f.name: f.default if isinstance(f.default, int | float) else None for f in fields(kind)}
+    return {
+        "data": kind.data,
+        "uses": sorted({*kind.needs, *words(kind, "uses")}),
+        "loss_terms": list(words(kind, "loss_terms")),
+        "weights": {name: defaults[name] for name in marked(kind, Weighs)},
+        "radii": {radius.term: name for name, radius in marked(kind, Radius).items()},
+    }
 
 
-def _is_shared(node: ast.expr) -> bool:
-    return ast.unparse(node) == "server.shared"
+def words(kind: type[Strategy], name: str) -> tuple[str, ...]:
+    """A class variable that lists words; nothing for a class in which the name is that of something else."""
+    value = getattr(kind, name)
+    return tuple(value) if isinstance(value, tuple | frozenset | set | list) else ()
 
 
-def _answers(source: str) -> bool:
-    """Whether `after_local_task` returns anything but nothing."""
+def marked(kind: type, marker: type[T]) -> dict[str, T]:
+    """Fields of a dataclass that have this metadata, in their order."""
+    hints = get_type_hints(kind, include_extras=True)
+    both = ((f.name, item) for f in fields(kind) for item in _metadata(hints[f.name]))
+    return {name: item for name, item in both if isinstance(item, marker)}
 
-    def returned(tree: ast.AST) -> Iterator[ast.expr]:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name == "after_local_task":
-                yield from (n.value for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None)
 
-    return any(not (isinstance(v, ast.Constant) and v.value is None) for v in returned(ast.parse(source)))
+def _metadata(hint: Any) -> Iterator[Any]:
+    """Of an annotated type, and of the members of a union."""
+    yield from getattr(hint, "__metadata__", ())
+    for inner in get_args(hint):
+        yield from _metadata(inner)

@@ -13,8 +13,9 @@ from fcil.anchors import ENCODERS
 from fcil.config import Where, dump, field_docs
 from fcil.data import DATASETS
 from fcil.errors import ConfigError, nearest
-from fcil.methods.introspection import needs, paper, sent
-from fcil.methods.loading import built_in_files, first_line, locate, own_files, read_source, strategy_class
+from fcil.methods.files import built_in_files, first_line, locate, own_files, read_source
+from fcil.methods.introspection import needs, sent
+from fcil.methods.loading import strategy_class
 from fcil.nets import BACKBONES
 from fcil.synthesis import synthesizer_class, synthesizer_names
 
@@ -28,7 +29,7 @@ def strategies() -> list[Row]:
         where = Where(str(path))
         source = read_source(path, where)
         kind = strategy_class(name, locate(name, where), source, where)
-        about = {"paper": paper(source), "needs": ", ".join(needs(kind, source)), **sent(kind, source)}
+        about = {"paper": kind.paper, "needs": ", ".join(needs(kind)), **sent(kind)}
         rows.append({"strategy": name, "what": first_line(source), **about})
     return rows
 

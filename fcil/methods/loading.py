@@ -6,24 +6,19 @@ file is taken as it is. Exactly one `Strategy` subclass must be defined in the f
 
 from __future__ import annotations
 
-import ast
 import importlib
-import importlib.util
-import os
 import sys
 from dataclasses import dataclass
-from filecmp import cmp
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
-from fcil.config import MAX_BYTES, Where, choice, dump
-from fcil.errors import ConfigError, described, nearest
-from fcil.io.bounded import read_text
+from fcil.config import Where, choice, dump
+from fcil.config.json_schema import Schema, Schemas
+from fcil.errors import described
+from fcil.methods.files import BUILT_IN, built_in_files, locate, read_source
 from fcil.methods.verbs import problems
 from fcil.strategy import Strategy
-
-BUILT_IN = "strategies"
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,13 @@ class StrategySpec:
         kind = strategy_class(name, path, source, where)
         return cls(Path(name).stem, kind.parse(options, where.at(name)), source, str(path) if path else None)
 
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        """The strategies that come with the project, and any other name or file, which may be a user's own."""
+        where = Where(BUILT_IN)
+        kinds = {n: strategy_class(n, None, read_source(p, where), where) for n, p in built_in_files().items()}
+        return schemas.of_choice("strategy", kinds, own=True)
+
     def to_yaml(self) -> dict[str, object]:
         return {self.path or self.name: dump(self.strategy.options())}
 
@@ -54,56 +56,6 @@ class StrategySpec:
         """What can change the result: the options, and the text of a user's own file."""
         source = sha256(self.source.encode()).hexdigest() if self.path else ""
         return {"name": self.name, "options": dump(self.strategy.decisive()), "source": source}
-
-
-def built_in_files() -> dict[str, Path]:
-    """Name and file of every strategy that comes with the project."""
-    spec = importlib.util.find_spec(BUILT_IN)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = sorted(p for folder in folders for p in Path(folder).glob("*.py") if not p.stem.startswith("_"))
-    return {p.stem: p for p in files}
-
-
-def own_files() -> dict[str, Path]:
-    """Name and file of every strategy in `./strategies`, but for those that are the built-in ones, or copies."""
-    found = {p.stem: p for p in sorted(Path("strategies").glob("*.py")) if not p.stem.startswith("_")}
-    built_in = built_in_files()
-    return {name: p for name, p in found.items() if name not in built_in or not cmp(p, built_in[name], shallow=False)}
-
-
-def locate(name: str, where: Where) -> Path | None:
-    """The user's file of this name or path; None for a built-in strategy.
-
-    Raises:
-        ConfigError: there is no such strategy or file.
-    """
-    if name.endswith(".py") or "/" in name:
-        if not os.path.isfile(name):
-            near = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*.py")])
-            raise where.error(f'no strategy file "{name}".{near}')
-        return Path(name)
-    if name in own_files():
-        return own_files()[name]
-    if name not in built_in_files():
-        raise where.unknown("strategy", name, sorted({**built_in_files(), **own_files()}))
-    return None
-
-
-def read_source(path: Path, where: Where) -> str:
-    """The text of a strategy's file.
-
-    Raises:
-        ConfigError: it cannot be read, or is no text.
-    """
-    try:
-        return read_text(path, MAX_BYTES, ConfigError, f'strategy file "{path}"')
-    except ConfigError as error:
-        raise where.error(str(error)) from None
-
-
-def source_digest(source: str) -> str:
-    """Thirty-two hex digits that stand for the text of a strategy's file."""
-    return sha256(source.encode()).hexdigest()[:32]
 
 
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:
@@ -142,9 +94,3 @@ def load_source(path: Path, source: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def first_line(source: str) -> str:
-    """The first line of a file's docstring, without executing the file."""
-    doc = ast.get_docstring(ast.parse(source)) or ""
-    return doc.splitlines()[0] if doc else ""

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from fcil.errors import ConfigError, StoreError, nearest
 from fcil.io.atomic import write_text
-from fcil.methods.loading import built_in_files
+from fcil.methods.files import built_in_files
 
 KINDS = ("strategy",)
 STRATEGY = '''"""{title}: what it does about forgetting, in one line.
-
-Paper: Authors, "Title of the paper", venue and year, arXiv:0000.00000.
 
     task 1:  L = CE(z, y)
     task t:  L = CE(z, y) + keep KD(z_old, z_old^T)        T the last global net
@@ -26,14 +24,19 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from fcil import Batch, Client, NonNegative, Server, Strategy, Terms, Update
+from fcil import Batch, Client, Server, Strategy, Terms, Update, Weight
 from fcil.losses import soft_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
 class {title}(Strategy):
-    keep: NonNegative = 1.0
+    keep: Weight = 1.0
     """Weight of keeping what the last global net says about the old classes."""
+
+    paper = 'Authors, "Title of the paper", venue and year, arXiv:0000.00000'
+    uses = frozenset({{"teacher"}})
+    loss_terms = ("ce", "kd")
+    broadcasts = ("teacher",)
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         logits, old = client.net(batch.x).logits, client.task.num_old  # (B, C)

@@ -41,7 +41,7 @@ FOREIGN = {
     **dict.fromkeys(("evaluate", "inference", "classify", "eval_task"), "predict"),
 }
 """Methods of other frameworks, and the verb that comes closest."""
-DECLARED = ("needs", "data")
+DECLARED = ("needs", "data", "paper", "uses", "loss_terms", "broadcasts")
 """Class variables that a strategy may set."""
 CLOSE = 0.8
 

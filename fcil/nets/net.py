@@ -30,7 +30,7 @@ from fcil.types import Output, Tensors
 class NetSettings:
     """Which net is trained."""
 
-    name: str = "resnet18"
+    name: Annotated[str, Field(json_schema_extra={"enum": [*BACKBONES]})] = "resnet18"
     """The backbone; `fcil list nets` names them all."""
     stem: Stem = "auto"
     """First layers: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32 pixels."""

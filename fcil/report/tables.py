@@ -13,7 +13,7 @@ from fcil.compare import METRICS, Comparison, Entry, Split
 from fcil.compare.write import cell, marks, meanings
 from fcil.console.tables import MEANING, NONE, UNDEFINED, duration, percent, size
 from fcil.errors import StoreError
-from fcil.store.groups import Group, flat
+from fcil.store.groups import Group, flat, settings_of
 from fcil.store.read import Run
 
 MAIN = ("final_accuracy", "average_incremental_accuracy", "forgetting")
@@ -207,7 +207,7 @@ def settings(groups: Sequence[Group]) -> list[Table]:
     An option that only one strategy has differs from nothing, so the strategies' own options are
     told elsewhere (`own_settings`).
     """
-    flats = [flat(group.runs[0].config) for group in groups]
+    flats = [settings_of(group.runs[0]) for group in groups]
     found: dict[str, list[str]] = {}
     for path in dict.fromkeys(path for one in flats for path in one):
         values = [_said(one[path]) for one in flats if path in one]

@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 
 from fcil.anchors.encoders import EMBEDDED
 from fcil.config import Where, load_yaml
-from fcil.data import Scenario
+from fcil.config.effect import effective, without
 from fcil.errors import StoreError
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.persistence.manifest import check_manifests, difference, has_saved
-from fcil.federation.plan import FREE, Plan, inputs_of, scenario_of
+from fcil.federation.plan import Plan
 from fcil.io.atomic import writing
 from fcil.io.lock import claimed
-from fcil.methods.loading import read_source, source_digest
+from fcil.methods.files import read_source, source_digest
+from fcil.methods.introspection import declared
 from fcil.store import RunFolder, files
+from fcil.store.declared import KEY
 from fcil.store.environment import changes, environment, environments, facts
 
 UNDO = "undo the change, or begin anew under another --out"
@@ -42,10 +45,11 @@ class Intended:
     environment: dict[str, Any]
 
     @classmethod
-    def of(cls, plan: Plan, scenario: Scenario) -> Intended:
-        resources = plan.resources
-        here = environment([str(resources.torch_device())], resources.threads, inputs_of(plan))
-        return cls(plan, _plain(plan.to_yaml()), _plain(scenario.partition_record()), here)
+    def of(cls, context: RunContext) -> Intended:
+        plan = context.plan
+        now = environment([str(context.device)], plan.resources.threads, context.inputs())
+        now[KEY] = declared(type(plan.strategy.strategy))
+        return cls(plan, _plain(plan.to_yaml()), _plain(context.scenario.partition_record()), now)
 
 
 class Lines(NamedTuple):
@@ -55,7 +59,7 @@ class Lines(NamedTuple):
     logged: list[str]
 
 
-def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
+def begin(folder: RunFolder, context: RunContext) -> Lines:
     """Write what is known before training, or compare it with what is there if the run goes on from a checkpoint.
 
     Returns:
@@ -63,7 +67,7 @@ def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
     Raises:
         StoreError: the run cannot go on as the same run; nothing was written.
     """
-    now = Intended.of(plan, scenario)
+    now = Intended.of(context)
     if not has_saved(folder.checkpoints):
         with writing(folder.env):
             folder.env.unlink(missing_ok=True)  # what has left nothing to go on from does not count
@@ -76,7 +80,7 @@ def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
     return lines
 
 
-def check_begun(plans: Sequence[Plan], out: Path) -> list[str]:
+def check_begun(plans: Sequence[Plan], datasets: Datasets, out: Path) -> list[str]:
     """See that runs which were begun, and which no other process plays, can go on as the same runs.
 
     Returns:
@@ -89,7 +93,7 @@ def check_begun(plans: Sequence[Plan], out: Path) -> list[str]:
         folder = RunFolder(out / plan.folder)
         if not folder.finished and has_saved(folder.checkpoints):
             with claimed(folder.path) as ours:
-                said += compared(folder, Intended.of(plan, scenario_of(plan))).said if ours else []
+                said += compared(folder, Intended.of(datasets.open(plan))).said if ours else []
     return said
 
 
@@ -218,24 +222,9 @@ def _told_by(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decisive(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """The settings that can change a result, out of the values of a configuration: as `Plan.decisive` has them."""
-    found = {key: value for key, value in config.items() if key not in ("resources", "logger")}
-    _drop(found, "federation", FREE)
-    _drop(found, "data", () if plan.data.dataset == "image_folder" else ("root",))
-    if isinstance(found.get("data"), Mapping) and isinstance(found["data"].get("split"), Mapping):
-        _drop(found["data"], "split", ("file",))
-    if isinstance(found.get("strategy"), Mapping) and len(found["strategy"]) == 1:
-        name, options = next(iter(found["strategy"].items()))
-        known, kept = plan.strategy.strategy.options(), plan.strategy.strategy.decisive()
-        found["strategy"] = {Path(name).stem: options}  # the text is compared, wherever it lies
-        _drop(found["strategy"], Path(name).stem, [key for key in known if key not in kept])
-    return found
-
-
-def _drop(values: dict[str, Any], section: str, keys: Iterable[str]) -> None:
-    """Leave keys out of a section, which is copied."""
-    if isinstance(values.get(section), Mapping):
-        left_out = set(keys)
-        values[section] = {key: value for key, value in values[section].items() if key not in left_out}
+    strategy = plan.strategy.strategy
+    idle = strategy.options().keys() - strategy.decisive().keys()
+    return without(effective(config), {f"strategy.{plan.strategy.name}.{key}" for key in idle})
 
 
 def _restricted(values: Any, to: Any) -> Any:

@@ -22,12 +22,11 @@ from fcil.config import dump
 from fcil.data import PartitionSettings
 from fcil.errors import StoreError, TrainingError, printable
 from fcil.federation.persistence.manifest import manifest_paths
-from fcil.federation.plan import Plan
+from fcil.federation.plan import Plan, Sections
 from fcil.io.atomic import write_text
 from fcil.io.bounded import last_lines
 from fcil.store import RunFolder, files
 
-SECTIONS = ("data", "federation", "optimizer", "net", "anchors", "resources")
 _PATH = re.compile(r"""(?<![\w./~…])~?(?:/[^\s/:,;'"()\[\]{}]+){2,}""")
 """An absolute path with a folder in it, or one below the home folder."""
 
@@ -114,8 +113,9 @@ def _plain(value: Any, folder: RunFolder) -> Any:
 def changed(plan: Plan) -> dict[str, Any]:
     """The settings of a plan that are not the defaults, by key path."""
     found = {"seed": plan.seed} if plan.seed else {}
-    for section in SECTIONS:
-        found |= _changed(section, getattr(plan, section), MISSING)
+    for section in (f for f in fields(Sections) if f.name not in ("name", "strategy")):
+        value = getattr(plan, section.name)
+        found |= _changed(section.name, value, MISSING if is_dataclass(value) else section.default)
     return found | {"strategy": plan.strategy.name} | _changed("strategy", plan.strategy.strategy, MISSING)
 
 

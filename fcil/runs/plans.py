@@ -6,44 +6,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fcil.anchors import AnchorSettings
 from fcil.config import parse_fields
 from fcil.config.matrix import DISTILLS, MAX_RUNS, Source, cells, is_distillation, place_of
-from fcil.data import DataSettings, Scenario
 from fcil.errors import all_of, collect
-from fcil.federation.plan import Logger, Plan, check_runs
-from fcil.federation.settings import FederationSettings, Resources
-from fcil.methods.loading import StrategySpec
-from fcil.nets import NetSettings
-from fcil.optimizer import OptimizerSettings
+from fcil.federation.context import Datasets, RunContext
+from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.runs.preflight import share_out
 from fcil.types import Index
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Sections):
     """The keys of an experiment file, `matrix` aside."""
 
-    name: str
-    """Names the folder of the results."""
     seeds: tuple[Index, ...] = (0,)
     """A run for each."""
-    data: DataSettings
-    """What is learnt, task by task and client by client."""
-    federation: FederationSettings = FederationSettings()
-    """Who trains, and for how long."""
-    optimizer: OptimizerSettings = OptimizerSettings()
-    """How clients train."""
-    net: NetSettings = NetSettings()
-    """What is trained."""
-    anchors: AnchorSettings = AnchorSettings()
-    """Where label-text embeddings come from."""
-    strategy: StrategySpec
-    """The method."""
-    resources: Resources = Resources()
-    """What the run may use."""
-    logger: Logger | None = None
-    """Who else is told of every round: `tensorboard` or `wandb`; null: nobody."""
 
     READ_ELSEWHERE: ClassVar = ("matrix",)
 
@@ -51,8 +28,7 @@ class Experiment:
         check_runs(self.name, self.seeds)
 
     def plans(self) -> list[Plan]:
-        parts = {k: getattr(self, k) for k in Plan.__dataclass_fields__ if k != "seed"}
-        return [Plan(seed=seed, **parts) for seed in self.seeds]
+        return [Plan(seed=seed, **self.sections()) for seed in self.seeds]
 
 
 def read(source: Source, overrides: Sequence[str] = ()) -> list[Experiment]:
@@ -85,7 +61,8 @@ def planned(source: Source, overrides: Sequence[str] = (), smoke: bool = False) 
     return list({plan.folder: plan for plan in plans}.values())
 
 
-def survey(source: Source, overrides: Sequence[str] = ()) -> Iterator[tuple[Plan, Scenario]]:
+def survey(source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None) -> Iterator[RunContext]:
     """Every run of an experiment and who would hold what in it; nothing is played."""
+    datasets = datasets or Datasets()
     for plan in (plan for experiment in read(source, overrides) for plan in experiment.plans()):
-        yield plan, share_out(plan, place_of(source))
+        yield share_out(plan, datasets, place_of(source))

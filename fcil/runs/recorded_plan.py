@@ -9,7 +9,7 @@ from pathlib import Path
 from fcil.config import Where, choice, load_yaml
 from fcil.errors import StoreError
 from fcil.federation.plan import Plan, from_yaml
-from fcil.methods.loading import read_source
+from fcil.methods.files import read_source
 from fcil.store import RunFolder
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from fcil.errors import StoreError
 from fcil.federation.persistence.smoke import is_smoke
 from fcil.store import files
-from fcil.store.groups import UNTOLD, flat, group_runs
+from fcil.store.groups import UNTOLD, flat, group_runs, settings_of
 from fcil.store.read import Run, find_runs
 
 
@@ -58,12 +58,12 @@ def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _settings(run: Run) -> dict[str, Any]:
     """Values by key path, as an override names them: `strategy.radius`, whichever the strategy."""
-    config = {key: value for key, value in run.config.items() if key not in ("name", "strategy")}
+    common = {k: v for k, v in settings_of(run).items() if k.split(".")[0] not in ("name", "strategy")}
     chosen = run.config.get("strategy")
     options = next(iter(chosen.values())) if isinstance(chosen, Mapping) and len(chosen) == 1 else {}
     own = flat(options) if isinstance(options, Mapping) else {}
     untold = {key.removeprefix(f"strategy.{run.strategy}.") for key in UNTOLD}
-    found = flat(config) | {f"strategy.{key}": value for key, value in own.items() if key not in untold}
+    found = common | {f"strategy.{key}": value for key, value in own.items() if key not in untold}
     return {key: str(value) if isinstance(value, list) else value for key, value in found.items()}
 
 

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcil.config.effect import effective
 from fcil.errors import printable
 from fcil.federation.persistence.smoke import is_smoke
 from fcil.store.read import Run
 
-IGNORED = (
-    *("seed", "matrix", "resources", "federation.backend", "federation.timeout", "federation.checkpoint_every"),
-    *("logger", "data.split.file"),
-)
-"""Settings that change no result, and so tell no two groups apart."""
+OF_RUNS = ("seed", "matrix")
+"""Keys in which runs of one group may differ."""
 CHOICES = ("synthesizer", "distiller")
 """Settings that name a method and hold its options."""
 UNTOLD = ("strategy.distill.teacher", "strategy.distill.digest")
@@ -94,8 +92,7 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     """` (radius 0.01)`: what sets a run apart from others of the same strategy and split, or nothing."""
     if len(rivals) == 1:
         return ""
-    flats = [flat(r.config) for r in rivals]
-    mine = flat(run.config)
+    flats, mine = [settings_of(r) for r in rivals], settings_of(run)
     keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k not in ("name", *UNTOLD)]
     chosen = [k for k in keys if k.split(".")[-1] in CHOICES]  # their options are not those of another choice
     keys = [k for k in keys if not any(k.startswith(f"{choice}.") for choice in chosen)]
@@ -107,10 +104,13 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
+def settings_of(run: Run) -> dict[str, Any]:
+    """Key paths and values of all that can tell a run's group from others: what changes no result cannot."""
+    return flat({key: value for key, value in effective(run.config).items() if key not in OF_RUNS})
+
+
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Key paths and their values, without those that change no result."""
-    if path in IGNORED:
-        return {}
+    """Key paths and their values."""
     if isinstance(value, Mapping):
         chosen = path.split(".")[-1] in CHOICES and len(value) == 1
         found: dict[str, Any] = {path: next(iter(value))} if chosen else {}

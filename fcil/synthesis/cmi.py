@@ -44,7 +44,7 @@ from fcil.synthesis.common.inner_loop import Batches, History, Lowest, readable,
 from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.common.preconditions import makeable
 from fcil.synthesis.families.with_student import Taught
-from fcil.types import Count, Fraction, NonNegative, Positive, Tensors, Terms
+from fcil.types import Count, Fraction, Positive, Tensors, Terms, Weight
 
 BETAS = (0.5, 0.999)
 RATIO = math.log(4 / 3)
@@ -91,11 +91,11 @@ class CMI(Taught):
     """Width of the noise (`nz`)."""
     width: Count = 64
     """Channels of the generator's last stage (`ngf`)."""
-    bn: NonNegative = 1.0
+    bn: Weight = 1.0
     """Weight of batch-norm matching."""
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy to the wanted class (`oh`)."""
-    adv: NonNegative = 0.5
+    adv: Weight = 0.5
     """Weight of the disagreement with the student; at 0 there is no student."""
     contrast: Positive = 0.8
     """Weight of the contrast (`cr`)."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fcil.synthesis.families.data_free import Mixture
-from fcil.types import Count, NonNegative
+from fcil.types import Count, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class DAFL(Mixture):
 
     latent: Count = 512
     """Width of the noise (`nz`)."""
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
-    balance: NonNegative = 20.0
+    balance: Weight = 20.0
     """Weight of having as much of every class."""
-    act: NonNegative = 1e-3
+    act: Weight = 1e-3
     """Weight of the size of the features."""

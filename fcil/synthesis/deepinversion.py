@@ -40,7 +40,7 @@ from fcil.synthesis.common.inner_loop import readable, requested
 from fcil.synthesis.common.losses import clamped_jensen_shannon, jensen_shannon
 from fcil.synthesis.families.pixel_loop import Gathered, Optimised, Pixels, Shift, noise, nothing_yet, optimise, stored
 from fcil.synthesis.families.with_student import Taught
-from fcil.types import Count, NonNegative, Positive, Terms
+from fcil.types import Count, Positive, Terms, Weight
 
 SIDES: dict[str, tuple[object, object]] = {
     # field: (the paper's method, or ours where the paper is silent; the released code)
@@ -73,13 +73,13 @@ class DeepInversion(Pixels, Taught):
     """Mirror the images in half of the steps; null: where the data is mirrored (ours), or always (reference)."""
     kept: Literal["best", "last"] | None = None
     """Which iterate is kept: that of the lowest loss (as is meant), or the last (reference)."""
-    bn: NonNegative = 10.0
+    bn: Weight = 10.0
     """Weight of batch-norm matching; without it the net needs no batch norm."""
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy to the wanted class (`oh`)."""
-    tv: NonNegative = 1e-3
+    tv: Weight = 1e-3
     """Weight of the total variation (2.5e-5 in the paper, of norms instead of means)."""
-    adv: NonNegative = 1.0
+    adv: Weight = 1.0
     """Weight of the divergence from the student; 0 is plain DeepInversion, which has none."""
     adv_temperature: Positive = 3.0
     """Softens teacher and student in the divergence."""

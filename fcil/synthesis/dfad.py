@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from fcil.synthesis.families.data_free import Mixture
-from fcil.types import Count, NonNegative
+from fcil.types import Count, NonNegative, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class DFAD(Mixture):
 
     rounds: Count = 1250
     """Episodes, after each of which training can be saved; they mean nothing to the method."""
-    adv: NonNegative = 1.0
+    adv: Weight = 1.0
     """Weight of the disagreement with the student."""
     distance: Literal["kl", "l1"] = "l1"
     """What student and generator contend over: KL of the predictions, or mean absolute difference of logits."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fcil.synthesis.families.data_free import Mixture
-from fcil.types import Count, NonNegative
+from fcil.types import Count, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class DFQ(Mixture):
 
     rounds: Count = 400
     """Episodes, after each of which training can be saved; they mean nothing to the method."""
-    bn: NonNegative = 1.0
+    bn: Weight = 1.0
     """Weight of batch-norm matching; without it the net needs no batch norm."""
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
-    balance: NonNegative = 20.0
+    balance: Weight = 20.0
     """Weight of having as much of every class."""
-    adv: NonNegative = 1.0
+    adv: Weight = 1.0
     """Weight of the disagreement with the student; with 0 there is no student."""
     student_steps: Count = 10
     """Student steps to one of the generator, each on a new batch (`kd_steps`)."""

@@ -56,7 +56,7 @@ from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.common.preconditions import makeable
 from fcil.synthesis.common.student import student_of
 from fcil.synthesis.families.with_student import Taught
-from fcil.types import Count, Index, NonNegative, Positive, Tensors, Terms
+from fcil.types import Count, Index, Positive, Tensors, Terms, Weight
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -117,13 +117,13 @@ class Fast(Taught):
     """Episode before which the first layers of G are drawn anew from N(0, 0.02) (`reset_l0`); null: never."""
     labels: Literal["random", "balanced"] = "random"
     """Every label by itself, or whole sweeps over the classes and a random rest."""
-    bn: NonNegative = 10.0
+    bn: Weight = 10.0
     """Weight of batch-norm matching; without it the net needs no batch norm."""
     bn_momentum: Share = 0.9
     """Share of the past in the matched statistics; 0 matches every batch by itself (`bn_mmt`)."""
-    ce: NonNegative = 0.5
+    ce: Weight = 0.5
     """Weight of the cross-entropy to the wanted class (`oh`; 0.4 for Wide-ResNets)."""
-    adv: NonNegative = 1.33
+    adv: Weight = 1.33
     """Weight of the disagreement with the student, from the last episode of the warm-up on (1 in TARGET)."""
     student_start: Literal["fresh", "reference"] | None = None
     """Student drawn anew (ours), or with the teacher's classifier and statistics (reference: TARGET)."""

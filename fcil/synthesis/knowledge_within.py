@@ -47,7 +47,7 @@ from fcil.synthesis.common.base import Inversion
 from fcil.synthesis.common.inner_loop import asked, readable, requested
 from fcil.synthesis.common.losses import batchnorm_divergence, confidence
 from fcil.synthesis.families.pixel_loop import Gathered, Pixels, Shift, noise, nothing_yet, optimise, stored
-from fcil.types import Count, NonNegative, Positive, Terms
+from fcil.types import Count, Positive, Terms, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class KnowledgeWithin(Pixels):
     """Which iterate is kept: that of the lowest loss, or the last."""
     bn: Positive = 10.0
     """Weight of the divergence of batch-norm statistics, in `bns`."""
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy to the wanted class, in `bns`; 0: no class is asked for, the net gives the labels."""
     logit: Positive = 1.0
     """Weight of the wanted class's logit, in `inception`."""

@@ -42,7 +42,7 @@ from fcil.synthesis.common.inner_loop import asked, readable
 from fcil.synthesis.common.losses import balance, batchnorm_divergence, confidence, gaussian, smoothness
 from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.common.preconditions import makeable
-from fcil.types import Count, NonNegative, Positive, Tensors, Terms
+from fcil.types import Count, Positive, Tensors, Terms, Weight
 
 __all__ = ["MFCL", "SIDES", "TRAVELS", "Chain", "ImageGenerator", "travelling"]
 
@@ -82,15 +82,15 @@ class MFCL(Sided):
     """Channels of the generator's stages; the last has half of them."""
     doublings: Count | None = None
     """How often a side is doubled; null: 2 below 64 pixels, 3 below 128, 5 from there on."""
-    ce: NonNegative = 1.0
+    ce: Weight = 1.0
     """Weight of the cross-entropy with the net's own answer."""
     temperature: Positive | None = None
     """Divides the logits in it: 1 (paper), or 1000, which nearly switches it off (reference)."""
-    balance: NonNegative = 1.0
+    balance: Weight = 1.0
     """Weight of having as much of every class (`w_ie`)."""
-    bn: NonNegative = 50.0
+    bn: Weight = 50.0
     """Weight of batch-norm matching (`w_bn`); a net without batch-norm needs 0."""
-    smooth: NonNegative = 1e-3
+    smooth: Weight = 1e-3
     """Weight of the smoothness of images (`w_noise`)."""
     sigma: Positive | None = None
     """Pixels of the blur, of 5 x 5: 1 (paper), or the root of 2, by an exponent without its 2 (reference)."""

@@ -50,7 +50,7 @@ from fcil.synthesis.common.resolutions import scaled
 from fcil.synthesis.common.text_embedding import classes_apart, learn_alone, new_head, remembered, text_distance
 from fcil.synthesis.families.multi_resolution import Sized
 from fcil.synthesis.families.noisy_layer import Chain
-from fcil.types import Count, Index, NonNegative, Output, Positive, Tensors, Terms
+from fcil.types import Count, Index, NonNegative, Output, Positive, Tensors, Terms, Weight
 
 PULLS = {"cam": 0.3, "aed": 0.1}
 """Where the weight of a term is null: its pull on an image, in parts of that of batch-norm matching at first."""
@@ -91,7 +91,7 @@ class MUSE(Sized):
     student_decay: NonNegative = 1e-4
     student_text: NonNegative = 0.0
 
-    cam: NonNegative | None = None
+    cam: Weight | None = None
     """Weight of the quality loss by class-activation maps; null: it pulls 0.3 as strongly as `bn` at first."""
     cam_form: Literal["cells", "masked"] = "cells"
     """Every place votes for the class, or the image masked by its map is still of the class."""

@@ -19,12 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fcil.synthesis.families.data_free import Mixture
-from fcil.types import NonNegative
+from fcil.types import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZSKT(Mixture):
     """Disagreement alone, as a KL."""
 
-    adv: NonNegative = 1.0
+    adv: Weight = 1.0
     """Weight of the disagreement with the student."""

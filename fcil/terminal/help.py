@@ -25,6 +25,7 @@ EXAMPLES = {
     "show": """
         fcil show experiments/quickstart.yaml
         fcil show experiments/quickstart.yaml data.tasks=2 --json
+        fcil show --schema
     """,
     "doctor": "fcil doctor experiments/quickstart.yaml federation.clients=50",
     "list": """

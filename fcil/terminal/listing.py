@@ -35,9 +35,9 @@ def rows_of(kind: str | None, name: str | None = None, measure: bool = False) ->
         raise ConfigError(f"list: --bytes is for strategies, not for {kind or 'kinds'}")
     if kind is None:
         return [{"kind": kind, "what": what} for kind, what in KINDS.items()]
-    from fcil.methods.listing import LISTINGS, one  # only now: it waits for torch
+    from fcil.methods import catalogue
 
-    rows = LISTINGS[kind]() if name is None else [one(kind, name)]
+    rows = catalogue.rows(kind) if name is None else [catalogue.one(kind, name)]
     if measure:
         from fcil.check.weighing import weighed
 

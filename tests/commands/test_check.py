@@ -82,6 +82,39 @@ def test_every_check_says_what_it_is_and_needs_earlier_ones() -> None:
         assert set(one.needs) <= set(names[:position])
 
 
+KEEPS = """
+{uses}
+{broadcasts}
+def after_local_task(self, client):
+    client.keep("exemplars", client.shard)
+
+def after_task(self, server, updates):
+    server.shared["mean"] = torch.ones(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("uses", "broadcasts", "advice"),
+    [
+        ("", "", 'add "exemplars" to the class variable uses, so that listings and diagnostics know of it'),
+        (
+            'uses = frozenset({"exemplar"})',
+            "",
+            'uses has "exemplar" (have: exemplars, teacher, samples, notes).',
+        ),
+        ('uses = {"exemplars"}', "", 'add "mean" to the class variable broadcasts: clients are sent it'),
+        ('uses = {"exemplars"}', 'broadcasts = ("mean",)', ""),
+    ],
+)
+def test_what_is_not_declared_is_asked_for_and_fails_nothing(
+    checked: Checked, uses: str, broadcasts: str, advice: str
+) -> None:
+    report = checked(KEEPS.format(uses=uses, broadcasts=broadcasts), last="declared")
+    assert report.passed
+    assert report.results[-1].problem.startswith(advice)
+    assert bool(report.results[-1].problem) == bool(advice)
+
+
 # Broken --------------------------------------------------------------------------------------------
 
 
@@ -301,7 +334,7 @@ def test_what_a_single_check_says(tmp_path: Path, look: Look, body: str, said: s
         ("from torch.utils import data\ndata.DataLoader([])", "a DataLoader"),
         ("from fcil.data import load_dataset", "client.shard"),
         ("from sklearn.datasets import load_digits", "client.shard"),
-        ("from fcil.federation.plan import scenario_of", "handed what it may use"),
+        ("from fcil.federation.context import Datasets", "handed what it may use"),
         ("from fcil import run", "handed what it may use"),
         ("from . import other", "relative import"),
         ("x.to(client.device)", "right device"),

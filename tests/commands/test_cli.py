@@ -426,6 +426,14 @@ def test_an_experiment_can_be_shown(command: Command) -> None:
     assert first["counts"] != second["counts"]
 
 
+def test_the_schema_of_experiments_can_be_shown(command: Command) -> None:
+    said = command("show", "--schema")
+    assert (said.code, said.err) == (0, "")
+    assert {"Experiment", "Distillation"} <= set(json.loads(said.out)["definitions"])
+    assert_refused(command("show", "tiny.yaml", "--schema"), "show: --schema is that of every experiment")
+    assert_refused(command("show"), "show: which experiment? Name its YAML file")
+
+
 def test_showing_names_what_a_run_would_lack(command: Command) -> None:
     write_experiment(Path("."), federation={"clients": 900})
     assert_refused(command("show", "tiny.yaml"), "tiny.yaml: data: task 1", "900 clients")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from small_runs import write_strategy
 from fcil.check import CHECKS
 from fcil.check.weighing import BYTES, weighed
 from fcil.cli import main
-from fcil.methods.introspection import needs, paper, sent
+from fcil.methods.introspection import declared, needs, sent
 from fcil.methods.listing import strategies
-from fcil.methods.loading import load_source
+from fcil.methods.loading import built_in_files, load_source
 from fcil.methods.scaffold import begin, title
 from fcil.strategy import Strategy
 
@@ -124,6 +125,10 @@ from fcil import Strategy, Update
 
 
 class Mine(Strategy):
+    paper = 'One and Two, "A title", a place 2020, arXiv:2000.00001'
+    uses = frozenset({"exemplars", "notes", "samples"})
+    broadcasts = ("teacher", "mean", "n")
+
     def after_local_task(self, client):
         client.keep("exemplars", client.shard)
         client.memory["n"] = 1
@@ -140,19 +145,43 @@ def kind_of(folder: Path, source: str) -> type[Strategy]:
     return next(k for k in kinds if isinstance(k, type) and issubclass(k, Strategy) and k is not Strategy)
 
 
-def test_what_a_strategy_needs_and_sends_is_read_from_its_file(tmp_path: Path) -> None:
+def test_what_a_strategy_needs_and_sends_is_what_it_declares(tmp_path: Path) -> None:
     kind = kind_of(tmp_path, SOURCE)
-    assert paper(SOURCE) == 'One and Two, "A title", a place 2020, arXiv:2000.00001'
-    assert needs(kind, SOURCE) == ["exemplars", "notes of each client"]
-    assert sent(kind, SOURCE) == {
+    assert kind.paper == 'One and Two, "A title", a place 2020, arXiv:2000.00001'
+    assert needs(kind) == ["exemplars", "notes of each client"]
+    assert sent(kind) == {
         "down": "the net, teacher, mean, n",
         "up": "the net, and more when a task ends",
     }
 
 
 def test_a_client_that_says_nothing_when_a_task_ends(tmp_path: Path) -> None:
-    source = SOURCE.replace('return Update({"n": torch.ones(1)}, 1)', "return None")
-    assert sent(kind_of(tmp_path, source), source)["up"] == "the net"
+    source = SOURCE.replace("after_local_task(self, client):", "after_local_task(self, client) -> None:")
+    assert sent(kind_of(tmp_path, source))["up"] == "the net"
+
+
+DOCSTRING = re.compile(r'"""([^"]|"(?!""))*"""')
+
+
+def test_rewording_the_sentences_of_a_file_changes_nothing(tmp_path: Path) -> None:
+    """All of them, in every strategy of the house; the sentences themselves are shown as help."""
+    for name, path in built_in_files().items():
+        source = path.read_text(encoding="utf-8")
+        reworded = DOCSTRING.sub('"""Said otherwise."""', source)
+        assert reworded != source
+        kind, other = (kind_of(tmp_path, text) for text in (source, reworded))
+        assert declared(kind) == declared(other), name
+        assert (kind.paper, needs(kind), sent(kind)) == (other.paper, needs(other), sent(other)), name
+
+
+def test_a_strategy_that_declares_nothing_is_listed_with_less(tmp_path: Path) -> None:
+    """One of an earlier version, in which the names of declarations are those of something else."""
+    source = SOURCE[: SOURCE.index("    paper =")] + "    uses = 3\n"
+    source += "\n    def loss_terms(self):\n        return self.uses\n"
+    source += "\n    def local_loss(self, client, batch):\n        return self.loss_terms()\n"
+    kind = kind_of(tmp_path, source)
+    assert (kind.paper, needs(kind), sent(kind)) == ("", [], {"down": "the net", "up": "the net"})
+    assert declared(kind) == {"data": "task", "uses": [], "loss_terms": [], "weights": {}, "radii": {}}
 
 
 def test_strategies_are_listed_with_what_they_need() -> None:

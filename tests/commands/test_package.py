@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import fcil
 
@@ -29,6 +32,30 @@ def test_an_import_loads_nothing_else() -> None:
     assert not {"torch", "numpy", "rich", "typer"} & set(loaded)
 
 
+@pytest.mark.parametrize("module", ["fcil.runs.plans", "fcil.federation.settings", "fcil.federation.preconditions"])
+def test_an_experiment_is_read_and_checked_without_flower_and_ray(module: str) -> None:
+    """They take seconds to load, and only workers and the server need them."""
+    loaded = fresh(f"import {module}, json, sys\nprint(json.dumps([*sys.modules]))")
+    assert module in loaded
+    assert {"flwr", "ray"}.isdisjoint(loaded)
+
+
+def test_an_experiment_with_every_protection_is_read_without_flower_and_ray(tmp_path: Path) -> None:
+    text = """{data: {dataset: digits, tasks: 5}, strategy: finetune, name: protected, federation: {clients: 7,
+        mods: [local_dp, fixed_clipping, adaptive_clipping, arrays_size, message_size], privacy: null,
+        aggregation: {bulyan: {malicious: 1}}, attack: {noise: {share: 0.2}}}}"""
+    path = tmp_path / "protected.yaml"
+    path.write_text(text, encoding="utf-8")
+    code = f"""import json, sys
+from fcil.runs.plans import read
+(experiment,) = read({str(path)!r})
+federation = experiment.plans()[0].federation
+print(json.dumps([federation.aggregation.name, len(federation.mods.chosen), [*sys.modules]]))"""
+    rule, mods, loaded = fresh(code)
+    assert (rule, mods) == ("bulyan", 5)
+    assert {"flwr", "ray"}.isdisjoint(loaded)
+
+
 def test_what_there_is_can_be_listed_before_it_is_loaded() -> None:
     names, loaded = fresh("import fcil, sys, json\nprint(json.dumps([dir(fcil), [*sys.modules]]))")
     assert {"run", "load", "show", "resume", "distill", "Strategy", "Update", "check", "synthesis"} <= set(names)
@@ -41,10 +68,61 @@ def test_every_name_in_the_list_is_there() -> None:
     assert set(fresh(code)) >= set(fcil.__all__)
 
 
-def test_every_part_that_the_readme_speaks_of_is_there_after_import_fcil() -> None:
+def test_every_part_that_the_pages_speak_of_is_there_after_import_fcil() -> None:
     """`fcil.check.check(...)`, say, before anybody has imported `fcil.check`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     called = sorted(set(re.findall(r"\bfcil((?:\.\w+)+)\(", text)))
     assert {".run", ".load", ".check.check", ".synthesis.create"} <= set(called)
     code = f"import fcil, json\nprint(json.dumps([callable(eval('fcil' + name)) for name in {called}]))"
     assert fresh(code) == [True] * len(called)
+
+
+HEAVY = {"torch", "flwr", "ray", "pandas", "matplotlib", "transformers"}
+
+
+def test_settings_are_read_without_what_runs_need() -> None:
+    for module in ("fcil.config", "fcil.config.matrix", "fcil.config.json_schema", "fcil.config.registry"):
+        assert HEAVY.isdisjoint(fresh(f"import {module}, sys, json\nprint(json.dumps([*sys.modules]))")), module
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *["list", "list strategies", "list synthesizers", "list strategies --json", "list strategies lander"],
+        *["list synthesizers nayer", "show --schema"],
+    ],
+)
+def test_what_can_be_told_without_torch_is_told_without_it(words: str) -> None:
+    code = f"""
+import contextlib, io, json, sys
+sys.argv = ["fcil", *{words.split()}]
+from fcil.__main__ import main
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 0, stop.code
+print(json.dumps([len(out.getvalue()), [*sys.modules]]))
+"""
+    told, loaded = fresh(code)
+    assert told > 100
+    assert HEAVY.isdisjoint(loaded)
+
+
+def test_what_strategies_of_users_import_is_where_it_was() -> None:
+    """The addresses that are public, and four of machinery that earlier strategies named."""
+    modules = ["types", "rng", "errors", "fidelity", "losses", "nets", "data", "exemplars", "subspace", "inversion"]
+    modules += ["averaging", "optimizer", "roles", "strategy", "distillers", "metrics", "experiment", "config"]
+    modules += [f"synthesis.{name}" for name in ("nayer", "muse", "fast", "base", "pool", "student", "keeper")]
+    code = f"""
+        import importlib, json
+        for name in {modules}:
+            importlib.import_module("fcil." + name)
+        from fcil.synthesis.base import Synthesizer, Views, views_of
+        from fcil.synthesis.pool import newest
+        from fcil.flower import server
+        from fcil.federation.flower_app import client
+        print(json.dumps([Synthesizer.__name__, newest.__name__]))
+    """
+    assert fresh(textwrap.dedent(code)) == ["Synthesizer", "newest"]

@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands there."""
+"""What the README and the pages of `docs/` show is run as it stands there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcil.distillation import read as distillations
 from fcil.runs.plans import read
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = [
     "federation={clients: 2, rounds: 1, local_epochs: 1, batch_size: 16, max_batches: 2, backend: inprocess}",
     "federation.stop_after=2",
@@ -24,7 +24,8 @@ TINY = [
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_the_method_in_the_readme_runs_as_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_every_experiment_file_is_valid(path: Path) -> None:
     assert all(e.name for e in experiments)
 
 
-def test_the_python_of_the_readme_ends_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_pages_ends_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shown,) = [b for b in blocks("python") if "fcil.synthesis.create" in b]
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)

@@ -48,6 +48,8 @@ def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
         ["list"],
         ["list", "nets"],
         ["list", "nets", "--json"],
+        ["list", "strategies"],
+        ["show", "--schema"],
         ["show", "tiny.yaml"],
         ["show", "tiny.yaml", "--json"],
         ["run", "tiny.yaml", "--dry-run"],

@@ -20,8 +20,9 @@ from fcil.distillation.settings import Distillation
 from fcil.errors import MOST_ERRORS, ConfigError
 from fcil.federation.plan import Plan
 from fcil.federation.settings import FederationSettings, Resources
+from fcil.methods.files import built_in_files
 from fcil.methods.listing import strategies, synthesizers
-from fcil.methods.loading import StrategySpec, built_in_files, strategy_class
+from fcil.methods.loading import StrategySpec, strategy_class
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.runs.plans import Experiment

@@ -7,8 +7,6 @@ import itertools
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +28,9 @@ from fcil.distillation import Distillation, distill, play, read
 from fcil.distillation.teachers import doubt
 from fcil.errors import ConfigError
 from fcil.experiment import resume
+from fcil.federation.context import Datasets
 from fcil.federation.observer import Observer
 from fcil.federation.persistence.smoke import MEANING, is_smoke
-from fcil.federation.plan import scenario_of, trained_net
 from fcil.nets import NetSettings, build_net
 from fcil.store import find_runs
 from fcil.store.groups import group_runs
@@ -128,9 +126,10 @@ def test_a_student_that_learns_after_the_synthesis_has_the_pool_of_all_chains(tm
     pool = load_file(run.path / "synthetic" / "task1.safetensors")
     one = read(write(tmp_path, **AFTER))[0]
     (teacher,) = find_runs([tmp_path / "out" / "tiny-teacher"])
-    dataset = scenario_of(one.teacher_plan(0)).dataset
+    context = Datasets().open(one.teacher_plan(0))
+    dataset = context.scenario.dataset
     alone = one.synthesizer.run(
-        teacher=trained_net(one.teacher_plan(0), load_file(teacher.path / "net.safetensors")),
+        teacher=context.trained_net(load_file(teacher.path / "net.safetensors")),
         labels=range(10),
         shape=dataset.shape,
         mean=torch.tensor(dataset.mean),
@@ -455,7 +454,7 @@ def test_a_pickled_teacher_is_refused_with_the_line_that_converts_it(
     said = command("distill", source, "--out", "out")
     assert_refused(said, "tiny.yaml: teacher.file: ", "no pickle is read here")
     _, _, code = shlex.split(said.err[said.err.index("python -c") :])
-    subprocess.run([sys.executable, "-c", code], check=True)
+    exec(code, {})
     converted = load_file(file.with_suffix(".safetensors"))
     assert same(converted, weights)
     source = write(tmp_path / "in", teacher={"file": str(file.with_suffix(".safetensors"))})

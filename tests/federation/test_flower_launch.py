@@ -24,9 +24,11 @@ from fcil import flower
 from fcil.cli import main
 from fcil.errors import TrainingError
 from fcil.federation.deploy.credentials import make_credentials
-from fcil.federation.deploy.processes import Processes, marked
+from fcil.federation.deploy.processes import Processes
 from fcil.federation.deploy.superlink import Status, SuperLink, environment, free_ports, toml
 from fcil.federation.flower_app import split
+from fcil.federation.runtime.watcher import Watcher, marked
+from fcil.federation.runtime.watcher import end as end_marked
 
 # The launcher ----------------------------------------------------------------------------------
 
@@ -270,6 +272,21 @@ with Processes(Path({str(folder)!r}), {{}}) as processes:
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not folder.exists()
+
+
+def test_a_process_within_another_is_found_by_the_marks_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on Flower starts Ray: whichever of the two ends, what Ray has started ends."""
+    outer = Watcher()
+    monkeypatch.setenv(*next(iter(outer.environment.items())))
+    inner = Watcher()
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(sleep, env={**os.environ, **inner.environment}) as process:
+        for watcher in (outer, inner):
+            wait_for(watcher.mark, 1)
+            assert [found.pid for found in marked(watcher.mark)] == [process.pid]
+        end_marked(outer.mark)
+    assert marked(outer.mark) == []
+    assert marked(inner.mark) == []
 
 
 TALKATIVE = r"""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fcil.federation.ray import session as ray_session
@@ -110,6 +111,13 @@ def test_where_no_folder_can_be_made_ray_uses_its_own(monkeypatch: pytest.Monkey
     none.remove()
 
 
+def processes_of(folder: Path) -> list[list[str]]:
+    """The commands of those that use a folder of Ray's."""
+    every = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [command for command in every if any(str(folder) in word for word in command)]
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize("end", ["ends", "is killed"])
 def test_ray_leaves_nothing_behind(home: Path, end: str) -> None:
     with begun(STARTS, home) as process:
@@ -118,15 +126,17 @@ def test_ray_leaves_nothing_behind(home: Path, end: str) -> None:
         assert process.stdout.readline() == "started\n"
         (folder,) = home.iterdir()
         assert (folder / "session_latest").is_symlink()
+        assert len(processes_of(folder)) > 2
         if end == "ends":
             process.communicate("\n", timeout=60)
             assert process.returncode == 0
         else:
             process.kill()
     deadline = time.monotonic() + (0 if end == "ends" else 20)
-    while any(home.iterdir()) and time.monotonic() < deadline:
+    while (any(home.iterdir()) or processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert list(home.iterdir()) == []
+    assert processes_of(folder) == []
 
 
 def test_the_logs_of_a_ray_that_does_not_start_are_kept(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -20,7 +20,7 @@ from grid_cases import CLIENTS, faulty, plan_of
 
 from fcil.federation.flower_app import client
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 Case = Callable[[Grid], None]
 NAMES = ("clients_train", "clients_remember", "clients_begin_anew", "one_raises", "one_hangs")

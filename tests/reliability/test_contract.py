@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from fcil.check import CHECKS, check
-from fcil.methods.loading import built_in_files
+from fcil.methods.files import built_in_files
 
 pytestmark = pytest.mark.slow
 

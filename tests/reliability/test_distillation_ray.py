@@ -11,7 +11,7 @@ from small_runs import final_weights, same
 
 from fcil.store import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def made(run: Run) -> Path:

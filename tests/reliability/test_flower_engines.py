@@ -26,11 +26,12 @@ from small_runs import LANDER, REMEMBERS, checkpoint, play, write_experiment, wr
 
 from fcil.errors import TrainingError
 from fcil.federation.deploy.credentials import make_credentials
-from fcil.federation.deploy.processes import Processes, marked
+from fcil.federation.deploy.processes import Processes
 from fcil.federation.deploy.superlink import SuperLink, environment, free_ports
+from fcil.federation.runtime.watcher import marked
 from fcil.store import Run, load_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 LOOPBACK = """
 import fcntl, os, socket, struct, sys

@@ -27,6 +27,7 @@ import fcil
 from fcil.errors import TrainingError
 from fcil.store import Run, load_run
 
+pytestmark = pytest.mark.ray
 SHORT = {"rounds": 2, "max_batches": 2}
 
 

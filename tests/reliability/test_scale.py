@@ -19,7 +19,7 @@ import psutil
 import pytest
 from small_runs import NAYER, write_experiment
 
-from fcil.methods.loading import built_in_files
+from fcil.methods.files import built_in_files
 from fcil.store import Run, find_runs
 
 pytestmark = pytest.mark.slow

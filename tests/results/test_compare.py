@@ -26,8 +26,8 @@ from fcil.console.tables import metrics_table
 from fcil.metrics import FORGETTING
 from fcil.store import RunFolder, find_runs
 
-KEEPS_IMAGES = "client.keep('exemplars', chosen)\n"
-KEEPS_ALL = 'class Joint:\n    data: ClassVar[str] = "seen"\n'
+KEEPS_IMAGES = {"method": {"uses": ["exemplars"]}}
+KEEPS_ALL = {"method": {"data": "seen"}}
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,11 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compared(folder: Path) -> Any:
     return compare(find_runs([folder]))
+
+
+def tell(folder: RunFolder, more: dict[str, Any]) -> None:
+    """Add what a run of today tells of its method to `env.json`."""
+    folder.env.write_text(json.dumps({**json.loads(folder.env.read_text()), **more}))
 
 
 def printed(thing: Any, width: int = 80) -> str:
@@ -138,13 +143,35 @@ def test_few_seeds_make_nobody_the_best_and_it_is_said(tmp_path: Path) -> None:
 
 
 def test_an_upper_bound_is_no_rival_and_what_is_kept_is_said(tmp_path: Path) -> None:
-    for number, (strategy, source) in enumerate([("finetune", ""), ("lander", KEEPS_IMAGES), ("joint", KEEPS_ALL)]):
+    for number, (strategy, declared) in enumerate([("finetune", {}), ("lander", KEEPS_IMAGES), ("mine", KEEPS_ALL)]):
         for seed in range(FEWEST):
-            make_run(tmp_path, strategy, seed, variant=f"{number:08x}").write_strategy(source)
+            tell(make_run(tmp_path, strategy, seed, variant=f"{number:08x}"), declared)
     (split,) = compared(tmp_path).splits
-    assert {e.label: e.keeps for e in split.entries} == {"finetune": "", "lander": "images", "joint": "all data"}
+    assert {e.label: e.keeps for e in split.entries} == {"finetune": "", "lander": "images", "mine": "all data"}
     assert split.best("final_accuracy").label == "lander"
     assert {label for pair in split.tests for label in (pair.a, pair.b)} == {"finetune", "lander"}
+
+
+def test_of_runs_that_declare_nothing_the_records_tell(tmp_path: Path) -> None:
+    old = {name: make_run(tmp_path, name, variant=f"{i:08x}") for i, name in enumerate(["joint", "icarl", "lander"])}
+    summary = json.loads(old["icarl"].summary.read_text())
+    old["icarl"].summary.write_text(json.dumps({**summary, "activity": {"exemplars": [20, 20, 0]}}))
+    (split,) = compared(tmp_path).splits
+    assert {e.label: e.keeps for e in split.entries} == {"joint": "all data", "icarl": "images", "lander": ""}
+    tell(old["icarl"], {"method": ["no mapping"], "inputs": [], "resumed": [{"method": {"uses": "exemplars"}}]})
+    assert {e.label: e.keeps for e in compared(tmp_path).splits[0].entries}["icarl"] == "images"
+
+
+def test_anchors_count_where_they_were_read(tmp_path: Path) -> None:
+    for number, (name, digest) in enumerate([("finetune", None), ("lander", "a"), ("target", "a"), ("mfcl", "a")]):
+        folder = make_run(tmp_path, name, variant=f"{number:08x}")
+        config = make_config(name, 0) | {"anchors": {"encoder": "other" if name in ("finetune", "mfcl") else "clip"}}
+        folder.write_config(config)
+        tell(folder, {"inputs": {"anchors": digest}})
+    odd = {entry.label: entry.differs for entry in compared(tmp_path).splits[0].entries}
+    assert odd == dict.fromkeys(["lander", "target", "finetune"], ()) | {
+        "mfcl": ("anchors.encoder other (others clip)",)
+    }
 
 
 def test_runs_under_other_circumstances_are_marked_and_not_called_the_best(tmp_path: Path) -> None:
@@ -216,7 +243,7 @@ def test_names_are_text_wherever_they_are_printed(tmp_path: Path) -> None:
 
 def test_the_tables_fit_eighty_columns(tmp_path: Path) -> None:
     make_results(tmp_path)
-    make_run(tmp_path, "joint", 0, variant="0000000b").write_strategy(KEEPS_ALL)
+    make_run(tmp_path, "joint", 0, variant="0000000b")
     text = printed(tables(compared(tmp_path)))
     (line,) = (line for line in text.splitlines() if line.strip().startswith("lander"))
     assert line.split()[-1] == "s"  # the last column is there

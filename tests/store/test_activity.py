@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import shlex
@@ -22,10 +21,14 @@ from fcil.compare import compare
 from fcil.compare.bounds import Command, offer
 from fcil.compare.protocols import PROTOCOLS, differences
 from fcil.compare.write import markdown
-from fcil.methods.loading import built_in_files
+from fcil.config import Where
+from fcil.methods.files import built_in_files
+from fcil.methods.introspection import declared
+from fcil.methods.loading import StrategySpec
 from fcil.store import load_run
 from fcil.store.activity import activity, explain, idle_ingredients, inert
-from fcil.store.activity.idle import calls, claimed_terms, weights
+from fcil.store.declared import parse_declared
+from fcil.strategy import Strategy
 
 
 def line(task: int, round: int, terms: dict[str, float], **more: Any) -> dict[str, Any]:
@@ -33,8 +36,11 @@ def line(task: int, round: int, terms: dict[str, float], **more: Any) -> dict[st
 
 
 def told(records: list[dict[str, Any]], strategy: str = "finetune", **options: Any) -> list[str]:
-    tree = ast.parse(built_in_files()[strategy].read_text(encoding="utf-8"))
-    return inert(records, activity(records), options, tree)
+    return inert(records, activity(records), options, parse_declared(declared(built_in(strategy))))
+
+
+def built_in(name: str) -> type[Strategy]:
+    return type(StrategySpec.from_yaml(name, Where("test")).strategy)
 
 
 END = {"touched": {"0": [0]}, "allowed": {"0": [0]}, "failures": []}
@@ -132,16 +138,18 @@ def test_a_task_in_which_nobody_trained_is_named():
     assert told([FIRST, line(2, 1, {})]) == ["no client trained in task 2"]
 
 
-def test_files_of_the_house_tell_their_terms_and_weights():
-    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in built_in_files().items()}
-    terms = {name: set(claimed_terms(tree)) for name, tree in trees.items()}
+def test_strategies_of_the_house_declare_their_terms_and_weights():
+    found = {name: declared(built_in(name)) for name in built_in_files()}
+    terms = {name: set(one["loss_terms"]) for name, one in found.items()}
     assert terms["lander"] == {"ce", "bound", "kd", "embedding", "head"}
     assert terms["fedgen"] == {"ce", "generated", "latent"}
     assert terms["glfc"] == {"ce", "relation"}
     assert (terms["finetune"], terms["joint"]) == ({"ce"}, set())
-    assert weights(trees["lander"])["lam"] == 5.0
-    assert weights(trees["fedewc"]) == {"strength": None}
-    assert {name for name, tree in trees.items() if "keep" in calls(tree)} == {"replay", "icarl", "glfc"}
+    assert found["lander"]["weights"] == {"lam": 5.0, "head": 0.0}
+    assert found["lander"]["radii"] == {"bound": "radius"}
+    assert found["fedewc"]["weights"] == {"strength": None}  # a union, and settled by `fidelity`
+    assert {name for name, one in found.items() if "exemplars" in one["uses"]} == {"replay", "icarl", "glfc"}
+    assert {name for name, one in found.items() if one["data"] == "seen"} == {"joint"}
 
 
 # Runs ---------------------------------------------------------------------------------------------
@@ -181,7 +189,7 @@ def test_an_inert_ingredient_is_printed_and_marked_in_a_comparison(tmp_path):
 def test_a_damaged_folder_tells_less_and_raises_nothing(tmp_path):
     (run,) = play(write_experiment(tmp_path), out=tmp_path)
     run.folder.partition.write_text("{}")
-    run.folder.strategy.write_text("def (")
+    run.folder.env.write_text(json.dumps({"method": {"uses": 3, "weights": [], "radii": {"ce": 1}, "loss_terms": {}}}))
     run.folder.synthetic.mkdir()
     (run.folder.synthetic / "task1.safetensors").write_bytes(b"no")
     save_file({"x": torch.zeros(3, 1)}, run.folder.synthetic / "task2.safetensors")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_vectors import Case, assert_matches, load_case
-from scripted_roles import check_logits_are_moved_apart, gradient
+from scripted_roles import ScriptedClient, check_logits_are_moved_apart, client_of, gradient, server_of
 from tiny_net import golden_net, normal, renamed, tiny_net
 from torch import Tensor
 
@@ -23,50 +22,21 @@ from fcil.optimizer import OptimizerSettings, learning_rate
 from fcil.rng import generator
 from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
-from fcil.types import Task
 from strategies.lander import LANDER, SIDES
 
 
-class ScriptedClient(Client):
-    """A client with given batches, the same in every epoch, and synthetic batches taken in turn."""
-
-    real: list[Batch]
-    synthetic: Iterator[Tensor]
-    asked: list[tuple[str, int]]
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        yield from self.real
-
-    def draw(self, name: str, count: int) -> Tensor:
-        self.asked.append((name, count))
-        return next(self.synthetic)
-
-
-def client_of(
+def anchored(
     net: Net,
     anchors: Tensor,
     real: list[Batch],
-    synthetic: list[Tensor] | None = None,
+    synthetic: Sequence[Tensor] = (),
     teacher: Net | None = None,
-    **settings: Any,
+    **more: Any,
 ) -> ScriptedClient:
-    known = teacher.num_classes if teacher else 0
-    seen = net.num_classes
-    here = ScriptedClient(
-        index=0,
-        task=Task(2 if teacher else 1, 2, known, seen - known, tuple(map(str, range(seen)))),
-        round=1,
-        net=net,
-        shard=[None] * sum(len(b.y) for b in real),  # its length alone is read
-        shared={"anchors": anchors},
-        memory={},
-        seed=0,
-        **{"lr": 0.04, "local_epochs": 1, "batch_size": 7, "optimizer": OptimizerSettings()} | settings,
-        device=torch.device("cpu"),
-        frozen_net={"teacher": frozen(teacher)}.__getitem__ if teacher else {}.__getitem__,
-    )
-    here.real, here.synthetic, here.asked = real, cycle(synthetic or []), []
-    return here
+    """A client that is shared these anchors; of its shard the length alone is read."""
+    shard, old = [None] * sum(len(batch.y) for batch in real), teacher.num_classes if teacher else 0
+    given = {"real": real, "synthetic": synthetic, "teacher": teacher, "shared": {"anchors": anchors}, "batch_size": 7}
+    return client_of(net, shard, old=old, **given | more)
 
 
 class Watched(LANDER):
@@ -83,7 +53,7 @@ def golden_client(case: Case, net: Net, teacher: Net | None = None) -> ScriptedC
     real = [Batch(t[f"inputs.batch{i}.x"], t[f"inputs.batch{i}.labels"]) for i in range(3)]
     synthetic = [t[name] for name in sorted(t) if name.startswith("inputs.synthetic")]
     optimizer = OptimizerSettings(momentum=p["momentum"], weight_decay=p["weight_decay"])
-    return client_of(
+    return anchored(
         net,
         t["inputs.anchors"][: net.num_classes],
         real,
@@ -221,12 +191,12 @@ class Vector:
         self.w = weights["w"].clone()
 
 
-def server_of(
+def serving(
     net: Any, *, task: int = 1, tasks: int = 1, synthesize: Callable[..., Any] = lambda *_: pytest.fail("no synthesis")
 ) -> Server:
-    names = tuple("abcdef"[: 3 * task])
-    anchors = torch.arange(6.0).repeat(2, 1).T
-    return Server(net, Task(task, tasks, 3 * task - 3, 3, names), 1, 0, 3, anchors, synthesize)
+    """A server with anchors, in a task of three new classes."""
+    anchors, old = torch.arange(6.0).repeat(2, 1).T, 3 * task - 3
+    return server_of(net, task=task, tasks=tasks, old=old, seen=old + 3, anchors=anchors, synthesize=synthesize)
 
 
 @pytest.mark.parametrize("scenario", ["middle", "first", "last", "tie"])
@@ -234,7 +204,7 @@ def test_the_net_that_ends_a_task_is_the_references(scenario):
     case = load_case("23_lander_round_selection")
     p, inputs, expected = case.parameters, case.under(f"inputs.{scenario}"), case.under(f"expected.{scenario}")
     strategy = LANDER(fidelity="reference")
-    server = server_of(Vector(case.tensors["inputs.initial"]))
+    server = serving(Vector(case.tensors["inputs.initial"]))
     strategy.before_task(server)
     starts = expected["model_at_round_start"]
     for t in range(p["rounds"]):
@@ -258,7 +228,7 @@ def test_the_net_that_ends_a_task_is_the_references(scenario):
 
 def run_rounds(strategy: LANDER, losses: list[float]) -> Server:
     """One task in which round t makes every weight t, with two clients of 1 and 3 examples."""
-    server = server_of(Vector(torch.zeros(2)))
+    server = serving(Vector(torch.zeros(2)))
     strategy.before_task(server)
     for t, loss in enumerate(losses, start=1):
         ones = torch.ones(2)
@@ -273,7 +243,7 @@ def test_the_paper_ends_with_the_last_net_and_weighs_clients_by_examples():
 
 
 def test_selection_starts_anew_in_every_task():
-    server = server_of(Vector(torch.zeros(2)))
+    server = serving(Vector(torch.zeros(2)))
     strategy = LANDER(fidelity="reference")
     for loss in (1.0, 5.0):
         strategy.before_task(server)
@@ -295,7 +265,7 @@ def test_after_a_task_the_final_net_is_inverted_and_becomes_the_teacher(fidelity
         return {"x": torch.zeros(1)}
 
     net = tiny_net(6)
-    server = server_of(net, task=2, tasks=3, synthesize=synthesize)
+    server = serving(net, task=2, tasks=3, synthesize=synthesize)
     strategy = LANDER(fidelity=fidelity, radius=0.25, lam=2.0, synthesizer=NAYER(cut="latest"))
     strategy.before_task(server)
     best = net.weights()
@@ -315,19 +285,19 @@ def test_after_a_task_the_final_net_is_inverted_and_becomes_the_teacher(fidelity
 
 def test_a_synthesizer_that_chose_its_side_keeps_it():
     asked = []
-    server = server_of(Vector(torch.zeros(1)), tasks=2, synthesize=lambda _, s, *__: asked.append(s))
+    server = serving(Vector(torch.zeros(1)), tasks=2, synthesize=lambda _, s, *__: asked.append(s))
     LANDER(fidelity="reference", select="last", synthesizer=NAYER(fidelity="paper")).after_task(server, [])
     assert asked[0].fidelity == "paper"
 
 
 def test_nothing_is_synthesized_after_the_last_task():
-    server = server_of(Vector(torch.zeros(1)), task=2, tasks=2)
+    server = serving(Vector(torch.zeros(1)), task=2, tasks=2)
     LANDER().after_task(server, [])
     assert server.shared == {}
 
 
 def test_clients_get_the_anchors_of_the_classes_seen():
-    server = server_of(Vector(torch.zeros(1)), task=1, tasks=2)
+    server = serving(Vector(torch.zeros(1)), task=1, tasks=2)
     LANDER().before_task(server)
     assert server.shared["anchors"][:, 0].tolist() == [0, 1, 2]
     assert LANDER.needs == {"anchors"}
@@ -361,7 +331,7 @@ def test_the_hinge_is_for_each_sample_or_for_the_batch():
         net.text_head.bias.fill_(1.0)
     batch = Batch(normal(2, 3, 8, 8), torch.tensor([0, 1]))
     anchors[1] = 1.0  # distances 1 and 0
-    client = client_of(net, anchors, [batch])
+    client = anchored(net, anchors, [batch])
     bound = {
         hinge: LANDER(lam=1.0, radius=0.5, hinge=hinge).local_loss(client, batch)["bound"] for hinge in SIDES["hinge"]
     }
@@ -388,7 +358,7 @@ def later() -> tuple[ScriptedClient, Batch, Tensor]:
     """A client of a second task, two old classes of five; its batch and its synthetic batch."""
     batch = Batch(normal(6, 3, 8, 8, key=1), torch.tensor([2, 3, 4, 2, 3, 4]))
     synthetic = normal(7, 3, 8, 8, key=2)
-    client = client_of(tiny_net(5), normal(5, 16), [batch], [synthetic], tiny_net(2, key=1))
+    client = anchored(tiny_net(5), normal(5, 16), [batch], [synthetic], tiny_net(2, key=1))
     return client, batch, synthetic
 
 
@@ -434,16 +404,16 @@ def test_the_bound_is_zero_on_the_anchors_and_grows_with_their_scale():
     """Raw text features have a mean square of about 0.2: normalising them would switch the loss off."""
     net, batch = tiny_net().eval(), Batch(normal(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0]))
     on_target = net(batch.x[:5]).embedding.detach()
-    inside = client_of(net, on_target, [])
+    inside = anchored(net, on_target, [])
     assert LANDER(radius=0.0).local_loss(inside, Batch(batch.x[:5], torch.arange(5)))["bound"] == 0
     with torch.no_grad():
         net.text_head.weight.zero_()
         net.text_head.bias.zero_()
     directions = F.normalize(normal(5, 512)[:, :16], dim=1)
     raw = directions * (0.2 * 16) ** 0.5  # mean square 0.2, as CLIP's 512 numbers of norm ten
-    bound = LANDER().local_loss(client_of(net, raw, []), batch)["bound"]
+    bound = LANDER().local_loss(anchored(net, raw, []), batch)["bound"]
     assert bound.item() == pytest.approx(5 * (0.2 - 0.015), rel=1e-4)
-    assert LANDER().local_loss(client_of(net, raw / 93**0.5, []), batch)["bound"] == 0
+    assert LANDER().local_loss(anchored(net, raw / 93**0.5, []), batch)["bound"] == 0
 
 
 def test_real_and_synthetic_images_pass_separately_real_ones_first(later):

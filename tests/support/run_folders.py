@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fcil.federation.observer import Observers
+from fcil.io.atomic import write_bytes
 from fcil.metrics import AccuracyRow
-from fcil.runs.pictures import SamplePictures
+from fcil.plots.grid import synthetic_grid
+from fcil.plots.look.style import png
 from fcil.store import RunFolder, RunRecorder
-from fcil.types import Task
+from fcil.store.environment import environment
+from fcil.types import Task, Tensors
 
 CLASSES = 2
 """New classes per task."""
@@ -75,6 +79,25 @@ def make_partition(tasks: int, clients: int, seed: int) -> dict[str, Any]:
     return {"dataset": "blobs", "seed": seed, "clients": clients, "class_names": names, "counts": counts.tolist()}
 
 
+def make_pool(task: Task) -> Tensors:
+    """Eight synthetic images of one colour, labelled by the classes seen."""
+    x = torch.full((8, 3, 8, 8), 10 * task.number, dtype=torch.uint8)
+    return {"x": x, "y": torch.arange(8) % task.num_seen}
+
+
+@cache
+def _picture(task: Task, names: tuple[str, ...]) -> bytes:
+    """What a run draws of that pool; of all that a folder holds it takes longest, and it is the same in each."""
+    pool = make_pool(task)
+    return png(synthetic_grid(pool["x"].numpy(), pool["y"].numpy(), names))
+
+
+@cache
+def _environment() -> dict[str, Any]:
+    """That of this process, once: git is asked seven times for it."""
+    return environment(["cpu"], 1)
+
+
 def make_run(
     out: Path, strategy: str = "lander", seed: int = 0, *, tasks: int = 3, variant: str = "0123abcd",
     rounds: int = 4, clients: int = 4, stop_after: int | None = None, smoke: bool = False, **options: Any,
@@ -89,7 +112,7 @@ def make_run(
     folder.write_config(config)
     folder.write_strategy("# the strategy's file\n")
     folder.write_partition(make_partition(tasks, clients, seed))
-    folder.write_env(devices=["cpu"], threads=1)
+    folder.add_env(_environment() | {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     play(folder, strategy, seed, tasks, rounds, clients, stop_after)
     return folder
 
@@ -99,7 +122,7 @@ def play(
     finished_rounds: int = 0,
 ) -> None:  # fmt: skip
     """Tell a recorder what a run would tell it."""
-    recorder = Observers(RunRecorder(folder), SamplePictures(folder, make_tasks(tasks)[-1].names))
+    recorder = RunRecorder(folder)
     recorder.run_started(tasks=tasks, rounds=rounds, clients=clients, finished_rounds=finished_rounds)
     for task in make_tasks(tasks)[: stop_after or tasks]:
         left = [r for r in range(1, rounds + 1) if (task.number - 1) * rounds + r > finished_rounds]
@@ -109,8 +132,8 @@ def play(
         for round in left:
             recorder.round_done(make_record(task.number, round, clients))
         if strategy == "lander":
-            x = torch.full((8, 3, 8, 8), 10 * task.number, dtype=torch.uint8)
-            recorder.synthesis_done(task.number, {"x": x, "y": torch.arange(8) % task.num_seen})
+            recorder.synthesis_done(task.number, make_pool(task))
+            write_bytes(folder.synthetic / f"task{task.number}.png", _picture(task, make_tasks(tasks)[-1].names))
         recorder.task_done(task, make_rows(strategy, seed, task.number))
     if not stop_after:
         recorder.run_done(60.0 + seed, {"clients": 40.0, "synthesis": 15.0})

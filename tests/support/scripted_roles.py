@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fcil import Batch, Client, Server, Strategy, Terms, Update
 from fcil.data import MemoryImages, Shard
 from fcil.nets import Net, frozen
 from fcil.optimizer import OptimizerSettings
+from fcil.roles import ServerServices
 from fcil.store import Run
 from fcil.types import Task
 
@@ -31,20 +33,36 @@ def shard_of(labels: Sequence[int], key: int = 0, first_of: Sequence[int] = ()) 
 
 
 class ScriptedClient(Client):
-    """A client whose batches are given, the same in every epoch, if there are any."""
+    """A client whose batches are given, the same in every epoch, and whose synthetic batches are taken in turn.
+
+    Where none are given, those of its shard and of what is shared take their place.
+    """
 
     real: list[Batch]
+    synthetic: Iterator[Tensor] | None
+    asked: list[tuple[str, int]]
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        yield from self.real or super().batches(epoch)
+        yield from self.real[: self.max_batches] or super().batches(epoch)
+
+    def draw(self, name: str, count: int) -> Tensor:
+        self.asked.append((name, count))
+        return super().draw(name, count) if self.synthetic is None else next(self.synthetic)
 
 
 def client_of(
-    net: Net, shard: Any, *, old: int = 0, real: Sequence[Batch] = (), teacher: Net | None = None, **settings: Any
+    net: Net,
+    shard: Any,
+    *,
+    old: int = 0,
+    real: Sequence[Batch] = (),
+    synthetic: Sequence[Tensor] | None = None,
+    teacher: Net | None = None,
+    **settings: Any,
 ) -> ScriptedClient:
     """A client of task 2 where classes are old, of task 1 else; `teacher` is what the server shares."""
     seen = net.num_classes
-    here = ScriptedClient(
+    client = ScriptedClient(
         index=0,
         task=Task(2 if old else 1, 3, old, seen - old, tuple(map(str, range(seen)))),
         round=1,
@@ -56,14 +74,35 @@ def client_of(
         frozen_net={"teacher": frozen(teacher)}.__getitem__ if teacher else {}.__getitem__,
         start=net.weights(),
     )
-    here.real = list(real)
-    return here
+    client.real, client.asked = list(real), []
+    client.synthetic = None if synthetic is None else cycle(synthetic)
+    return client
 
 
-def server_of(net: Any, *, task: int = 1, tasks: int = 3, old: int = 0) -> Server:
-    seen = net.num_classes
+class Synthesising(ServerServices):
+    """Of a server whose syntheses are made by a function."""
+
+    def __init__(self, synthesize: Callable[..., Any]) -> None:
+        self._synthesize = synthesize
+
+    def synthesize(self, *what: Any) -> Any:
+        return self._synthesize(*what)
+
+
+def server_of(
+    net: Any,
+    *,
+    task: int = 1,
+    tasks: int = 3,
+    old: int = 0,
+    seen: int | None = None,
+    anchors: Tensor | None = None,
+    synthesize: Callable[..., Any] = lambda *_: {},
+) -> Server:
+    """A server in the first round of a task; `seen` counts the classes of a net that does not say."""
+    seen = net.num_classes if seen is None else seen
     about = Task(task, tasks, old, seen - old, tuple(map(str, range(seen))))
-    return Server(net, about, 1, 0, 3, None, lambda *_: {})
+    return Server(net, about, 1, 0, 3, anchors, Synthesising(synthesize))
 
 
 def gradient(term: Tensor, parameter: Tensor) -> Tensor | None:

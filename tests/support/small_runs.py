@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from fcil.federation.persistence.manifest import last_parts
 from fcil.io.blobs import Parts
 from fcil.io.state import flatten
 from fcil.store import Run
+from fcil.store.provenance import provenance
 from fcil.types import State, Tensors
 
 SETTINGS: dict[str, Any] = {
@@ -115,11 +118,18 @@ def write_experiment(folder: Path, **parts: Any) -> Path:
     return path
 
 
+@cache
+def _provenance(folder: str) -> dict[str, Any]:
+    """Which code runs, asked of git once for each working directory."""
+    return provenance()
+
+
 @contextmanager
 def silently(observer: Observer | None = None) -> Iterator[None]:
     """Runs draw no figures, which take longer than all the rest, and tell `observer` instead of a progress view."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fcil.runs.play.draw_run", lambda path: [])
+        patch.setattr("fcil.store.environment.provenance", lambda: _provenance(os.getcwd()))
         for name in ("draw_comparison", "draw_missing", "draw_missing_comparison"):
             patch.setattr(f"fcil.runs.completion.{name}", lambda *_: [])
         patch.setattr("fcil.runs.play.choose_progress", lambda console: nullcontext(observer or Observer()))

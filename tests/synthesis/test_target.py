@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from golden_vectors import Case, assert_matches, load_case
 from scripted_roles import (
     ScriptedClient,
+    Synthesising,
     check_final,
     check_logits_are_moved_apart,
     check_runs,
@@ -30,7 +29,8 @@ from torch import Tensor
 from fcil import Batch, Terms, Update
 from fcil.config import Where, parse
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, anchors_of, first_net
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan
 from fcil.losses import soft_cross_entropy
 from fcil.nets import Net
 from fcil.optimizer import OptimizerSettings
@@ -48,27 +48,6 @@ FAST: dict[str, Any] = {
     "latent": 8,
     "student_steps": 2,
 }
-
-
-class Drawing(ScriptedClient):
-    """A client whose synthetic batches are given, taken in turn, and whose epochs may be cut short."""
-
-    synthetic: Iterator[Tensor]
-    asked: list[int]
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        yield from self.real[: self.max_batches]
-
-    def draw(self, name: str, count: int) -> Tensor:
-        assert name == "synthetic"
-        self.asked.append(count)
-        return next(self.synthetic)
-
-
-def drawing(client: ScriptedClient, synthetic: list[Tensor]) -> Drawing:
-    client.__class__ = Drawing
-    client.synthetic, client.asked = cycle(synthetic), []
-    return client
 
 
 def pool_of(count: int) -> dict[str, Tensor]:
@@ -99,7 +78,7 @@ def test_an_update_in_the_first_task_matches_the_reference():
     case = load_case("51_target_client_update")
     real = golden_batches(case, 2, case.parameters["known"])
     net = golden_net(case.under("params.first_task_net"))
-    client = drawing(client_of(net, shard_of([0] * 12), real=real, **golden_settings(case)), [])
+    client = client_of(net, shard_of([0] * 12), real=real, synthetic=[], **golden_settings(case))
     update = TARGET(fidelity="reference").local_train(client)
     check_final(replace(case, tensors={k.replace("first_task.", ""): t for k, t in case.tensors.items()}), update)
     assert client.asked == []
@@ -115,15 +94,15 @@ def test_an_update_in_a_later_task_matches_the_reference():
         shard_of([5] * 24),
         old=p["known"],
         real=golden_batches(case, 4),
+        synthetic=[t[f"inputs.synthetic{i}.x"] for i in range(3)],
         teacher=teacher,
         shared={"synthetic": pool_of(24)},
         **golden_settings(case),
     )
-    client = drawing(client, [t[f"inputs.synthetic{i}.x"] for i in range(3)])
     strategy = TARGET(fidelity="reference", keep=p["kd"], temperature=p["tau"], synthetic=8 / 6)
     update = watched(strategy, steps).local_train(client)
     check_final(replace(case, tensors={k.replace("later_task.", ""): v for k, v in t.items()}), update)
-    assert client.asked == [8] * 6  # the fourth real batch is never used
+    assert client.asked == [("synthetic", 8)] * 6  # the fourth real batch is never used
     for golden, (name, factor) in {"cross_entropy_new": ("ce", 1), "distillation": ("kd", p["kd"])}.items():
         got = torch.stack([step[name] for step in steps])
         assert_matches(got, factor * t[f"expected.later_task.steps.{golden}"], case.tolerance, golden)
@@ -151,13 +130,12 @@ def test_the_defaults_are_the_references():
 
 
 @pytest.fixture
-def later() -> tuple[Drawing, Batch, Tensor]:
+def later() -> tuple[ScriptedClient, Batch, Tensor]:
     """Two old classes of five; a batch and a synthetic batch."""
     batch = Batch(normal(6, 3, 8, 8, key=1), torch.tensor([2, 3, 4, 2, 3, 4]))
-    synthetic = normal(7, 3, 8, 8, key=2)
-    teacher = tiny_net(2, None, key=1)
-    client = client_of(tiny_net(5, None), shard_of([2] * 6), old=2, real=[batch] * 5, teacher=teacher)
-    return drawing(client, [synthetic]), batch, synthetic
+    synthetic, teacher = normal(7, 3, 8, 8, key=2), tiny_net(2, None, key=1)
+    given = {"real": [batch] * 5, "synthetic": [synthetic], "teacher": teacher}
+    return client_of(tiny_net(5, None), shard_of([2] * 6), old=2, **given), batch, synthetic
 
 
 def test_new_data_moves_new_logits_alone_and_synthetic_data_old_ones_alone(later):
@@ -182,7 +160,7 @@ def test_an_epoch_takes_all_real_batches_or_ends_with_the_synthetic_ones(later):
         client.asked.clear()
         client.max_batches = most
         TARGET(pairing=pairing).local_train(client)
-        assert client.asked == [4] * steps, (pairing, most)  # 9 images, 4 a step: 3 steps
+        assert client.asked == [("synthetic", 4)] * steps, (pairing, most)  # 9 images, 4 a step: 3 steps
     client.max_batches = None
     client.shared = {"synthetic": pool_of(1000)}
     client.asked.clear()
@@ -192,7 +170,7 @@ def test_an_epoch_takes_all_real_batches_or_ends_with_the_synthetic_ones(later):
 
 def test_a_first_task_needs_no_images_on_either_side():
     batch = Batch(normal(4, 3, 8, 8), torch.arange(4))
-    client = drawing(client_of(tiny_net(4, None), shard_of([0] * 4), real=[batch]), [])
+    client = client_of(tiny_net(4, None), shard_of([0] * 4), real=[batch], synthetic=[])
     assert TARGET(fidelity="reference").local_train(client).metrics["steps"] == 1
 
 
@@ -216,8 +194,8 @@ def test_the_reference_takes_500_beside_128(later):
 def test_after_a_task_the_net_is_inverted_and_becomes_the_teacher(fidelity, made, mean):
     asked = []
     server = server_of(tiny_net(4, None), task=2, old=2)
-    server.run_synthesis = lambda s, synthesizer, labels, bound, _: (
-        asked.append((synthesizer, list(labels), bound)) or {}
+    server.services = Synthesising(
+        lambda s, synthesizer, labels, bound, _: asked.append((synthesizer, list(labels), bound)) or {}
     )
     strategy = TARGET(fidelity=fidelity)
     strategy.aggregate(server, [constant(server.net, 1.0, 1), constant(server.net, 4.0, 2)])
@@ -281,11 +259,11 @@ def test_target_has_anchors_only_where_its_synthesizer_reads_them(tmp_path: Path
 
     for synthesizer, wanted in (({"nayer": NAYER}, True), ({"fast": FAST}, False)):
         plan: Plan = plan_of(tmp_path, strategy={"target": {"synthesizer": synthesizer}})
-        anchors = anchors_of(plan)
-        assert (anchors is not None) == wanted
-        assert first_net(plan, anchors).text_head is None
+        context = Datasets().open(plan)
+        assert (context.anchors is not None) == wanted
+        assert context.first_net().text_head is None
     plan = plan_of(tmp_path, strategy={"lander": {"synthesizer": {"fast": FAST}}})
-    assert first_net(plan, anchors_of(plan)).text_head is not None
+    assert Datasets().open(plan).first_net().text_head is not None
 
 
 def test_wrong_settings_are_refused_in_a_line(tmp_path):

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from fcil.config import Where, dump_fields
+from fcil.config.json_schema import Schema, Schemas
 from fcil.config.registry import class_in, names_in, read_choice
 from fcil.nets import Net
 from fcil.rng import Key
@@ -71,6 +72,10 @@ class Distiller:
     @classmethod
     def from_yaml(cls, raw: object, where: Where) -> Distiller:
         return read_choice(raw, where, "distiller", distiller_names(), distiller_class)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_choice("distiller", {name: distiller_class(name) for name in distiller_names()})
 
     def to_yaml(self) -> dict[str, Any]:
         return {self.name: dump_fields(self)}

@@ -9,30 +9,22 @@
 | `multi_krum`   | Blanchard et al., NeurIPS 2017 | the same                                  |
 | `bulyan`       | El Mhamdi et al., ICML 2018    | at most `malicious` of 4 malicious + 3 do |
 
-All but the mean are Flower's implementations, and hold all updates of a round in memory at once.
+All but the mean hold all updates of a round in memory at once; the Krums and Bulyan are Flower's implementations.
 `median`, `trimmed_mean` and `bulyan` weigh clients alike, whatever the strategy's weighting; the Krums
 weigh those they keep as the strategy says. Metrics are the plain mean over all, a liar's included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import Bulyan as FlowerBulyan
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
-from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
-from fcil.averaging import Weighting, mean_metrics, weighted_mean
 from fcil.config import Where
-from fcil.errors import TrainingError
-from fcil.federation.codec import to_arrays, to_tensors
-from fcil.federation.protection.flower_logs import overheard
+from fcil.config.json_schema import Schema, Schemas
 from fcil.federation.protection.tagged_choice import read_named, short_form
-from fcil.types import Count, Tensors, Update
+from fcil.types import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +37,13 @@ class Aggregation:
         """Why so many clients in a round do not suffice, or an empty string."""
         return ""
 
-    def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        """The next tensors out of those of all clients, who began from `start`."""
-        raise NotImplementedError
-
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> Aggregation:
         return read_named(RULES, "aggregation", raw, where)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_choice("aggregation", RULES)
 
     def to_yaml(self) -> Any:
         return short_form(self)
@@ -69,9 +61,6 @@ class Median(Aggregation):
     def problem(self, clients: int) -> str:
         return "" if clients >= 3 else f"the median of {clients} clients is their mean; it needs at least 3 in a round"
 
-    def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        return _by_flower(FedMedian(), updates)
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrimmedMean(Aggregation):
@@ -82,9 +71,6 @@ class TrimmedMean(Aggregation):
 
     def problem(self, clients: int) -> str:
         return "" if int(self.share * clients) else f"a share of {self.share:g} of {clients} clients leaves out nobody"
-
-    def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        return _by_flower(FedTrimmedAvg(beta=self.share), updates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +86,6 @@ class Krum(Aggregation):
 
     def problem(self, clients: int) -> str:
         return _too_few(clients, 2, self.malicious)
-
-    def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        near = _closest(updates, start, self.malicious, self.kept)
-        return weighted_mean([updates[k] for k in near], weighting).weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,64 +115,8 @@ class Bulyan(Aggregation):
     def problem(self, clients: int) -> str:
         return _too_few(clients, 4, self.malicious)
 
-    def combine(self, updates: Sequence[Update], weighting: Weighting, start: Tensors) -> Tensors:
-        def closest(contents: list[RecordDict], malicious: int, keep: int) -> list[RecordDict]:
-            return [contents[k] for k in _closest(updates, start, malicious, keep)]
-
-        return _by_flower(FlowerBulyan(num_malicious_nodes=self.malicious, selection_rule=closest), updates)
-
 
 RULES: dict[str, type[Aggregation]] = {c.name: c for c in (Mean, Median, TrimmedMean, Krum, MultiKrum, Bulyan)}
-
-
-def average(aggregation: Aggregation, updates: Iterable[Update], weighting: Weighting, start: Tensors) -> Update:
-    """One update out of many, by a rule; all rules but the mean read every update first.
-
-    Raises:
-        TrainingError: too few clients answered for the rule, or they sent different tensors.
-    """
-    if isinstance(aggregation, Mean):
-        return weighted_mean(updates, weighting)
-    received = list(updates)
-    if problem := aggregation.problem(len(received)):
-        raise TrainingError(f"federation.aggregation: {aggregation.name}: {problem}")
-    shapes = [{name: t.shape for name, t in update.weights.items()} for update in received]
-    if any(shape != shapes[0] for shape in shapes):
-        raise TrainingError(f"federation.aggregation: {aggregation.name} needs the same tensors from every client")
-    weights = aggregation.combine(received, weighting, start)
-    return Update(weights, sum(u.num_examples for u in received), mean_metrics(u.metrics for u in received))
-
-
-@dataclass
-class _Reply:
-    """As much of a Flower reply as its strategies look at."""
-
-    content: RecordDict
-
-    def has_error(self) -> bool:
-        return False
-
-
-def _by_flower(strategy: FedAvg, updates: Sequence[Update]) -> Tensors:
-    metrics = MetricRecord({"num-examples": 1})  # Flower fails without; its mean of metrics is not used
-    replies = [_Reply(RecordDict({"arrays": to_arrays(u.weights), "metrics": metrics})) for u in updates]
-    with overheard():
-        arrays, _ = strategy.aggregate_train(0, cast(list[Message], replies))
-    assert arrays is not None
-    return to_tensors(arrays, next(iter(updates[0].weights.values())).device)
-
-
-def _closest(updates: Sequence[Update], start: Tensors, malicious: int, keep: int) -> list[int]:
-    """Which `keep` updates lie closest to their neighbours, as Krum counts."""
-    # Differs: steps from `start` are compared, and real numbers alone. Of whole nets, |a|^2 + |b|^2 - 2ab
-    # can be off by more than two clients differ; and batch counters would count, which grow with the data.
-    contents = []
-    for update in updates:
-        reals = {name: t for name, t in update.weights.items() if start.get(name, t).is_floating_point()}
-        moved = {name: t - start[name] if name in start else t for name, t in reals.items()}
-        contents.append(RecordDict({"arrays": to_arrays(moved)}))
-    chosen = [id(content) for content in select_multikrum(contents, malicious, keep)]
-    return [k for k, content in enumerate(contents) if id(content) in chosen]
 
 
 def _too_few(clients: int, factor: int, malicious: int) -> str:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fcil.config import Where
+from fcil.config.json_schema import Schema, Schemas
 from fcil.data import Shard
 from fcil.federation.protection.tagged_choice import read_named, short_form
 from fcil.rng import generator
@@ -50,6 +51,10 @@ class Attack:
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> Attack:
         return read_named(ATTACKS, "attack", raw, where)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_choice("attack", ATTACKS)
 
     def to_yaml(self) -> Any:
         return short_form(self)

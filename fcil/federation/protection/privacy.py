@@ -44,16 +44,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import sqrt
 from typing import Annotated
 
 import torch
-from flwr.supercore.privacy_accounting import GaussianPrivacyEvent, NeighboringRelation, PrivacyConfig, SamplingMethod
-from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from pydantic import Field
 
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.protection.bn_variance import settled
+from fcil.federation.protection.clipping import clip_factor
 from fcil.rng import Key, generator
 from fcil.types import Positive, Tensors, Update
 
@@ -101,9 +99,9 @@ def private_mean(
             )
             raise TrainingError(f"federation.privacy: {what}; the noise is not made for that")
         steps = {name: t - start[name] for name, t in update.weights.items() if name in sums}
-        length = sqrt(sum(float(step.double().square().sum()) for step in steps.values()))
+        factor = clip_factor(steps, privacy.clip)
         for name, step in steps.items():
-            sums[name].add_(step, alpha=min(1.0, privacy.clip / length) if length else 1.0)
+            sums[name].add_(step, alpha=factor)
         sent |= update.weights.keys()
     stream, std = generator(*key), privacy.noise * privacy.clip
     mean = {name: t.clone() for name, t in start.items() if name in sent}
@@ -120,17 +118,20 @@ def epsilon(privacy: Privacy, clients: int, per_round: int, rounds: int) -> floa
     Raises:
         ConfigError: the accountant is not installed.
     """
+    from flwr.supercore import privacy_accounting as accounting  # not above: settings are read without Flower
+    from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
+
     if not rounds:
         return 0.0
-    config = PrivacyConfig(
+    config = accounting.PrivacyConfig(
         target_delta=privacy.delta,
         population_size=clients,
-        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
-        sampling_method=SamplingMethod.NO_AMPLIFICATION,
+        neighboring_relation=accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        sampling_method=accounting.SamplingMethod.NO_AMPLIFICATION,
     )
     try:
         accountant = RdpAccountant(config)
     except ImportError:
         raise ConfigError("federation.privacy: epsilon needs a package more; pip install 'fcil[privacy]'") from None
-    accountant.compose(GaussianPrivacyEvent(privacy.noise, per_round, clients), rounds)
+    accountant.compose(accounting.GaussianPrivacyEvent(privacy.noise, per_round, clients), rounds)
     return accountant.get_epsilon(privacy.delta)

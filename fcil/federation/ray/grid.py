@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 from flwr.app import Context, Message, RecordDict
 
-from fcil.errors import ConfigError
 from fcil.federation.compat import CRASHED, RAISED, error_reply, give_id, new_run
 from fcil.federation.grids import LocalGrid, reason
+from fcil.federation.ray.pool import StartedPool, death
 
 
 class Worker:
     """The body of a Ray actor: imports the ClientApp and calls it."""
 
     def __init__(self) -> None:
-        from fcil.federation.client import app
+        from fcil.federation.client import client_app
 
-        self._app = app
+        self._app = client_app()
 
     def ready(self) -> bool:
         return True
@@ -46,69 +46,11 @@ class Worker:
             return (reason(error), bool(state)), state
 
 
-class WorkerPool:
-    """Ray actors that outlive a run, so that the next one finds torch imported and data loaded."""
-
-    PATIENCE = 300.0
-    """Seconds within which a worker must have started when there is none."""
+class WorkerPool(StartedPool):
+    """The workers that clients are trained on."""
 
     def __init__(self, size: int, options: dict[str, Any]) -> None:
-        import ray
-
-        actor: Any = ray.remote(Worker)
-        self.size = size
-        self._make: Callable[[], Any] = lambda: actor.options(**options).remote()
-        self._options, self._began = options, math.inf
-        self._idle: deque[Any] = deque()
-        self._starting: dict[Any, Any] = {}  # reference to its first answer -> worker
-        for _ in range(size):
-            self.replace()
-
-    def replace(self) -> None:
-        """Start a worker, at first or for one that died."""
-        worker = self._make()
-        self._starting[worker.ready.remote()] = worker
-        if len(self._starting) == self.size:
-            self._began = time.monotonic()  # nobody is left: from now on somebody has to come
-
-    def give_back(self, worker: Any) -> None:
-        self._idle.append(worker)
-
-    def drop(self, worker: Any) -> None:
-        """End a worker that is stuck, and start another."""
-        import ray
-
-        ray.kill(worker)
-        self.replace()
-
-    def take(self) -> Any | None:
-        """A worker that is free, if there is one. A worker Ray has no room for is never handed out."""
-        self.wait(0.0)
-        return self._idle.popleft() if self._idle else None
-
-    def wait(self, seconds: float) -> None:
-        """Let workers finish starting.
-
-        Raises:
-            ConfigError: there is none, and none starts.
-        """
-        import ray
-
-        if self._starting:
-            done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=seconds)
-            for reference in done:
-                worker = self._starting.pop(reference)
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayActorError:
-                    self._starting[(worker := self._make()).ready.remote()] = worker  # it died while it started
-                else:
-                    self._idle.append(worker)
-            if len(self._starting) == self.size and time.monotonic() > self._began + self.PATIENCE:
-                raise ConfigError(
-                    f"resources: no Ray worker of {self._options} started within {self.PATIENCE:g} seconds; "
-                    "the machine or cluster has no room for it"
-                )
+        super().__init__(Worker, size, options)
 
 
 class _Call(NamedTuple):
@@ -185,8 +127,7 @@ class RayGrid(LocalGrid):
         except ray.exceptions.RayError as error:
             self._pool.replace()
             self._dispatch()
-            why = str(error).strip().splitlines() or [""]
-            return error_reply(call.message, CRASHED, f"the worker died: {type(error).__name__}: {why[0]}")
+            return error_reply(call.message, CRASHED, f"the worker died: {death(error)}")
         self._pool.give_back(call.worker)
         self._dispatch()
         if isinstance(content, str):

@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from fcil.errors import ConfigError, printable
+from fcil.federation.ray.pool import ActorPool
 from fcil.federation.settings import Resources
 
 
@@ -57,12 +58,7 @@ class Runners:
     """Up to `at_once` processes on Ray, made when they are needed. Ray has to run."""
 
     def __init__(self, at_once: int, options: dict[str, Any]) -> None:
-        import ray
-
-        actor: Any = ray.remote(Runner).options(**options)
-        self._make: Callable[[], Any] = lambda: actor.remote(sys.argv, str(Path.cwd()))
-        self._at_once = at_once
-        self._idle: list[Any] = []
+        self._pool = ActorPool(Runner, at_once, options, sys.argv, str(Path.cwd()))
         self._running: dict[Any, _Call] = {}
 
     @property
@@ -71,11 +67,12 @@ class Runners:
 
     @property
     def free(self) -> bool:
-        return len(self._running) < self._at_once
+        return len(self._running) < self._pool.size
 
     def start(self, name: Hashable, play: Callable[..., Outcome], *arguments: Any) -> None:
         """Let a process call `play`, which has to be a function of a module."""
-        runner = self._idle.pop() if self._idle else self._make()
+        runner = self._pool.take()
+        assert runner is not None, "no process is free"
         place = runner.place.remote()  # before the call, which is answered after a long time
         self._running[runner.call.remote(play, *arguments)] = _Call(name, runner, place)
 
@@ -88,9 +85,9 @@ class Runners:
             call = self._running.pop(reference)
             outcome = _outcome(reference)
             if outcome.state in ("finished", "elsewhere"):
-                self._idle.append(call.runner)
+                self._pool.give_back(call.runner)
             else:
-                ray.kill(call.runner)
+                self._pool.drop(call.runner)
             yield call.name, outcome
 
     def stop(self) -> None:
@@ -112,12 +109,10 @@ class Runners:
 
     def close(self) -> None:
         """End the processes, whatever they are at."""
-        import ray
-
-        for runner in [*self._idle, *(call.runner for call in self._running.values())]:
-            ray.kill(runner)
-        self._idle.clear()
+        for call in self._running.values():
+            self._pool.drop(call.runner)
         self._running.clear()
+        self._pool.close()
 
 
 def _ask_to_stop(number: int) -> None:

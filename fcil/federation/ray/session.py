@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -15,9 +15,9 @@ import psutil
 
 from fcil.errors import ConfigError, EngineError
 from fcil.federation.ray.folder import RayFolder
-from fcil.federation.ray.reaper import Reaper
 from fcil.federation.runtime.address_space import store_size
 from fcil.federation.runtime.interrupts import INTERRUPTED, SIGNALS
+from fcil.federation.runtime.watcher import Watcher
 
 
 class RaySession:
@@ -33,7 +33,7 @@ class RaySession:
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._ours = False
-        self._reaper: Reaper | None = None
+        self._watcher: Watcher | None = None
         self._folder: RayFolder | None = None
 
     def __enter__(self) -> RaySession:
@@ -44,9 +44,10 @@ class RaySession:
         store = None if self._address else store_size()
         self._ours, self._folder = True, None if self._address else RayFolder()
         path = self._folder.path if self._folder else None
-        self._reaper = Reaper(path)
+        self._watcher = Watcher(path)
+        self._watcher.start()
         try:
-            with uninterrupted(), alive(), quiet():
+            with uninterrupted(), alive(), quiet(), variables(self._watcher.environment):
                 # "local" and not None: a cluster that happens to run on this machine is not joined unasked.
                 ray.init(
                     address=self._address or "local",
@@ -80,9 +81,9 @@ class RaySession:
             ray.shutdown()
         if self._folder is not None:
             self._folder.leave() if keep else self._folder.remove()
-        if self._reaper is not None:
-            self._reaper.dismiss()
-        self._ours, self._reaper, self._folder = False, None, None
+        if self._watcher is not None:
+            self._watcher.dismiss()
+        self._ours, self._watcher, self._folder = False, None, None
 
 
 @contextmanager
@@ -94,6 +95,21 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """These variables in the environment of processes that are started in this block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _first_line(error: BaseException) -> str:
@@ -116,7 +132,7 @@ def uninterrupted() -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if came:
-            os._exit(INTERRUPTED)  # Ray's processes are seen to by the reaper
+            os._exit(INTERRUPTED)  # Ray's processes are ended by the watcher
         came.append(number)
         with suppress(OSError):
             os.write(2, b"stopping as soon as Ray has started; once more stops at once\n")

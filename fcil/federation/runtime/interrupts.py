@@ -92,7 +92,7 @@ class Interrupts:
             while numbers := arrivals.recv(16):
                 presses += sum(number in SIGNALS for number in numbers)
                 if presses - self._ours > 1:
-                    os._exit(INTERRUPTED)  # Ray's processes are seen to by `fcil.federation.ray.reaper`
+                    os._exit(INTERRUPTED)  # Ray's processes are ended by `runtime.watcher`
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._overdue:

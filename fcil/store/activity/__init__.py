@@ -1,8 +1,8 @@
 """How active the ingredients of a method were in a run, and which of them did nothing.
 
 All of it follows from a run folder: loss terms, draws, failures and pools from `rounds.jsonl`, who held what from
-`partition.json`, what the method sets out to do from `config.yaml` and `strategy.py`. Runs of earlier versions,
-which recorded less, give less.
+`partition.json`, what the method sets out to do from `config.yaml` and `env.json`. Runs of earlier versions, which
+recorded less, give less.
 
     explain(run)   ->  {"activity": {"terms": {"ce": [1.0, 0.07], "kd": [None, 0.93]}, "samples": [640, 0], ...},
                         "inert": ["the loss term \\"kd\\" was 0 in every round after task 1 (strategy.keep is 0)"]}

@@ -1,17 +1,17 @@
 """Ingredients that did nothing, a sentence each.
 
-What a method sets out to do is read from its file: the terms its loss can have, its fields that are weights, and
-whether it keeps images or draws from what is shared. The first task is left out of account where there are others,
-because nothing is old in it. A term that is switched off by default (`head` of lander) is not missed.
+What a method sets out to do is what it declares: the terms of its loss, the fields that weigh them, and whether it
+keeps images or draws from what is shared. The first task is left out of account where there are others, because
+nothing is old in it. A term that is switched off by default (`head` of lander) is not missed.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from typing import Any
 
 from fcil.store.activity.counted import Records, audited, shared_sizes, term_shares
+from fcil.store.declared import Declared
 
 SMALL = 0.001
 """Share of the loss below which a term is said to have done nothing."""
@@ -20,18 +20,18 @@ LEARNING = ("ce",)
 """Terms that may become small: what is learnt well costs little."""
 
 
-def inert(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], tree: ast.AST) -> list[str]:
+def inert(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared) -> list[str]:
     """A sentence for each ingredient that did nothing.
 
     Args:
         found: what `activity` made of the records.
         options: of the strategy, by name.
-        tree: the syntax of the strategy's file.
+        declared: what the strategy says of itself.
     """
     later = [r for r in records if r["task"] > 1]
-    lines = _untrained(records) + _terms(later or records, options, tree, several=bool(later))
+    lines = _untrained(records) + _terms(later or records, options, declared, several=bool(later))
     if later and audited(records):
-        lines += _unused(records, found, options, tree)
+        lines += _unused(records, found, options, declared)
     return lines
 
 
@@ -44,7 +44,7 @@ def _untrained(records: Records) -> list[str]:
 # Loss ---------------------------------------------------------------------------------------------
 
 
-def _terms(records: Records, options: Mapping[str, Any], tree: ast.AST, *, several: bool) -> list[str]:
+def _terms(records: Records, options: Mapping[str, Any], declared: Declared, *, several: bool) -> list[str]:
     when = "in every round after task 1" if several else "in every round"
     seen: dict[str, float] = {}  # the largest value of each term
     for record in records:
@@ -54,10 +54,10 @@ def _terms(records: Records, options: Mapping[str, Any], tree: ast.AST, *, sever
         return []
     zero = [name for name, most in seen.items() if most < NOTHING]
     # A field that bears the name of a term, and is off or left to the side of `fidelity`, tells that it may be missing.
-    missing = [n for n in claimed_terms(tree) if n not in seen and options.get(n, 1)] if several else []
-    off = [name for name, default in weights(tree).items() if options.get(name) == 0 and default != 0]
+    missing = [n for n in declared.loss_terms if n not in seen and options.get(n, 1)] if several else []
+    off = [name for name, default in declared.weights.items() if options.get(name) == 0 and default != 0]
     why = f" ({', '.join(f'strategy.{name} is 0' for name in off)})" if off else ""
-    lines = [f'the loss term "{name}" was 0 {when}{why or _radius(name, options)}' for name in zero]
+    lines = [f'the loss term "{name}" was 0 {when}{why or _radius(declared.radii.get(name), options)}' for name in zero]
     lines += [f'the loss term "{name}" never appeared after task 1{why}' for name in missing]
     if off and not lines:
         lines = [f"strategy.{name} is 0" for name in off]
@@ -67,9 +67,9 @@ def _terms(records: Records, options: Mapping[str, Any], tree: ast.AST, *, sever
     return lines
 
 
-def _radius(name: str, options: Mapping[str, Any]) -> str:
-    radius = options.get("radius")
-    return f"; all images lay within strategy.radius ({radius:g})" if name == "bound" and _is_number(radius) else ""
+def _radius(name: str | None, options: Mapping[str, Any]) -> str:
+    radius = options.get(name) if name else None
+    return f"; all images lay within strategy.{name} ({radius:g})" if _is_number(radius) else ""
 
 
 def _is_number(value: Any) -> bool:
@@ -79,13 +79,13 @@ def _is_number(value: Any) -> bool:
 # What is kept, made and shared --------------------------------------------------------------------
 
 
-def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], tree: ast.AST) -> list[str]:
-    lines, used = [], calls(tree)
-    if "keep" in used and not any(found["exemplars"][:-1]):
+def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared) -> list[str]:
+    lines = []
+    if "exemplars" in declared.uses and not any(found["exemplars"][:-1]):
         lines.append("clients kept no image of earlier tasks")
     if "synthesizer" in options and not any(found.get("samples") or ()):
         lines.append("the synthesizer made no sample")
-    if used & {"draw", "built"} and not found["drawn"]:
+    if "samples" in declared.uses and not found["drawn"]:
         lines.append("clients drew nothing from what the server shares")
     last = records[-1]["task"]
     for record in records:
@@ -93,48 +93,3 @@ def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, An
         if record["task"] < last:
             lines += [f'what is shared as "{name}" was empty after task {record["task"]}' for name in empty]
     return lines
-
-
-# What a file says ---------------------------------------------------------------------------------
-
-
-def claimed_terms(tree: ast.AST) -> list[str]:
-    """Names of the terms that a client's loss can have, as far as its file spells them out."""
-    names: dict[str, None] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and _is_loss(node):
-            names |= dict.fromkeys(key for inner in ast.walk(node) for key in _keys(inner))
-    return list(names)
-
-
-def _is_loss(node: ast.FunctionDef) -> bool:
-    """A method that is handed a client and gives terms."""
-    gives = node.name == "local_loss" or (node.returns is not None and ast.unparse(node.returns) == "Terms")
-    return gives and any(argument.arg == "client" for argument in node.args.args)
-
-
-def _keys(node: ast.AST) -> list[str]:
-    keys: list[ast.expr | None] = []
-    if isinstance(node, ast.Dict):
-        keys = list(node.keys)
-    elif isinstance(node, ast.Assign):
-        keys = [t.slice for t in node.targets if isinstance(t, ast.Subscript) and ast.unparse(t.value) == "terms"]
-    return [k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-
-
-def weights(tree: ast.AST) -> dict[str, Any]:
-    """Fields that the sentence under them calls a weight, and their defaults; None for one that is no constant."""
-    found: dict[str, Any] = {}
-    for kind in (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)):
-        for field, doc in zip(kind.body, kind.body[1:], strict=False):
-            text = doc.value if isinstance(doc, ast.Expr) else None
-            says = text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else ""
-            if isinstance(field, ast.AnnAssign) and says.lower().startswith(("weight of", "base weight of")):
-                default = field.value.value if isinstance(field.value, ast.Constant) else None
-                found[ast.unparse(field.target)] = default
-    return found
-
-
-def calls(tree: ast.AST) -> set[str]:
-    """Names of the methods that a file calls."""
-    return {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 from fcil.config import MAX_BYTES, parse_yaml
 from fcil.errors import ConfigError, StoreError, printable
-from fcil.io.bounded import read_text
 from fcil.store import files
 from fcil.store.activity.counted import Records, activity
 from fcil.store.activity.idle import inert
+from fcil.store.declared import read_declared
 from fcil.store.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -49,15 +48,7 @@ def of_folder(folder: RunFolder, records: Records, config: Mapping[str, Any] | N
         config: what its `config.yaml` says; read if it is not given.
     """
     counted = activity(records, _counts(folder), _pool_sizes(folder.synthetic))
-    return {"activity": counted, "inert": inert(records, counted, _options(folder, config), syntax(folder.strategy))}
-
-
-def syntax(path: Path) -> ast.AST:
-    """The syntax of a strategy's file, which is not executed; of nothing if it cannot be read."""
-    try:
-        return ast.parse(read_text(path, MAX_BYTES, StoreError))
-    except (StoreError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return ast.Module([], [])
+    return {"activity": counted, "inert": inert(records, counted, _options(folder, config), read_declared(folder))}
 
 
 def _options(folder: RunFolder, config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fcil.config import Where, dump_fields
+from fcil.config.json_schema import Schema, Schemas
 from fcil.config.registry import class_in, names_in, read_choice
 from fcil.data import Augment
 from fcil.errors import ConfigError
@@ -26,7 +27,7 @@ from fcil.nets import Net, frozen
 from fcil.rng import Key
 from fcil.synthesis.common.display import episode_bar
 from fcil.synthesis.common.pool import endless_rows, view
-from fcil.types import Count, NonNegative, Output, Tensors, Terms
+from fcil.types import Count, NonNegative, Output, Tensors, Terms, Weight
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (episodes done, episodes in all, mean of each loss term)."""
@@ -40,7 +41,7 @@ NEEDS = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in 
 class Bound:
     """LANDER's bounding loss as a term of a generator: samples stay within reach of their anchor."""
 
-    weight: NonNegative = 5.0
+    weight: Weight = 5.0
     """Weight of the term (`lambda_ltc`)."""
     radius: NonNegative = 0.015
     """Mean squared distance to the anchor that costs nothing (`r`)."""
@@ -250,6 +251,10 @@ class Synthesizer:
     @classmethod
     def from_yaml(cls, raw: object, where: Where) -> Synthesizer:
         return read_choice(raw, where, "synthesizer", synthesizer_names(), synthesizer_class)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_choice("synthesizer", {name: synthesizer_class(name) for name in synthesizer_names()})
 
     def to_yaml(self) -> dict[str, Any]:
         return {self.name: dump_fields(self)}

@@ -39,20 +39,20 @@ from fcil.synthesis.common.inner_loop import asked
 from fcil.synthesis.common.losses import activation, disagreement, negative_entropy
 from fcil.synthesis.families.generator_loop import Chain, Live
 from fcil.synthesis.families.with_student import WithStudent
-from fcil.types import Count, NonNegative, Positive, Terms
+from fcil.types import Count, NonNegative, Positive, Terms, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Live, WithStudent):
     """A generator with any of five terms, and a student where they disagree."""
 
-    bn: NonNegative = 0.0
+    bn: Weight = 0.0
     """Weight of batch-norm matching."""
-    ce: NonNegative = 0.0
+    ce: Weight = 0.0
     """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
-    balance: NonNegative = 0.0
+    balance: Weight = 0.0
     """Weight of having as much of every class."""
-    act: NonNegative = 0.0
+    act: Weight = 0.0
     """Weight of the size of the features."""
     adv: NonNegative = 0.0
     distance: Literal["kl", "l1"] = "kl"

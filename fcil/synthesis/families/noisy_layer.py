@@ -24,7 +24,7 @@ from fcil.losses import Averages
 from fcil.nets import Net, NoisyGenerator
 from fcil.synthesis.common.inner_loop import Batches, Cut
 from fcil.synthesis.families.with_student import Taught
-from fcil.types import Count, Index, NonNegative, Positive
+from fcil.types import Count, Index, NonNegative, Positive, Weight
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -95,13 +95,13 @@ class Noisy(Taught):
     """Channels of the generator's last stage (`ngf`)."""
     rows_per_layer: Count | None = 10
     """Rows of a batch that share a noisy layer (`nl`); null: as many as classes, the K-to-1 form of NAYER."""
-    bn: NonNegative = 1.0
+    bn: Weight = 1.0
     """Weight of batch-norm matching (10 in NAYER alone)."""
     bn_momentum: Share = 0.9
     """Share of the past in the matched statistics, the same on both sides; 0 matches every batch by itself."""
-    ce: NonNegative = 0.5
+    ce: Weight = 0.5
     """Weight of the cross-entropy to the wanted class (`oh`)."""
-    adv: NonNegative = 1.0
+    adv: Weight = 1.0
     """Weight of the disagreement with the student (1.33 in NAYER alone)."""
     learn_stats: bool = True
     """Learn the mean and deviation that normalise samples (LANDER), instead of being told the real ones."""
@@ -125,7 +125,7 @@ class Noisy(Taught):
     """Samples per student step (512 in NAYER alone)."""
     student_decay: NonNegative = 2e-4
     """Weight decay of the student (1e-4 in NAYER alone)."""
-    student_text: NonNegative = 5.0
+    student_text: Weight = 5.0
     """Weight of matching the label-text heads of teacher and student, where there are any (0 in NAYER alone)."""
     cut: Cut | None = None
     """Which samples are kept when there are too many: the latest (ours), or by file name (reference)."""

@@ -23,7 +23,7 @@ from fcil.synthesis.common.inner_loop import Batchwise, History, Lowest
 from fcil.synthesis.common.losses import total_variation
 from fcil.synthesis.common.pool import Rounding, to_bytes
 from fcil.synthesis.common.preconditions import images_alone
-from fcil.types import NonNegative, Positive, Tensors, Terms
+from fcil.types import Positive, Tensors, Terms, Weight
 
 Kept = Literal["best", "last"]
 BETAS = (0.5, 0.99)
@@ -132,9 +132,9 @@ class Pixels(Batchwise):
     """Share of a side by which the images are rolled at most, either way, anew in each step."""
     flip: bool | None = None
     """Mirror the images in half of the steps; null: where the data is mirrored."""
-    tv: NonNegative = 1e-3
+    tv: Weight = 1e-3
     """Weight of the total variation."""
-    l2: NonNegative = 0.0
+    l2: Weight = 0.0
     """Weight of the Euclidean norm of the whole batch."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})

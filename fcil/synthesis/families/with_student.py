@@ -18,14 +18,14 @@ from fcil.synthesis.common.fidelity import Sided
 from fcil.synthesis.common.inner_loop import Batchwise
 from fcil.synthesis.common.preconditions import no_judge_of_itself
 from fcil.synthesis.common.student import cosine, distillation, student_of, train_student
-from fcil.types import Count, Index, NonNegative, Output, Positive, Terms
+from fcil.types import Count, Index, NonNegative, Output, Positive, Terms, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithStudent(Synthesizer):
     """Settings of a student, and how one begins."""
 
-    adv: NonNegative = 1.0
+    adv: Weight = 1.0
     """Weight of the disagreement with the student; at 0 there is no student."""
     student_steps: Index = 400
     """Student steps per episode in which it learns (`kd_steps`)."""

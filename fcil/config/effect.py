@@ -1,0 +1,46 @@
+"""Which settings change no result: the one list for the hash of a run, for resuming it, and for tables of runs.
+
+It holds key paths and stands apart from the classes of settings because tables read configurations as plain values,
+those of earlier versions too, and do not wait for torch, which the classes import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+NO_EFFECT = (
+    *("resources", "logger", "data.split.file"),
+    *("federation.backend", "federation.timeout", "federation.checkpoint_every"),
+    *("federation.on_failure", "federation.retries", "federation.min_success"),
+)
+"""Settings in no hash. Of a split the digest counts; what is done about clients that fail changes nothing where none
+fails and is in the record where one does, so that a run that stopped can go on under another policy."""
+DETAIL = ("federation.evaluate_every",)
+"""Settings that are in the hash, since they decide what is recorded on the way, and change no result."""
+
+
+def effective(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a configuration (`config.yaml`, `Plan.to_yaml()`) that can change the result, as a copy.
+
+    The folder of the images is among them only where they are a user's own, the place of a user's strategy is not:
+    its text counts.
+    """
+    data = config.get("data")
+    own_images = isinstance(data, Mapping) and data.get("dataset") == "image_folder"
+    found = without(config, NO_EFFECT if own_images else (*NO_EFFECT, "data.root"))
+    chosen = found.get("strategy")
+    if isinstance(chosen, Mapping):
+        found["strategy"] = {Path(str(name)).stem: options for name, options in chosen.items()}
+    return found
+
+
+def without(values: Mapping[str, Any], paths: Collection[str], path: str = "") -> dict[str, Any]:
+    """A copy of nested values that lacks these key paths."""
+    found = {}
+    for key, value in values.items():
+        inner = f"{path}.{key}" if path else str(key)
+        if inner not in paths:
+            found[key] = without(value, paths, inner) if isinstance(value, Mapping) else value
+    return found

@@ -1,0 +1,88 @@
+"""What is told of methods without running them, so that a listing need not wait for torch.
+
+`catalogue.json` beside this module keeps what `fcil.methods.listing` says of each built-in method, under the digest of
+the method's file. A user's own method, or one whose file was changed since, is read live.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fcil.config import Where
+from fcil.config.registry import files_in
+from fcil.methods.files import built_in_files, own_files, read_source, source_digest
+
+SHIPPED = Path(__file__).with_name("catalogue.json")
+NAMED = {"strategies": "strategy", "synthesizers": "synthesizer"}
+"""Kinds that are kept, and the key of a row that holds the name."""
+Row = dict[str, Any]
+
+
+def rows(kind: str) -> list[Row]:
+    """The rows of a kind, as `fcil.methods.listing` has them."""
+    kept = {name: _kept(kind, name, path) for name, path in _files(kind).items()}
+    if kept and all(kept.values()):
+        return [{key: value for key, value in kept[name].items() if key != "options"} for name in sorted(kept)]
+    from fcil.methods.listing import LISTINGS
+
+    return LISTINGS[kind]()
+
+
+def one(kind: str, name: str) -> Row:
+    """A row of a listing, with the file and the options of a method.
+
+    Raises:
+        ConfigError: nothing of this kind has this name.
+    """
+    path = _files(kind).get(name)
+    if path is not None and (row := _kept(kind, name, path)):
+        options, file = row.pop("options"), {"file": str(path)} if kind == "strategies" else {}
+        return {**row, **file, "options": options}
+    from fcil.methods import listing
+
+    return listing.one(kind, name)
+
+
+def written() -> str:
+    """The text of `catalogue.json`, from the methods as they are."""
+    from fcil.methods.listing import LISTINGS, options
+    from fcil.methods.loading import strategy_class
+    from fcil.synthesis import synthesizer_class
+
+    found: dict[str, dict[str, Row]] = {}
+    for kind, key in NAMED.items():
+        files, kept = built_in_files() if kind == "strategies" else _files(kind), {}
+        for row in LISTINGS[kind]():
+            if path := files.get(name := row.pop(key)):
+                source = read_source(path, Where(str(path)))
+                strategy = kind == "strategies"
+                cls = strategy_class(name, None, source, Where(str(path))) if strategy else synthesizer_class(name)
+                kept[source_digest(source)] = {**row, "options": options(cls)}
+        found[kind] = kept
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def _kept(kind: str, name: str, path: Path) -> Row:
+    """The row of a method whose file is as it was when the catalogue was written; else an empty one."""
+    row = _shipped()[kind].get(_digest(path))
+    return {} if row is None else {NAMED[kind]: name, **row}
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Row]]:
+    found: dict[str, dict[str, Row]] = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    return found
+
+
+def _files(kind: str) -> dict[str, Path]:
+    """Name and file of each method of a kind; none for a kind that is no package of methods."""
+    if kind == "strategies":
+        return {**built_in_files(), **own_files()}
+    return files_in("fcil.synthesis") if kind == "synthesizers" else {}
+
+
+def _digest(path: Path) -> str:
+    return source_digest(read_source(path, Where(str(path))))

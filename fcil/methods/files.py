@@ -1,0 +1,69 @@
+"""Where the files of methods lie, and what can be read of them without running them: no torch is loaded for it."""
+
+from __future__ import annotations
+
+import ast
+import os
+from filecmp import cmp
+from hashlib import sha256
+from pathlib import Path
+
+from fcil.config import MAX_BYTES, Where
+from fcil.config.registry import files_in
+from fcil.errors import ConfigError, nearest
+from fcil.io.bounded import read_text
+
+BUILT_IN = "strategies"
+
+
+def built_in_files() -> dict[str, Path]:
+    """Name and file of every strategy that comes with the project."""
+    return files_in(BUILT_IN)
+
+
+def own_files() -> dict[str, Path]:
+    """Name and file of every strategy in `./strategies`, but for those that are the built-in ones, or copies."""
+    found = {p.stem: p for p in sorted(Path("strategies").glob("*.py")) if not p.stem.startswith("_")}
+    built_in = built_in_files()
+    return {name: p for name, p in found.items() if name not in built_in or not cmp(p, built_in[name], shallow=False)}
+
+
+def locate(name: str, where: Where) -> Path | None:
+    """The user's file of this name or path; None for a built-in strategy.
+
+    Raises:
+        ConfigError: there is no such strategy or file.
+    """
+    if name.endswith(".py") or "/" in name:
+        if not os.path.isfile(name):
+            near = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*.py")])
+            raise where.error(f'no strategy file "{name}".{near}')
+        return Path(name)
+    if name in own_files():
+        return own_files()[name]
+    if name not in built_in_files():
+        raise where.unknown("strategy", name, sorted({**built_in_files(), **own_files()}))
+    return None
+
+
+def read_source(path: Path, where: Where) -> str:
+    """The text of a strategy's file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
+    try:
+        return read_text(path, MAX_BYTES, ConfigError, f'strategy file "{path}"')
+    except ConfigError as error:
+        raise where.error(str(error)) from None
+
+
+def source_digest(source: str) -> str:
+    """Thirty-two hex digits that stand for the text of a strategy's file."""
+    return sha256(source.encode()).hexdigest()[:32]
+
+
+def first_line(source: str) -> str:
+    """The first line of a file's docstring, without executing the file."""
+    doc = ast.get_docstring(ast.parse(source)) or ""
+    return doc.splitlines()[0] if doc else ""

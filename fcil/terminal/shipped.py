@@ -1,0 +1,86 @@
+"""Files of the package that are made from its code: `python -m fcil.terminal.shipped` writes them.
+
+With them the command line tells what it knows without loading torch; a test sees that they are as the code is. They are
+the JSON schema of the files of `fcil run` and `fcil distill`, and the catalogue of methods.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fcil.config
+from fcil.methods import catalogue
+
+SCHEMA = Path(fcil.config.__file__).with_name("experiment.schema.json")
+"""What `fcil show --schema` prints."""
+ABOUT = (
+    "A file of `fcil run` or `fcil distill`. Editors that know the YAML language server check a file whose first line "
+    "is `# yaml-language-server: $schema=experiment.schema.json`, with the path of this schema from there."
+)
+MATRIX = "Key paths such as `data.tasks`, each with a list of values: the product of the lists is run."
+Schema = dict[str, Any]
+
+
+def experiment_schema() -> Schema:
+    """The JSON schema of experiments and of distillations, which differ in their keys."""
+    from fcil.config.json_schema import Schemas
+    from fcil.config.matrix import DISTILLS, FEDERATES
+    from fcil.distillation.settings import SHARED_OUT, Distillation
+    from fcil.runs.plans import Experiment
+
+    schemas = Schemas()
+    files = [schemas.of(cls) for cls in (Experiment, Distillation)]
+    data = schemas.definitions["DataSettings"]
+    del data["required"]  # a matrix may vary what is required
+    teacher = {key: value for key, value in data["properties"].items() if key not in SHARED_OUT}
+    teacher["tasks"] = {"const": 1, "description": "A distillation has one task."}
+    schemas.definitions["DistillationData"] = {**data, "properties": teacher}
+    schemas.definitions["Distillation"]["properties"]["data"]["$ref"] = "#/definitions/DistillationData"
+    for name in ("Experiment", "Distillation"):
+        whole = schemas.definitions[name]
+        required = [key for key in whole.pop("required") if key not in ("name", "data")]
+        whole["allOf"] = [_given("data", "dataset"), *map(_given, required)]
+        whole["properties"]["seeds"] |= {"minItems": 1, "uniqueItems": True}
+        matrix = schemas.of_matrix(name)
+        whole["properties"]["matrix"] = {"anyOf": [matrix, {"type": "null"}], "description": MATRIX}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Experiment or distillation",
+        "description": ABOUT,
+        "type": "object",
+        "if": {"allOf": [_mentioned(DISTILLS), {"not": _mentioned(FEDERATES)}]},
+        "then": files[1],
+        "else": files[0],
+        "definitions": schemas.definitions,
+    }
+
+
+def _given(key: str, inner: str | None = None) -> Schema:
+    """There is a key, and one within it, or the matrix says something of it."""
+    there: Schema = {"required": [key]}
+    if inner is not None:
+        there["properties"] = {key: {"required": [inner]}}
+    return {"anyOf": [there, _varied(f"^({key}([.]|$)|include$)")]}
+
+
+def _mentioned(keys: set[str]) -> Schema:
+    """One of the keys is there, or in the matrix."""
+    return {"anyOf": [*({"required": [key]} for key in sorted(keys)), _varied(f"^({'|'.join(sorted(keys))})([.]|$)")]}
+
+
+def _varied(pattern: str) -> Schema:
+    """A key of the matrix matches."""
+    return {"required": ["matrix"], "properties": {"matrix": {"not": {"propertyNames": {"not": {"pattern": pattern}}}}}}
+
+
+def texts() -> dict[Path, str]:
+    """What each file is to hold."""
+    schema = json.dumps(experiment_schema(), indent=1, ensure_ascii=False)
+    return {SCHEMA: f"{schema}\n", catalogue.SHIPPED: catalogue.written()}
+
+
+if __name__ == "__main__":
+    for path, text in texts().items():
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,53 @@
+"""The programs of `docs/examples` print what they say they print."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+SLOW = {"deployment": pytest.mark.slow}  # starts a process for each message
+PROGRAMS = ["own_strategy", "own_synthesizer", "own_dataset", "analysis", "deployment"]
+
+
+def promised(path: Path) -> str:
+    """The indented block of a docstring that ends its sentence on what is printed."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    block = re.search(r"another machine:\n\n((?: {4}.*\n?)+)", doc)
+    assert block is not None, path
+    return textwrap.dedent(block[1])
+
+
+def masked(text: str) -> list[str]:
+    """The lines without their numbers and without how they are padded."""
+    return [" ".join(re.sub(r"\d+(\.\d+)?", "#", line).split()) for line in text.splitlines() if line.strip()]
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PROGRAMS, "fedlwf"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in PROGRAMS])
+def test_an_example_prints_what_it_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    assert masked(capsys.readouterr().out) == masked(promised(EXAMPLES / f"{name}.py"))
+
+
+def test_the_strategy_of_the_readme_is_that_of_the_examples() -> None:
+    assert (EXAMPLES / "fedlwf.py").read_text(encoding="utf-8") in (ROOT / "README.md").read_text(encoding="utf-8")
