@@ -161,8 +161,10 @@ def show(
     if experiment is None:
         raise ConfigError("show: which experiment? Name its YAML file, or say --schema for what such a file may hold")
     from fcil.console.tables import partition_table, settings_tree
-    from fcil.doctor.show import show, surveyed
+    from fcil.doctor.show import as_values, surveyed
+    from fcil.federation.context import Datasets
 
+    datasets = Datasets()
     if split is not None:
         from fcil.distillation import distils
         from fcil.runs.export_split import export
@@ -170,12 +172,13 @@ def show(
 
         if distils(experiment, overrides or []):
             raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
-        line = export(list(survey(experiment, overrides or [])), split)
+        line = export(list(survey(experiment, overrides or [], datasets)), split)
         Console(stderr=True).print(printable(line), markup=False, soft_wrap=True)
+    found = surveyed(experiment, overrides or [], datasets)
     if as_json:
-        _print_json(show(experiment, *(overrides or [])))
+        _print_json(as_values(found))
         return
-    for settings, scenario, remarks in surveyed(experiment, overrides or []):
+    for settings, scenario, remarks in found:
         Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
         for line in remarks:
             _say(line)

@@ -23,11 +23,12 @@ from rich.text import Text
 from fcil.cli import Experiment, Out, Overrides, main
 from fcil.config import Where
 from fcil.errors import ConfigError, TrainingError
+from fcil.federation.context import Datasets
 from fcil.federation.deploy.credentials import make_credentials
 from fcil.federation.deploy.processes import Processes
 from fcil.federation.deploy.superlink import SuperLink, environment, free_ports
 from fcil.federation.flower_app import OpenEngine, server_app
-from fcil.federation.plan import Plan, forget_data
+from fcil.federation.plan import Plan
 from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.settings import Resources
 from fcil.runs.continuation import check_begun, finished_line
@@ -95,9 +96,10 @@ def _launch(source: Path, overrides: list[str], out: Path, *, nodes: bool = Fals
         if plan not in unfinished:
             console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
     with Interrupts() as interrupts:
-        rehearse_all(unfinished, console, Where(str(source)))
-        check_begun(unfinished, out)
-        forget_data()  # of the other processes each loads its own
+        datasets = Datasets()
+        rehearse_all(unfinished, datasets, console, Where(str(source)))
+        check_begun(unfinished, datasets, out)
+        datasets.forget()  # of the other processes each loads its own
         config = {"experiment": str(source.absolute()), "overrides": shlex.join(overrides), "out": str(out.absolute())}
         _check_text(config)
         _run(unfinished, config, console, nodes=nodes, tls=tls)

@@ -205,6 +205,34 @@ class Teacher(NamedTuple):
     weights: Tensors
 
 
+class ServerServices:
+    """What a server can ask of the run that it belongs to; here for a server that belongs to none.
+
+    The first argument of each is the server that asks.
+    """
+
+    def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
+        """The mean of clients' updates."""
+        return weighted_mean(updates, weighting)
+
+    def synthesize(
+        self,
+        server: Server,
+        synthesizer: Synthesizer,
+        labels: Sequence[int],
+        bound: Bound | None,
+        teacher: Teacher | None,
+    ) -> Tensors:
+        """A pool of labelled samples."""
+        raise TrainingError("this server belongs to no run; it has no workers that synthesise")
+
+    def show(self, server: Server, pool: Tensors) -> None:
+        """Put a pool into the run folder."""
+
+    def show_some(self, server: Server, samples: Tensors) -> None:
+        """Put a few samples of a round into the run folder."""
+
+
 @dataclass
 class Server:
     """The server's side of a run."""
@@ -215,19 +243,17 @@ class Server:
     seed: int
     num_clients: int
     anchors: Tensor | None  # (classes of all tasks, D) in order of appearance, or None
-    run_synthesis: Callable[[Server, Synthesizer, Sequence[int], Bound | None, Teacher | None], Tensors]
+    services: ServerServices = field(default_factory=ServerServices)
     shared: State = field(default_factory=dict)
     memo: State = field(default_factory=dict)
-    average: Callable[[Iterable[Update], Weighting], Update] = weighted_mean
-    """The mean of clients' updates, robust or private where the federation asks for it."""
-    show: Callable[[Tensors], None] = lambda pool: None
-    """Puts samples `x`, `y` of a pool that was made elsewhere into the run folder, as `synthesize` does its own."""
-    show_some: Callable[[Tensors], None] = lambda samples: None
-    """Puts a few samples `x`, `y` into the run folder, as they are in this round of a pool that still changes."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """The server's stream for this task, round and purpose."""
         return generator(self.seed, purpose, self.task.number, self.round, "server")
+
+    def average(self, updates: Iterable[Update], weighting: Weighting = "examples") -> Update:
+        """The mean of clients' updates, robust or private where the federation asks for it."""
+        return self.services.average(self, updates, weighting)
 
     def synthesize(
         self,
@@ -247,7 +273,15 @@ class Server:
             A pool: `x` (N, channels, H, W), `y` (N,), and `mean` and `std` (N, channels) where the
             samples are to be normalised by other statistics than the real data's.
         """
-        return self.run_synthesis(self, synthesizer, labels, bound, teacher)
+        return self.services.synthesize(self, synthesizer, labels, bound, teacher)
+
+    def show(self, pool: Tensors) -> None:
+        """Put samples `x`, `y` of a pool that was made elsewhere into the run folder, as `synthesize` does its own."""
+        self.services.show(self, pool)
+
+    def show_some(self, samples: Tensors) -> None:
+        """Put a few samples `x`, `y` into the run folder, as they are in this round of a pool that still changes."""
+        self.services.show_some(self, samples)
 
 
 def are_samples(kept: Value) -> bool:

@@ -16,8 +16,7 @@ from fcil.check.contract import Case, difference
 from fcil.check.trials import plan_of
 from fcil.data import Scenario
 from fcil.data.images import MemoryImages
-from fcil.federation.messages.recording_grid import Asked, WatchedGrid
-from fcil.federation.plan import scenario_of
+from fcil.federation.messages.recording_grid import Asked
 from fcil.io.state import flatten, num_bytes
 from fcil.types import State
 
@@ -37,15 +36,15 @@ def check_uneven(case: Case) -> str | None:
     return f"a client with {UNEVEN[int(named[1])]}: {problem}" if named else problem
 
 
-def _unevenly(scenario: Scenario) -> None:
-    # In the scenario's own book of who holds what: no partition of the settings is as uneven as this.
+def _unevenly(scenario: Scenario) -> Scenario:
+    """Another partition of the same samples; none of the settings is as uneven as this."""
     labels, held = scenario.dataset.train.y.numpy(), []
-    for clients in scenario._held:
+    for clients in scenario.held:
         first, *others = np.sort(np.concatenate(clients)).tolist()
         alike = [row for row in others if labels[row] == labels[first]][:40]
         rest = sorted(set(others) - set(alike))
         held.append([np.array(rows, dtype=np.int64) for rows in ([first], [], alike, rest)])
-    scenario._held = held
+    return scenario.replaced(held=held)
 
 
 def check_growth(case: Case) -> str | None:
@@ -69,7 +68,7 @@ def check_skipped(case: Case) -> str | None:
         return asked.client == 3 if asked.after else first
 
     plan = plan_of(case.spec, clients=4, fraction=0.5, on_failure="skip", rounds=3)
-    return case.stage.play("skipped", plan, WatchedGrid(4, fails=fails)).problem
+    return case.stage.play("skipped", plan, fails=fails).problem
 
 
 def check_tested(case: Case) -> str | None:
@@ -83,16 +82,17 @@ def check_tested(case: Case) -> str | None:
     return found and f"with other test images {found}; predict may look at the net, not change or keep anything"
 
 
-def _other_images(scenario: Scenario) -> None:
+def _other_images(scenario: Scenario) -> Scenario:
     test = scenario.dataset.test
     stored = test.take(torch.arange(len(test)))
-    scenario.dataset = replace(scenario.dataset, test=MemoryImages(stored.max() - stored.flip(0), test.y))
+    images = MemoryImages(stored.max() - stored.flip(0), test.y)
+    return scenario.replaced(dataset=replace(scenario.dataset, test=images))
 
 
 def check_predict(case: Case) -> str | None:
     """predict gives each image a finite score for each class seen, whatever other images are beside it."""
     server, strategy = case.base.server(), case.spec.strategy
-    shape, classes = scenario_of(case.base.plan).dataset.shape, server.net.num_classes
+    shape, classes = case.base.context.scenario.dataset.shape, server.net.num_classes
     x = torch.rand(9, *shape, generator=torch.Generator().manual_seed(0))
     server.net.eval()
     with torch.inference_mode():

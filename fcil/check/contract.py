@@ -22,7 +22,6 @@ from fcil.check.laws import global_draws, offences
 from fcil.check.trials import Played, Stage, plan_of
 from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
 from fcil.errors import ConfigError, nearest
-from fcil.federation.messages.recording_grid import WatchedGrid
 from fcil.io.state import flatten
 from fcil.methods.files import first_line
 from fcil.methods.introspection import USES, words
@@ -47,8 +46,8 @@ class Case:
         """The run that others are compared with."""
         return self.play("base")
 
-    def play(self, name: str, grid: WatchedGrid | None = None, **options: Any) -> Played:
-        return self.stage.play(name, plan_of(self.spec), grid, **options)
+    def play(self, name: str, **options: Any) -> Played:
+        return self.stage.play(name, plan_of(self.spec), **options)
 
 
 class Advice(str):
@@ -215,8 +214,7 @@ def check_resume(case: Case) -> str | None:
 
 def check_order(case: Case) -> str | None:
     """It does not matter in which order clients train."""
-    grid = WatchedGrid(3, backwards=True)
-    found = difference(case.play("backwards", grid).outcome(), case.base.outcome())
+    found = difference(case.play("backwards", backwards=True).outcome(), case.base.outcome())
     return found and f"last client first, {found}; does a client leave something behind for the next?"
 
 

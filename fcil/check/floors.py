@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (  # what is to be run
         "fcil.federation.settings",
         "fcil.federation.plan",
+        "fcil.federation.context",
         "fcil.federation.messages.failures",
         "fcil.federation.protection.averager",
         "fcil.federation.protection.client_mods",

@@ -18,12 +18,13 @@ import torch
 
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.engine import Engine
-from fcil.federation.messages.recording_grid import WatchedGrid, final_server
+from fcil.federation.messages.recording_grid import Asked, WatchedGrid, final_server
 from fcil.federation.observer import Observer
 from fcil.federation.persistence.manifest import last_parts
-from fcil.federation.plan import Plan, from_json, scenario_of
-from fcil.federation.runtime.worker import site
+from fcil.federation.plan import Plan, from_json
+from fcil.federation.runtime.worker import Sites
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec
 from fcil.metrics import AccuracyRow
@@ -49,7 +50,7 @@ def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation
 class Played:
     """What came of a run."""
 
-    plan: Plan
+    context: RunContext
     folder: Path
     records: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     """By task and round, without what a clock says; round 0 is the end of a task."""
@@ -65,7 +66,7 @@ class Played:
         return last_parts(self.folder / "checkpoints")
 
     def server(self) -> Server:
-        return final_server(self.plan, self.folder)
+        return final_server(self.context, self.folder)
 
     def outcome(self) -> dict[str, Any]:
         """All that two equal runs have in common, as plain values."""
@@ -115,6 +116,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._datasets = Datasets()
         self._engine = Engine(FederationSettings(backend="inprocess"), Resources(device="cpu"))
 
     def __enter__(self) -> Stage:
@@ -128,53 +130,44 @@ class Stage:
         self,
         name: str,
         plan: Plan,
-        grid: WatchedGrid | None = None,
         *,
-        deal: Callable[[Scenario], None] = lambda scenario: None,
+        deal: Callable[[Scenario], Scenario] = lambda scenario: scenario,
         seed: int = 1,
-        stops: set[tuple[str, int, int]] | None = None,
+        backwards: bool = False,
+        fails: Callable[[Asked], bool] = lambda asked: False,
     ) -> Played:
         """Play a plan in the folder of this name.
 
         Args:
-            deal: changes who holds what, or the test images.
+            deal: makes another scenario, of other holders or other test images.
             seed: of the global random streams, which nothing should depend on.
-            stops: interrupt the run at the next event that is not among these, and put it there.
-        Raises:
-            Stopped: the run was interrupted.
+            backwards, fails: of the grid, see `WatchedGrid`.
         """
-        grid = grid or WatchedGrid(plan.federation.clients)
-        self._engine.grid = grid
-        return self._play(self._engine, Played(plan, self.folder / name, grid=grid), deal, seed, stops)
+        context = self._datasets.open(plan)
+        played = Played(replace(context, scenario=deal(context.scenario)), self.folder / name)
+        return self._play_watched(played, Listener(played), seed, backwards=backwards, fails=fails)
 
     def play_on_ray(self, name: str, plan: Plan) -> Played:
         """The same on Ray workers."""
         plan = replace(plan, federation=replace(plan.federation, backend="ray"))
+        played = Played(self._datasets.open(plan), self.folder / name)
         with Engine(plan.federation, plan.resources) as engine:
-            return self._play(engine, Played(plan, self.folder / name), lambda scenario: None, 1, None)
+            return self._play(engine, played, Listener(played))
 
-    def _play(
-        self,
-        engine: Engine,
-        played: Played,
-        deal: Callable[[Scenario], None],
-        seed: int,
-        stops: set[tuple[str, int, int]] | None,
-    ) -> Played:
-        site.cache_clear()
-        listener, path = Listener(played, stops), played.plan.strategy.path
-        scenario = scenario_of(played.plan)
-        before = dict(vars(scenario))
+    def _play_watched(self, played: Played, listener: Listener, seed: int = 1, **watch: Any) -> Played:
+        sites = Sites(played.context.for_clients)
+        played.grid = WatchedGrid(sites, played.context.plan.federation.clients, **watch)
+        self._engine.grid = played.grid
+        return self._play(self._engine, played, listener, seed)
+
+    def _play(self, engine: Engine, played: Played, listener: Listener, seed: int = 1) -> Played:
         try:
-            deal(scenario)
             with global_streams(seed) as touched:
-                engine.run(played.plan, played.folder, listener)
+                engine.run(played.context, played.folder, listener)
         except Stopped:
             raise
         except Exception as error:  # whatever a strategy raises is one line of the report
-            played.problem = explain(error, str(path), listener.notes)
-        finally:
-            vars(scenario).update(before)
+            played.problem = explain(error, str(played.context.plan.strategy.path), listener.notes)
         played.touched = tuple(touched)
         return played
 
@@ -186,14 +179,13 @@ class Stage:
     def play_resumed(self, name: str, plan: Plan) -> Played:
         """A run that is interrupted at the end of each round and task, and goes on as in a new process."""
         stops: set[tuple[str, int, int]] = set()
-        whole = Played(plan, self.folder / name)
+        whole = Played(self._datasets.open(plan), self.folder / name)
         while True:
-            listened = Played(plan, whole.folder, whole.records, whole.rows)
-            self._engine.grid = WatchedGrid(plan.federation.clients)
             with executed_anew(plan):
-                listened.plan = from_json(plan.to_json())
+                context = self._datasets.open(from_json(plan.to_json()))
+                played = Played(context, whole.folder, whole.records, whole.rows)
                 try:
-                    return self._play(self._engine, listened, lambda scenario: None, 1, stops)
+                    return self._play_watched(played, Listener(played, stops))
                 except Stopped:
                     continue
 

@@ -20,7 +20,8 @@ from fcil.console.eta import Clock, Pace, seconds_for_all
 from fcil.console.progress import redraws
 from fcil.console.tables import duration, percent, simple_table
 from fcil.errors import StoreError
-from fcil.federation.plan import Plan, tasks_of
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan
 from fcil.store import Run, RunFolder
 from fcil.store.files import read_json, read_last_rounds
 from fcil.store.groups import group_runs
@@ -81,7 +82,13 @@ class Board:
     """Follows runs that are played at once; a context, so that a terminal is left in order whatever happens."""
 
     def __init__(
-        self, plans: Sequence[Plan], out: Path, console: Console, at_once: int, clock: Clock = time.monotonic
+        self,
+        plans: Sequence[Plan],
+        datasets: Datasets,
+        out: Path,
+        console: Console,
+        at_once: int,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.console, self.clock, self.at_once = console, clock, at_once
         names = labels(plans, out)
@@ -89,7 +96,7 @@ class Board:
         known: dict[Hashable, int] = {}  # tasks; to open data anew for each run would take long
         for plan in plans:
             key = plan.data, plan.federation.stop_after
-            known[key] = tasks = known[key] if key in known else len(tasks_of(plan))
+            known[key] = tasks = known[key] if key in known else len(datasets.open(plan).tasks)
             rounds = plan.federation.rounds
             folder = RunFolder(out / plan.folder)
             self.rows[plan.folder] = Row(names[plan.folder], folder, rounds, tasks, Pace(tasks * rounds, clock))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -119,13 +119,20 @@ class Scenario:
 
     Args:
         device: where batches are put, and where samples that are kept in memory are moved.
+        held: by task and client, which training samples each has; None: as the settings say.
 
     Raises:
         ConfigError: the tasks or the partition ask for more classes or samples than there are.
     """
 
     def __init__(
-        self, dataset: Dataset, settings: DataSettings, clients: int, seed: int, device: torch.device | str = "cpu"
+        self,
+        dataset: Dataset,
+        settings: DataSettings,
+        clients: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        held: Sequence[Sequence[Indices]] | None = None,
     ) -> None:
         self.dataset = dataset.to(device)
         self.settings = settings
@@ -139,8 +146,15 @@ class Scenario:
         self._new_label[list(self.order)] = np.arange(len(self.order))
         self._task_of_label = np.repeat(np.arange(1, len(self.split) + 1), self.split.sizes)
         self.tasks = self._make_tasks()
-        self._held = [list(held) for held in given.held] if given else [self._share_out(task) for task in self.tasks]
+        if held is None:
+            held = given.held if given else [self._share_out(task) for task in self.tasks]
+        self.held = tuple(map(tuple, held))
         self._tested = [self._members(dataset.test, task) for task in self.tasks]
+
+    def replaced(self, dataset: Dataset | None = None, held: Sequence[Sequence[Indices]] | None = None) -> Scenario:
+        """The same scenario with another data set of the same labels, or with other holders of the same samples."""
+        held = self.held if held is None else held
+        return Scenario(dataset or self.dataset, self.settings, self.clients, self.seed, self.device, held)
 
     def _make_tasks(self) -> tuple[Task, ...]:
         names = tuple(self.dataset.class_names[c] for c in self.order)
@@ -176,7 +190,7 @@ class Scenario:
         assert 1 <= task <= len(self.tasks), task
         assert 0 <= client < self.clients, client
         first = 1 if seen else task
-        held = [self._held[number - 1][client] for number in range(first, task + 1)]
+        held = [self.held[number - 1][client] for number in range(first, task + 1)]
         own = self.dataset.augment
         augment = own if self.settings.augment and own != Augment() else None
         return self._make_shard(self.dataset.train, np.concatenate(held), augment)
@@ -214,7 +228,7 @@ class Scenario:
         return np.array(
             [
                 [np.bincount(self._new_label[original[held]], minlength=len(self.order)) for held in clients]
-                for clients in self._held
+                for clients in self.held
             ]
         )
 
@@ -234,6 +248,6 @@ class Scenario:
             "class_names": [self.dataset.class_names[c] for c in self.order],
             "tasks": [list(classes) for classes in self.split.classes],
             "counts": self.counts.tolist(),
-            "indices": [[held.tolist() for held in clients] for clients in self._held],
+            "indices": [[held.tolist() for held in clients] for clients in self.held],
             **dict(taken),
         }

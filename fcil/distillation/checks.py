@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from fcil.config import Where
 from fcil.distillation.settings import Distillation
+from fcil.federation.context import Datasets
 from fcil.nets import check_batch
 from fcil.runs.preflight import named, share_out
 
 
-def check_batches(one: Distillation, where: Where) -> None:
+def check_batches(one: Distillation, datasets: Datasets, where: Where) -> None:
     """See that teacher and student can be trained on batches of their sizes.
 
     Raises:
         ConfigError: the batches are of one image, which is too few for a net and this data.
     """
-    shape = share_out(one.teacher_plan(one.seeds[0]), where).dataset.shape
+    shape = share_out(one.teacher_plan(one.seeds[0]), datasets, where).scenario.dataset.shape
     with named(where):
         if not one.teacher.file:
             check_batch(one.teacher.net, shape, one.teacher.batch_size, "teacher.batch_size")

@@ -13,13 +13,14 @@ from fcil.distillation.checks import check_batches
 from fcil.distillation.quantisation import check_installed
 from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import check_teacher, teacher_file
+from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
 from fcil.runs.estimate import Forecast, forecast_plans
 from fcil.runs.preflight import named, share_out
 from fcil.store.groups import TEACHER
 
 
-def check_all(found: Sequence[Distillation], where: Where) -> None:
+def check_all(found: Sequence[Distillation], datasets: Datasets, where: Where) -> None:
     """What can be said of distillations without a download or a file written.
 
     Raises:
@@ -31,8 +32,8 @@ def check_all(found: Sequence[Distillation], where: Where) -> None:
     for one in found:
         path = teacher_file(one)
         if path is not None and (one.teacher.file != "torchvision" or path.is_file()):
-            check_teacher(path, one.teacher_plan(one.seeds[0]), where)
-        check_batches(one, where)
+            check_teacher(path, one.teacher_plan(one.seeds[0]), datasets, where)
+        check_batches(one, datasets, where)
 
 
 def expected_plans(found: Sequence[Distillation]) -> list[Plan]:
@@ -48,10 +49,13 @@ def expected_plans(found: Sequence[Distillation]) -> list[Plan]:
     return list(plans.values())
 
 
-def survey(source: Source, overrides: Sequence[str] = ()) -> Iterator[tuple[Distillation, Scenario]]:
+def survey(
+    source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None
+) -> Iterator[tuple[Distillation, Scenario]]:
     """Every distillation of a file, and the data of its teacher; nothing is played."""
+    datasets = datasets or Datasets()
     for one in read(source, overrides):
-        yield one, share_out(one.teacher_plan(one.seeds[0]), place_of(source))
+        yield one, share_out(one.teacher_plan(one.seeds[0]), datasets, place_of(source)).scenario
 
 
 def forecast(
@@ -68,7 +72,7 @@ def forecast(
     """
     where, found = Where(str(source)), read(source, overrides)
     found = [one.smoke() for one in found] if smoke else found
-    check_all(found, where)
+    check_all(found, Datasets(), where)
     ahead = forecast_plans(expected_plans(found), Path(out), where, smoke=smoke, jobs=jobs)
     names = {f"{one.name}{TEACHER}" for one in found}
     runs = (

@@ -15,6 +15,7 @@ from fcil.distillation.quality import is_measured, measure, quality_table
 from fcil.distillation.quantisation import quantise, quantised_table
 from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import doubt, exported, given_teacher
+from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
 from fcil.io.lock import clear
 from fcil.runs.completion import complete, conclude
@@ -52,24 +53,26 @@ def distill(
         for plan in expected_plans(found):
             clear(out / plan.folder)
     check_writable(out)
-    check_all(found, where)
-    given = {(one.teacher, one.data): given_teacher(one, where) for one in found if one.teacher.file}
+    datasets = Datasets()
+    check_all(found, datasets, where)
+    given = {(one.teacher, one.data): given_teacher(one, datasets, where) for one in found if one.teacher.file}
     for line in filter(None, map(doubt, dict.fromkeys(given.values()))):
         console.print(line, markup=False, soft_wrap=True)
     asked = [(one, seed) for one in found for seed in one.seeds]
-    rehearse_all([one.student_plan(seed) for one, seed in asked], console, where)
+    rehearse_all([one.student_plan(seed) for one, seed in asked], datasets, console, where)
     students = [one.student_plan(seed, given.get((one.teacher, one.data))) for one, seed in asked]
-    check_begun(list({plan.folder: plan for plan in students}.values()), out)  # before a teacher is trained for them
-    trained = trained_teachers(asked, out, console, where, jobs)
+    begun = list({plan.folder: plan for plan in students}.values())
+    check_begun(begun, datasets, out)  # before a teacher is trained for them
+    trained = trained_teachers(asked, datasets, out, console, where, jobs)
     files = [given.get((one.teacher, one.data)) or trained[one.teacher_plan(seed).folder] for one, seed in asked]
     plans = [one.student_plan(seed, file) for (one, seed), file in zip(asked, files, strict=True)]
-    runs = play(plans, out, console, where, jobs=jobs)
+    runs = play(plans, out, console, where, jobs=jobs, datasets=datasets)
     for folder, file in trained.items():
         accuracy = load_run(out / folder).summary["final_accuracy"]
         console.print(f"teacher: {100 * accuracy:.1f} % ({file})", markup=False, soft_wrap=True)
     played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
     for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
-        look_at(played[plan.folder], one, one.teacher_plan(seed), file, console, where)
+        look_at(played[plan.folder], one, one.teacher_plan(seed), file, datasets, console, where)
     complete(runs, console)  # now that it is known how good the teachers are
     conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=False)
     console.print(quality_table(runs))
@@ -77,19 +80,20 @@ def distill(
 
 
 def trained_teachers(
-    asked: Sequence[Asked], out: Path, console: Console, where: Where, jobs: int | None
+    asked: Sequence[Asked], datasets: Datasets, out: Path, console: Console, where: Where, jobs: int | None
 ) -> dict[Path, Path]:
     """Train the teachers that no file holds; the file of each, by the folder of its run."""
     plans = {plan.folder: plan for one, seed in asked if not one.teacher.file for plan in [one.teacher_plan(seed)]}
-    play(list(plans.values()), out, console, where, jobs=jobs)
+    play(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets)
     return {folder: exported(out / folder) for folder in plans}
 
 
-def look_at(run: Run, one: Distillation, teacher: Plan, file: Path, console: Console, where: Where) -> None:
+def look_at(
+    run: Run, one: Distillation, teacher: Plan, file: Path, datasets: Datasets, console: Console, where: Where
+) -> None:
     """What a student's pool is like, and what the teacher loses at eight bits; known before: only told."""
     weights = load_file(file)
     if not is_measured(run, weights):
-        share_out(teacher, where)
-        measure(run, teacher, weights)
+        measure(run, share_out(teacher, datasets, where), weights)
     if one.quantise:
-        console.print(quantised_table(quantise(run, teacher, weights, one.quantise)))
+        console.print(quantised_table(quantise(run, teacher, weights, one.quantise, datasets)))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fcil.console.tables import NONE, percent, simple_table
 from fcil.data import Shard
-from fcil.federation.plan import Plan, scenario_of, trained_net
+from fcil.federation.context import RunContext
 from fcil.federation.settings import settled
 from fcil.nets import Net, frozen
 from fcil.store import Run
@@ -28,18 +28,18 @@ BATCH = 256
 """Test images that are looked at together."""
 
 
-def measure(run: Run, teacher: Plan, weights: Tensors) -> None:
+def measure(run: Run, teacher: RunContext, weights: Tensors) -> None:
     """Write `quality.json`: what the pool of a run is like to its teacher, and how good that one is.
 
     Args:
-        teacher: the plan that says which net it is, and on what data.
+        teacher: a run whose plan says which net it is, and on what data.
         weights: of the teacher.
     """
-    place, scenario = teacher.resources.torch_device(), scenario_of(teacher)
-    net = frozen(trained_net(teacher, weights)).to(place)
+    place, scenario = teacher.device, teacher.scenario
+    net = frozen(teacher.trained_net(weights)).to(place)
     pool = load_file(run.folder.synthetic / "task1.safetensors", device=str(place))
     mean, std = (torch.tensor(v, device=place) for v in (scenario.dataset.mean, scenario.dataset.std))
-    with settled(teacher.resources.threads):  # the runs have been played, and their engine is gone
+    with settled(teacher.plan.resources.threads):  # the runs have been played, and their engine is gone
         found = asdict(quality(net, pool, mean, std)) | {"teacher_accuracy": accuracy(net, scenario.test(1))}
     write_json(run.path / QUALITY, found | {"of": samples_digest(run.path, weights)})
 

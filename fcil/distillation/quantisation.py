@@ -45,7 +45,8 @@ from fcil.config import dump
 from fcil.console.tables import percent, simple_table
 from fcil.data import Shard, normalise
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, scenario_of, trained_net
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan
 from fcil.federation.settings import settle_arithmetic
 from fcil.losses import kl_divergence
 from fcil.nets import Net, frozen
@@ -264,7 +265,9 @@ def answers(net: nn.Module, test: Shard) -> Tensor:
 # A run folder -------------------------------------------------------------------------------------
 
 
-def quantise(run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettings) -> dict[str, Any]:
+def quantise(
+    run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettings, datasets: Datasets
+) -> dict[str, Any]:
     """What `compare` finds with the pool of a run, also in its `quantised.json`; what was found of the same pool
     and teacher before is only read.
 
@@ -278,7 +281,8 @@ def quantise(run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettin
     if known.get("settings") == dump(settings) and of in (None, known.get("of")):
         return known
     settle_arithmetic(teacher.resources.threads)
-    net, scenario = trained_net(teacher, weights), scenario_of(teacher)
+    context = datasets.open(teacher)
+    net, scenario = context.trained_net(weights), context.scenario
     pool = load_file(run.folder.synthetic / "task1.safetensors")["x"]
     found = compare(net, pool, scenario.shard(1, 0), scenario.test(1), settings, (teacher.seed, "quantise"))
     write_json(path, found | {"of": of})

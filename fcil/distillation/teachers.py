@@ -11,8 +11,9 @@ from fcil.config import Where
 from fcil.data.files.folders import data_folder
 from fcil.distillation.settings import Distillation
 from fcil.errors import StoreError
+from fcil.federation.context import Datasets
 from fcil.federation.persistence.smoke import MEANING, is_smoke
-from fcil.federation.plan import Plan, first_net, trained_net
+from fcil.federation.plan import Plan
 from fcil.io.atomic import replacing
 from fcil.io.blobs import DamagedError, read_tensors
 from fcil.io.state import digest
@@ -58,7 +59,7 @@ def teacher_file(one: Distillation) -> Path | None:
     return Path(one.teacher.file) if one.teacher.file else None
 
 
-def given_teacher(one: Distillation, where: Where) -> Path:
+def given_teacher(one: Distillation, datasets: Datasets, where: Where) -> Path:
     """The file of a teacher that is not trained here, after a look at it.
 
     Raises:
@@ -70,7 +71,7 @@ def given_teacher(one: Distillation, where: Where) -> Path:
         with named(where.at("teacher.file")):
             weights = torchvision_weights(one.teacher.net.name)
         save_net(path, weights)
-    check_teacher(path, one.teacher_plan(one.seeds[0]), where)
+    check_teacher(path, one.teacher_plan(one.seeds[0]), datasets, where)
     return path
 
 
@@ -83,7 +84,7 @@ def doubt(path: Path) -> str:
     return f"teacher.file: {path} is the net of a {MEANING}" if smoke else ""
 
 
-def check_teacher(path: Path, plan: Plan, where: Where) -> None:
+def check_teacher(path: Path, plan: Plan, datasets: Datasets, where: Where) -> None:
     """See that a file holds the weights of the net that a plan names, for the classes of its data.
 
     Raises:
@@ -92,9 +93,9 @@ def check_teacher(path: Path, plan: Plan, where: Where) -> None:
     here = where.at("teacher.file")
     with named(here):
         weights = read_weights(path)
-    share_out(plan, where)
+    context = share_out(plan, datasets, where)
     with named(where):
-        net = first_net(plan, None)
+        net = context.first_net(text_head=False)
     bias = weights.get("classifier.bias")
     if bias is not None and bias.ndim == 1 and len(bias) != net.num_classes:
         raise here.error(f"{path}: has {len(bias)} classes; {plan.data.dataset} has {net.num_classes}")
@@ -102,6 +103,6 @@ def check_teacher(path: Path, plan: Plan, where: Where) -> None:
     if broken:
         raise here.error(f'{path}: tensor "{broken[0]}" holds NaN or infinity')
     try:
-        trained_net(plan, weights)
+        context.trained_net(weights)
     except ValueError as error:
         raise here.error(f"{path}: not the weights of a {plan.net.name} as in teacher.net ({error})") from None

@@ -22,7 +22,8 @@ from fcil.doctor.finding import Finding
 from fcil.doctor.machine import existing, usable_cores
 from fcil.errors import DataError
 from fcil.federation.checkpoint import KEPT
-from fcil.federation.plan import Plan, anchors_of, looking, needs_anchors
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan, needs_anchors
 from fcil.federation.preconditions import remarks
 from fcil.runs.plans import read
 from fcil.runs.preflight import check_offline, named, share_out
@@ -47,27 +48,23 @@ def examine(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Findi
     Raises:
         UserError: the file, or its data as it lies here, is wrong.
     """
-    with looking():
-        yield from _examined(source, overrides, out)
-
-
-def _examined(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Finding]:
-    where = Where(str(source))
-    plans = {plan.folder: plan for plan in _plans(source, overrides, where)}
+    where, datasets = Where(str(source)), Datasets(look=True)
+    plans = {plan.folder: plan for plan in _plans(source, overrides, datasets, where)}
     left = [plan for folder, plan in plans.items() if not RunFolder(out / folder).finished]
     yield Finding("ok", "runs", f"{len(left)} to play, {len(plans) - len(left)} finished already")
     facts: dict[DataSettings, Facts | None] = {}
     for plan in left:
         if plan.data not in facts:
-            finding, facts[plan.data] = data(plan, where)
+            finding, facts[plan.data] = data(plan, datasets, where)
             yield finding
     seen = set()
     for plan in left:
         key = (plan.anchors, plan.data, plan.strategy.name)
         if key not in seen:
             seen.add(key)
-            yield from anchors(plan, facts[plan.data], where)
-    yield from foreseen([plan for plan in left if (of := facts[plan.data]) is not None and of.shard is not None], where)
+            yield from anchors(plan, facts[plan.data], datasets, where)
+    opened = [plan for plan in left if (of := facts[plan.data]) is not None and of.shard is not None]
+    yield from foreseen(opened, datasets, where)
     known = [(plan, found) for plan in left if (found := facts[plan.data]) is not None]
     if known:
         yield from costs(known, out)
@@ -75,16 +72,16 @@ def _examined(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Fin
         yield Finding("warn", "estimates", f"of {len(left) - len(known)} runs are not known; their data is not")
 
 
-def _plans(source: Path, overrides: Sequence[str], where: Where) -> list[Plan]:
+def _plans(source: Path, overrides: Sequence[str], datasets: Datasets, where: Where) -> list[Plan]:
     """The runs of an experiment, or the teachers and students of a distillation."""
     if distils(source, overrides):
         found = distillations(source, overrides)
-        check_all(found, where)
+        check_all(found, datasets, where)
         return expected_plans(found)
     return [plan for experiment in read(source, overrides) for plan in experiment.plans()]
 
 
-def data(plan: Plan, where: Where) -> tuple[Finding, Facts | None]:
+def data(plan: Plan, datasets: Datasets, where: Where) -> tuple[Finding, Facts | None]:
     """Whether the data is there, and how much there is; of image files few are decoded.
 
     Raises:
@@ -99,7 +96,7 @@ def data(plan: Plan, where: Where) -> tuple[Finding, Facts | None]:
     except DataError as error:
         return Finding("fail", what, str(error), "set data.root, or FCIL_DATA"), reckoned(plan)
     try:
-        scenario = share_out(plan, where)
+        scenario = share_out(plan, datasets, where).scenario
     except DataError as error:
         return Finding("fail", what, str(error), "mend the files, or set data.root"), reckoned(plan)
     dataset, tasks = scenario.dataset, len(scenario.tasks)
@@ -113,7 +110,7 @@ def data(plan: Plan, where: Where) -> tuple[Finding, Facts | None]:
     return Finding("ok", what, found), facts._replace(shard=shard)
 
 
-def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
+def anchors(plan: Plan, facts: Facts | None, datasets: Datasets, where: Where) -> Iterator[Finding]:
     """Whether label-text embeddings can be had, for a method that reads them."""
     encoder = plan.anchors.encoder
     if not needs_anchors(plan):
@@ -122,14 +119,15 @@ def anchors(plan: Plan, facts: Facts | None, where: Where) -> Iterator[Finding]:
         todo = "fetch it once with a network, or say anchors.encoder=embedded"
         yield Finding("warn", "anchors", line, todo)
     elif facts is not None and facts.shard is not None and (encoder == "embedded" or plan.anchors.file):
+        context = share_out(plan, datasets, where)
         with named(where.at("anchors")):
-            found = anchors_of(plan)
+            found = context.anchors
         yield Finding("ok", "anchors", f"{len(found) if found is not None else 0} classes, {encoder}")
     else:
         yield Finding("ok", "anchors", f"{encoder} is at hand")
 
 
-def foreseen(plans: Sequence[Plan], where: Where) -> Iterator[Finding]:
+def foreseen(plans: Sequence[Plan], datasets: Datasets, where: Where) -> Iterator[Finding]:
     """What is odd about runs whose data was opened.
 
     Raises:
@@ -137,9 +135,9 @@ def foreseen(plans: Sequence[Plan], where: Where) -> Iterator[Finding]:
     """
     told = set()
     for plan in plans:
-        scenario = share_out(plan, where)
-        check_offline(plan, scenario, where)
-        told |= {(plan.strategy.name, line) for line in remarks(plan, scenario)}
+        context = share_out(plan, datasets, where)
+        check_offline(context, where)
+        told |= {(plan.strategy.name, line) for line in remarks(context)}
     yield from (Finding("warn", name, line) for name, line in sorted(told))
 
 

@@ -10,16 +10,21 @@ from fcil.config import dump
 from fcil.config.matrix import Source
 from fcil.data import Scenario
 from fcil.data.oddities import oddities
+from fcil.federation.context import Datasets
 from fcil.federation.preconditions import introduction
 from fcil.runs.plans import survey
 
+Surveyed = tuple[dict[str, Any], Scenario, list[str]]
+"""The settings of a run, its data, and what is odd about them."""
 
-def surveyed(source: Source, overrides: Sequence[str] = ()) -> list[tuple[dict[str, Any], Scenario, list[str]]]:
+
+def surveyed(source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None) -> list[Surveyed]:
     """The settings of every run, defaults filled in, its data, and what is odd; of a distillation every student's."""
     if distillation.distils(source, overrides):
-        students = distillation.survey(source, overrides)
+        students = distillation.survey(source, overrides, datasets)
         return [(dump(one), data, [f"data: {line}" for line in oddities(data.dataset)]) for one, data in students]
-    return [(plan.to_yaml(), data, introduction(plan, data)) for plan, data in survey(source, overrides)]
+    runs = survey(source, overrides, datasets)
+    return [(context.plan.to_yaml(), context.scenario, introduction(context)) for context in runs]
 
 
 def show(source: Source, *overrides: str) -> list[dict[str, Any]]:
@@ -34,7 +39,12 @@ def show(source: Source, *overrides: str) -> list[dict[str, Any]]:
     Raises:
         UserError: something in the experiment or the data is wrong.
     """
+    return as_values(surveyed(source, overrides))
+
+
+def as_values(found: Sequence[Surveyed]) -> list[dict[str, Any]]:
+    """What `show` returns of these."""
     return [
         {**settings, "counts": scenario.counts.tolist(), "remarks": list(remarks)}
-        for settings, scenario, remarks in surveyed(source, overrides)
+        for settings, scenario, remarks in found
     ]

@@ -8,19 +8,19 @@ Flower context and goes nowhere else.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.messages.audit import RECORD, Audit
-from fcil.federation.plan import scenario_of, tasks_of
-from fcil.federation.protection.client_mods import CallNext, around, forge
+from fcil.federation.protection.client_mods import around, forge
 from fcil.federation.protection.malicious import given
 from fcil.federation.runtime.user_code import check_update, named_state
-from fcil.federation.runtime.worker import Site, site
+from fcil.federation.runtime.worker import Site, Sites
 from fcil.nets import normalises_one
 from fcil.roles import Client
 from fcil.types import State, Update
@@ -28,109 +28,77 @@ from fcil.types import State, Update
 AFTER_TASK = "train.after_task"
 
 
-def chosen_mods(message: Message, context: Context, call_next: CallNext) -> Message:
-    """Training with the mods of the message's plan around it, and what a malicious client makes of the reply."""
-    if message.metadata.message_type != MessageType.TRAIN:
-        return call_next(message, context)
-    plan, job = site_of(message).plan, _job(message)
-    who = job["task"], job["round"], int(context.node_config["partition-id"])
-    reply = around(plan.federation.mods, plan.seed, who, message, context, call_next)
-    forge(plan, who, message, reply)
+def client_app(sites: Sites | None = None) -> ClientApp:
+    """The ClientApp of a process.
+
+    Args:
+        sites: what the process keeps between messages; None: nothing yet, and data sets of its own.
+    """
+    app, sites = ClientApp(), sites or Sites()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return _train(_Call.of(sites, message, context))
+
+    @app.train("after_task")
+    def after_task(message: Message, context: Context) -> Message:
+        return _after_task(_Call.of(sites, message, context))
+
+    app.query()(identify)
+    return app
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A message to one client, read once, and the site of its run."""
+
+    message: Message
+    context: Context
+    site: Site
+    job: dict[str, Any]
+    """Task, round, learning rate and what else the server says beside the arrays."""
+
+    @classmethod
+    def of(cls, sites: Sites, message: Message, context: Context) -> _Call:
+        site = sites.of(plan_text(message))
+        return cls(message, context, site, json.loads(str(cast(ConfigRecord, message.content["config"])["job"])))
+
+    @property
+    def who(self) -> tuple[int, int, int]:
+        """Task, round and client."""
+        return self.job["task"], self.job["round"], int(self.context.node_config["partition-id"])
+
+
+def plan_text(message: Message) -> str:
+    """The plan that a message comes with, as JSON."""
+    return str(cast(ConfigRecord, message.content["plan"])["plan"])
+
+
+def _train(call: _Call) -> Message:
+    """One round of local training, with the mods of the plan around it, and what a malicious client makes of it."""
+    plan = call.site.plan
+    reply = around(plan.federation.mods, plan.seed, call.who, call.message, call.context, lambda *_: _trained(call))
+    forge(plan, call.who, call.message, reply)
     return reply
 
 
-app = ClientApp(mods=[chosen_mods])
-
-
-def site_of(message: Message) -> Site:
-    """The site of the plan that a message comes with."""
-    return site(str(cast(ConfigRecord, message.content["plan"])["plan"]))
-
-
-def _job(message: Message) -> dict[str, Any]:
-    """Task, round, learning rate and what else the server says beside the arrays."""
-    return cast("dict[str, Any]", json.loads(str(cast(ConfigRecord, message.content["config"])["job"])))
-
-
-def _client(message: Message, context: Context) -> tuple[Site, Client, Audit]:
-    here, job = site_of(message), _job(message)
-    plan, index = here.plan, int(context.node_config["partition-id"])
-    scenario = scenario_of(plan)
-    weights = to_tensors(cast(ArrayRecord, message.content["weights"]))
-    shard = scenario.shard(job["task"], index, seen=plan.strategy.strategy.data == "seen")
-    memory = _memory(context, here.device)
-    audit = Audit.of(scenario, job["task"], index, shard, memory)
-    client = Client(
-        index=index,
-        task=tasks_of(plan)[job["task"] - 1],
-        round=job["round"],
-        net=here.resident_net(weights, job["text_width"]),
-        shard=given(plan, index, audit.held, scenario.tasks),
-        shared=here.receive(message.content, job["shared"]),
-        memory=memory,
-        seed=plan.seed,
-        lr=job["lr"],
-        local_epochs=plan.federation.local_epochs,
-        batch_size=plan.federation.batch_size,
-        optimizer=plan.optimizer,
-        device=here.device,
-        frozen_net=here.frozen_net,
-        start={name: w.to(here.device) for name, w in weights.items()},
-        max_batches=plan.federation.max_batches,
-        most_exemplars=plan.federation.exemplars,
-    )
-    return here, client, audit
-
-
-def _memory(context: Context, device: torch.device) -> State:
-    if "memory" not in context.state:
-        return {}
-    arrays, values = context.state["memory"], context.state["memory.values"]
-    return from_records(cast(ArrayRecord, arrays), cast(ConfigRecord, values), device)
-
-
-def _reply(message: Message, context: Context, client: Client, audit: Audit, update: Update | None) -> Message:
-    resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
-    if client.memory or "memory" in context.state:
-        with named_state("client.memory"):
-            context.state["memory"], context.state["memory.values"] = to_records(_own(client.memory, resident))
-    content = RecordDict({RECORD: audit.record(client, batches_of_one=_without_variance(message, client))})
-    if client.memory:
-        content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
-    if update is not None:
-        content["weights"] = to_arrays(_own(update.weights, resident))
-        content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
-        content["config"] = ConfigRecord({"num_examples": update.num_examples})
-    return Message(content, reply_to=message)
-
-
-def _without_variance(message: Message, client: Client) -> int:
-    """How many of its training batches were one image, at which a BatchNorm layer had no variance."""
-    plan = site_of(message).plan
-    if not client.single_batches or normalises_one(plan.net, scenario_of(plan).dataset.shape):
-        return 0
-    return client.single_batches
-
-
-def _own(value: Any, resident: set[int]) -> Any:
-    """The same tree with copies of what lies in the resident net, which the next client overwrites."""
-    if isinstance(value, dict):
-        return {k: _own(v, resident) for k, v in value.items()}
-    shares = isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in resident
-    return value.detach().clone() if shares else value
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """One round of local training."""
-    here, client, audit = _client(message, context)
-    with here.playing(client, "local_train"):
-        update = here.plan.strategy.strategy.local_train(client)
+def _trained(call: _Call) -> Message:
+    client, audit = _client(call)
+    with call.site.playing(client, "local_train"):
+        update = call.site.plan.strategy.strategy.local_train(client)
         check_update(update, "local_train", optional=False)
-        return _reply(message, context, client, audit, update)
+        return _reply(call, client, audit, update)
 
 
-@app.query()
+def _after_task(call: _Call) -> Message:
+    """What the strategy asks of each client when a task ends."""
+    client, audit = _client(call)
+    with call.site.playing(client, "after_local_task"):
+        update = call.site.plan.strategy.strategy.after_local_task(client)
+        check_update(update, "after_local_task", optional=True)
+        return _reply(call, client, audit, update)
+
+
 def identify(message: Message, context: Context) -> Message:
     """Which client this node plays: Flower numbers nodes anew in every run, and clients keep their number.
 
@@ -142,11 +110,68 @@ def identify(message: Message, context: Context) -> Message:
     )
 
 
-@app.train("after_task")
-def after_task(message: Message, context: Context) -> Message:
-    """What the strategy asks of each client when a task ends."""
-    here, client, audit = _client(message, context)
-    with here.playing(client, "after_local_task"):
-        update = here.plan.strategy.strategy.after_local_task(client)
-        check_update(update, "after_local_task", optional=True)
-        return _reply(message, context, client, audit, update)
+def _client(call: _Call) -> tuple[Client, Audit]:
+    site, job = call.site, call.job
+    plan, scenario, (task, round, index) = site.plan, site.context.scenario, call.who
+    weights = to_tensors(cast(ArrayRecord, call.message.content["weights"]))
+    shard = scenario.shard(task, index, seen=plan.strategy.strategy.data == "seen")
+    memory = _memory(call.context, site.device)
+    audit = Audit.of(scenario, task, index, shard, memory)
+    client = Client(
+        index=index,
+        task=site.context.tasks[task - 1],
+        round=round,
+        net=site.resident_net(weights, job["text_width"]),
+        shard=given(plan, index, audit.held, scenario.tasks),
+        shared=site.receive(call.message.content, job["shared"]),
+        memory=memory,
+        seed=plan.seed,
+        lr=job["lr"],
+        local_epochs=plan.federation.local_epochs,
+        batch_size=plan.federation.batch_size,
+        optimizer=plan.optimizer,
+        device=site.device,
+        frozen_net=site.frozen_net,
+        start={name: w.to(site.device) for name, w in weights.items()},
+        max_batches=plan.federation.max_batches,
+        most_exemplars=plan.federation.exemplars,
+    )
+    return client, audit
+
+
+def _memory(context: Context, device: torch.device) -> State:
+    if "memory" not in context.state:
+        return {}
+    arrays, values = context.state["memory"], context.state["memory.values"]
+    return from_records(cast(ArrayRecord, arrays), cast(ConfigRecord, values), device)
+
+
+def _reply(call: _Call, client: Client, audit: Audit, update: Update | None) -> Message:
+    state = call.context.state
+    resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
+    if client.memory or "memory" in state:
+        with named_state("client.memory"):
+            state["memory"], state["memory.values"] = to_records(_own(client.memory, resident))
+    content = RecordDict({RECORD: audit.record(client, batches_of_one=_without_variance(call.site, client))})
+    if client.memory:
+        content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
+    if update is not None:
+        content["weights"] = to_arrays(_own(update.weights, resident))
+        content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
+        content["config"] = ConfigRecord({"num_examples": update.num_examples})
+    return Message(content, reply_to=call.message)
+
+
+def _without_variance(site: Site, client: Client) -> int:
+    """How many of its training batches were one image, at which a BatchNorm layer had no variance."""
+    if not client.single_batches or normalises_one(site.plan.net, site.context.scenario.dataset.shape):
+        return 0
+    return client.single_batches
+
+
+def _own(value: Any, resident: set[int]) -> Any:
+    """The same tree with copies of what lies in the resident net, which the next client overwrites."""
+    if isinstance(value, dict):
+        return {k: _own(v, resident) for k, v in value.items()}
+    shares = isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in resident
+    return value.detach().clone() if shares else value

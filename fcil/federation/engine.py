@@ -12,17 +12,18 @@ from flwr.serverapp import Grid
 
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.checkpoint import Checkpoints
-from fcil.federation.client import app as client_app
+from fcil.federation.client import client_app
+from fcil.federation.context import RunContext
 from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
 from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.messages.failures import shortage
 from fcil.federation.observer import Observer, Observers
-from fcil.federation.plan import Plan, anchors_of, forget_data, scenario_of
+from fcil.federation.plan import Plan
 from fcil.federation.ray.grid import RayGrid, WorkerPool
 from fcil.federation.ray.session import RaySession
 from fcil.federation.runtime.address_space import check_room_for_a_run
 from fcil.federation.runtime.interrupts import Interrupts
-from fcil.federation.runtime.worker import site
+from fcil.federation.runtime.worker import Sites
 from fcil.federation.server import Loop
 from fcil.federation.settings import FederationSettings, Resources, settle_arithmetic
 
@@ -57,8 +58,6 @@ class Engine:
 
     def _stop(self) -> None:
         torch.set_num_threads(self._threads)
-        site.cache_clear()
-        forget_data()
         if self._session is not None:
             self._session.__exit__()
 
@@ -87,26 +86,23 @@ class Engine:
 
     # A run ------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, folder: Path, observer: Observer) -> None:
-        """Play a plan to its end, from the last checkpoint in its folder if there is one.
+    def run(self, context: RunContext, folder: Path, observer: Observer) -> None:
+        """Play a run to its end, from the last checkpoint in its folder if there is one.
 
         Raises:
             TrainingError: too many clients failed, a term was not finite, or memory ran out.
             StoreError: a file could not be written, or the checkpoints are another run's.
         """
-        grid = self.grid or self._grid(plan)
+        plan, grid = context.plan, self.grid or self._grid(context)
         checkpoints = Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed})
         loop = Loop(
             grid=grid,
-            plan=plan,
+            context=context,
             clients_plan=self._as_told(plan, grid),
-            scenario=scenario_of(plan),
-            anchors=anchors_of(plan),
             executor=self._executor,
             observer=Observers(checkpoints.record, observer),
             checkpoints=checkpoints,
             interrupts=self.interrupts,
-            device=self.resources.torch_device(),
         )
         try:
             loop.run()
@@ -116,10 +112,10 @@ class Engine:
                 raise
             raise TrainingError(f"{problem}; the last checkpoint is good") from error
 
-    def _grid(self, plan: Plan) -> LocalGrid:
-        clients, timeout = plan.federation.clients, plan.federation.timeout
+    def _grid(self, context: RunContext) -> LocalGrid:
+        clients, timeout = context.plan.federation.clients, context.plan.federation.timeout
         if self._pool is None:
-            return InProcessGrid(client_app, clients, timeout)
+            return InProcessGrid(client_app(Sites(context.for_clients)), clients, timeout)
         return RayGrid(self._pool, clients, timeout)
 
     def _as_told(self, plan: Plan, grid: Grid) -> Plan:

@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fcil.errors import ConfigError, FCILError, TrainingError, nearest
-from fcil.federation.client import app
+from fcil.federation.client import client_app
 from fcil.federation.compat import RAISED, app_folder
 from fcil.federation.engine import Engine
 from fcil.federation.grids import reason
@@ -27,6 +27,8 @@ OpenEngine = Callable[..., Engine]
 Play = Callable[[Path, list[str], Path, OpenEngine], None]
 """Plays an experiment file with overrides into a folder, on engines that the last argument opens."""
 KEYS = ("experiment", "overrides", "out")
+app = client_app()
+"""Of this process, which Flower's engine starts for clients alone."""
 
 
 class _Answering(ClientApp):

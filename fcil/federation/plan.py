@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-import torch
-from torch import Tensor
-
-from fcil.anchors import AnchorSettings, load_anchors
+from fcil.anchors import AnchorSettings
 from fcil.config import Where, choice, dump, is_folder_name, parse
 from fcil.config.effect import effective, without
-from fcil.data import Dataset, DataSettings, Scenario, load_dataset
-from fcil.data.files.decode import Progress
-from fcil.data.oddities import oddities
-from fcil.data.splits import content_digest
+from fcil.data import DataSettings
 from fcil.federation.persistence.smoke import CUT, SUFFIX
 from fcil.federation.settings import FederationSettings, Resources
-from fcil.io.state import digest
-from fcil.methods.files import source_digest
 from fcil.methods.loading import StrategySpec, strategy_class
-from fcil.nets import Net, NetSettings, build_net
+from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.synthesis import Synthesizer
-from fcil.types import Index, Task, Tensors
+from fcil.types import Index
 
 Logger = Literal["tensorboard", "wandb"]
 
@@ -159,121 +150,8 @@ def _resolved(values: dict[str, Any], where: Where) -> Plan:
     return Plan(name=values["name"], seed=values["seed"], strategy=spec, logger=logger, **parts)
 
 
-def scenario_of(plan: Plan) -> Scenario:
-    """The data of a run, shared out; server and clients of one process use the same."""
-    return _open(plan.data, plan.federation.clients, plan.seed, plan.resources.torch_device())
-
-
-def tasks_of(plan: Plan) -> tuple[Task, ...]:
-    """The tasks that are played; the last of them is the last there is, for strategies too."""
-    tasks = scenario_of(plan).tasks[: plan.federation.stop_after]
-    return tuple(replace(task, total=len(tasks)) for task in tasks)
-
-
 def needs_anchors(plan: Plan) -> bool:
     """Whether the strategy, or a synthesizer of its, reads label-text embeddings."""
     strategy = plan.strategy.strategy
     required = [value.required for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     return "anchors" in strategy.needs.union(*required)
-
-
-def anchors_of(plan: Plan) -> Tensor | None:
-    """Label-text embeddings (classes, D) in order of appearance, if the strategy or a synthesizer of its needs them."""
-    if not needs_anchors(plan):
-        return None
-    return load_anchors(plan.anchors, scenario_of(plan).tasks[-1].names)
-
-
-def first_net(plan: Plan, anchors: Tensor | None) -> Net:
-    """The net a run begins with, for the classes of the first task, on the CPU.
-
-    It has a label-text head where the strategy asks for anchors; a synthesizer that does reads them alone.
-    """
-    headed = "anchors" in plan.strategy.strategy.needs
-    return build_net(
-        plan.net,
-        shape=scenario_of(plan).dataset.shape,
-        num_classes=scenario_of(plan).tasks[0].num_seen,
-        text_width=anchors.shape[1] if anchors is not None and headed else None,
-        key=(plan.seed, "net"),
-    )
-
-
-def trained_net(plan: Plan, weights: Tensors) -> Net:
-    """The net of a plan as its training left it, in evaluation mode, on the CPU, and without a label-text head.
-
-    Raises:
-        ValueError: the weights are of another net.
-    """
-    net = first_net(plan, None)
-    net.load({name: w for name, w in weights.items() if not name.startswith("text_head.")})
-    return net.eval()
-
-
-@lru_cache(maxsize=2)
-def _open(data: DataSettings, clients: int, seed: int, device: torch.device) -> Scenario:
-    return Scenario(dataset_of(data), data, clients, seed, device)
-
-
-_DATASETS: dict[tuple[Any, ...], Dataset] = {}
-_DIGESTS: dict[tuple[Any, ...], str] = {}
-_ODDITIES: dict[tuple[Any, ...], tuple[str, ...]] = {}
-_LOOKING = False
-
-
-@contextmanager
-def looking() -> Iterator[None]:
-    """For a block, data is only looked at: nothing is downloaded, written or decoded that need not be; no training."""
-    global _LOOKING
-    before = _LOOKING
-    forget_data()
-    _LOOKING = True
-    try:
-        yield
-    finally:
-        _LOOKING = before
-        forget_data()
-
-
-def dataset_of(data: DataSettings, progress: Progress | None = None) -> Dataset:
-    """The data set of these settings; the last one stays loaded, whatever its tasks and partition."""
-    key = _key(data)
-    if key not in _DATASETS:
-        forget_data()
-        _DATASETS[key] = load_dataset(data, progress=progress, look=_LOOKING)
-    return _DATASETS[key]
-
-
-def _key(data: DataSettings) -> tuple[Any, ...]:
-    prepared = data.test_share, data.transparency, data.orientation, data.augment
-    return data.dataset, data.root, data.resize, data.validation, data.per_class, *prepared
-
-
-def oddities_of(plan: Plan) -> tuple[str, ...]:
-    """What is odd about the data of a plan, a line each."""
-    key = _key(plan.data)
-    dataset = dataset_of(plan.data)
-    if key not in _ODDITIES:
-        _ODDITIES[key] = tuple(oddities(dataset))
-    return _ODDITIES[key]
-
-
-def inputs_of(plan: Plan) -> dict[str, str | None]:
-    """Digests of what a run reads beside its settings: images, label-text embeddings, the file of its strategy."""
-    key, anchors = _key(plan.data), anchors_of(plan)
-    dataset = dataset_of(plan.data)
-    if key not in _DIGESTS:
-        _DIGESTS[key] = content_digest(dataset)
-    return {
-        "images": _DIGESTS[key],
-        "anchors": None if anchors is None else digest({"anchors": anchors}, {}),
-        "strategy.py": source_digest(plan.strategy.source),
-    }
-
-
-def forget_data() -> None:
-    """Let go of the data this process holds."""
-    _open.cache_clear()
-    _DATASETS.clear()
-    _DIGESTS.clear()
-    _ODDITIES.clear()

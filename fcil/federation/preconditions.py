@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcil.data import Scenario, task_sizes
+from fcil.data import task_sizes
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, anchors_of, first_net, oddities_of, tasks_of
+from fcil.federation.context import RunContext
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
@@ -26,7 +25,7 @@ PAPER_SHARE = 0.04
 """Of its images that a learner keeps under the protocol of iCaRL: 2,000 of the 50,000 of CIFAR-100."""
 
 
-def check_foreseen(plan: Plan, scenario: Scenario, *, files: bool = True) -> None:
+def check_foreseen(context: RunContext, *, files: bool = True) -> None:
     """See that nothing in a plan would end its run in the middle.
 
     Args:
@@ -34,7 +33,8 @@ def check_foreseen(plan: Plan, scenario: Scenario, *, files: bool = True) -> Non
     Raises:
         ConfigError: something would; names the settings.
     """
-    check_safeguards(plan, [task.num_new for task in tasks_of(plan)])
+    plan, scenario = context.plan, context.scenario
+    check_safeguards(plan, [task.num_new for task in context.tasks])
     check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
     strategy, federation = plan.strategy.strategy, plan.federation
     if federation.privacy is not None and strategy.reads_metrics:
@@ -43,18 +43,19 @@ def check_foreseen(plan: Plan, scenario: Scenario, *, files: bool = True) -> Non
             "these settings"
         )
     if files:
-        strategy.check_files(plan.net, scenario.dataset.shape, [task.num_seen for task in tasks_of(plan)])
-    _check_exemplars(plan, scenario)
-    _check_answers(plan, scenario)
+        strategy.check_files(plan.net, scenario.dataset.shape, [task.num_seen for task in context.tasks])
+    _check_exemplars(context)
+    _check_answers(context)
 
 
-def _check_exemplars(plan: Plan, scenario: Scenario) -> None:
+def _check_exemplars(context: RunContext) -> None:
     """No client may want to keep more images than the federation allows."""
+    plan, scenario = context.plan, context.scenario
     most, strategy = plan.federation.exemplars, plan.strategy.strategy
     if not most or "exemplars" not in strategy.needs:  # none at all: another line tells of it
         return
     liars = malicious(plan) if isinstance(plan.federation.attack, LabelFlip) else []  # who have other labels
-    for number, held in enumerate(_met(plan, scenario), start=1):
+    for number, held in enumerate(_met(context), start=1):
         for client in (client for client in range(scenario.clients) if client not in liars):
             kept = strategy.keeps(held[client].tolist())
             if kept is not None and kept > most:
@@ -64,15 +65,16 @@ def _check_exemplars(plan: Plan, scenario: Scenario) -> None:
                 )
 
 
-def _check_answers(plan: Plan, scenario: Scenario) -> None:
+def _check_answers(context: RunContext) -> None:
     """A robust rule has enough clients with images in each round, where nobody but the seed chooses clients."""
+    plan, scenario = context.plan, context.scenario
     federation, strategy, kind = plan.federation, plan.strategy.strategy, type(plan.strategy.strategy)
     theirs = kind.local_train is not Strategy.local_train and plan.strategy.path is not None
     if isinstance(federation.aggregation, Mean) or kind.sample is not Strategy.sample or theirs:
         return
     remembers = strategy.data == "seen" or "exemplars" in strategy.needs
     held = scenario.counts.cumsum(axis=0) if remembers else scenario.counts  # (tasks, clients, classes)
-    for task in tasks_of(plan):
+    for task in context.tasks:
         holders = held[task.number - 1].sum(axis=1) > 0
         for number in range(1, federation.rounds + 1):
             stream = generator(plan.seed, "sample", task.number, number, "server")
@@ -85,23 +87,24 @@ def _check_answers(plan: Plan, scenario: Scenario) -> None:
                 )
 
 
-def _met(plan: Plan, scenario: Scenario) -> Iterator[Counts]:
+def _met(context: RunContext) -> Iterator[Counts]:
     """How many images of each class the clients have met after each task that is played, (clients, classes)."""
-    return iter(scenario.counts.cumsum(axis=0)[: len(tasks_of(plan))])
+    return iter(context.scenario.counts.cumsum(axis=0)[: len(context.tasks)])
 
 
-def rehearse(plan: Plan) -> None:
+def rehearse(context: RunContext) -> None:
     """Ask for everything a run will need, so that what is missing is said before it starts.
 
     Raises:
         UserError: the device, data, partition, anchors, or what a synthesizer needs.
     """
+    plan = context.plan
     if plan.federation.backend == "ray" and ":" in plan.resources.device:
         raise ConfigError(
             f'resources.device: "{plan.resources.device}" is not allowed on Ray, which hands out GPUs itself; '
             "say cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
         )
-    anchors, strategy = anchors_of(plan), plan.strategy.strategy
+    anchors, strategy = context.anchors, plan.strategy.strategy
     if plan.federation.exemplars == 0 and "exemplars" in strategy.needs:
         raise ConfigError(
             f'federation.exemplars: 0 is not allowed with strategy "{plan.strategy.name}", '
@@ -109,8 +112,8 @@ def rehearse(plan: Plan) -> None:
         )
     synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     if synthesizers:
-        net = first_net(replace(plan, net=strategy.inverted or plan.net), anchors)
-        problem = inversion(plan, net, range(net.num_classes), anchors, None, ("rehearsal",))
+        net = context.first_net(strategy.inverted)
+        problem = inversion(context, net, range(net.num_classes), anchors, None, ("rehearsal",))
         for synthesizer in synthesizers:
             synthesizer.checked(problem)
 
@@ -118,28 +121,29 @@ def rehearse(plan: Plan) -> None:
 # What is no mistake, and yet to be known ----------------------------------------------------------
 
 
-def remarks(plan: Plan, scenario: Scenario) -> list[str]:
+def remarks(context: RunContext) -> list[str]:
     """What is odd about a run that can be played, a line each."""
-    return [*_single_images(plan, scenario), *_all_kept(plan, scenario), *_odd_data(plan, scenario)]
+    return [*_single_images(context), *_all_kept(context), *_odd_data(context)]
 
 
-def introduction(plan: Plan, scenario: Scenario) -> list[str]:
+def introduction(context: RunContext) -> list[str]:
     """The same, and what was decided for a run by its settings and is not to be seen in them."""
-    return [*_test_share(plan, scenario), *remarks(plan, scenario)]
+    return [*_test_share(context), *remarks(context)]
 
 
-def facts(plan: Plan, scenario: Scenario) -> dict[str, float]:
+def facts(context: RunContext) -> dict[str, float]:
     """What a summary says of a run that is known before it."""
-    share = replayed_share(plan, scenario)
+    share = replayed_share(context)
     return {} if share is None else {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
 
 
-def _odd_data(plan: Plan, scenario: Scenario) -> Iterator[str]:
+def _odd_data(context: RunContext) -> Iterator[str]:
     """Images of which nothing can be learnt, folders that are not read, and tasks that were not to be expected."""
+    plan, scenario = context.plan, context.scenario
     place = f"data.root: {plan.data.root}" if plan.data.root else f"data: {plan.data.dataset}"
     behind = plan.data.transparency
     said = "transparency is ignored" if behind == "ignored" else f"what is transparent lies on {behind}"
-    for line in oddities_of(plan):
+    for line in context.loaded.oddities:
         ground = f"; {said} (data.transparency)"
         yield f"{place}: {line}{ground * ('colour' in line and scenario.dataset.source is not None)}"
     sizes, tasks = [task.num_new for task in scenario.tasks], plan.data.tasks
@@ -151,9 +155,9 @@ def _odd_data(plan: Plan, scenario: Scenario) -> Iterator[str]:
         )
 
 
-def _test_share(plan: Plan, scenario: Scenario) -> Iterator[str]:
-    if plan.data.test_share is not None:
-        share, data = plan.data.test_share, scenario.dataset
+def _test_share(context: RunContext) -> Iterator[str]:
+    share, data = context.plan.data.test_share, context.scenario.dataset
+    if share is not None:
         yield (
             f"data.test_share: {share.share:g} of every class, {len(data.test):,} images in all, are taken for tests "
             f"(seed {share.seed}); {len(data.train):,} are left for training"
@@ -164,10 +168,11 @@ def _few(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes[:12])) + ", ..." * (len(sizes) > 12)
 
 
-def _single_images(plan: Plan, scenario: Scenario) -> Iterator[str]:
+def _single_images(context: RunContext) -> Iterator[str]:
+    plan, scenario = context.plan, context.scenario
     if normalises_one(plan.net, scenario.dataset.shape):
         return
-    counts = scenario.counts[: len(tasks_of(plan))]
+    counts = scenario.counts[: len(context.tasks)]
     held = (counts.cumsum(axis=0) if plan.strategy.strategy.data == "seen" else counts).sum(axis=2)  # (tasks, clients)
     single = int((held == 1).any(axis=0).sum())
     if single:
@@ -177,23 +182,24 @@ def _single_images(plan: Plan, scenario: Scenario) -> Iterator[str]:
         )
 
 
-def _all_kept(plan: Plan, scenario: Scenario) -> Iterator[str]:
-    if replayed_share(plan, scenario) == 1:
-        held = scenario.counts[: len(tasks_of(plan))].sum(axis=(0, 2))  # (clients,)
+def _all_kept(context: RunContext) -> Iterator[str]:
+    name, scenario = context.plan.strategy.name, context.scenario
+    if replayed_share(context) == 1:
+        held = scenario.counts[: len(context.tasks)].sum(axis=(0, 2))  # (clients,)
         few = max(len(scenario.order), round(PAPER_SHARE * float(held.mean())))
         yield (
-            f'exemplars: clients of "{plan.strategy.name}" replay every image of earlier tasks, as "joint" does: what '
+            f'exemplars: clients of "{name}" replay every image of earlier tasks, as "joint" does: what '
             f"it may keep is more than they hold, {int(held.max()):,} images at most; the share of iCaRL's paper would "
             f"be about {few:,} a client"
         )
 
 
-def replayed_share(plan: Plan, scenario: Scenario) -> float | None:
+def replayed_share(context: RunContext) -> float | None:
     """How much of what they met in earlier tasks clients train on again in the last one.
 
     None where there is one task, the strategy keeps no images or cannot tell.
     """
-    strategy, met = plan.strategy.strategy, list(_met(plan, scenario))[:-1]
+    strategy, met = context.plan.strategy.strategy, list(_met(context))[:-1]
     if not met or "exemplars" not in strategy.needs:
         return None
     replayed = [strategy.replays(counts.tolist()) for counts in met[-1]]

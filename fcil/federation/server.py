@@ -9,20 +9,19 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
-from fcil.data import Scenario
+from fcil.averaging import Weighting
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK
 from fcil.federation.codec import to_arrays
+from fcil.federation.context import RunContext
 from fcil.federation.evaluate import evaluate
 from fcil.federation.exchange import Exchange, Question, find_nodes
 from fcil.federation.executor import Executor
@@ -32,7 +31,7 @@ from fcil.federation.messages.failures import Failure
 from fcil.federation.messages.replies import Expected, read_update
 from fcil.federation.messages.sharing import Shared, sizes
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan, first_net, tasks_of
+from fcil.federation.plan import Plan
 from fcil.federation.protection.averager import Averager, spent
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.runtime.interrupts import Interrupted, Interrupts
@@ -42,9 +41,38 @@ from fcil.federation.synthesis.service import Syntheses
 from fcil.io.state import digest, flatten, num_bytes
 from fcil.optimizer import learning_rate
 from fcil.rng import generator
-from fcil.roles import Server
+from fcil.roles import Server, ServerServices, Teacher
 from fcil.strategy import Strategy
-from fcil.types import Task, Update
+from fcil.synthesis import Bound, Synthesizer
+from fcil.types import Task, Tensors, Update
+
+
+@dataclass(frozen=True)
+class Services(ServerServices):
+    """What strategies ask of a run."""
+
+    averager: Averager
+    syntheses: Syntheses
+    observer: Observer
+
+    def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
+        return self.averager.average(server, updates, weighting)
+
+    def synthesize(
+        self,
+        server: Server,
+        synthesizer: Synthesizer,
+        labels: Sequence[int],
+        bound: Bound | None,
+        teacher: Teacher | None,
+    ) -> Tensors:
+        return self.syntheses.run(server, synthesizer, labels, bound, teacher)
+
+    def show(self, server: Server, pool: Tensors) -> None:
+        self.observer.synthesis_done(server.task.number, pool)
+
+    def show_some(self, server: Server, samples: Tensors) -> None:
+        self.observer.synthesis_seen(server.task.number, server.round, samples)
 
 
 @dataclass
@@ -52,15 +80,12 @@ class Loop:
     """A run on a grid: everything it needs, and where it stands."""
 
     grid: Grid
-    plan: Plan
+    context: RunContext
     clients_plan: Plan  # as clients are told, who may have other devices
-    scenario: Scenario
-    anchors: Tensor | None
     executor: Executor
     observer: Observer
     checkpoints: Checkpoints
     interrupts: Interrupts
-    device: torch.device
     phases: Phases = field(default_factory=dict)
     shared: Shared = field(default_factory=Shared)
     ledger: Ledger = field(default_factory=Ledger)  # of what clients have seen in this task
@@ -72,9 +97,14 @@ class Loop:
         self._told = ConfigRecord({"plan": self.clients_plan.to_json()})
         nodes = find_nodes(self.grid, federation.clients, self._told, federation.timeout, self.observer.note)
         self._exchange = Exchange(self.grid, nodes, federation, self.observer, self.phases)
+        self._averager = Averager(self.plan)
         self._syntheses = Syntheses(
-            self.plan, self.executor, self.observer, self.checkpoints, self.interrupts, self.phases, self.device
+            self.context, self.executor, self.observer, self.checkpoints, self.interrupts, self.phases
         )
+
+    @property
+    def plan(self) -> Plan:
+        return self.context.plan
 
     @property
     def strategy(self) -> Strategy:
@@ -86,18 +116,13 @@ class Loop:
         """From the beginning or the last checkpoint to the end."""
         with self.interrupts.patience():
             server, position = self._resume_or_start()
-            for task in tasks_of(self.plan)[position.task - 1 :]:
+            for task in self.context.tasks[position.task - 1 :]:
                 self._learn(server, task, position.round if task.number == position.task else 0)
             self.observer.run_done(self._seconds(), self.phases)
 
     def _resume_or_start(self) -> tuple[Server, Position]:
-        plan, tasks = self.plan, tasks_of(self.plan)
-        net = first_net(plan, self.anchors).to(self.device)
-        anchors = None if self.anchors is None else self.anchors.to(self.device)
-        server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, self._syntheses.run)
-        server.average = self._average = Averager(plan, server)
-        server.show = lambda pool: self.observer.synthesis_done(server.task.number, pool)
-        server.show_some = lambda few: self.observer.synthesis_seen(server.task.number, server.round, few)
+        plan, tasks = self.plan, self.context.tasks
+        server = self.context.first_server(Services(self._averager, self._syntheses, self.observer))
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}
@@ -156,7 +181,7 @@ class Loop:
         record |= self.ledger.line() | self.ledger.end() | self._syntheses.made()
         self.observer.task_concluded(server.task.number, record)
         with timed(self.phases, "evaluate"):
-            rows = evaluate(server, self.strategy, self.scenario)
+            rows = evaluate(server, self.strategy, self.context.scenario)
         self.observer.task_done(server.task, rows)
 
     def _conclusions(self, server: Server, failures: list[Failure], record: dict[str, Any]) -> Iterator[Update]:
@@ -211,7 +236,7 @@ class Loop:
         every = plan.federation.evaluate_every
         if every and number % every == 0:
             with timed(self.phases, "evaluate"):
-                rows = evaluate(server, self.strategy, self.scenario)
+                rows = evaluate(server, self.strategy, self.context.scenario)
             record["accuracy"] = sum(r.correct for r in rows) / sum(r.examples for r in rows)
         record["seconds"] = {k: round(v - before.get(k, 0.0), 4) for k, v in self.phases.items()}
         self.observer.round_done(record)
@@ -222,8 +247,8 @@ class Loop:
             self.observer.note(f"task {server.task.number}, round {server.round}: nothing to aggregate; the net stays")
             return
         with self._calling("aggregate", server):
-            self.strategy.aggregate(server, self._average.seal(itertools.chain([first], updates)))
-        self._average.check()
+            self.strategy.aggregate(server, self._averager.seal(itertools.chain([first], updates)))
+        self._averager.check()
         for _ in updates:  # a strategy that stopped early still lets every client finish
             pass
 
@@ -277,7 +302,7 @@ class Loop:
         record["bytes_down"] = num_bytes(weights) * len(clients) + self.shared.deliver(clients)
         record["bytes_up"] = 0
         with self._calling("trainable", server):
-            expected = Expected.of(server.net, self.strategy, self.scenario, training=kind == MessageType.TRAIN)
+            expected = Expected.of(server.net, self.strategy, self.context.scenario, training=kind == MessageType.TRAIN)
         nodes = self._exchange.nodes
         return Question(
             place=f"task {task}, round {server.round}",

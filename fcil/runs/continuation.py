@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from fcil.anchors.encoders import EMBEDDED
 from fcil.config import Where, load_yaml
 from fcil.config.effect import effective, without
-from fcil.data import Scenario
 from fcil.errors import StoreError
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.persistence.manifest import check_manifests, difference, has_saved
-from fcil.federation.plan import Plan, inputs_of, scenario_of
+from fcil.federation.plan import Plan
 from fcil.io.atomic import writing
 from fcil.io.lock import claimed
 from fcil.methods.files import read_source, source_digest
@@ -45,11 +45,11 @@ class Intended:
     environment: dict[str, Any]
 
     @classmethod
-    def of(cls, plan: Plan, scenario: Scenario) -> Intended:
-        resources = plan.resources
-        here = environment([str(resources.torch_device())], resources.threads, inputs_of(plan))
-        here[KEY] = declared(type(plan.strategy.strategy))
-        return cls(plan, _plain(plan.to_yaml()), _plain(scenario.partition_record()), here)
+    def of(cls, context: RunContext) -> Intended:
+        plan = context.plan
+        now = environment([str(context.device)], plan.resources.threads, context.inputs())
+        now[KEY] = declared(type(plan.strategy.strategy))
+        return cls(plan, _plain(plan.to_yaml()), _plain(context.scenario.partition_record()), now)
 
 
 class Lines(NamedTuple):
@@ -59,7 +59,7 @@ class Lines(NamedTuple):
     logged: list[str]
 
 
-def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
+def begin(folder: RunFolder, context: RunContext) -> Lines:
     """Write what is known before training, or compare it with what is there if the run goes on from a checkpoint.
 
     Returns:
@@ -67,7 +67,7 @@ def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
     Raises:
         StoreError: the run cannot go on as the same run; nothing was written.
     """
-    now = Intended.of(plan, scenario)
+    now = Intended.of(context)
     if not has_saved(folder.checkpoints):
         with writing(folder.env):
             folder.env.unlink(missing_ok=True)  # what has left nothing to go on from does not count
@@ -80,7 +80,7 @@ def begin(folder: RunFolder, plan: Plan, scenario: Scenario) -> Lines:
     return lines
 
 
-def check_begun(plans: Sequence[Plan], out: Path) -> list[str]:
+def check_begun(plans: Sequence[Plan], datasets: Datasets, out: Path) -> list[str]:
     """See that runs which were begun, and which no other process plays, can go on as the same runs.
 
     Returns:
@@ -93,7 +93,7 @@ def check_begun(plans: Sequence[Plan], out: Path) -> list[str]:
         folder = RunFolder(out / plan.folder)
         if not folder.finished and has_saved(folder.checkpoints):
             with claimed(folder.path) as ours:
-                said += compared(folder, Intended.of(plan, scenario_of(plan))).said if ours else []
+                said += compared(folder, Intended.of(datasets.open(plan))).said if ours else []
     return said
 
 

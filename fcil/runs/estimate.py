@@ -19,7 +19,8 @@ from fcil.console.tables import NONE, duration, simple_table, size
 from fcil.data import DATASETS
 from fcil.data.sources import at_hand
 from fcil.errors import StoreError
-from fcil.federation.plan import Plan, first_net, looking, scenario_of, tasks_of
+from fcil.federation.context import Datasets, RunContext
+from fcil.federation.plan import Plan
 from fcil.io.state import num_bytes
 from fcil.nets import build_net
 from fcil.runs.parallel import asked, how_many
@@ -112,16 +113,17 @@ def forecast_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
     at_once = how_many(ahead, asked(plans, jobs))
     found, watch = {}, Stopwatch()
     notes: dict[str, None] = {}
-    with looking():
-        for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
-            for plan in (plan for plan in plans if plan.data == data):
-                if _at_hand(plan, where):
-                    check_offline(plan, share_out(plan, where), where)
-                else:
-                    notes[f"{data.dataset} is {data_download(plan)}"] = None
-                if line := encoder_download(plan):
-                    notes[f"anchors: {line}"] = None
-                found[plan.folder] = _expected(plan, out, names[plan.folder], there, watch, where)
+    datasets = Datasets(look=True)
+    for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
+        for plan in (plan for plan in plans if plan.data == data):
+            context = share_out(plan, datasets, where) if _at_hand(plan, where) else None
+            if context is not None:
+                check_offline(context, where)
+            else:
+                notes[f"{data.dataset} is {data_download(plan)}"] = None
+            if line := encoder_download(plan):
+                notes[f"anchors: {line}"] = None
+            found[plan.folder] = _expected(plan, context, out, names[plan.folder], there, watch)
     return Forecast(tuple(found[plan.folder] for plan in plans), at_once, tuple(notes))
 
 
@@ -141,10 +143,16 @@ def _read(path: Path) -> Run | str | None:
 
 
 def _expected(
-    plan: Plan, out: Path, label: str, there: Mapping[Path, Run | str | None], watch: Stopwatch, where: Where
+    plan: Plan,
+    context: RunContext | None,
+    out: Path,
+    label: str,
+    there: Mapping[Path, Run | str | None],
+    watch: Stopwatch,
 ) -> Expected:
-    run, seen = there[plan.folder], _at_hand(plan, where)
-    tasks = tuple(task.num_new for task in tasks_of(plan)) if seen else task_sizes(plan)
+    """What is known of a run; its context is None where its data is not at hand."""
+    run = there[plan.folder]
+    tasks = task_sizes(plan) if context is None else tuple(task.num_new for task in context.tasks)
     total = len(tasks) * plan.federation.rounds
     done = len(run.rounds) if isinstance(run, Run) else 0
     seconds: float | None = 0.0
@@ -153,9 +161,9 @@ def _expected(
     if isinstance(run, Run) and run.finished:
         traffic, state = int(run.summary.get("bytes") or 0), "finished"
     else:
-        traffic = _traffic(plan, tasks, seen)
+        traffic = _traffic(plan, context, tasks)
         known = [r for r in there.values() if isinstance(r, Run)]
-        seconds, basis = _seconds(plan, total - done, run, known, watch if seen else None)
+        seconds, basis = _seconds(plan, context, total - done, run, known, watch)
     talks = len(tasks) * plan.federation.rounds * plan.federation.clients_per_round
     if type(plan.strategy.strategy).after_local_task is not Strategy.after_local_task:
         talks += len(tasks) * plan.federation.clients
@@ -164,9 +172,14 @@ def _expected(
 
 
 def _seconds(
-    plan: Plan, left: int, run: Run | str | None, others: Sequence[Run], watch: Stopwatch | None
+    plan: Plan,
+    context: RunContext | None,
+    left: int,
+    run: Run | str | None,
+    others: Sequence[Run],
+    watch: Stopwatch,
 ) -> tuple[float | None, str]:
-    """How long a run takes, and how that is known: the best of what there is. Without a watch no step is timed."""
+    """How long a run takes, and how that is known: the best of what there is. Without its data no step is timed."""
     for basis, alike in {
         "other seeds": [r for r in others if r.variant == plan.variant],
         "strategy": [r for r in others if r.strategy == plan.strategy.name],
@@ -177,44 +190,45 @@ def _seconds(
         if isinstance(run, Run) and run.rounds:
             own = [sum(s for s in (r.get("seconds") or {}).values() if s) for r in run.rounds]
             return left * sum(own) / len(own), "itself"
-    step = None if watch is None else _step_seconds(plan, watch)
-    return (None, "unknown") if step is None else (step * _steps(plan), "one step")
+    step = None if context is None else _step_seconds(context, watch)
+    return (None, "unknown") if context is None or step is None else (step * _steps(context), "one step")
 
 
 def _timed(run: Run) -> bool:
     return bool(run.summary.get("seconds") and run.summary.get("rounds"))
 
 
-def _steps(plan: Plan) -> float:
+def _steps(context: RunContext) -> float:
     """Steps of all clients in all rounds, if every client were drawn equally often."""
+    plan = context.plan
     if is_student(plan.strategy.name):
         options = plan.strategy.strategy.options()
         return float(cast(int, options["steps"]) * max(0, plan.federation.rounds - cast(int, options["wait"])))
-    f, counts = plan.federation, scenario_of(plan).counts.sum(axis=2)[: len(tasks_of(plan))]  # (tasks, clients)
+    f, counts = plan.federation, context.scenario.counts.sum(axis=2)[: len(context.tasks)]  # (tasks, clients)
     batches = np.minimum(np.ceil(counts / f.batch_size), f.max_batches or np.inf)
     return float(batches.sum() * f.local_epochs * f.rounds * f.clients_per_round / f.clients)
 
 
-def _step_seconds(plan: Plan, watch: Stopwatch) -> float | None:
+def _step_seconds(context: RunContext, watch: Stopwatch) -> float | None:
     """Of plain training; None if this machine cannot make a step, or too many were made already."""
-    scenario = scenario_of(plan)
+    scenario = context.scenario
     data, shard = scenario.dataset, max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
     facts = Facts(len(data.train), len(data.test), len(scenario.tasks), len(scenario.order), data.shape, shard)
     try:
-        return watch.step(plan, facts)
+        return watch.step(context.plan, facts)
     except (RuntimeError, ValueError, MemoryError):  # too large for this machine, say
         return None
 
 
-def _traffic(plan: Plan, tasks: Sequence[int], seen: bool) -> int:
+def _traffic(plan: Plan, context: RunContext | None, tasks: Sequence[int]) -> int:
     """Bytes of the weights that go to clients and come back, in all rounds.
 
     Args:
+        context: None where the data is not at hand; its shape is then that of the catalogue.
         tasks: the classes that each brings.
-        seen: whether the data is here; else its shape is that of the catalogue.
     """
-    if seen:
-        net = first_net(plan, None)
+    if context is not None:
+        net = context.first_net(text_head=False)
     else:
         facts = reckoned(plan)
         shape = DATASETS[plan.data.dataset].shape if facts is None else facts.shape

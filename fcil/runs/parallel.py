@@ -16,7 +16,8 @@ from rich.console import Console
 
 from fcil.console.runs_table import Board
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, forget_data
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan
 from fcil.federation.ray.runs import Machine, Outcome, Runners, check_devices
 from fcil.federation.ray.session import RaySession
 from fcil.federation.runtime.interrupts import GRACE, Interrupted, Interrupts
@@ -79,7 +80,13 @@ def _largest(plans: Sequence[Plan]) -> Resources:
 
 
 def play_together(
-    plans: Sequence[Plan], out: Path, console: Console, interrupts: Interrupts, at_once: int, entry: Entry
+    plans: Sequence[Plan],
+    datasets: Datasets,
+    out: Path,
+    console: Console,
+    interrupts: Interrupts,
+    at_once: int,
+    entry: Entry,
 ) -> dict[Path, str]:
     """Play plans beside each other.
 
@@ -87,8 +94,8 @@ def play_together(
         A line for each run that failed, by its folder below `out`.
     """
     resources = _largest(plans)
-    board = Board(plans, out, console, at_once)
-    forget_data()  # the processes load their own
+    board = Board(plans, datasets, out, console, at_once)
+    datasets.forget()  # the processes load their own
     with RaySession(resources.ray_address):
         interrupts.insist()
         runners = Runners(at_once, Machine.found().options(resources, at_once))

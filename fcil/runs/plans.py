@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from fcil.config import parse_fields
 from fcil.config.matrix import DISTILLS, MAX_RUNS, Source, cells, is_distillation, place_of
-from fcil.data import Scenario
 from fcil.errors import all_of, collect
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.runs.preflight import share_out
 from fcil.types import Index
@@ -61,7 +61,8 @@ def planned(source: Source, overrides: Sequence[str] = (), smoke: bool = False) 
     return list({plan.folder: plan for plan in plans}.values())
 
 
-def survey(source: Source, overrides: Sequence[str] = ()) -> Iterator[tuple[Plan, Scenario]]:
+def survey(source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None) -> Iterator[RunContext]:
     """Every run of an experiment and who would hold what in it; nothing is played."""
+    datasets = datasets or Datasets()
     for plan in (plan for experiment in read(source, overrides) for plan in experiment.plans()):
-        yield plan, share_out(plan, place_of(source))
+        yield share_out(plan, datasets, place_of(source))

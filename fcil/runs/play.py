@@ -15,10 +15,11 @@ from rich.console import Console
 from fcil.config import Where
 from fcil.console.progress import choose_progress
 from fcil.console.tables import accuracy_table, failures_line, metrics_table
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.engine import Engine
 from fcil.federation.observer import Observers
 from fcil.federation.persistence.smoke import MEANING, is_smoke
-from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.federation.plan import Plan, from_json
 from fcil.federation.preconditions import facts
 from fcil.federation.ray.runs import Outcome
 from fcil.federation.runtime.interrupts import Interrupts
@@ -43,13 +44,16 @@ def play(
     where: Where,
     open_engine: Callable[..., Engine] = Engine,
     jobs: int | None = 1,
+    datasets: Datasets | None = None,
 ) -> list[Run]:
     """Play plans whose runs are not finished; draw figures of each, and of all runs of their folder.
 
     Args:
         open_engine: makes the engine of federation settings, resources and interrupts.
         jobs: runs that are played at once; None: as many as fit.
+        datasets: what the caller has decoded for these plans; it is let go of when any was played.
     """
+    datasets = datasets or Datasets()
     check_writable(out)
     plans = list({plan.folder: plan for plan in plans}.values())  # two cells of a matrix may be the same run
     unfinished = []
@@ -59,17 +63,20 @@ def play(
         else:
             unfinished.append(plan)
     with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
-        rehearse_all(unfinished, console, where, lambda plan: RunFolder(out / plan.folder).saved)
+        rehearse_all(unfinished, datasets, console, where, lambda plan: RunFolder(out / plan.folder).saved)
         with named(where):
             at_once = how_many(unfinished, jobs)
-        told = check_begun(unfinished, out) if len(unfinished) > 1 else []  # one alone looks when it begins
+        told = check_begun(unfinished, datasets, out) if len(unfinished) > 1 else []  # one alone looks when it begins
         if at_once > 1:
             for line in told:
                 console.print(line, markup=False, soft_wrap=True)
-            failed = play_together(unfinished, out, console, interrupts, at_once, play_apart)
+            failed = play_together(unfinished, datasets, out, console, interrupts, at_once, play_apart)
         else:
             with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
-                failed = play_in_turn(turns, Stage(out, console, where, engines, play_one), alone=len(plans) == 1)
+                stage = Stage(out, console, where, engines, datasets, play_one)
+                failed = play_in_turn(turns, stage, alone=len(plans) == 1)
+    if unfinished:
+        datasets.forget()
     runs = [load_run(out / plan.folder) for plan in plans if plan.folder not in failed]
     complete(runs, console)
     conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=len(unfinished) > len(failed))
@@ -95,7 +102,7 @@ def play_apart(text: str, path: Path, inode: int) -> Outcome:
         alone = replace(plan.federation, backend="inprocess")
         try:
             with Interrupts() as interrupts, Engine(alone, plan.resources, interrupts) as engine:
-                play_one(engine, plan, path, Console(file=io.StringIO(), quiet=True))
+                play_one(engine, Datasets().open(plan), path, Console(file=io.StringIO(), quiet=True))
         except KeyboardInterrupt:
             return Outcome("interrupted")
         except Exception as error:
@@ -103,20 +110,20 @@ def play_apart(text: str, path: Path, inode: int) -> Outcome:
     return Outcome("finished")
 
 
-def play_one(engine: Engine, plan: Plan, path: Path, console: Console) -> None:
+def play_one(engine: Engine, context: RunContext, path: Path, console: Console) -> None:
     """One run, from its beginning or its last checkpoint to its figures."""
-    folder, scenario = RunFolder(path), scenario_of(plan)
-    introduce(plan, scenario, console)
+    folder, plan = RunFolder(path), context.plan
+    introduce(context, console)
     say = partial(console.print, markup=False, soft_wrap=True)
-    recorder = RunRecorder(folder, say, facts(plan, scenario))
-    pictures = SamplePictures(folder, scenario.tasks[-1].names)
-    lines = begin(folder, plan, scenario)
+    recorder = RunRecorder(folder, say, facts(context))
+    pictures = SamplePictures(folder, context.scenario.tasks[-1].names)
+    lines = begin(folder, context)
     for line in lines.said:
         recorder.tell(line)
     for line in lines.logged:
         recorder.note(line)
     with failure_card(path, plan, console), choose_progress(console) as progress, logged(plan, folder) as log:
-        engine.run(plan, path, Observers(recorder, pictures, progress, log))
+        engine.run(context, path, Observers(recorder, pictures, progress, log))
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))

@@ -13,10 +13,10 @@ from fcil.anchors import EMBEDDED, warnings
 from fcil.config import Where
 from fcil.console.progress import loading_bar
 from fcil.console.tables import partition_table, settings_tree
-from fcil.data import Scenario
 from fcil.data.files.decode import Progress
 from fcil.errors import ConfigError, DataError
-from fcil.federation.plan import Plan, anchors_of, dataset_of, needs_anchors, scenario_of
+from fcil.federation.context import Datasets, RunContext
+from fcil.federation.plan import Plan, needs_anchors
 from fcil.federation.preconditions import check_foreseen, introduction, rehearse
 from fcil.methods.introspection import marked
 from fcil.runs.loggers import check_logger
@@ -35,7 +35,11 @@ def named(where: Where) -> Iterator[None]:
 
 
 def rehearse_all(
-    plans: Sequence[Plan], console: Console, where: Where, begun: Callable[[Plan], bool] = lambda plan: False
+    plans: Sequence[Plan],
+    datasets: Datasets,
+    console: Console,
+    where: Where,
+    begun: Callable[[Plan], bool] = lambda plan: False,
 ) -> None:
     """Load data, share it out, find anchors and what else runs will need, before a file is written.
 
@@ -51,47 +55,50 @@ def rehearse_all(
                 check_logger(plan.logger)
             if key not in seen:
                 seen.add(key)
-                scenario = share_out(plan, where, progress)
+                context = share_out(plan, datasets, where, progress)
                 with named(where):
-                    check_foreseen(plan, scenario, files=not begun(plan))
-                with named(where.at("anchors")):
-                    anchors_of(plan)
-                with named(where.at("strategy").at(plan.strategy.name)):
-                    rehearse(plan)
+                    check_foreseen(context, files=not begun(plan))
+                _check_method(context, where)
 
 
-def check_offline(plan: Plan, scenario: Scenario, where: Where) -> None:
-    """As much of the same as can be asked of a plan and its data where nothing may be downloaded.
+def check_offline(context: RunContext, where: Where) -> None:
+    """As much of the same as can be asked of a run where nothing may be downloaded.
 
     Raises:
         ConfigError: a run of it would not begin, or end in its middle.
     """
     with named(where):
-        check_foreseen(plan, scenario)
+        check_foreseen(context)
+    plan = context.plan
     if not needs_anchors(plan) or plan.anchors.encoder == EMBEDDED or plan.anchors.file:
-        with named(where.at("anchors")):
-            anchors_of(plan)
-        with named(where.at("strategy").at(plan.strategy.name)):
-            rehearse(plan)
+        _check_method(context, where)
 
 
-def share_out(plan: Plan, where: Where, progress: Progress | None = None) -> Scenario:
+def _check_method(context: RunContext, where: Where) -> None:
+    """Load label-text embeddings, and ask the strategy's synthesizers whether they can be run."""
+    with named(where.at("anchors")):
+        _ = context.anchors
+    with named(where.at("strategy").at(context.plan.strategy.name)):
+        rehearse(context)
+
+
+def share_out(plan: Plan, datasets: Datasets, where: Where, progress: Progress | None = None) -> RunContext:
     """The data of a plan, shared out; an error names the file."""
     with named(where):
         plan.resources.torch_device()
     with named(where.at("data")):
-        dataset_of(plan.data, progress)
-        return scenario_of(plan)
+        return datasets.open(plan, progress)
 
 
-def introduce(plan: Plan, scenario: Scenario, console: Console) -> None:
+def introduce(context: RunContext, console: Console) -> None:
     """What is about to be run: the settings, who holds how much of what, and what is odd about the anchors."""
+    plan, scenario = context.plan, context.scenario
     names = scenario.tasks[-1].names
     console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
-    for line in introduction(plan, scenario):
+    for line in introduction(context):
         console.print(line, markup=False, soft_wrap=True)
-    strategy = plan.strategy.strategy
-    anchors, radius = anchors_of(plan), next((getattr(strategy, n) for n in marked(type(strategy), Radius)), None)
+    strategy, anchors = plan.strategy.strategy, context.anchors
+    radius = next((getattr(strategy, name) for name in marked(type(strategy), Radius)), None)
     if anchors is not None and radius is not None:
         folders = [scenario.dataset.folders[c] for c in scenario.order] if scenario.dataset.folders else None
         for line in warnings(anchors, names, radius, folders):

@@ -16,6 +16,7 @@ from rich.console import Console
 from fcil.config import Where
 from fcil.console.runs_table import labels
 from fcil.errors import ConfigError, EngineError, FCILError, TrainingError, printable
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.engine import Engine
 from fcil.federation.plan import Plan
 from fcil.federation.runtime.interrupts import Interrupts
@@ -92,7 +93,8 @@ class Stage:
     console: Console
     where: Where
     engines: Engines
-    play_one: Callable[[Engine, Plan, Path, Console], None]
+    datasets: Datasets
+    play_one: Callable[[Engine, RunContext, Path, Console], None]
 
 
 def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Path, str]:
@@ -108,7 +110,7 @@ def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Pa
         path = stage.out / plan.folder
         try:
             with named(stage.where):
-                stage.play_one(stage.engines.of(plan), plan, path, stage.console)
+                stage.play_one(stage.engines.of(plan), stage.datasets.open(plan), path, stage.console)
         except Exception as error:
             if isinstance(error, StrategyError):  # its traceback goes to the log, and not to the terminal
                 note_failure(path, error)
@@ -117,6 +119,7 @@ def play_in_turn(plans: Iterable[Plan], stage: Stage, *, alone: bool) -> dict[Pa
             failed[plan.folder] = str(error) if isinstance(error, StrategyError) else note_failure(path, error)
         if plan.folder in failed:
             stage.console.print(f"{path} failed: {failed[plan.folder]}", markup=False, soft_wrap=True)
+            stage.datasets.forget()
             stage.engines.close()
     return failed
 

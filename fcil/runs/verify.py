@@ -21,10 +21,11 @@ from rich.console import Console
 from fcil.config import Where
 from fcil.console.progress import choose_progress
 from fcil.errors import StoreError
+from fcil.federation.context import Datasets
 from fcil.federation.engine import Engine
 from fcil.federation.observer import Observer, Observers
 from fcil.federation.persistence.smoke import MEANING, is_smoke
-from fcil.federation.plan import Plan, inputs_of
+from fcil.federation.plan import Plan
 from fcil.federation.runtime.interrupts import Interrupts
 from fcil.runs.preflight import named, rehearse_all
 from fcil.runs.recorded_plan import recorded_plan
@@ -150,11 +151,13 @@ def verify(
     _check_places(folder, plan, recorded[:rounds])
     before = files.read_json(folder.env) if files.is_there(folder.env) else {}
     plan = _as_begun(plan, before)
-    played = _play(plan, rounds, console, Where(str(folder.config)))
+    datasets = Datasets()
+    played = _play(plan, datasets, rounds, console, Where(str(folder.config)))
     differences: list[Difference] = []
     for theirs, ours in zip(recorded, played, strict=False):
         differences += list(_differences(theirs, ours, tolerance * (GROWN if differences else 1)))
-    now = environment([str(plan.resources.torch_device())], plan.resources.threads, inputs_of(plan))
+    context = datasets.open(plan)
+    now = environment([str(context.device)], plan.resources.threads, context.inputs())
     return Verification(
         rounds, tuple(differences), tuple(_circumstances(before, now)), tuple(_remarks(folder, plan, recorded[:rounds]))
     )
@@ -183,20 +186,20 @@ def _as_begun(plan: Plan, env: Mapping[str, Any]) -> Plan:
     return replace(plan, federation=replace(plan.federation, checkpoint_every=0))
 
 
-def _play(plan: Plan, rounds: int, console: Console, where: Where) -> list[dict[str, Any]]:
+def _play(plan: Plan, datasets: Datasets, rounds: int, console: Console, where: Where) -> list[dict[str, Any]]:
     listener = _Rounds(rounds)
     with (
         TemporaryDirectory(prefix="fcil-verify-") as place,
         Interrupts(lambda line: console.print(line, markup=False)) as interrupts,
     ):
-        rehearse_all([plan], console, where)
+        rehearse_all([plan], datasets, console, where)
         with (
             named(where),
             Engine(plan.federation, plan.resources, interrupts) as engine,
             choose_progress(console) as progress,
             suppress(Enough),
         ):
-            engine.run(plan, Path(place), Observers(progress, listener))
+            engine.run(datasets.open(plan), Path(place), Observers(progress, listener))
     return listener.records
 
 

@@ -9,12 +9,13 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from fcil.errors import StoreError
 from fcil.io import bounded as reading
-from fcil.io.atomic import write_text
+from fcil.io.atomic import write_text, writing
 from fcil.metrics import AccuracyRow
 from fcil.store.checks import check_round, is_count
 
@@ -37,6 +38,29 @@ def write_json(path: Path, value: Any) -> None:
 def json_line(value: Mapping[str, Any]) -> str:
     """One line of `rounds.jsonl`."""
     return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
+
+
+def add_to_last_line(path: Path, key: str, value: Any) -> None:
+    """Add a key to the last line of a `rounds.jsonl`, whatever its length: only the end of the line is written.
+
+    As where a line is appended, a process that dies at it leaves at worst a last line without its line feed.
+
+    Raises:
+        StoreError: there is no whole last line, or it cannot be written.
+    """
+    with writing(path), path.open("r+b") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise StoreError(f"{path}: holds no round")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            start = content.rfind(b"\n", 0, len(content) - 1) + 1
+            before = content[start:]
+        after = json_line({**parse_json_object(before, f"{path}: its last line"), key: value}).encode()
+        pairs = enumerate(zip(before, after, strict=False))
+        same = next((place for place, (old, new) in pairs if old != new), len(before))
+        if len(after) < len(before):
+            file.truncate(start + same)
+        file.seek(start + same)
+        file.write(after[same:])
 
 
 def finite(value: Any) -> Any:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.federation.observer import Observer, Restored
-from fcil.io.atomic import replacing, write_text, writing
+from fcil.io.atomic import replacing, writing
 from fcil.metrics import AccuracyRow
 from fcil.store import files
 from fcil.store.activity import of_folder
@@ -106,9 +106,7 @@ class RunRecorder(Observer):
     def task_concluded(self, task: int, record: dict[str, Any]) -> None:
         """Add the cost of the end of a task to the line of its last round, as `after_task`."""
         if any(record.values()):
-            records = files.read_rounds(self.folder.rounds)
-            records[-1] = {**records[-1], "after_task": record}
-            write_text(self.folder.rounds, "".join(files.json_line(r) for r in records))
+            files.add_to_last_line(self.folder.rounds, "after_task", record)
 
     def note(self, text: str) -> None:
         self._log(text)

@@ -334,7 +334,7 @@ def test_what_a_single_check_says(tmp_path: Path, look: Look, body: str, said: s
         ("from torch.utils import data\ndata.DataLoader([])", "a DataLoader"),
         ("from fcil.data import load_dataset", "client.shard"),
         ("from sklearn.datasets import load_digits", "client.shard"),
-        ("from fcil.federation.plan import scenario_of", "handed what it may use"),
+        ("from fcil.federation.context import Datasets", "handed what it may use"),
         ("from fcil import run", "handed what it may use"),
         ("from . import other", "relative import"),
         ("x.to(client.device)", "right device"),

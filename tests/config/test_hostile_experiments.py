@@ -175,7 +175,7 @@ def test_long_lists_of_classes_are_checked_in_time() -> None:
 def test_absurd_lengths_of_training_take_no_memory_to_begin(tmp_path: Path) -> None:
     many = {"rounds": 10**30, "local_epochs": 10**30, "batch_size": 10**30}
     path = write_experiment(tmp_path, federation=many)
-    assert [plan.federation.rounds for plan, _ in survey(path)] == [10**30]
+    assert [context.plan.federation.rounds for context in survey(path)] == [10**30]
 
 
 @pytest.mark.parametrize("text", [".".join("a" * 5000) + "=1", "a" * 10**5, "data.tasks=" + "[" * 5000, "data.x=\x1b"])

@@ -16,7 +16,8 @@ from fcil.data import Augment, normalise
 from fcil.data.augment import brighten, crop
 from fcil.data.preparation import AugmentSettings
 from fcil.errors import ConfigError
-from fcil.federation.plan import first_net, from_json, scenario_of
+from fcil.federation.context import Datasets
+from fcil.federation.plan import from_json
 from fcil.federation.synthesis.jobs import inversion
 from fcil.runs.plans import read
 
@@ -180,15 +181,15 @@ def test_what_is_chosen_is_what_clients_and_synthesizers_do(tmp_path: Path) -> N
         ({"crop": 3, "flip": True}, Augment(3, True), Augment(3, True)),
     ):
         (plan,) = read(write_experiment(tmp_path, data={"augment": raw}))[0].plans()
-        scenario = scenario_of(plan)
-        assert scenario.shard(1, 0).augment == clients
-        net = first_net(plan, None)
-        assert inversion(plan, net, range(2), None, None, ("key",)).augment == server
+        context = Datasets().open(plan)
+        assert context.scenario.shard(1, 0).augment == clients
+        net = context.first_net()
+        assert inversion(context, net, range(2), None, None, ("key",)).augment == server
 
 
 def test_without_any_augmentation_batches_are_the_images(tmp_path: Path) -> None:
     (plan,) = read(write_experiment(tmp_path, data={"augment": "none"}))[0].plans()
-    shard = scenario_of(plan).shard(1, 0)
+    shard = Datasets().open(plan).scenario.shard(1, 0)
     (batch,) = shard.batches(len(shard), shuffle=False)
     assert torch.equal(batch.x, shard.x(torch.arange(len(shard))))
 
@@ -197,7 +198,7 @@ def test_another_augmentation_is_another_run(tmp_path: Path) -> None:
     raws: list[Any] = [True, False, "none", {"flip": True}, {"crop": 0}, {"brightness": 0.1}]
     plans = [read(write_experiment(tmp_path, data={"augment": raw}))[0].plans()[0] for raw in raws]
     assert len({plan.variant for plan in plans}) == len(raws)
-    used = [scenario_of(plan).dataset.augment for plan in plans]
+    used = [Datasets().open(plan).scenario.dataset.augment for plan in plans]
     assert used[0] == used[1] == Augment(1)  # `false` is for clients alone
     assert used[2:] == [Augment(), Augment(1, True), Augment(), Augment(1, brightness=0.1)]
     assert from_json(plans[2].to_json()) == plans[2]

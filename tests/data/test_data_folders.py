@@ -23,7 +23,7 @@ from fcil.config import Where, dump, parse
 from fcil.data import DataSettings, load_dataset
 from fcil.data.oddities import SHOWN, oddities
 from fcil.errors import ConfigError, DataError
-from fcil.federation.plan import scenario_of
+from fcil.federation.context import Datasets
 from fcil.federation.preconditions import remarks
 from fcil.runs.plans import read, survey
 
@@ -144,8 +144,8 @@ def test_the_share_is_in_the_record_the_hash_and_the_introduction(tmp_path: Path
     assert "test_share" not in dump(settings(root))
     for seed in (0, 1):  # of runs
         again = write_experiment(tmp_path, data={**base, "test_share": 0.2, "order": "seed"}, seeds=[seed])
-        ((_, scenario),) = survey(again)
-        assert pixels(scenario.dataset, "test") == pixels(load_dataset(settings(root, test_share=0.2)), "test")
+        (context,) = survey(again)
+        assert pixels(context.scenario.dataset, "test") == pixels(load_dataset(settings(root, test_share=0.2)), "test")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_class_of_one_colour_and_a_class_of_one_image_get_a_word(tmp_path: Pat
     source = {"dataset": "image_folder", "root": str(spread(tmp_path / "set", files)), "tasks": 3}
     (plan,) = read(write_experiment(tmp_path, data=source))[0].plans()
     place = f"data.root: {source['root']}: "
-    assert remarks(plan, scenario_of(plan)) == [
+    assert remarks(Datasets().open(plan)) == [
         f'{place}all training images of class "bee" have a single colour; '
         "what is transparent lies on white (data.transparency)",
         f'{place}all test images of class "cow" are the same image',

@@ -96,9 +96,9 @@ def test_show_writes_the_split_of_an_experiment(
     assert stop.value.code == 0
     assert "1,438 images of digits, 5 tasks, 2 clients" in printed.err
     assert json.loads(printed.out)[0]["name"] == "tiny"
-    ((_, scenario),) = survey(source)
-    ((_, again),) = survey(alone(tmp_path, target))
-    assert again.partition_record() == scenario.partition_record()
+    (context,) = survey(source)
+    (again,) = survey(alone(tmp_path, target))
+    assert again.scenario.partition_record() == context.scenario.partition_record()
 
     monkeypatch.setattr(sys, "argv", ["fcil", "show", str(source), "seeds=[0, 1]", "--split", str(tmp_path / "no")])
     source.write_text(write_experiment(tmp_path, data=SKEWED).read_text())

@@ -27,8 +27,8 @@ from fcil.config import Where, parse
 from fcil.distillation import Distillation, distill, play, read
 from fcil.errors import ConfigError
 from fcil.experiment import resume
+from fcil.federation.context import Datasets
 from fcil.federation.observer import Observer
-from fcil.federation.plan import scenario_of, trained_net
 from fcil.nets import NetSettings, build_net
 from fcil.store import find_runs
 from fcil.store.groups import group_runs
@@ -124,9 +124,10 @@ def test_a_student_that_learns_after_the_synthesis_has_the_pool_of_all_chains(tm
     pool = load_file(run.path / "synthetic" / "task1.safetensors")
     one = read(write(tmp_path, **AFTER))[0]
     (teacher,) = find_runs([tmp_path / "out" / "tiny-teacher"])
-    dataset = scenario_of(one.teacher_plan(0)).dataset
+    context = Datasets().open(one.teacher_plan(0))
+    dataset = context.scenario.dataset
     alone = one.synthesizer.run(
-        teacher=trained_net(one.teacher_plan(0), load_file(teacher.path / "net.safetensors")),
+        teacher=context.trained_net(load_file(teacher.path / "net.safetensors")),
         labels=range(10),
         shape=dataset.shape,
         mean=torch.tensor(dataset.mean),

@@ -13,7 +13,7 @@ from small_runs import same, write_experiment
 from torch import Tensor
 
 from fcil.federation.codec import to_tensors
-from fcil.federation.plan import scenario_of
+from fcil.federation.context import Datasets
 from fcil.federation.protection.attacks import LabelFlip, Noise, Scale, SignFlip, flipped
 from fcil.federation.protection.client_mods import forge
 from fcil.federation.protection.malicious import given, malicious
@@ -23,7 +23,7 @@ from fcil.types import Task
 
 def test_labels_turn_to_the_next_class_of_their_task(tmp_path):
     plan, *_ = plans(write_experiment(tmp_path), "federation.attack={label_flip: {share: 0.5}}")
-    scenario, (bad,) = scenario_of(plan), malicious(plan)
+    scenario, (bad,) = Datasets().open(plan).scenario, malicious(plan)
     for task, seen in ((1, False), (2, False), (2, True)):
         shard = scenario.shard(task, bad, seen=seen)
         wrong = given(plan, bad, shard, scenario.tasks)

@@ -12,9 +12,9 @@ from small_runs import Stop, StopAfter, play, silently, write_experiment, write_
 
 from fcil.cli import main
 from fcil.errors import LeakError
+from fcil.federation.context import Datasets
 from fcil.federation.messages.audit import Ledger, Told, WatchedImages, read_audit
 from fcil.federation.messages.replies import InvalidReplyError
-from fcil.federation.plan import scenario_of
 from fcil.runs.plans import read
 
 HEAD = '''"""Looks where it may not."""
@@ -151,7 +151,7 @@ def test_draws_from_a_shared_pool_are_counted(tmp_path):
 
 def test_the_same_images_in_the_same_order_come_through(tmp_path):
     plan = read(write_experiment(tmp_path))[0].plans()[0]
-    shard = scenario_of(plan).shard(1, 0)
+    shard = Datasets().open(plan).scenario.shard(1, 0)
     watched = WatchedImages(shard.images)
     found = [list(s.batches(7, torch.Generator().manual_seed(3))) for s in (shard, replace(shard, images=watched))]
     assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in zip(*found, strict=True))

@@ -23,7 +23,8 @@ from small_runs import (
 
 from fcil.errors import StoreError
 from fcil.federation.checkpoint import Checkpoints, Position
-from fcil.federation.client import app
+from fcil.federation.client import client_app
+from fcil.federation.context import Datasets
 from fcil.federation.grids import InProcessGrid
 from fcil.federation.observer import Observer
 from fcil.federation.persistence.manifest import (
@@ -35,9 +36,8 @@ from fcil.federation.persistence.manifest import (
     manifest_paths,
     place_of,
 )
-from fcil.federation.plan import Plan, first_net, tasks_of
+from fcil.federation.plan import Plan
 from fcil.io.blobs import Parts
-from fcil.roles import Server
 from fcil.runs.failure_report import describe
 from fcil.runs.plans import read
 from fcil.store import RunFolder, final_weights
@@ -56,9 +56,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
 
 def restore(plan: Plan, folder: Path) -> tuple[Position, list[str]]:
     clients = plan.federation.clients
-    server = Server(first_net(plan, None), tasks_of(plan)[0], 0, plan.seed, clients, None, lambda *_: {})
-    settings = plan.decisive | {"seed": plan.seed}
-    return Checkpoints(folder, settings).restore(server, InProcessGrid(app, clients), tasks_of(plan))
+    context, settings = Datasets().open(plan), plan.decisive | {"seed": plan.seed}
+    grid = InProcessGrid(client_app(), clients)
+    return Checkpoints(folder, settings).restore(context.first_server(), grid, context.tasks)
 
 
 def newest(folder: Path) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from small_runs import (
     write_strategy,
 )
 
+from fcil.data import Dataset, Scenario, load_dataset
 from fcil.errors import StoreError, TrainingError
 from fcil.federation.codec import from_records, to_records
 from fcil.federation.compat import RefArray
@@ -35,6 +38,7 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.io.state import flatten, num_bytes, unflatten
 from fcil.roles import Client
 from fcil.store import Run
+from fcil.types import Task
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,33 @@ def test_another_seed_gives_another_run(tmp_path: Path, finetune: Run) -> None:
     assert other.variant == finetune.variant
     assert other.rounds[0]["terms"] != finetune.rounds[0]["terms"]
     assert not same(final_weights(other), final_weights(finetune))
+
+
+def test_data_is_decoded_once_for_all_runs_of_a_process_and_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[weakref.ref[Dataset]] = []
+
+    def load(*arguments: Any, **options: Any) -> Dataset:
+        dataset = load_dataset(*arguments, **options)
+        decoded.append(weakref.ref(dataset))
+        return dataset
+
+    monkeypatch.setattr("fcil.federation.context.load_dataset", load)
+    shared_out: list[int] = []
+    monkeypatch.setattr(Scenario, "_share_out", _counted(Scenario._share_out, shared_out))
+    play(write_experiment(tmp_path, federation={"rounds": 1, "stop_after": 1}, seeds=[0, 1]), out=tmp_path)
+    gc.collect()
+    assert [dataset() for dataset in decoded] == [None]
+    assert shared_out == [1, 2, 3, 4, 5] * 2  # tasks, for each seed, by server and clients together
+
+
+def _counted(share_out: Any, tasks: list[int]) -> Any:
+    def counted(scenario: Scenario, task: Task) -> Any:
+        tasks.append(task.number)
+        return share_out(scenario, task)
+
+    return counted
 
 
 def test_the_number_of_threads_is_left_as_it_was() -> None:

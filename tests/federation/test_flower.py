@@ -30,6 +30,7 @@ from fcil.errors import ConfigError, StoreError, TrainingError
 from fcil.federation import exchange, flower_app
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import new_context
+from fcil.federation.context import Datasets
 from fcil.federation.deploy.superlink import APP
 from fcil.federation.engine import Engine
 from fcil.federation.exchange import find_nodes
@@ -60,7 +61,7 @@ class Notes(Observer):
 
 def run(plan: Plan, folder: Path, grid: ForeignGrid | None = None, observer: Observer | None = None) -> None:
     with Engine(plan.federation, plan.resources, grid=grid) as engine:
-        engine.run(plan, folder, observer or Observer())
+        engine.run(Datasets().open(plan), folder, observer or Observer())
 
 
 def parts(folder: Path) -> dict[str, str]:

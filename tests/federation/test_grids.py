@@ -31,14 +31,15 @@ from small_runs import (
 )
 
 from fcil.errors import TrainingError
-from fcil.federation.client import app
+from fcil.federation.client import client_app
 from fcil.federation.codec import from_records, to_records
 from fcil.federation.compat import CRASHED, TIMED_OUT
+from fcil.federation.context import Datasets
 from fcil.federation.engine import Engine
 from fcil.federation.executor import ChainWorker, Executor, LocalExecutor, RayExecutor
 from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan, anchors_of, first_net
+from fcil.federation.plan import Plan
 from fcil.federation.ray.grid import RayGrid, Worker, WorkerPool
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.federation.synthesis.jobs import Job, inversion
@@ -68,7 +69,7 @@ def make_grid(kind: str, request: pytest.FixtureRequest) -> Any:
     def make(plan: Plan) -> LocalGrid:
         clients, timeout = plan.federation.clients, plan.federation.timeout
         if kind == "inprocess":
-            return InProcessGrid(app, clients, timeout)
+            return InProcessGrid(client_app(), clients, timeout)
         return RayGrid(pool_of(request.getfixturevalue("engine")), clients, timeout)
 
     return make
@@ -147,12 +148,12 @@ def test_a_round_can_be_undone(make_grid: Any, tmp_path: Path) -> None:
 def test_states_can_be_taken_from_one_grid_and_given_to_another(make_grid: Any, tmp_path: Path) -> None:
     """To one of the other kind too: a run may be resumed on another backend."""
     plan = faulty(tmp_path)
-    first = InProcessGrid(app, CLIENTS)
+    first = InProcessGrid(client_app(), CLIENTS)
     ask(plan, first, [0, 1])
     grid = make_grid(plan)
     grid.restore(states(first))
     assert calls(ask(plan, grid, [0, 1, 2])) == {0: 2, 1: 2, 2: 1}
-    last = InProcessGrid(app, CLIENTS)
+    last = InProcessGrid(client_app(), CLIENTS)
     last.restore(states(grid))
     assert calls(ask(plan, last, [0, 1, 2])) == {0: 3, 1: 3, 2: 2}
 
@@ -246,8 +247,8 @@ def both(engine: Engine, plan: Plan, folder: Path) -> tuple[Seen, Seen]:
     """What a plan's run tells of in one process and on Ray, in two folders."""
     here, there = Seen(), Seen()
     with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
-        alone.run(plan, folder / "inprocess", here)
-    engine.run(plan, folder / "ray", there)
+        alone.run(Datasets().open(plan), folder / "inprocess", here)
+    engine.run(Datasets().open(plan), folder / "ray", there)
     return here, there
 
 
@@ -284,7 +285,7 @@ def test_nothing_depends_on_the_order_of_clients_on_workers_or_on_the_threads_of
 
     def play(name: str, running: Engine) -> Any:
         seen = Seen()
-        running.run(plan, tmp_path / name, seen)
+        running.run(Datasets().open(plan), tmp_path / name, seen)
         return seen.rows, checkpoint(tmp_path / name)[1]
 
     with Engine(inprocess, plan.resources) as alone:
@@ -305,13 +306,13 @@ def test_nothing_depends_on_the_order_of_clients_on_workers_or_on_the_threads_of
 def test_a_run_may_go_on_on_another_backend(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, str(write_strategy(tmp_path)))
     with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
-        alone.run(plan, tmp_path / "whole", Observer())
+        alone.run(Datasets().open(plan), tmp_path / "whole", Observer())
         with pytest.raises(Stop):
-            alone.run(plan, tmp_path / "moved", StopAfter(2))
+            alone.run(Datasets().open(plan), tmp_path / "moved", StopAfter(2))
     with pytest.raises(Stop):
-        engine.run(plan, tmp_path / "moved", StopAfter(2))
+        engine.run(Datasets().open(plan), tmp_path / "moved", StopAfter(2))
     with Engine(replace(plan.federation, backend="inprocess"), plan.resources) as alone:
-        alone.run(plan, tmp_path / "moved", Observer())
+        alone.run(Datasets().open(plan), tmp_path / "moved", Observer())
     assert checkpoint(tmp_path / "moved")[1] == checkpoint(tmp_path / "whole")[1]
 
 
@@ -345,9 +346,9 @@ def test_a_run_whose_workers_die_equals_one_whose_workers_live(engine: Engine, t
     marks.mkdir()
     plan = plan_of(tmp_path, {str(own): {"marks": str(marks)}}, clients=2, stop_after=1)
     dying, living = Seen(), Seen()
-    engine.run(plan, tmp_path / "dying", dying)
+    engine.run(Datasets().open(plan), tmp_path / "dying", dying)
     died = len([*marks.iterdir()])
-    engine.run(plan, tmp_path / "living", living)  # every mark is there now
+    engine.run(Datasets().open(plan), tmp_path / "living", living)  # every mark is there now
 
     assert died == 2
     assert [f["kind"] for f in dying.failures] == ["died"] * died
@@ -361,7 +362,7 @@ def test_a_run_whose_workers_die_equals_one_whose_workers_live(engine: Engine, t
 def test_a_client_whose_workers_keep_dying_ends_the_run_with_one_line(engine: Engine, tmp_path: Path) -> None:
     plan = faulty(tmp_path, "kill", clients=2, retries=1)
     with pytest.raises(TrainingError) as caught:
-        engine.run(plan, tmp_path, Observer())
+        engine.run(Datasets().open(plan), tmp_path, Observer())
     assert str(caught.value).startswith("client 1, task 1, round 2: the worker died")
     assert "\n" not in str(caught.value)
 
@@ -403,9 +404,9 @@ def chain_workers() -> list[psutil.Process]:
 def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path) -> None:
     """Also in the middle of an episode: the killer waits until one has begun."""
     plan = plan_of(tmp_path, LANDER)
-    anchors = anchors_of(plan)
+    context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "rounds": 5, "steps": 20, "chains": 2})
-    problem = inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",))
+    problem = inversion(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(2)]
     killed: list[int] = []
 
@@ -425,9 +426,9 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
 
 def test_a_chain_goes_on_from_any_episode(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
-    anchors = anchors_of(plan)
+    context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "rounds": 3})
-    job = Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, (1,)), 1)
+    job = Job.of(nayer, 0, plan.net, inversion(context, context.first_net(), [0, 1], context.anchors, None, (1,)), 1)
     states: list[tuple[int, State]] = []
     whole = ChainWorker()
     whole.start(job)
@@ -450,9 +451,9 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_of(tmp_path, LANDER)
-    anchors = anchors_of(plan)
-    net, nayer = first_net(plan, anchors), create("nayer", **{**NAYER, "chains": 3})
-    problem = inversion(plan, net, [0, 1], anchors, None, ("test",))
+    context = Datasets().open(plan)
+    net, nayer = context.first_net(), create("nayer", **{**NAYER, "chains": 3})
+    problem = inversion(context, net, [0, 1], context.anchors, None, ("test",))
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(3)]
     ticks: list[int] = []
 
@@ -477,9 +478,11 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
 @pytest.mark.ray
 def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
-    anchors = anchors_of(plan)
+    context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "lr": 1e30})
-    job = Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",)), 1)
+    job = Job.of(
+        nayer, 0, plan.net, inversion(context, context.first_net(), [0, 1], context.anchors, None, ("test",)), 1
+    )
     with pytest.raises(TrainingError) as caught:
         engine._executor.run([job], nayer.episodes, lambda done, terms: None, Kept())
     assert "synthesis term" in str(caught.value)
@@ -489,8 +492,8 @@ def test_what_fails_on_a_synthesis_worker_is_said_in_one_line(engine: Engine, tm
 @pytest.mark.ray
 def test_a_synthesis_that_fails_leaves_its_workers_to_the_next(engine: Engine, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
-    anchors = anchors_of(plan)
-    problem = inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, ("test",))
+    context = Datasets().open(plan)
+    problem = inversion(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
     bad, good = create("nayer", **{**NAYER, "lr": 1e30, "chains": 2}), create("nayer", **{**NAYER, "chains": 2})
     for method, fails in ((bad, True), (bad, True), (good, False)):
         jobs = [Job.of(method, chain, plan.net, problem, 1) for chain in range(2)]
@@ -501,10 +504,12 @@ def test_a_synthesis_that_fails_leaves_its_workers_to_the_next(engine: Engine, t
 
 def test_a_chain_is_stepped_episode_by_episode(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, LANDER)
-    anchors = anchors_of(plan)
+    context = Datasets().open(plan)
     nayer = create("nayer", **NAYER)
     worker = ChainWorker()
-    worker.start(Job.of(nayer, 0, plan.net, inversion(plan, first_net(plan, anchors), [0, 1], anchors, None, (1,)), 1))
+    worker.start(
+        Job.of(nayer, 0, plan.net, inversion(context, context.first_net(), [0, 1], context.anchors, None, (1,)), 1)
+    )
     terms = [worker.step() for _ in range(nayer.episodes)]
     assert all(terms)
     assert worker.result()["x"].shape == (20, 1, 8, 8)

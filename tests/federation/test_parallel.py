@@ -24,7 +24,7 @@ from fcil.cli import app
 from fcil.console.runs_table import Board, labels
 from fcil.errors import ConfigError, DataError, StoreError, TrainingError
 from fcil.experiment import resume
-from fcil.federation.plan import Plan
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.ray.runs import Machine, Outcome, check_devices
 from fcil.federation.runtime.interrupts import Interrupted
 from fcil.federation.settings import Resources
@@ -155,7 +155,7 @@ def test_nothing_of_a_run_that_failed_is_kept(tmp_path: Path, monkeypatch: pytes
     class Large:
         pass
 
-    def fail(engine: Any, plan: Plan, path: Path, console: Console) -> None:
+    def fail(engine: Any, context: RunContext, path: Path, console: Console) -> None:
         large = Large()
         left.append(weakref.ref(large))
         gc.collect()
@@ -218,7 +218,7 @@ def finish(path: Path) -> None:
 
 def together(folder: Path, runners: Scripted, seeds: int) -> tuple[Together, Console]:
     plans, console = planned(write_experiment(folder, seeds=list(range(seeds)))), quiet()
-    board = Board(plans, folder, console, runners.at_once)
+    board = Board(plans, Datasets(), folder, console, runners.at_once)
     return Together(plans, folder, board, runners, lambda *_: Outcome("finished"), pause=0.0), console
 
 
@@ -323,7 +323,7 @@ def test_the_board_reads_how_far_runs_are_from_their_folders(tmp_path: Path) -> 
     now = [0.0]
     plans = planned(write_experiment(tmp_path, seeds=[0, 1, 2], federation={"rounds": 4}))
     console = quiet()
-    board = Board(plans, tmp_path, console, 2, clock=lambda: now[0])
+    board = Board(plans, Datasets(), tmp_path, console, 2, clock=lambda: now[0])
     board.begin(plans[0])
     board.begin(plans[1])
     board.look()
@@ -417,7 +417,7 @@ def test_a_dry_run_checks_the_anchors(tmp_path: Path) -> None:
 
 def test_an_unknown_cost_is_said_to_be_unknown(half_done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = half_done
-    monkeypatch.setattr("fcil.runs.estimate._step_seconds", lambda plan, watch: None)
+    monkeypatch.setattr("fcil.runs.estimate._step_seconds", lambda context, watch: None)
     found = forecast(source, out=out)
     assert [(r.seconds, r.basis) for r in found.runs][3] == (None, "unknown")
     assert found.seconds is None

@@ -35,6 +35,7 @@ from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.mods import MODS, NORM_BIT
 from fcil.federation.protection.privacy import Privacy, epsilon
 from fcil.federation.protection.safeguards import check_safeguards
+from fcil.federation.server import Services
 from fcil.federation.settings import FederationSettings
 from fcil.roles import Server
 from fcil.types import Task, Tensors
@@ -159,9 +160,8 @@ def test_a_task_of_one_class_has_no_labels_to_flip(tmp_path):
 
 
 def a_server(plan: Plan) -> Server:
-    server = Server(tiny_net(), Task(1, 1, 0, 5, tuple("abcde")), 1, plan.seed, 5, None, lambda *_: {})
-    server.average = Averager(plan, server)
-    return server
+    services = Services(Averager(plan), None, None)  # type: ignore[arg-type] # neither syntheses nor an observer
+    return Server(tiny_net(), Task(1, 1, 0, 5, tuple("abcde")), 1, plan.seed, 5, None, services)
 
 
 def honest(server: Server, count: int = 5) -> list[Update]:
@@ -194,7 +194,7 @@ def test_a_strategy_is_given_the_rule_of_the_federation(tmp_path):
 )
 def test_a_mean_of_a_strategys_own_does_not_pass_for_the_federations(tmp_path, change, what):
     server = a_server(the_plan(tmp_path, change))
-    averager: Any = server.average
+    averager: Any = server.services.averager
     averager.seal(honest(server))
     with pytest.raises(TrainingError, match=f'"finetune" does not call server.average, so {what} would do nothing'):
         averager.check()
@@ -204,7 +204,7 @@ def test_a_mean_of_a_strategys_own_does_not_pass_for_the_federations(tmp_path, c
 
 def test_a_private_federation_shows_a_strategy_only_the_mean(tmp_path):
     server = a_server(the_plan(tmp_path, "privacy={}"))
-    averager: Any = server.average
+    averager: Any = server.services.averager
     sealed = averager.seal(iter(honest(server)))
     with pytest.raises(TrainingError, match=r"reads single updates; only server\.average may"):
         next(iter(sealed))
@@ -219,7 +219,7 @@ def test_a_private_federation_shows_a_strategy_only_the_mean(tmp_path):
 def test_the_norm_of_adaptive_clipping_is_kept_with_what_is_shared(tmp_path):
     server = a_server(the_plan(tmp_path, "mods=[{adaptive_clipping: {norm: 2.0, target: 0.5, rate: 0.2}}]"))
     for expected in (2 * math.exp(0.1), 2 * math.exp(0.2)):  # every client was clipped
-        averager: Any = server.average
+        averager: Any = server.services.averager
         averager.seal([])
         server.average(honest(server), "uniform")
         assert server.shared["clipping_norm"] == pytest.approx(expected)

@@ -168,8 +168,9 @@ def test_a_cell_that_does_not_hold_is_named(tmp_path: Path) -> None:
 
 def test_an_experiment_can_be_surveyed_without_being_run(tmp_path: Path) -> None:
     found = list(survey(write_experiment(tmp_path), ["seeds=[0, 1]", "federation.clients=3"]))
-    assert [plan.seed for plan, _ in found] == [0, 1]
-    assert all(scenario.counts.shape == (5, 3, 10) for _, scenario in found)
+    assert [context.plan.seed for context in found] == [0, 1]
+    assert all(context.scenario.counts.shape == (5, 3, 10) for context in found)
+    assert found[0].loaded is found[1].loaded  # decoded once
 
 
 # The hash --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from small_runs import NAYER, Stop, StopAfter, final_weights, play, same, silent
 import fcil
 from fcil.compare import compare
 from fcil.compare.terminal import tables
-from fcil.data import Scenario
 from fcil.errors import ConfigError
-from fcil.federation.plan import dataset_of, scenario_of
+from fcil.federation.context import Datasets
 from fcil.federation.preconditions import check_foreseen, remarks, replayed_share
 from fcil.runs.plans import read, survey
 from fcil.runs.preflight import introduce
@@ -45,7 +45,8 @@ def test_a_client_of_one_image_takes_part_and_is_told_of(tmp_path: Path) -> None
     (run,), said = printed(source, out=tmp_path / "one")
     (plan,) = read(source)[0].plans()
     single = [
-        [client for client, held in enumerate(clients) if held.sum() == 1] for clients in scenario_of(plan).counts
+        [client for client, held in enumerate(clients) if held.sum() == 1]
+        for clients in Datasets().open(plan).scenario.counts
     ]
     assert [record["batches_of_one"] for record in run.rounds] == [single[r["task"] - 1] for r in run.rounds]
     assert len(single[0]) == 4
@@ -135,7 +136,7 @@ def test_what_a_client_keeps_is_known_beforehand_to_the_image(tmp_path: Path, st
     data = {"dataset": "digits", "tasks": 5, "partition": {"dirichlet": 0.5}}
     source = write_experiment(tmp_path, strategy=strategy, data=data, federation=federation)
     (plan,) = read(source)[0].plans()
-    counts = scenario_of(plan).counts.cumsum(axis=0)
+    counts = Datasets().open(plan).scenario.counts.cumsum(axis=0)
     kept = [sum(plan.strategy.strategy.keeps(held.tolist()) for held in counts[task]) for task in range(3)]
     (run,) = play(source, out=tmp_path / "out")
     assert run.summary["activity"]["exemplars"] == kept
@@ -158,15 +159,17 @@ def test_a_robust_rule_has_enough_clients_with_images_in_every_round(
     federation = {"clients": 5, "aggregation": {"krum": {"malicious": 1}}}
     source = write_experiment(tmp_path, strategy=strategy, federation=federation)
     (plan,) = read(source)[0].plans()
-    scenario = Scenario(dataset_of(plan.data), plan.data, 5, 0)
+    context = Datasets().open(plan)
+    held = [list(clients) for clients in context.scenario.held]
     for task, clients in empty.items():
         for client in clients:
-            scenario._held[task][client] = np.array([], dtype=np.int64)
+            held[task][client] = np.array([], dtype=np.int64)
+    context = replace(context, scenario=context.scenario.replaced(held=held))
     if not problem:
-        check_foreseen(plan, scenario)
+        check_foreseen(context)
         return
     with pytest.raises(ConfigError, match=f"federation.aggregation: krum: {problem}"):
-        check_foreseen(plan, scenario)
+        check_foreseen(context)
 
 
 # Exemplars -----------------------------------------------------------------------------------------
@@ -200,9 +203,9 @@ def test_a_budget_above_the_data_is_marked(tmp_path: Path) -> None:
 )
 def test_a_budget_below_the_data_is_no_upper_bound(tmp_path: Path, strategy: Any, share: float) -> None:
     (plan,) = read(write_experiment(tmp_path, strategy=strategy))[0].plans()
-    scenario = scenario_of(plan)
-    assert replayed_share(plan, scenario) == pytest.approx(share, abs=0.01)
-    assert bool(remarks(plan, scenario)) == (share == 1)
+    context = Datasets().open(plan)
+    assert replayed_share(context) == pytest.approx(share, abs=0.01)
+    assert bool(remarks(context)) == (share == 1)
 
 
 # Data that nothing can be learnt from ----------------------------------------------------------------
@@ -210,7 +213,7 @@ def test_a_budget_below_the_data_is_no_upper_bound(tmp_path: Path, strategy: Any
 
 def remarks_of(source: Path) -> list[str]:
     (plan,) = read(source)[0].plans()
-    return remarks(plan, scenario_of(plan))
+    return remarks(Datasets().open(plan))
 
 
 def test_tasks_that_do_not_divide_the_classes_are_told(tmp_path: Path) -> None:
@@ -222,8 +225,8 @@ def test_tasks_that_do_not_divide_the_classes_are_told(tmp_path: Path) -> None:
     )
     even = write_experiment(tmp_path, data={"tasks": 7, "remainder": "even"})
     assert remarks_of(even) == []
-    ((_, scenario),) = survey(even)
-    assert scenario.split.sizes == (2, 2, 2, 1, 1, 1, 1)
+    (context,) = survey(even)
+    assert context.scenario.split.sizes == (2, 2, 2, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("levels", [[0], [0, 255]])

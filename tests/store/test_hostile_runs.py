@@ -24,7 +24,7 @@ from fcil.experiment import resume
 from fcil.plots import draw_run
 from fcil.plots.look.style import png
 from fcil.plots.run import forgetting_figure, rounds_figure, synthetic_figure
-from fcil.runs.plans import survey
+from fcil.runs.plans import planned
 from fcil.store import RunFolder, find_runs, load, load_run
 from fcil.store.groups import split_label
 
@@ -281,7 +281,7 @@ def test_folders_within_folders_are_not_searched_for_ever(tmp_path: Path) -> Non
     ],
 )
 def test_a_run_with_changed_settings_is_not_resumed(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    (plan, _), *_ = survey(write_experiment(tmp_path))
+    (plan,) = planned(write_experiment(tmp_path))
     folder = tmp_path / "out" / plan.folder
     folder.mkdir(parents=True)
     (folder / "strategy.py").write_text(plan.strategy.source)
@@ -294,7 +294,7 @@ def test_a_run_with_changed_settings_is_not_resumed(tmp_path: Path, changes: dic
 
 @pytest.mark.parametrize("name", ["config.yaml", "strategy.py"])
 def test_a_run_made_of_pipes_is_not_resumed(tmp_path: Path, name: str) -> None:
-    (plan, _), *_ = survey(write_experiment(tmp_path))
+    (plan,) = planned(write_experiment(tmp_path))
     folder = tmp_path / "out" / plan.folder
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(plan.to_yaml()))

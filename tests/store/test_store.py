@@ -69,6 +69,42 @@ def test_a_number_that_is_not_finite_is_written_as_null(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.0, None]}
 
 
+@pytest.mark.parametrize(
+    "end", [{"bytes_up": 5}, {"bytes_up": 0}, {"told": "\u00e9" * 50}, {"bytes_up": float("nan"), "b": 1}]
+)
+@pytest.mark.parametrize("told", [{}, {"after_task": {"bytes_up": 5, "told": "x" * 300}}])
+def test_the_end_of_a_task_goes_into_the_line_of_its_last_round(tmp_path: Path, end: Any, told: dict[str, Any]) -> None:
+    folder = RunFolder(tmp_path / "seed0")
+    records = [make_record(1, number) for number in (1, 2, 3)]
+    records[-1] |= told
+    folder.path.mkdir()
+    folder.rounds.write_text("".join(map(files.json_line, records)))
+    RunRecorder(folder).task_concluded(1, end)
+    ended = {**records[-1], **({"after_task": end} if any(end.values()) else {})}
+    assert folder.rounds.read_text() == "".join(map(files.json_line, [*records[:-1], ended]))
+
+
+def test_the_end_of_a_task_is_written_without_the_rounds_before(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "seed0")
+    folder.path.mkdir()
+    folder.rounds.write_bytes(b"no round\n" + files.json_line(make_record(1, 1)).encode())
+    inode = folder.rounds.stat().st_ino
+    RunRecorder(folder).task_concluded(1, {"bytes_up": 5})
+    first, last, rest = folder.rounds.read_bytes().split(b"\n")
+    assert (first, json.loads(last)["after_task"], rest) == (b"no round", {"bytes_up": 5}, b"")
+    assert folder.rounds.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}\n{"])
+def test_the_end_of_a_task_whose_rounds_are_gone_is_an_error_in_a_line(tmp_path: Path, content: bytes | None) -> None:
+    folder = RunFolder(tmp_path / "seed0")
+    folder.path.mkdir()
+    if content is not None:
+        folder.rounds.write_bytes(content)
+    with pytest.raises(StoreError, match=r"^.*rounds\.jsonl: [^\n]*$"):
+        RunRecorder(folder).task_concluded(1, {"bytes_up": 5})
+
+
 def test_the_partition_is_read_back(tmp_path: Path) -> None:
     counts, names = load_run(make_run(tmp_path, tasks=3, clients=4).path).partition()
     assert counts.shape == (3, 4, 6)

@@ -105,7 +105,7 @@ def test_single_precision_stays_single_precision():
 
 def server(net=None, clients: int = 5, round: int = 1) -> Server:
     task = Task(1, 1, 0, 5, tuple("abcde"))
-    return Server(net or tiny_net(), task, round, 0, clients, None, lambda *_: {})
+    return Server(net or tiny_net(), task, round, 0, clients, None)
 
 
 def test_by_default_the_mean_becomes_the_net_and_tensors_nobody_sent_stay():

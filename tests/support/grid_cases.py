@@ -12,14 +12,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from small_runs import same, write_experiment, write_strategy
 
-from fcil.federation.client import app
+from fcil.federation.client import client_app
 from fcil.federation.codec import to_arrays, to_tensors
 from fcil.federation.compat import RAISED
+from fcil.federation.context import Datasets
 from fcil.federation.exchange import Exchange, Question, find_nodes
 from fcil.federation.grids import InProcessGrid
 from fcil.federation.messages.failures import Failure
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan, first_net
+from fcil.federation.plan import Plan
 from fcil.runs.plans import read
 from fcil.types import Tensors, Update
 
@@ -82,7 +83,7 @@ def content(plan: Plan, round: int) -> dict[str, Any]:
     """What a message that asks for a round of training holds."""
     job = {"task": 1, "round": round, "lr": 0.1, "text_width": None, "shared": {}}
     return {
-        "weights": to_arrays(first_net(plan, None).weights()),
+        "weights": to_arrays(Datasets().open(plan).first_net(text_head=False).weights()),
         "config": ConfigRecord({"job": json.dumps(job)}),
         "plan": ConfigRecord({"plan": plan.to_json()}),
     }
@@ -115,7 +116,7 @@ def calls(replies: Answers) -> dict[int, int]:
 
 
 def trained_in_this_process(plan: Plan) -> Answers:
-    return ask(plan, InProcessGrid(app, plan.federation.clients), [2, 0, 1])
+    return ask(plan, InProcessGrid(client_app(), plan.federation.clients), [2, 0, 1])
 
 
 def clients_train(plan: Plan, grid: Grid, expected: Answers) -> None:

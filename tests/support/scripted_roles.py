@@ -18,6 +18,7 @@ from fcil import Batch, Client, Server, Strategy, Terms, Update
 from fcil.data import MemoryImages, Shard
 from fcil.nets import Net, frozen
 from fcil.optimizer import OptimizerSettings
+from fcil.roles import ServerServices
 from fcil.store import Run
 from fcil.types import Task
 
@@ -78,6 +79,16 @@ def client_of(
     return client
 
 
+class Synthesising(ServerServices):
+    """Of a server whose syntheses are made by a function."""
+
+    def __init__(self, synthesize: Callable[..., Any]) -> None:
+        self._synthesize = synthesize
+
+    def synthesize(self, *what: Any) -> Any:
+        return self._synthesize(*what)
+
+
 def server_of(
     net: Any,
     *,
@@ -91,7 +102,7 @@ def server_of(
     """A server in the first round of a task; `seen` counts the classes of a net that does not say."""
     seen = net.num_classes if seen is None else seen
     about = Task(task, tasks, old, seen - old, tuple(map(str, range(seen))))
-    return Server(net, about, 1, 0, 3, anchors, synthesize)
+    return Server(net, about, 1, 0, 3, anchors, Synthesising(synthesize))
 
 
 def gradient(term: Tensor, parameter: Tensor) -> Tensor | None:

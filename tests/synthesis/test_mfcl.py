@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from golden_vectors import Case, assert_matches, load_case
 from safetensors.torch import load_file
-from scripted_roles import check_runs, client_of, gradient, server_of, shard_of, tiny, watched
+from scripted_roles import Synthesising, check_runs, client_of, gradient, server_of, shard_of, tiny, watched
 from small_runs import play
 from synthesis_problems import problem_of, two_convs_named, two_convs_net
 from tiny_net import normal, tiny_net
@@ -441,7 +441,7 @@ def test_after_a_task_the_generator_and_the_net_are_shared_and_no_images(fidelit
     net = tiny_net(4)
     server = server_of(net, task=2, old=2)
     pool = {"x": torch.zeros(1), "y": torch.zeros(1), "generator.l1.bias": torch.ones(2)}
-    server.run_synthesis = lambda server, *what: asked.append(what) or pool
+    server.services = Synthesising(lambda server, *what: asked.append(what) or pool)
     small(fidelity=fidelity).after_task(server, [])
     ((synthesizer, labels, bound, _),) = asked
     assert synthesizer == mfcl.MFCL(**SMALL, fidelity=fidelity)
@@ -454,7 +454,7 @@ def test_after_a_task_the_generator_and_the_net_are_shared_and_no_images(fidelit
 
 def test_nothing_is_synthesized_after_the_last_task():
     server = server_of(tiny_net(4), task=3, old=2)
-    server.run_synthesis = lambda *_: pytest.fail("no synthesis")
+    server.services = Synthesising(lambda *_: pytest.fail("no synthesis"))
     MFCL().after_task(server, [])
     assert server.shared == {}
 

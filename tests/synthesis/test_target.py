@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from golden_vectors import Case, assert_matches, load_case
 from scripted_roles import (
     ScriptedClient,
+    Synthesising,
     check_final,
     check_logits_are_moved_apart,
     check_runs,
@@ -28,7 +29,8 @@ from torch import Tensor
 from fcil import Batch, Terms, Update
 from fcil.config import Where, parse
 from fcil.errors import ConfigError
-from fcil.federation.plan import Plan, anchors_of, first_net
+from fcil.federation.context import Datasets
+from fcil.federation.plan import Plan
 from fcil.losses import soft_cross_entropy
 from fcil.nets import Net
 from fcil.optimizer import OptimizerSettings
@@ -192,8 +194,8 @@ def test_the_reference_takes_500_beside_128(later):
 def test_after_a_task_the_net_is_inverted_and_becomes_the_teacher(fidelity, made, mean):
     asked = []
     server = server_of(tiny_net(4, None), task=2, old=2)
-    server.run_synthesis = lambda s, synthesizer, labels, bound, _: (
-        asked.append((synthesizer, list(labels), bound)) or {}
+    server.services = Synthesising(
+        lambda s, synthesizer, labels, bound, _: asked.append((synthesizer, list(labels), bound)) or {}
     )
     strategy = TARGET(fidelity=fidelity)
     strategy.aggregate(server, [constant(server.net, 1.0, 1), constant(server.net, 4.0, 2)])
@@ -257,11 +259,11 @@ def test_target_has_anchors_only_where_its_synthesizer_reads_them(tmp_path: Path
 
     for synthesizer, wanted in (({"nayer": NAYER}, True), ({"fast": FAST}, False)):
         plan: Plan = plan_of(tmp_path, strategy={"target": {"synthesizer": synthesizer}})
-        anchors = anchors_of(plan)
-        assert (anchors is not None) == wanted
-        assert first_net(plan, anchors).text_head is None
+        context = Datasets().open(plan)
+        assert (context.anchors is not None) == wanted
+        assert context.first_net().text_head is None
     plan = plan_of(tmp_path, strategy={"lander": {"synthesizer": {"fast": FAST}}})
-    assert first_net(plan, anchors_of(plan)).text_head is not None
+    assert Datasets().open(plan).first_net().text_head is not None
 
 
 def test_wrong_settings_are_refused_in_a_line(tmp_path):

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fcil.federation.checkpoint import Checkpoints
-from fcil.federation.client import AFTER_TASK, app, site_of
+from fcil.federation.client import AFTER_TASK, client_app, plan_text
 from fcil.federation.codec import to_tensors
 from fcil.federation.compat import RAISED, error_reply
+from fcil.federation.context import RunContext
 from fcil.federation.grids import InProcessGrid
-from fcil.federation.plan import Plan, anchors_of, first_net, tasks_of
+from fcil.federation.runtime.worker import Sites
 from fcil.io.state import digest, flatten
 from fcil.roles import Server
 
@@ -33,21 +33,27 @@ class WatchedGrid(InProcessGrid):
     """Clients one after the other in this process, under observation.
 
     Args:
+        sites: what clients leave in the process, where it is looked at.
         backwards: the client that was asked last trains and answers first.
         fails: which questions are answered by an error, without the strategy being called.
     """
 
     def __init__(
-        self, clients: int, *, backwards: bool = False, fails: Callable[[Asked], bool] = lambda asked: False
+        self,
+        sites: Sites,
+        clients: int,
+        *,
+        backwards: bool = False,
+        fails: Callable[[Asked], bool] = lambda asked: False,
     ) -> None:
-        super().__init__(app, clients)
+        super().__init__(client_app(sites), clients)
         self.window = clients if backwards else 1
         self.changed: list[str] = []
         """What clients changed of what is not theirs, a line each."""
         self.names: dict[tuple[int, int], dict[int, frozenset[str]]] = {}
         """The tensors in each client's update, by task and round."""
         self.failed = 0
-        self._backwards, self._fails = backwards, fails
+        self._sites, self._backwards, self._fails = sites, backwards, fails
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = set(message_ids)
@@ -70,13 +76,13 @@ class WatchedGrid(InProcessGrid):
         return reply
 
     def _compare(self, message: Message, asked: Asked, before: str) -> None:
-        here, changed = site_of(message), []
+        site, changed = self._sites.of(plan_text(message)), []
         if _content(message) != before:
             changed.append("client.start")
-        for name, (content_hash, value, _) in here.shared.items():
+        for name, (content_hash, value, _) in site.shared.items():
             if digest(*flatten({name: value})) != content_hash:
                 changed.append(f'client.shared["{name}"]')
-        for name, (content_hash, net, *_) in here.frozen_nets.items():
+        for name, (content_hash, net, *_) in site.frozen_nets.items():
             if digest(*flatten({name: net.weights()})) != content_hash:
                 changed.append(f'client.frozen("{name}")')
         place = f"client {asked.client}, task {asked.task}, round {asked.round}"
@@ -88,15 +94,9 @@ def _content(message: Message) -> str:
     return digest(to_tensors(cast(ArrayRecord, message.content["weights"])), {})
 
 
-def final_server(plan: Plan, folder: Path) -> Server:
-    """The server as the last checkpoint in a run's folder has it."""
-
-    def synthesis(*_: Any) -> Any:
-        raise RuntimeError("this run is over")
-
-    anchors, tasks = anchors_of(plan), tasks_of(plan)
-    net = first_net(plan, anchors).to(torch.device("cpu"))
-    server = Server(net, tasks[0], 0, plan.seed, plan.federation.clients, anchors, synthesis)
+def final_server(context: RunContext, folder: Path) -> Server:
+    """The server as the last checkpoint in a run's folder has it; it belongs to no run any more."""
+    server, plan = context.first_server(), context.plan
     checkpoints = Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed})
-    checkpoints.restore(server, InProcessGrid(app, plan.federation.clients), tasks)
+    checkpoints.restore(server, InProcessGrid(client_app(), plan.federation.clients), context.tasks)
     return server

@@ -31,10 +31,9 @@ class Sealed(Iterable[Update]):
 
 @dataclass
 class Averager:
-    """`server.average` of a run: the mean that its federation asks for, and a watch on who calls it."""
+    """The mean of updates that a run's federation asks for, and a watch on whether the strategy asks for it."""
 
     plan: Plan
-    server: Server
     calls: int = 0  # in this round
 
     def seal(self, updates: Iterable[Update]) -> Iterable[Update]:
@@ -42,8 +41,9 @@ class Averager:
         self.calls = 0
         return updates if self.plan.federation.privacy is None else Sealed(updates)
 
-    def __call__(self, updates: Iterable[Update], weighting: Weighting) -> Update:
-        federation, server = self.plan.federation, self.server
+    def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
+        """What `server.average` returns."""
+        federation = self.plan.federation
         self.calls += 1
         start = server.net.weights()
         if federation.privacy is None:

@@ -23,9 +23,9 @@ class Worker:
     """The body of a Ray actor: imports the ClientApp and calls it."""
 
     def __init__(self) -> None:
-        from fcil.federation.client import app
+        from fcil.federation.client import client_app
 
-        self._app = app
+        self._app = client_app()
 
     def ready(self) -> bool:
         return True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,7 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fcil.errors import LeakError
 from fcil.federation.codec import from_records
-from fcil.federation.plan import Plan, from_json, scenario_of
+from fcil.federation.context import Datasets, RunContext
+from fcil.federation.plan import Plan, from_json
 from fcil.federation.runtime.isolation import (
     Anatomy,
     Untouched,
@@ -52,12 +53,19 @@ class Teacher(NamedTuple):
 class Site:
     """What a process keeps between messages of a run. Every client finds it as the first one did."""
 
-    plan: Plan
-    device: torch.device
+    context: RunContext
     net: Net | None = None
     shared: dict[str, Kept] = field(default_factory=dict)
     frozen_nets: dict[str, Teacher] = field(default_factory=dict)
     _anatomy: Anatomy = field(default_factory=lambda: ([], []))
+
+    @property
+    def plan(self) -> Plan:
+        return self.context.plan
+
+    @property
+    def device(self) -> torch.device:
+        return self.context.device
 
     def resident_net(self, weights: Tensors, text_width: int | None) -> Net:
         """The one net of this process, holding these weights; a new one if a client has changed what it is made of."""
@@ -74,7 +82,7 @@ class Site:
         return self.net
 
     def _new_net(self, weights: Tensors, text_width: int | None) -> Net:
-        shape = scenario_of(self.plan).dataset.shape
+        shape = self.context.scenario.dataset.shape
         classes = len(weights["classifier.bias"])
         return build_net(self.plan.net, shape=shape, num_classes=classes, text_width=text_width, key=("resident",)).to(
             self.device
@@ -161,9 +169,23 @@ def _plain(kind: type) -> dict[str, Any]:
     return {name: value for name, value in vars(kind).items() if not name.startswith("__")}
 
 
-@lru_cache(maxsize=2)
-def site(plan: str) -> Site:
-    """The site of a plan in this process."""
-    resolved = from_json(plan)
-    settle_arithmetic(resolved.resources.threads)
-    return Site(resolved, resolved.resources.torch_device())
+class Sites:
+    """The site of the run whose clients a process plays, until it is asked for another run's.
+
+    Args:
+        open_run: makes a run's context of its plan; None: from data sets that these sites hold.
+    """
+
+    def __init__(self, open_run: Callable[[Plan], RunContext] | None = None) -> None:
+        self._open = open_run or Datasets().open
+        self._text = ""
+        self._site: Site | None = None
+
+    def of(self, plan: str) -> Site:
+        """The site of a plan, given as text."""
+        if self._site is None or plan != self._text:
+            self._site = None  # the nets of another run go before those of this one come
+            resolved = from_json(plan)
+            settle_arithmetic(resolved.resources.threads)
+            self._text, self._site = plan, Site(self._open(resolved))
+        return self._site

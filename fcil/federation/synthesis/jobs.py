@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fcil.config import Where, dump, parse
 from fcil.data import Augment
-from fcil.federation.plan import Plan, scenario_of
+from fcil.federation.context import RunContext
 from fcil.nets import Net, NetSettings, frozen, net_of
 from fcil.rng import Key
 from fcil.synthesis import Bound, Inversion, Synthesizer
@@ -81,10 +81,15 @@ def to_numpy(tensors: Tensors) -> dict[str, Any]:
 
 
 def inversion(
-    plan: Plan, net: Net, labels: Sequence[int], anchors: Tensor | None, bound: Bound | None, key: tuple[Key, ...]
+    context: RunContext,
+    net: Net,
+    labels: Sequence[int],
+    anchors: Tensor | None,
+    bound: Bound | None,
+    key: tuple[Key, ...],
 ) -> Inversion:
-    """The problem of inverting `net` under a plan, on the net's device."""
-    dataset, device = scenario_of(plan).dataset, net.classifier.weight.device
+    """The problem of inverting `net` in a run, on the net's device."""
+    dataset, device = context.scenario.dataset, net.classifier.weight.device
     return Inversion(
         teacher=frozen(net),
         labels=tuple(labels),
@@ -95,5 +100,5 @@ def inversion(
         std=torch.tensor(dataset.std, device=device),
         augment=dataset.augment.synthetic,
         key=key,
-        precision=plan.optimizer.precision,
+        precision=context.plan.optimizer.precision,
     )

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from fcil.federation.checkpoint import Checkpoints, SavedChains
+from fcil.federation.context import RunContext
 from fcil.federation.executor import Executor
 from fcil.federation.observer import Observer
-from fcil.federation.plan import Plan, scenario_of
 from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.runtime.timing import Phases, timed
 from fcil.federation.synthesis.jobs import Job, inversion
@@ -27,13 +25,12 @@ from fcil.types import State, Tensors
 class Syntheses:
     """Runs the syntheses of a run, one after the other."""
 
-    plan: Plan
+    context: RunContext
     executor: Executor
     observer: Observer
     checkpoints: Checkpoints
     interrupts: Interrupts
     phases: Phases
-    device: torch.device
     _failures: list[dict[str, Any]] = field(default_factory=list)  # workers that died, and nobody was told yet
     _made: list[dict[str, int]] = field(default_factory=list)  # pools that nobody was told of yet
     _place: tuple[Key, ...] = ()
@@ -59,7 +56,7 @@ class Syntheses:
         synthesizer: Synthesizer,
         labels: Sequence[int],
         bound: Bound | None,
-        teacher: Teacher | None = None,
+        teacher: Teacher | None,
     ) -> Tensors:
         """Run the chains of a synthesizer; the pool comes back on the server's device.
 
@@ -69,12 +66,13 @@ class Syntheses:
         several = (*self._place, self._count) if self._place or self._count else ()
         self._count += 1
         key = (server.seed, "synthesis", task, *several)
-        settings, net = self.plan.net, server.net
+        plan, device = self.context.plan, self.context.device
+        settings, net = plan.net, server.net
         if teacher is not None:
-            settings, shape = teacher.settings, scenario_of(self.plan).dataset.shape
-            net = net_of(settings, teacher.weights, shape).to(self.device)
-        problem = synthesizer.checked(inversion(self.plan, net, labels, server.anchors, bound, key))
-        threads = self.plan.resources.threads
+            settings, shape = teacher.settings, self.context.scenario.dataset.shape
+            net = net_of(settings, teacher.weights, shape).to(device)
+        problem = synthesizer.checked(inversion(self.context, net, labels, server.anchors, bound, key))
+        threads = plan.resources.threads
         jobs = [Job.of(synthesizer, chain, settings, problem, threads) for chain in range(synthesizer.chains)]
         total = synthesizer.chains * synthesizer.episodes
 
@@ -87,7 +85,7 @@ class Syntheses:
         pool = merge(pools)
         self.observer.synthesis_done(task, pool)
         self._made.append({"samples": len(pool["y"]), "classes": len(set(pool["y"].tolist())), "episodes": total})
-        return {name: t.to(self.device) for name, t in pool.items()}
+        return {name: t.to(device) for name, t in pool.items()}
 
 
 class _Keeper:
