@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.compare.comparison import METRICS, Comparison, Split, compare
-from fcil.compare.write import ALL, COLUMNS, STUDENT_CAPTION, STUDENT_COLUMNS, STUDENT_TITLES, cell, marks
+from fcil.compare.write import ALL, COLUMNS, STUDENT_CAPTION, STUDENT_COLUMNS, STUDENT_TITLES, cell, marks, meanings
 from fcil.console.tables import NONE, simple_table
 from fcil.store.read import Run
 
@@ -58,9 +58,8 @@ def _table(split: Split) -> Table:
 
 def _students(split: Split) -> Table:
     """Students beside each other, with what their teacher is and what it sees in the samples."""
-    table = simple_table(
-        split.label, f"percent, mean ± sample standard deviation over n seeds, or the mean; {STUDENT_CAPTION}"
-    )
+    caption = f"percent, mean ± sample standard deviation over n seeds, or the mean; {STUDENT_CAPTION}"
+    table = simple_table(split.label, "; ".join([caption, *meanings(split.entries)]))
     table.padding = (0, 1, 0, 0)
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
     for title in ("n", *(STUDENT_TITLES.get(name, ALL[name].title) for name in STUDENT_COLUMNS)):

@@ -15,6 +15,7 @@ from fcil.data import DataSettings
 from fcil.distillation.quantisation import QuantiseSettings
 from fcil.distillers import KD, Distiller, Learns, contradiction
 from fcil.errors import all_of, collect
+from fcil.federation.persistence.smoke import MOST_STEPS, SUFFIX
 from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec
@@ -126,11 +127,12 @@ class Distillation:
         """One seed, two steps of everything: does it run at all?"""
         method, quantised = self.synthesizer.smoke(), self.quantise
         rounds = method.episodes if self.student.learns == "between" else 1
-        student = replace(self.student, rounds=rounds, steps=min(2, self.student.steps), wait=0, evaluate_every=0)
+        steps = min(MOST_STEPS, self.student.steps)
+        student = replace(self.student, rounds=rounds, steps=steps, wait=0, evaluate_every=0)
         if quantised is not None:
             quantised = replace(quantised, samples=min(64, quantised.samples), fine_tune=min(2, quantised.fine_tune))
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        parts |= {"name": f"{self.name}-smoke", "seeds": self.seeds[:1], "synthesizer": method, "student": student}
+        parts |= {"name": f"{self.name}{SUFFIX}", "seeds": self.seeds[:1], "synthesizer": method, "student": student}
         return _Smoke(**parts | {"quantise": quantised, "teacher": replace(self.teacher, epochs=1)})
 
     def teacher_plan(self, seed: int) -> Plan:

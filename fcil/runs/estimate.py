@@ -21,6 +21,7 @@ from fcil.data.sources import at_hand
 from fcil.errors import StoreError
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan
+from fcil.federation.preconditions import introduction
 from fcil.io.state import num_bytes
 from fcil.nets import build_net
 from fcil.runs.parallel import how_many, jobs_asked_for
@@ -71,7 +72,7 @@ class Estimate:
     runs: tuple[ExpectedRun, ...]
     at_once: int
     notes: tuple[str, ...] = ()
-    """What the runs would download."""
+    """What the runs would download, and what is odd about them or their data."""
 
     @property
     def seconds(self) -> float | None:
@@ -119,6 +120,7 @@ def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
             context = share_out(plan, datasets, where) if _at_hand(plan, where) else None
             if context is not None:
                 check_offline(context, where)
+                notes |= dict.fromkeys(introduction(context))
             else:
                 notes[f"{data.dataset} is {data_download(plan)}"] = None
             if line := encoder_download(plan):

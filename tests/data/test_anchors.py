@@ -477,7 +477,8 @@ def test_the_papers_settings_are_all_there() -> None:
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 def test_an_experiment_of_the_paper_says_its_source_and_uses_clip(path: Path) -> None:
-    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    schema, *comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert schema.startswith("# yaml-language-server: $schema=")
     assert "arXiv 2403.14101" in comments[0]
     assert any("Final accuracy" in line or "No published number" in line for line in comments)
     assert any("Not known" in line for line in comments)

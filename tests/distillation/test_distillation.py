@@ -25,10 +25,12 @@ from fcil.compare import write as write_tables
 from fcil.compare.terminal import tables
 from fcil.config import Where, parse
 from fcil.distillation import Distillation, distill, play, read
+from fcil.distillation.teachers import doubt
 from fcil.errors import ConfigError
 from fcil.experiment import resume
 from fcil.federation.context import Datasets
 from fcil.federation.observer import Observer
+from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.nets import NetSettings, build_net
 from fcil.store import find_runs
 from fcil.store.groups import group_runs
@@ -527,6 +529,13 @@ def test_a_smoke_run_of_a_distillation_takes_two_steps_of_everything(tmp_path: P
     (teacher,) = find_runs([tmp_path / "out" / "tiny-smoke-teacher"])
     assert teacher.config["federation"]["max_batches"] == 2
     assert max(len(run.rounds) for run in [teacher, *runs]) <= 3
+    assert all(is_smoke(run.config) for run in [teacher, *runs])
+    assert [Distillation.smoke(one).name for one in read(source)] == ["tiny-smoke"] * 2
+    assert not any(is_smoke(one.student_plan(3).to_yaml() | {"name": "tiny-smoke"}) for one in read(source))
+    found = compare(runs)
+    assert [split.label for split in found.splits] == ["digits, 1 task, iid, smoke run, students"]
+    assert f"{found.splits[0].label}: {MEANING}" in found.warnings
+    assert MEANING in doubt(teacher.path / "net.safetensors")
 
 
 def test_the_doctor_reads_distillations(command: Command, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from fcil.federation.runtime import interrupts
 from fcil.federation.runtime.interrupts import Interrupted, Interrupts, OutOfTime, time_limit
 from fcil.store import Run
 
+SOON = 60.0
+"""Seconds: long for a machine with better things to do, short beside the hundred for which a client would sleep."""
 WAITS = '''"""Says when it is at a place, and takes its time there."""
 
 import os
@@ -81,8 +83,8 @@ def test_a_signal_lets_the_round_end_and_saves_it(tmp_path: Path, number: signal
     with begun(source, tmp_path / "cut", tmp_path / "mark", "2/2/0:1") as process:
         process.send_signal(number)
         began = time.monotonic()
-        out, err = process.communicate(timeout=30)
-        assert time.monotonic() - began < 10
+        out, err = process.communicate(timeout=90)
+        assert time.monotonic() - began < SOON
     assert process.returncode == 130
     assert "stopping as soon as this step is saved; once more stops at once" in out
     assert err == "interrupted; the same command goes on from the last checkpoint\n"
@@ -95,8 +97,8 @@ def test_a_round_that_takes_too_long_is_dropped_and_what_was_before_it_saved(tmp
     with begun(source, tmp_path / "cut", tmp_path / "mark", "1/3/1:100") as process:
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        process.communicate(timeout=30)
-        assert interrupts.GRACE - 1 < time.monotonic() - began < 10
+        process.communicate(timeout=90)
+        assert interrupts.GRACE - 1 < time.monotonic() - began < SOON
     assert process.returncode == 130
     assert_same_as_whole(tmp_path, source, rounds_done=2)
 

@@ -21,6 +21,7 @@ from fcil.compare.terminal import tables
 from fcil.errors import ConfigError
 from fcil.federation.context import Datasets
 from fcil.federation.preconditions import check_foreseen, remarks, replayed_share
+from fcil.runs.estimate import forecast
 from fcil.runs.plans import read, survey
 from fcil.runs.preflight import introduce
 
@@ -223,6 +224,7 @@ def test_tasks_that_do_not_divide_the_classes_are_told(tmp_path: Path) -> None:
         "data.tasks: 7 do not divide 10 classes; the tasks have 1, 1, 1, 1, 1, 1, 4 "
         "(data.remainder: even makes it 2, 2, 2, 1, 1, 1, 1)"
     )
+    assert forecast(tmp_path / "tiny.yaml", out=tmp_path / "out").notes == (line,)
     even = write_experiment(tmp_path, data={"tasks": 7, "remainder": "even"})
     assert remarks_of(even) == []
     (context,) = survey(even)
@@ -254,7 +256,7 @@ def test_a_data_set_of_one_colour_is_told(tmp_path: Path, levels: list[int]) -> 
 @pytest.mark.parametrize(("radius", "said"), [(0.015, False), (9.0, True)])
 def test_anchors_within_a_declared_radius_of_each_other_are_told_of(tmp_path: Path, radius: float, said: bool) -> None:
     source = write_experiment(tmp_path, strategy={"lander": {"radius": radius}})
-    ((plan, scenario),) = survey(source)
+    (context,) = survey(source)
     console = Console(file=io.StringIO(), width=200)
-    introduce(plan, scenario, console)
+    introduce(context, console)
     assert ("anchors: " in console.file.getvalue()) is said  # type: ignore[attr-defined]
