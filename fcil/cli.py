@@ -73,9 +73,10 @@ def run(
 
         run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
+
     from fcil.runs.estimate import estimate
 
-    found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+    found = estimate(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
     _tell_estimate(found, as_json)
 
 
@@ -97,6 +98,8 @@ def distill(
 
         distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
         return
+
+    from fcil.distillation import forecast
 
     found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
     _tell_estimate(found, as_json)

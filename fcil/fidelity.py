@@ -19,3 +19,6 @@ def resolve(settings: T, fidelity: Fidelity, sides: Mapping[str, tuple[Any, Any]
     column = 0 if fidelity == "paper" else 1
     open_fields = {k: v[column] for k, v in sides.items() if getattr(settings, k) is None}
     return replace(settings, **open_fields)  # type: ignore[type-var]
+
+
+settle = resolve  # its name up to 0.1, for the strategies that run folders keep

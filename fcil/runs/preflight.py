@@ -17,7 +17,7 @@ from fcil.data.files.decode import Progress
 from fcil.errors import ConfigError, DataError
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan, needs_anchors
-from fcil.federation.preconditions import check_foreseen, introduction, check_fits
+from fcil.federation.preconditions import check_fits, check_foreseen, introduction
 from fcil.methods.introspection import marked
 from fcil.runs.loggers import check_logger
 from fcil.types import Radius

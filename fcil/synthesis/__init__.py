@@ -13,6 +13,7 @@ import sys
 from fcil.synthesis.common import base, inner_loop, pool, student
 from fcil.synthesis.common.base import (
     Bound,
+    Inversion,
     SynthesisProblem,
     Synthesizer,
     create,
@@ -20,7 +21,7 @@ from fcil.synthesis.common.base import (
     synthesizer_names,
 )
 
-__all__ = ["Bound", "SynthesisProblem", "Synthesizer", "create", "synthesizer_class", "synthesizer_names"]
+__all__ = ["Bound", "Inversion", "SynthesisProblem", "Synthesizer", "create", "synthesizer_class", "synthesizer_names"]
 
 # Where these lay up to 0.1, for the strategies of users and those kept in run folders.
 for _name, _module in {"base": base, "keeper": inner_loop, "pool": pool, "student": student}.items():

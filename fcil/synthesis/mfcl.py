@@ -44,7 +44,7 @@ from fcil.synthesis.common.pool import to_bytes
 from fcil.synthesis.common.preconditions import check_classes_can_be_made
 from fcil.types import Count, Positive, Tensors, Terms, Weight
 
-__all__ = ["MFCL", "SIDES", "TRAVELS", "MFCLReplica", "ImageGenerator", "travelling"]
+__all__ = ["MFCL", "SIDES", "TRAVELS", "ImageGenerator", "MFCLReplica", "travelling"]
 
 TRAVELS = "generator."
 """What begins the names of the generator's weights in a pool."""

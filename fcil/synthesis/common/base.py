@@ -287,3 +287,6 @@ def create(name: str, **options: Any) -> Synthesizer:
         ConfigError: unknown name or option, or a value that is not allowed.
     """
     return Synthesizer.from_yaml({name: options}, Where("fcil.synthesis.create"))
+
+
+Inversion = SynthesisProblem  # its name up to 0.1, for the methods of users

@@ -144,3 +144,7 @@ class Batches:
             return slice(-share, None)
         rows = string_sorted(len(self.images), len(self.labels[0]), share)
         return torch.tensor(rows, device=self.labels[0].device)
+
+
+# Names up to 0.1, for the methods of users.
+asked, requested, sweeps, Lowest, History = target_classes, sample_labels, balanced_labels, BestBatch, LossHistory
