@@ -31,7 +31,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr("fcil.runs.remote_data.is_cached", lambda name: False)
     clock = count()
-    monkeypatch.setattr("fcil.doctor.experiment.Stopwatch", lambda: StepTimer(lambda: float(next(clock))))
+    monkeypatch.setattr("fcil.doctor.experiment.StepTimer", lambda: StepTimer(lambda: float(next(clock))))
 
 
 class Said(NamedTuple):
