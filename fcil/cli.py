@@ -382,10 +382,7 @@ def _tell_estimate(found: Estimate, as_json: bool) -> None:
     """What a dry run found."""
     from fcil.runs.estimate import estimate_table
 
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        Console().print(estimate_table(found))
+    _print_json(found.to_json()) if as_json else Console().print(estimate_table(found))
 
 
 def _say(line: object) -> None:

@@ -317,7 +317,7 @@ def test_an_interrupted_server_app_has_failed(tmp_path: Path, monkeypatch: pytes
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flower, "play", stop)
+    monkeypatch.setattr(flower, "execute", stop)
     with pytest.raises(TrainingError, match="interrupted; the same command goes on from the last checkpoint"):
         serve(ForeignGrid(2), {"experiment": str(write_experiment(tmp_path)), "out": str(tmp_path)})
 

@@ -21,7 +21,7 @@ from fcil.compare.terminal import tables
 from fcil.errors import ConfigError
 from fcil.federation.context import Datasets
 from fcil.federation.preconditions import check_foreseen, remarks, replayed_share
-from fcil.runs.estimate import forecast
+from fcil.runs.estimate import estimate
 from fcil.runs.plans import read, survey
 from fcil.runs.preflight import introduce
 
@@ -224,7 +224,7 @@ def test_tasks_that_do_not_divide_the_classes_are_told(tmp_path: Path) -> None:
         "data.tasks: 7 do not divide 10 classes; the tasks have 1, 1, 1, 1, 1, 1, 4 "
         "(data.remainder: even makes it 2, 2, 2, 1, 1, 1, 1)"
     )
-    assert forecast(tmp_path / "tiny.yaml", out=tmp_path / "out").notes == (line,)
+    assert estimate(tmp_path / "tiny.yaml", out=tmp_path / "out").notes == (line,)
     even = write_experiment(tmp_path, data={"tasks": 7, "remainder": "even"})
     assert remarks_of(even) == []
     (context,) = survey(even)

@@ -25,7 +25,7 @@ from fcil.synthesis import nayer as nayer_module
 from fcil.synthesis.common.pool import string_sorted, to_bytes, view
 from fcil.synthesis.common.student import distillation
 from fcil.synthesis.families import with_student as taught
-from fcil.synthesis.nayer import ALONE, NAYER, SIDES, Chain, Optimised
+from fcil.synthesis.nayer import ALONE, NAYER, SIDES, NoisyLayerReplica, Optimised
 from fcil.types import Output, Tensors, Terms
 
 GOLDEN_TERMS = {"bn": "bn", "cross_entropy": "ce", "adversarial": "adv", "bound": "bound"}
@@ -50,7 +50,9 @@ class Watched(NAYER):
             labels[len(labels) - len(tail) :] = tail
         return labels
 
-    def optimise(self, problem: SynthesisProblem, chain: Chain, labels: Tensor, **options: Any) -> Optimised:
+    def optimise(
+        self, problem: SynthesisProblem, chain: NoisyLayerReplica, labels: Tensor, **options: Any
+    ) -> Optimised:
         if self.notes["noise"]:
             for name, weight in self.notes["noise"].pop(0).items():
                 chain.generator.get_parameter(f"noisy.{name}").data.copy_(weight)
@@ -63,14 +65,14 @@ class Watched(NAYER):
         return found
 
     def terms(
-        self, problem: SynthesisProblem, chain: Chain, images: Tensor, labels: Tensor, **options: Any
+        self, problem: SynthesisProblem, chain: NoisyLayerReplica, images: Tensor, labels: Tensor, **options: Any
     ) -> tuple[Terms, Tensors]:
         note = (images.detach().clone(), chain.student.training, chain.averages)
         self.notes["steps"][-1].append(note)
         return super().terms(problem, chain, images, labels, **options)
 
 
-def golden_chain(case: Case) -> Chain:
+def golden_chain(case: Case) -> NoisyLayerReplica:
     p, anchors = case.parameters, case.tensors["inputs.label_emb"]
     made = NoisyGenerator(
         anchors,
@@ -82,7 +84,7 @@ def golden_chain(case: Case) -> Chain:
     ).double()
     made.load_state_dict(case.under("params.generator"))
     student = golden_net(case.under("params.student")).eval()
-    return Chain(0, made, student, nn.Parameter(torch.full((3,), 0.5)), nn.Parameter(torch.full((3,), 0.2)))
+    return NoisyLayerReplica(0, made, student, nn.Parameter(torch.full((3,), 0.5)), nn.Parameter(torch.full((3,), 0.2)))
 
 
 def golden_nayer(case: Case, stages: list[str], **settings: Any) -> Watched:
@@ -210,7 +212,7 @@ def test_the_students_steps_match_the_reference(monkeypatch):
     steps: list[Terms] = []
 
     class WithBatches(NAYER):
-        def pool(self, problem: SynthesisProblem, chain: Chain) -> Tensors:
+        def pool(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Tensors:
             return {"x": batches}
 
     def noted(*arguments: Any) -> Terms:
@@ -221,7 +223,9 @@ def test_the_students_steps_match_the_reference(monkeypatch):
     monkeypatch.setattr(nayer_module, "distillation", noted)
     teacher = golden_net(case.under("params.teacher"))
     problem = problem_of(teacher, None, mean=torch.zeros(3), std=torch.ones(3))
-    chain = Chain(0, nn.Identity(), golden_net(case.under("params.student")).eval(), nn.Parameter(), nn.Parameter())
+    chain = NoisyLayerReplica(
+        0, nn.Identity(), golden_net(case.under("params.student")).eval(), nn.Parameter(), nn.Parameter()
+    )
     method = WithBatches(
         student_steps=p["steps"],
         student_lr=p["lr"],
