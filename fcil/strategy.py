@@ -18,7 +18,7 @@ A method usually overrides `local_loss` and one or two of the server's verbs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -53,6 +53,8 @@ class Strategy:
     """Where the method was published: authors, title, venue and year, arXiv number."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What must be there before the first round: `anchors` (a label-text head), `exemplars` (leave to keep images)."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after runs without them: at their defaults they are left out of what tells runs apart."""
     data: ClassVar[Literal["task", "seen"]] = "task"
     """Which of its own data a client may touch: the current task's, or all tasks seen (an upper bound)."""
     uses: ClassVar[frozenset[str]] = frozenset()
@@ -165,5 +167,6 @@ class Strategy:
         return dump_fields(self)
 
     def decisive(self) -> dict[str, object]:
-        """Those of them that can change the result."""
-        return self.options()
+        """Those of them that can change the result; those of `later` where they are not as everything was before."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: v for name, v in self.options().items() if not (name in self.later and v == defaults[name])}

@@ -6,6 +6,8 @@ section 3.1, for the scheme that its field has in common; each synthesizer and d
     `between`, every round:  one episode of the synthesizer, while there are any left
                              `steps` steps of the student S on views of what was made so far, T the teacher
 
+    `within`, every round:   one episode of the synthesizer, which teaches S by its own loss and in its own rhythm
+
     `after`, at first:       all episodes of all chains, on the server's workers, each chain with its own student
              every round:    `steps` steps of S on views of the pool
 
@@ -75,7 +77,7 @@ class Distill(Strategy):
     distiller: Distiller = field(default_factory=KD)
     """How the student learns from them: `kd`, `l1` or `crd`."""
     learns: Learns = "between"
-    """When the student learns: between the episodes of one chain, or after all episodes of all chains."""
+    """When the student learns: between the episodes of one chain, within them, or after all episodes of all chains."""
     steps: Count = 100
     """Steps of the student in a round."""
     wait: Index = 0
@@ -94,9 +96,9 @@ class Distill(Strategy):
     def __post_init__(self) -> None:
         if problem := contradiction(self.synthesizer, self.distiller, self.learns):
             raise ValueError(problem)
-        if self.learns == "after" and self.wait:
+        if self.learns != "between" and self.wait:
             raise ValueError(
-                f"wait: {self.wait} is not allowed; a student that learns after has no warm-up to wait for"
+                f"wait: {self.wait} is not allowed; a student that learns {self.learns} has no warm-up to wait for"
             )
 
     def decisive(self) -> dict[str, object]:
@@ -135,7 +137,7 @@ class Distill(Strategy):
             terms.pop("total", None)  # the sum of the others, which whoever shows them adds up
         seen: Tensors = {}
         if lesson.chain is None or self.synthesizer.ready(lesson.chain):
-            if client.round > self.wait:
+            if self.learns != "within" and client.round > self.wait:
                 terms |= {f"student_{name}": float(term) for name, term in self.teach(client, problem, lesson).items()}
             if lesson.chain is not None and client.round in self.show and client.index == 0:
                 seen = newest(self.synthesizer.pool(problem, lesson.chain), EACH, CLASSES)
@@ -163,6 +165,7 @@ class Distill(Strategy):
             key=(client.seed, "distill", client.task.number, client.index),
             precision=client.optimizer.precision,
             student=client.net,
+            student_learns="method" if self.learns == "within" else "caller",
         )
 
     def lesson(self, client: Client, problem: SynthesisProblem) -> Lesson:
@@ -172,7 +175,7 @@ class Distill(Strategy):
         trained = [*client.net.requires_grad_(True).parameters(), *self.distiller.parameters(notes)]
         optimizer = build_optimizer(client.optimizer, trained, client.lr)
         client.net.requires_grad_(False)
-        chain = self.synthesizer.start(problem, 0) if self.learns == "between" else None
+        chain = self.synthesizer.start(problem, 0) if self.learns != "after" else None
         lesson = Lesson(chain, notes, optimizer)
         if client.memory.get("task") == client.task.number:
             student = client.net.weights()  # as the server sent it; the chain's is the same net

@@ -33,10 +33,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from fcil import Batch, Client, NonNegative, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
+from fcil import Batch, Client, NonNegative, Output, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import bounding, head_cross_entropy, new_class_cross_entropy, soft_cross_entropy
+from fcil.nets import Forwards, outputs_of
 from fcil.synthesis import Bound
 from fcil.synthesis.nayer import NAYER
 from fcil.types import Radius
@@ -75,6 +77,8 @@ class LANDER(Strategy):
     """The net that ends a task: the last (ours), or the one clients found easiest to start from (reference)."""
     head: Weight = 0.0
     """Weight of the classifier's cross-entropy over old and new classes together, on features left alone (MFCL's)."""
+    forwards: Forwards = "two"
+    """Real and synthetic images in a forward each, as the code has it, or in one, with BatchNorm statistics of both."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors"})
     paper = (
@@ -84,6 +88,8 @@ class LANDER(Strategy):
     uses = frozenset({"teacher", "samples"})
     loss_terms = ("ce", "bound", "kd", "embedding", "head")
     broadcasts = ("anchors", "synthetic", "teacher")
+
+    later: ClassVar[frozenset[str]] = frozenset({"forwards"})
 
     @property
     def settled(self) -> Self:
@@ -97,21 +103,19 @@ class LANDER(Strategy):
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         anchors, old = client.shared["anchors"], client.task.num_old  # anchors (C, D)
-        out = client.net(batch.x)  # logits (B, C), embedding (B, D)
-        bound = self.lam * bounding(out.embedding, anchors[batch.y], self.radius, self.settled.hinge)
         if client.task.first:
-            return {"ce": F.cross_entropy(out.logits, batch.y), "bound": bound}
+            out = client.net(batch.x)  # logits (B, C), embedding (B, D)
+            return {"ce": F.cross_entropy(out.logits, batch.y), "bound": self.bound(out, anchors[batch.y])}
 
         cur, pre = self.balance(old, client.task.num_seen)
         count = max(1, round(self.synthetic * client.batch_size))
         synthetic = client.draw("synthetic", count)  # (N, channels, H, W)
-        # Two forwards, as in the reference code: one over both would mix their batch statistics.
-        student = client.net(synthetic)
+        out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
         with torch.no_grad():
             teacher = client.frozen("teacher")(synthetic)  # logits (N, K)
         terms = {
             "ce": cur * new_class_cross_entropy(out.logits, batch.y, old),
-            "bound": cur * bound,
+            "bound": cur * self.bound(out, anchors[batch.y]),
             "kd": pre * soft_cross_entropy(student.logits[:, :old], teacher.logits, self.temperature),
             "embedding": pre * F.mse_loss(student.embedding, teacher.embedding),
         }
@@ -120,6 +124,10 @@ class LANDER(Strategy):
             labels = torch.cat([batch.y, teacher.logits.argmax(dim=1)])
             terms["head"] = self.head * head_cross_entropy(client.net.classifier, features, labels)
         return terms
+
+    def bound(self, out: Output, anchors: Tensor) -> Tensor:
+        """lambda B(g, e_y), for anchors (B, D)."""
+        return self.lam * bounding(out.embedding, anchors, self.radius, self.settled.hinge)
 
     def balance(self, num_old: int, num_seen: int) -> tuple[float, float]:
         """The weights (a_cur, a_pre): the more classes are old, the more keeping them counts."""

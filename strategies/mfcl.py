@@ -21,7 +21,7 @@ Shapes: B real images, N synthetic ones, C classes seen, K of them old, F featur
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from torch import Tensor
 from fcil import Batch, Client, Count, Server, Strategy, Synthesizer, Terms, Update, Weight
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import head_cross_entropy, new_class_cross_entropy
+from fcil.nets import Forwards, outputs_of
 from fcil.synthesis import mfcl
 
 SIDES: dict[str, tuple[object, object]] = {
@@ -55,6 +56,10 @@ class MFCL(Strategy):
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     passes: Literal[1, 2] | None = None
     """Forwards in a step: 1 (ours), or 2, whose second moves batch-norm statistics alone (reference)."""
+    forwards: Forwards = "one"
+    """Real and imagined images in one forward, with BatchNorm statistics of both, as the code has it, or in two."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"forwards"})
 
     paper = (
         'Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetting in Federated Class '
@@ -79,17 +84,17 @@ class MFCL(Strategy):
             return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
         real, old, teacher = len(batch.y), client.task.num_old, client.frozen("teacher")
         with torch.no_grad():
-            x = torch.cat([batch.x, self.imagined(client, batch.x.shape[1:])])  # (B + N, channels, H, W)
-            before = teacher(x).logits  # (B + N, K)
+            images = batch.x, self.imagined(client, batch.x.shape[1:])  # (B, channels, H, W), (N, channels, H, W)
+            before = teacher(torch.cat(images)).logits  # (B + N, K)
         y = torch.cat([batch.y, before[real:].argmax(dim=1)])
-        out = client.net(x)
-        features = out.features  # (B + N, F)
+        outputs = outputs_of(client.net, images, self.forwards)
+        features = torch.cat([out.features for out in outputs])  # (B + N, F)
         kept = F.mse_loss(teacher.classifier(features), before)  # both through W; its bias cancels
         if self.settled.passes == 2:
             with torch.no_grad():
-                features = client.net(x).features
+                features = torch.cat([out.features for out in outputs_of(client.net, images, self.forwards)])
         return {
-            "ce": new_class_cross_entropy(out.logits[:real], batch.y, old),
+            "ce": new_class_cross_entropy(outputs[0].logits, batch.y, old),
             "head": self.head * head_cross_entropy(client.net.classifier, features, y),
             "kd": self.distil * kept,
         }

@@ -25,7 +25,7 @@ Shapes: B batch, C classes seen, K of them old, N synthetic images a step.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from fcil import Batch, Client, Positive, Server, Strategy, Synthesizer, Terms, Update, Weight
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy, soft_cross_entropy
+from fcil.nets import Forwards, outputs_of
 from fcil.synthesis.fast import Fast
 
 OWN = Fast(samples=8000, rounds=32, adv=1.0)
@@ -62,6 +63,10 @@ class TARGET(Strategy):
     """A local epoch takes all real batches (ours), or ends when the synthetic images are through (reference)."""
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
+    forwards: Forwards = "two"
+    """Real and synthetic images in a forward each, as the code has it, or in one, with BatchNorm statistics of both."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"forwards"})
 
     paper = (
         'Zhang et al., "TARGET: Federated Class-Continual Learning via Exemplar-Free Distillation", ICCV 2023, '
@@ -79,17 +84,16 @@ class TARGET(Strategy):
     # Client -----------------------------------------------------------------------------------
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
-        logits, old = client.net(batch.x).logits, client.task.num_old  # (B, C)
         if client.task.first:
-            return {"ce": F.cross_entropy(logits, batch.y)}
+            return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
+        old = client.task.num_old
         synthetic = client.draw("synthetic", self.count(client))  # (N, channels, H, W)
-        # Two forwards, as in the reference code: one over both would mix their batch statistics.
-        student = client.net(synthetic).logits
+        out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
         with torch.no_grad():
             teacher = client.frozen("teacher")(synthetic).logits  # (N, K)
         return {
-            "ce": new_class_cross_entropy(logits, batch.y, old),
-            "kd": self.keep * soft_cross_entropy(student[:, :old], teacher, self.temperature),
+            "ce": new_class_cross_entropy(out.logits, batch.y, old),
+            "kd": self.keep * soft_cross_entropy(student.logits[:, :old], teacher, self.temperature),
         }
 
     def local_train(self, client: Client) -> Update:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fcil.anchors import AnchorSettings
-from fcil.config import Where, dump, parse_fields
+from fcil.config import Where, dump, parse, parse_fields
 from fcil.config.matrix import FEDERATES, Source, cells, is_distillation, is_federation, place_of
 from fcil.data import DataSettings
 from fcil.distillation.quantisation import QuantiseSettings
-from fcil.distillers import KD, Distiller, Learns, contradiction
+from fcil.distillers import Distiller, Learns, contradiction
 from fcil.errors import all_of, collect
 from fcil.federation.persistence.smoke import MOST_STEPS, SUFFIX
 from fcil.federation.plan import Plan, Sections, check_runs
@@ -51,19 +51,21 @@ class StudentSettings:
 
     net: NetSettings = NetSettings()
     """Which net it is."""
-    learns: Learns = "between"
-    """`between` episodes of synthesis, from what there is so far, or `after` all of them, which several chains may
-    share; then each chain has a student of its own beside this one, if its method has any."""
-    rounds: Count = 40
-    """Rounds of steps, each after an episode of synthesis if the student learns between them."""
-    steps: Count = 100
-    """Steps in a round."""
+    learns: Learns | None = None
+    """`between` episodes of synthesis, from what there is so far; `after` all of them, which several chains may share,
+    each with a student of its own beside this one, if its method has any; `within` them, by the method's own loss,
+    rhythm and rate, which are settings of the synthesizer; null: as the method's paper or code has it."""
+    rounds: Count | None = None
+    """Rounds of steps, each after an episode of synthesis if the student learns between them; null: 40, or as many as
+    there are episodes if it learns within them."""
+    steps: Count | None = None
+    """Steps in a round; null: 100, or those of the synthesizer if the student learns within its episodes."""
     wait: Index = 0
     """First rounds without them."""
-    batch_size: Count = 64
-    """Samples per step."""
-    optimizer: OptimizerSettings = OptimizerSettings()
-    """How it is trained; the rate falls from round to round."""
+    batch_size: Count | None = None
+    """Samples per step; null: 64, or the synthesizer's if the student learns within its episodes."""
+    optimizer: OptimizerSettings | None = None
+    """How it is trained, at a rate that falls from round to round; null: as the method's paper or code has it."""
     evaluate_every: Index = 1
     """Rounds between looks at the test images; 0: at the end alone."""
     snapshots: Index = 6
@@ -78,8 +80,57 @@ class StudentSettings:
         """The rounds of the snapshots, the first and the last among them."""
         if self.learns == "after":
             return ()
-        count = min(self.snapshots, self.rounds)
-        return tuple(round(1 + i * (self.rounds - 1) / max(1, count - 1)) for i in range(count))
+        rounds = self.rounds or 0
+        count = min(self.snapshots, rounds)
+        return tuple(round(1 + i * (rounds - 1) / max(1, count - 1)) for i in range(count))
+
+    def resolved(self, method: Synthesizer) -> StudentSettings:
+        """The same student with every null filled in, as `method` has it.
+
+        Raises:
+            ValueError: names a setting that nothing reads.
+        """
+        learns = self.learns or method.recipe.learns
+        usual: dict[str, Any] = {"rounds": 40, "steps": 100, "batch_size": 64}
+        optimizer = self.optimizer or parse(OptimizerSettings, method.recipe.optimizer, Where("recipe"))
+        if learns == "within":
+            self._check_within(method)
+            usual = {"rounds": method.episodes, "steps": 1, "batch_size": 64}
+            optimizer = _of_method(method, optimizer.precision)
+        return replace(
+            self, learns=learns, optimizer=optimizer, **{k: getattr(self, k) or value for k, value in usual.items()}
+        )
+
+    def _check_within(self, method: Synthesizer) -> None:
+        """See that nothing is set that a student who learns within the episodes does not read."""
+        unread = {"steps": "student_steps", "batch_size": "student_batch"}
+        if self.optimizer not in (
+            None,
+            OptimizerSettings(precision=self.optimizer.precision) if self.optimizer else None,
+        ):
+            unread["optimizer"] = "student_lr"
+        for name, instead in unread.items():
+            if getattr(self, name) is not None:
+                raise ValueError(_nothing_reads(f"student: {name}", f"{method.name}'s {instead} is read instead"))
+        if self.wait:
+            raise ValueError(_nothing_reads("student: wait", f"{method.name} has a warm-up of its own"))
+        if self.rounds not in (None, method.episodes):
+            raise ValueError(
+                f"student: rounds is {self.rounds}, and a student that learns within the episodes of {method.name} "
+                f"has {method.episodes} of them; leave it out"
+            )
+
+
+def _of_method(method: Synthesizer, precision: Any) -> OptimizerSettings:
+    """The optimizer of a student that the method teaches, for the record: the method builds its own."""
+    parts = {"lr": "student_lr", "min_lr": "student_lr_end", "weight_decay": "student_decay"}
+    return OptimizerSettings(
+        precision=precision, **{k: getattr(method, v) for k, v in parts.items() if hasattr(method, v)}
+    )
+
+
+def _nothing_reads(what: str, why: str) -> str:
+    return f"{what} is set, and nothing would read it, as the student learns within the episodes: {why}; leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +149,8 @@ class Distillation:
     """The net that learns."""
     synthesizer: Synthesizer
     """How samples are made."""
-    distiller: Distiller = KD()
-    """How the student learns from them."""
+    distiller: Distiller | None = None
+    """How the student learns from them; null: as the method's paper or code has it, `kd` for most."""
     quantise: QuantiseSettings | None = None
     """Also bring the teacher to eight bits, or fewer, with what was made, and see what it loses; null: not."""
     anchors: AnchorSettings = AnchorSettings()
@@ -114,21 +165,37 @@ class Distillation:
 
     def __post_init__(self) -> None:
         check_runs(self.name, self.seeds)
-        method, between = self.synthesizer, self.student.learns == "between"
-        if problem := contradiction(method, self.distiller, self.student.learns, "student.learns"):
+        method, student = self.synthesizer, self.pupil
+        if problem := contradiction(method, self.teaching, student.learns or "between", "student.learns"):
             raise ValueError(problem)
-        if between and method.episodes > self.student.rounds:
+        if self.distiller is not None and student.learns == "within":
+            raise ValueError(_nothing_reads("distiller", f"{method.name} has a loss of its own"))
+        for name, why in method.unread(student.learns).items():
+            if getattr(method, name) != getattr(type(method)(), name):
+                raise ValueError(f"synthesizer: {method.name}: {name} is set, and nothing would read it: {why}")
+        if student.learns == "between" and method.episodes > (student.rounds or 0):
             raise ValueError(
-                f"student: rounds is {self.student.rounds}, fewer than the {method.episodes} episodes of "
+                f"student: rounds is {student.rounds}, fewer than the {method.episodes} episodes of "
                 f"{method.name}; raise it, or lower the synthesizer's rounds, or set learns to after"
             )
 
+    @property
+    def pupil(self) -> StudentSettings:
+        """The student with every null filled in."""
+        return self.student.resolved(self.synthesizer)
+
+    @property
+    def teaching(self) -> Distiller:
+        """The distiller, that of the synthesizer's recipe if none is named."""
+        return self.distiller or Distiller.from_yaml(self.synthesizer.recipe.distiller, Where("recipe"))
+
     def smoke(self) -> Distillation:
         """One seed, two steps of everything: does it run at all?"""
-        method, quantised = self.synthesizer.smoke(), self.quantise
-        rounds = method.episodes if self.student.learns == "between" else 1
-        steps = min(MOST_STEPS, self.student.steps)
-        student = replace(self.student, rounds=rounds, steps=steps, wait=0, evaluate_every=0)
+        method, quantised, pupil = self.synthesizer.smoke(), self.quantise, self.pupil
+        student = replace(self.student, wait=0, evaluate_every=0, rounds=None)
+        if pupil.learns != "within":
+            rounds = method.episodes if pupil.learns == "between" else 1
+            student = replace(student, rounds=rounds, steps=min(MOST_STEPS, pupil.steps or MOST_STEPS))
         if quantised is not None:
             quantised = replace(quantised, samples=min(64, quantised.samples), fine_tune=min(2, quantised.fine_tune))
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -150,7 +217,10 @@ class Distillation:
 
         A teacher that was trained is told from others by the settings of its training, which are those of all seeds.
         """
-        s = self.student
+        s = self.pupil
+        assert s.rounds is not None
+        assert s.batch_size is not None
+        assert s.optimizer is not None
         federation = FederationSettings(
             clients=1, rounds=s.rounds, local_epochs=1, batch_size=s.batch_size, backend=self.backend,
             evaluate_every=s.evaluate_every, checkpoint_every=max(5, s.rounds // 40),
@@ -163,7 +233,7 @@ class Distillation:
             "digest": digest,
             "net": dump(self.teacher.net),
             "synthesizer": dump(self.synthesizer),
-            "distiller": dump(self.distiller),
+            "distiller": dump(self.teaching),
             "learns": s.learns,
             "steps": s.steps,
             "wait": s.wait,

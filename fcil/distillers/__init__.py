@@ -7,8 +7,9 @@ A distiller makes no samples; `fcil.synthesis` does.
 """
 
 from fcil.distillers.common.base import Distiller, Stateless, create, distiller_class, distiller_names
-from fcil.distillers.common.pairs import Learns, contradiction
+from fcil.distillers.common.pairs import contradiction
 from fcil.distillers.kd import KD
+from fcil.synthesis import Learns
 
 __all__ = [
     "KD",

@@ -5,7 +5,17 @@ from __future__ import annotations
 from fcil.nets.acgan import AcGan, ConditionalGenerator, drop_running_statistics, evenly, one_of, real_fake_head
 from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.nets.latent import LatentGenerator
-from fcil.nets.net import Net, NetSettings, build_net, check_batch, frozen, net_of, normalises_one
+from fcil.nets.net import (
+    Forwards,
+    Net,
+    NetSettings,
+    build_net,
+    check_batch,
+    frozen,
+    net_of,
+    normalises_one,
+    outputs_of,
+)
 from fcil.nets.norms import has_variance
 from fcil.nets.resnet import BACKBONES, Backbone, Recipe, ResNet
 
@@ -14,6 +24,7 @@ __all__ = [
     "AcGan",
     "Backbone",
     "ConditionalGenerator",
+    "Forwards",
     "ImageGenerator",
     "LatentGenerator",
     "Net",
@@ -31,6 +42,7 @@ __all__ = [
     "net_of",
     "normalises_one",
     "one_of",
+    "outputs_of",
     "real_fake_head",
 ]
 

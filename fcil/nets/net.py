@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,9 @@ from fcil.errors import ConfigError, nearest
 from fcil.nets.norms import has_variance
 from fcil.nets.resnet import BACKBONES, Backbone, Norm, Shape, Stem
 from fcil.types import Output, Tensors
+
+Forwards = Literal["two", "one"]
+"""Whether real and synthetic images of a step go through the net in a forward each, or in one together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,25 @@ class Net(nn.Module):
         old.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
         old.bias = nn.Parameter(bias, requires_grad=old.bias.requires_grad)
         old.out_features = len(bias)
+
+
+def outputs_of(net: Net, batches: Sequence[Tensor], forwards: Forwards) -> list[Output]:
+    """Run a net on several batches, each (B_i, channels, H, W), in training mode or not.
+
+    In training mode BatchNorm normalises a batch by the statistics of the forward it is in: with `two`, those of
+    real and of synthetic images apart; with `one`, those of all images of the step together.
+
+    Args:
+        forwards: `two`: a forward for each batch, in order; `one`: one over all of them.
+    Returns:
+        What the net says of each batch.
+    """
+    if forwards == "two":
+        return [net(batch) for batch in batches]
+    sizes = [len(batch) for batch in batches]
+    logits, features, embedding = net(torch.cat(list(batches)))
+    embeddings = [None] * len(sizes) if embedding is None else embedding.split(sizes)
+    return [Output(*parts) for parts in zip(logits.split(sizes), features.split(sizes), embeddings, strict=True)]
 
 
 def build_net(

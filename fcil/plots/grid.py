@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from fcil.plots.look.colours import CYCLE
 from fcil.plots.look.style import DPI, look, titled
 from fcil.plots.look.words import SQUARE, drawable, fit
+from fcil.store.pools import distinct_samples
 
 ROWS, COLUMNS = 10, 8
 NAME, HEAD, COLUMN_HEAD, TILE, GAP = 0.86, 0.27, 0.13, 64, 4
@@ -31,7 +32,8 @@ def synthetic_grid(x: Array, y: Array, class_names: Sequence[str]) -> Figure:
     labels, present = some_labels(y), len(np.unique(y))
     rows = [(class_name(label, class_names), np.flatnonzero(y == label)[:COLUMNS]) for label in labels]
     title = f"Samples of {len(labels)} of {present} classes" if present > len(labels) else "Synthetic samples"
-    return sheet(f"{title} ({len(y):,} in the pool)" if len(y) else "No synthetic samples", x, rows)
+    sizes = f"{len(y):,}, {distinct_samples(x):,} distinct"
+    return sheet(f"{title} ({sizes})" if len(y) else "No synthetic samples", x, rows)
 
 
 def some_labels(y: Array) -> list[int]:

@@ -19,6 +19,7 @@ from fcil.store.activity import of_folder
 from fcil.store.environment import mixed
 from fcil.store.folder import RunFolder
 from fcil.store.memory import forget_peaks, peak_memory
+from fcil.store.pools import distinct_samples, pool_sizes
 from fcil.store.repair import check_whole, go_back
 from fcil.types import Task, Tensors
 
@@ -84,7 +85,8 @@ class RunRecorder(Observer):
     def synthesis_done(self, task: int, samples: Tensors) -> None:
         """Write `synthetic/task<k>.safetensors`."""
         self._write_samples(f"task{task}", samples)
-        self._log(f"[TASK {task}/{self._tasks}] {len(samples['y'])} synthetic samples")
+        made, distinct = len(samples["y"]), distinct_samples(samples["x"].cpu().numpy())
+        self._log(f"[TASK {task}/{self._tasks}] {made} synthetic samples, {distinct} of them distinct")
 
     def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
         """Write `synthetic/task<k>-round<r>.safetensors`."""
@@ -127,6 +129,8 @@ class RunRecorder(Observer):
         memory = peak_memory()
         cost = {**_cost(records), **({} if memory is None else {"peak_memory_bytes": memory})}
         cost |= of_folder(self.folder, records) | self._mixed() | self._facts
+        if pools := pool_sizes(self.folder):
+            cost["synthetic"] = pools
         files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
 
     def _mixed(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from fcil.synthesis.common import base, inner_loop, pool, student
 from fcil.synthesis.common.base import (
     Bound,
     Inversion,
+    Learns,
+    Recipe,
     SynthesisProblem,
     Synthesizer,
     create,
@@ -21,7 +23,17 @@ from fcil.synthesis.common.base import (
     synthesizer_names,
 )
 
-__all__ = ["Bound", "Inversion", "SynthesisProblem", "Synthesizer", "create", "synthesizer_class", "synthesizer_names"]
+__all__ = [
+    "Bound",
+    "Inversion",
+    "Learns",
+    "Recipe",
+    "SynthesisProblem",
+    "Synthesizer",
+    "create",
+    "synthesizer_class",
+    "synthesizer_names",
+]
 
 # Where these lay up to 0.1, for the strategies of users and those kept in run folders.
 for _name, _module in {"base": base, "keeper": inner_loop, "pool": pool, "student": student}.items():

@@ -176,7 +176,7 @@ class Fast(PoolStudentLoop):
         found = self.adapt(problem, chain, labels, z, adversarial=number >= warmup, rng=rng)
         chain.keep(to_bytes(found.kept, s.rounding or "round"), labels)
         means = {name: term.mean() for name, term in found.terms.items()}
-        if number > warmup and self.student_steps and problem.student is None:
+        if number > warmup and self.student_steps and problem.teaches:
             past = (number - warmup - 1) / (self.episodes - warmup)  # of the student's episodes
             means |= self.teach(problem, chain, key, past)
         return readable(means, number)

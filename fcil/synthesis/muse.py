@@ -45,7 +45,7 @@ from torch import Tensor, nn, optim
 from fcil.losses import Statistics, record_statistics
 from fcil.nets.cam import cells, class_maps, masked, pools, record_maps
 from fcil.rng import Key, generator
-from fcil.synthesis.common.base import SynthesisProblem, Views
+from fcil.synthesis.common.base import Learns, SynthesisProblem, Views
 from fcil.synthesis.common.resolutions import scaled
 from fcil.synthesis.common.text_embedding import classes_apart, learn_alone, new_head, remembered, text_distance
 from fcil.synthesis.families.multi_resolution import MultiResolution
@@ -81,7 +81,7 @@ class MUSE(MultiResolution):
     life: Count | None = 10
     lr: Positive = 4e-3
     latent: Count = 1000
-    rows_per_layer: Count | None = None
+    rows_per_layer: Count | Literal["auto"] | None = None
     bn: NonNegative = 10.0
     adv: NonNegative = 1.33
     learn_stats: bool = False
@@ -197,9 +197,12 @@ class MUSE(MultiResolution):
 
     # Student ----------------------------------------------------------------------------------
 
+    def unread(self, learns: Learns | None) -> dict[str, str]:
+        return {} if self.ed else super().unread(learns)  # P is taught by them, whoever teaches the student
+
     def teaches(self, problem: SynthesisProblem) -> bool:
         """Somebody else's student is left alone; P learns from it as it stands."""
-        return problem.student is None or bool(self.ed)
+        return problem.teaches or bool(self.ed)
 
     def beside(self, problem: SynthesisProblem, state: NoisyLayerReplica, view: Views, student: Output) -> Terms:
         """The part of L_S that draws a student to the texts of old samples, with P as it has learnt last."""
@@ -209,7 +212,7 @@ class MUSE(MultiResolution):
         return {"text": self.ed * text_distance(own.head, student.features, problem.anchors[view.y]).mean()}
 
     def learners(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[nn.Parameter]:
-        student = super().learners(problem, chain) if problem.student is None else []
+        student = super().learners(problem, chain) if problem.teaches else []
         return student + ([] if chain.beyond.head is None else list(chain.beyond.head.parameters()))
 
     def teach(
@@ -219,7 +222,7 @@ class MUSE(MultiResolution):
         own, optimizer = chain.beyond, self.optimizer(problem, chain, past)
         rng, chance = generator(*key, "student batches", device=problem.device), generator(*key, "sizes")
         views = self.views(problem, chain, self.student_batch, rng, chance)
-        if problem.student is None:
+        if problem.teaches:
             means = self._teach_both(problem, chain, views, optimizer)
         else:
             means = {"student_ed": self._teach_head(problem, chain, views, optimizer, rng)}

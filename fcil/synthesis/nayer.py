@@ -236,7 +236,7 @@ class NAYER(NoisyLayerLoop):
 
     def teaches(self, problem: SynthesisProblem) -> bool:
         """Whether there is something that learns from the pool here."""
-        return problem.student is None
+        return problem.teaches
 
     def pool(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Tensors:
         rows = self.rows(chain)
@@ -266,5 +266,5 @@ class NAYER(NoisyLayerLoop):
             self.batch_size,
             latent=self.latent,
             width=self.width,
-            rows_per_layer=self.rows_per_layer or len(problem.labels),
+            rows_per_layer=self.rows_of(len(problem.labels)),
         )

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from fcil.nets import ImageGenerator
 from fcil.nets.resnet import Shape
-from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.base import Recipe, SynthesisProblem
 from fcil.synthesis.common.inner_loop import target_classes
 from fcil.synthesis.common.losses import negative_entropy, sameness
 from fcil.synthesis.families.generator_loop import GeneratorLoop, GeneratorReplica
@@ -51,6 +51,9 @@ class RDSKD(GeneratorLoop):
     width: Count = 128
     """Channels of the generator's stages; the last has half of them."""
 
+    recipe: ClassVar[Recipe] = Recipe(
+        learns="after", distiller={"kd": {"temperature": 10}}, optimizer={"name": "adam", "lr": 2e-3}
+    )
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
 
     def new_generator(self, shape: Shape) -> nn.Sequential:

@@ -393,7 +393,7 @@ def test_a_grid_has_a_named_row_for_each_of_ten_classes() -> None:
     x = np.zeros((60, 3, 8, 8), dtype=np.uint8)
     figure = synthetic_grid(x, np.arange(60) % 20, [f"c{i}" for i in range(20)])
     words = texts(figure)
-    assert words[0] == "Samples of 10 of 20 classes (60 in the pool)"
+    assert words[0] == "Samples of 10 of 20 classes (60, 1 distinct)"
     assert words[1:] == ["c0", "c2", "c4", "c6", "c8", "c11", "c13", "c15", "c17", "c19"]
 
 

@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "teacher": {"net": {"name": "resnet8", "width": 4}, "epochs": 2, "batch_size": 16},
     "student": {
         "net": {"name": "resnet8", "width": 2},
+        "learns": "between",
         "rounds": 4,
         "steps": 2,
         "batch_size": 8,

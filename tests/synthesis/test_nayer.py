@@ -20,8 +20,10 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.losses import cross_entropy_with, kl_divergence
 from fcil.nets import NoisyGenerator, frozen
 from fcil.rng import generator
+from fcil.store.pools import distinct_samples
 from fcil.synthesis import Bound, SynthesisProblem, create
 from fcil.synthesis import nayer as nayer_module
+from fcil.synthesis.common.inner_loop import balanced_labels
 from fcil.synthesis.common.pool import string_sorted, to_bytes, view
 from fcil.synthesis.common.student import distillation
 from fcil.synthesis.families import with_student as taught
@@ -268,7 +270,7 @@ def test_the_defaults_of_the_generator_are_the_references():
         2e-3,
         p["lr_stats"],
     )
-    assert (m.rounds, m.steps, m.batch_size, m.latent, m.width, m.rows_per_layer) == (40, 40, 256, 256, 64, 10)
+    assert (m.rounds, m.steps, m.batch_size, m.latent, m.width, m.rows_of(20)) == (40, 40, 256, 256, 64, 10)
     assert (m.bn_momentum, m.samples, m.loops, m.life, m.chains) == (0.9, 10_000, 1, None, 1)
 
 
@@ -748,3 +750,27 @@ def test_images_of_any_usual_size(side):
     assert method.pool(problem, chain)["x"].shape == (6, 3, side, side)
     assert len(chain.generator.noisy) == 2  # K-to-1: a layer for each sweep over the three classes
     assert ("conv5" in dict(chain.generator.named_children())) == (side >= 128)
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows"),
+    [(1, 1), (2, 2), (4, 4), (7, 7), (10, 10), (11, 11), (12, 6), (15, 5), (20, 10), (22, 22), (100, 10)],
+)
+def test_a_noisy_layer_meets_no_class_twice_in_a_sweep(classes, rows):
+    """An image follows from its label and its layer: the same label under one layer is the same image again."""
+    method = NAYER()
+    assert method.rows_of(classes) == rows
+    labels = balanced_labels(range(classes), 3 * classes, generator(0, "labels"), torch.device("cpu"))
+    for layer in labels.split(rows):
+        assert len(layer.unique()) == len(layer)
+    assert replace(method, fidelity="reference").rows_of(classes) == 10
+    assert replace(method, rows_per_layer=10).rows_of(classes) == 10
+    assert replace(method, rows_per_layer=None).rows_of(classes) == classes
+
+
+@pytest.mark.parametrize(("rows", "distinct"), [("auto", 40), (10, 8)])
+def test_below_ten_classes_ten_rows_a_layer_make_copies(rows, distinct):
+    """Two classes, batches of 20: ten layers of two rows, or two layers each of which meets both classes five times."""
+    problem = problem_of(tiny_net(5), normal(5, 16), labels=(1, 3))
+    method = small(batch_size=20, rows_per_layer=rows, samples=40)
+    assert distinct_samples(method.pool(problem, run_chain(method, problem))["x"].numpy()) == distinct

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fcil.distillers.common.base import Distiller
-from fcil.synthesis import Synthesizer
-
-Learns = Literal["between", "after"]
-"""When a student learns: between the episodes of one chain, or after all episodes of all chains."""
+from fcil.synthesis import Learns, Synthesizer
 
 
 def contradiction(synthesizer: Synthesizer, distiller: Distiller, learns: Learns, key: str = "learns") -> str:
@@ -18,9 +13,11 @@ def contradiction(synthesizer: Synthesizer, distiller: Distiller, learns: Learns
         key: where `learns` is said.
     """
     between = learns == "between"
-    if between and synthesizer.chains > 1:
+    if learns == "within" and not synthesizer.can_teach:
+        return f"{key}: within is not allowed with {synthesizer.name}, which teaches none; expected between or after"
+    if learns != "after" and synthesizer.chains > 1:
         return (
-            f"synthesizer: chains is {synthesizer.chains}, and a student that learns between episodes listens to one "
+            f"synthesizer: chains is {synthesizer.chains}, and a student that learns {learns} episodes listens to one "
             f"chain; set {key} to after, or chains to 1"
         )
     if between and distiller.needs_numbers and not synthesizer.numbered:

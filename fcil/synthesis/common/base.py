@@ -8,9 +8,9 @@ of one worker or four.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -66,7 +66,8 @@ class SynthesisProblem:
     augment: Augment
     key: tuple[Key, ...]  # names the random streams
     precision: Literal["fp32", "bf16"] = "fp32"
-    student: Net | None = None  # one that is taught between episodes by whoever asks; a method then teaches none
+    student: Net | None = None  # the caller's, in place of one of the method's own
+    student_learns: Literal["caller", "method"] = "caller"  # who teaches the caller's student
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +76,11 @@ class SynthesisProblem:
     @property
     def num_classes(self) -> int:
         return self.teacher.num_classes
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the method teaches the student: its own one, or the caller's where it is asked to."""
+        return self.student is None or self.student_learns == "method"
 
     def bounded(self, embedding: Tensor | None, labels: Tensor) -> Terms:
         """The bounding loss to the anchors of labels (B,), where it is asked for and there is a text head."""
@@ -102,6 +108,20 @@ def views_of(pool: Tensors, problem: SynthesisProblem, count: int, rng: torch.Ge
         yield Views(x, pool["y"][rows], rows)
 
 
+Learns = Literal["between", "after", "within"]
+"""When a student learns: between the episodes of one chain, after all episodes of all chains, or within the episodes,
+by the method's own loss and in its own rhythm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a student learns in the paper of a synthesizer, or its code, as settings of a distillation."""
+
+    learns: Learns = "between"
+    distiller: Mapping[str, Any] = field(default_factory=lambda: {"kd": {}})  # as in a file
+    optimizer: Mapping[str, Any] = field(default_factory=dict)  # of the student, as in a file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Synthesizer:
     """A method of data-free synthesis. `self` is hyper-parameters; a chain's state is an argument."""
@@ -113,6 +133,10 @@ class Synthesizer:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the method cannot do without: `anchors`, `batchnorm`."""
+    recipe: ClassVar[Recipe] = Recipe()
+    """How a student learns from its samples, unless told otherwise."""
+    can_teach: ClassVar[bool] = False
+    """Whether the method teaches a student within its episodes, its own or the caller's."""
     numbered: ClassVar[bool] = True
     """Whether `views` say which sample of the pool each is a view of; fresh samples have no number."""
 
@@ -235,6 +259,14 @@ class Synthesizer:
     def required(self) -> frozenset[str]:
         """What of `needs` the method cannot do without under these settings."""
         return self.needs
+
+    def unread(self, learns: Learns | None) -> dict[str, str]:
+        """Names of settings that nothing reads, each with the reason.
+
+        Args:
+            learns: when a student of the caller's learns; None: there is none, as on the server of a federation.
+        """
+        return {}
 
     def smoke(self) -> Self:
         """The same method, cut to a few steps."""

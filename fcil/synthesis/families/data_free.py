@@ -34,11 +34,11 @@ from torch import Tensor
 
 from fcil.losses import Statistics, record_statistics, statistics_distance
 from fcil.nets import Net
-from fcil.synthesis.common.base import SynthesisProblem
+from fcil.synthesis.common.base import Learns, Recipe, SynthesisProblem
 from fcil.synthesis.common.inner_loop import target_classes
 from fcil.synthesis.common.losses import activation, disagreement, negative_entropy
 from fcil.synthesis.families.generator_loop import GeneratorLoop, GeneratorReplica
-from fcil.synthesis.families.with_student import WithStudent
+from fcil.synthesis.families.with_student import TEACHING, WithStudent
 from fcil.types import Count, NonNegative, Positive, Terms, Weight
 
 
@@ -72,6 +72,13 @@ class AdversarialLoop(GeneratorLoop, WithStudent):
             raise ValueError("bn, ce, balance, act and adv are all 0, and so there is nothing to learn")
         if self.distance == "l1" and self.temperature != 1:
             raise ValueError(f"temperature: {self.temperature} softens a KL, and distance is l1; leave it out")
+
+    recipe: ClassVar[Recipe] = Recipe(learns="within")
+
+    def unread(self, learns: Learns | None) -> dict[str, str]:
+        if not self.adv and learns != "within":
+            return dict.fromkeys((*TEACHING, "distance"), "adv is 0, so there is no student to learn by it")
+        return super().unread(learns)
 
     def smoke(self) -> Self:
         return replace(super().smoke(), student_steps=1, student_batch=min(self.student_batch, 32))

@@ -124,5 +124,5 @@ class MultiResolution(NAYER):
             self.batch_size,
             self.latent,
             self.width,
-            self.rows_per_layer or len(problem.labels),
+            self.rows_of(len(problem.labels)),
         )

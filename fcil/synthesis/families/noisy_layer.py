@@ -26,6 +26,8 @@ from fcil.synthesis.common.inner_loop import Batches, Cut
 from fcil.synthesis.families.with_student import PoolStudentLoop
 from fcil.types import Count, Index, NonNegative, Positive, Weight
 
+ROWS = 10
+"""Rows that share a noisy layer in LANDER's code (`nl`)."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 SIDES: dict[str, tuple[object, object]] = {
@@ -93,8 +95,9 @@ class NoisyLayerLoop(PoolStudentLoop):
     """Outputs of a noisy layer (`nz`; 1000 in NAYER alone)."""
     width: Count = 64
     """Channels of the generator's last stage (`ngf`)."""
-    rows_per_layer: Count | None = 10
-    """Rows of a batch that share a noisy layer (`nl`); null: as many as classes, the K-to-1 form of NAYER."""
+    rows_per_layer: Count | Literal["auto"] | None = "auto"
+    """Rows of a batch that share a noisy layer (`nl`); null: as many as classes, the K-to-1 form of NAYER; auto: 10, or
+    fewer or more where 10 would give a layer the same class twice, and so the same image (10 in the reference)."""
     bn: Weight = 1.0
     """Weight of batch-norm matching (10 in NAYER alone)."""
     bn_momentum: Share = 0.9
@@ -135,6 +138,19 @@ class NoisyLayerLoop(PoolStudentLoop):
 
     def smoke(self) -> Self:
         return replace(super().smoke(), warmup=0)
+
+    def rows_of(self, classes: int) -> int:
+        """Rows of a batch that share a noisy layer, of so many classes to make.
+
+        Labels come in whole sweeps over the classes, and an image follows from its label and its layer alone. So
+        `auto` takes a k that divides a sweep: the largest up to 10, or the whole sweep where that is below 4.
+        """
+        if self.rows_per_layer != "auto":
+            return self.rows_per_layer or classes
+        if self.fidelity == "reference":
+            return ROWS
+        rows = next(k for k in range(min(ROWS, classes), 0, -1) if classes % k == 0)
+        return rows if rows >= min(classes, 4) else classes
 
     @property
     def episodes(self) -> int:

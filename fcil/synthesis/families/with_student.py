@@ -13,12 +13,15 @@ from torch import Tensor, nn, optim
 
 from fcil.nets import Net
 from fcil.rng import Key
-from fcil.synthesis.common.base import SynthesisProblem, Synthesizer
+from fcil.synthesis.common.base import Learns, SynthesisProblem, Synthesizer
 from fcil.synthesis.common.fidelity import WithFidelity
 from fcil.synthesis.common.inner_loop import Batchwise
 from fcil.synthesis.common.preconditions import no_judge_of_itself
 from fcil.synthesis.common.student import cosine, distillation, student_of, train_student
 from fcil.types import Count, Index, NonNegative, Output, Positive, Terms, Weight
+
+TEACHING = ("student_steps", "student_lr", "student_lr_end", "student_batch", "student_decay", "temperature")
+"""Settings of a student that the method teaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,13 @@ class WithStudent(Synthesizer):
     temperature: Positive = 20.0
     """Softens teacher and student where the student learns (`T`); the loss carries T^2."""
 
+    can_teach = True
+
+    def unread(self, learns: Learns | None) -> dict[str, str]:
+        if learns == "between":
+            return dict.fromkeys(TEACHING, "the student learns between episodes, by `student` and `distiller`")
+        return {}
+
     def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         no_judge_of_itself(self.name, super().checked(problem), self.adv)
         return problem
@@ -49,12 +59,12 @@ class WithStudent(Synthesizer):
         return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
 
     def pupil(self, problem: SynthesisProblem, chain: int) -> tuple[Net | None, optim.SGD | None]:
-        """The student, where there is an adversarial term; and its optimizer, where it is ours to teach."""
-        if not self.adv:
+        """The student, where anything asks it or it is to be taught; and its optimizer, where it is ours to teach."""
+        if not self.adv and problem.student_learns == "caller":
             return None, None
         no_judge_of_itself(self.name, problem, self.adv)
         student = student_of(problem, "fresh", *problem.key, chain)
-        return student, self.sgd(student.parameters()) if problem.student is None else None
+        return student, self.sgd(student.parameters()) if problem.teaches else None
 
     def rate(self, past: float) -> float:
         """The student's rate where the share `past`, in [0, 1), of its episodes lies behind it."""
