@@ -1,4 +1,4 @@
-"""What a synthesizer, a distiller and a student's schedule ask of each other: said before anything is trained."""
+"""Compatibility of a synthesizer, a distiller and a student's schedule, checked before any training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fcil.distillers.common.base import Distiller
 from fcil.synthesis import Synthesizer
 
 Learns = Literal["between", "after"]
-"""When a student learns: between the episodes of one chain, or after all episodes of all chains."""
+"""Time at which a student learns: between the episodes of one chain, or after all episodes of all chains."""
 
 
 def contradiction(synthesizer: Synthesizer, distiller: Distiller, learns: Learns, key: str = "learns") -> str:
-    """What keeps them from working together, beginning with a setting; an empty string where nothing does.
+    """Return why they cannot work together, beginning with a setting; an empty string if they can.
 
     Args:
-        key: where `learns` is said.
+        key: the setting of `learns`.
     """
     between = learns == "between"
     if between and synthesizer.chains > 1:
