@@ -158,7 +158,7 @@ class CRD(Distiller):
         return views.id
 
     def drawn(self, state: Memories, y: Tensor) -> Tensor:
-        """Return how often each row is a negative of each sample (B, n): K in all, or none while no other class was seen."""
+        """Return each row's count as a negative of each sample (B, n): K in all, or none until another class is seen."""
         ordered, order = state.classes.sort(stable=True)  # rows of a class lie together, the unseen ones first
         unseen = (ordered == UNSEEN).sum()
         begin, end = torch.searchsorted(ordered, y), torch.searchsorted(ordered, y, right=True)
@@ -172,7 +172,7 @@ class CRD(Distiller):
         return torch.zeros(len(y), len(ordered)).to(state.student).scatter_add(1, rows, once)
 
     def remember(self, memory: Tensor, ids: Tensor, new: Tensor, another: Tensor) -> Tensor:
-        """Return the memory (n, d), its rows `ids` moved towards `new` (B, d), or set to it where it is `another` sample."""
+        """Return the memory (n, d), its rows `ids` moved towards `new` (B, d), or set to it for `another` sample."""
         mixed = self.momentum * memory[ids] + (1 - self.momentum) * new
         return memory.index_copy(0, ids, F.normalize(torch.where(another[:, None], new, mixed), dim=1))
 

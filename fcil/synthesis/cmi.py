@@ -196,7 +196,7 @@ class CMI(PoolStudentLoop):
     def terms(
         self, problem: SynthesisProblem, chain: CMIReplica, images: Tensor, labels: Tensor, rng: torch.Generator
     ) -> tuple[Terms, Tensor]:
-        """Return the weighted terms of L for raw images (B, channels, H, W), and the teacher's features of them (B, 2 D)."""
+        """Return the weighted terms of L for raw images (B, channels, H, W), and the teacher's features (B, 2 D)."""
         layers = looked_at(problem.teacher, self.layers)
         x = normalise(problem.augment(images, rng), problem.mean, problem.std)
         parts = normalise(self.parts(problem, images, rng), problem.mean, problem.std)

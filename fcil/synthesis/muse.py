@@ -64,7 +64,7 @@ class StudentTermState:
     apart: Tensor  # mean over pairs of classes of d between their texts
     head: nn.Linear | None = None  # P
     told: Tensor | None = None  # running mean of d over episodes of the student; none before it has learnt
-    weights: Tensors = field(default_factory=dict)  # of terms that were null, and the gradient norm of `bn` they are set by
+    weights: Tensors = field(default_factory=dict)  # of terms that were null, and the gradient norm of `bn`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +94,13 @@ class MUSE(MultiResolution):
     cam: Weight | None = None
     """Weight of the quality loss by class-activation maps; null: 0.3 times the gradient norm of `bn` at first."""
     cam_form: Literal["cells", "masked"] = "cells"
-    """Form of the quality loss: each position votes for the class, or the image masked by its class map is classified."""
+    """Quality loss: each position votes for the class, or the image masked by its class map is classified."""
     cam_temperature: Positive = 1.0
     """Divisor of the votes of positions (`tau`)."""
     ed: NonNegative = 1.0
     """Weight of drawing the student's embedding of old samples to their class text; 0: no embedding diversity."""
     aed: NonNegative | None = None
-    """Weight of the repulsion of new samples from their class text; null: 0.1 times the gradient norm of `bn` at first."""
+    """Weight of the repulsion of new samples from their class text; null: 0.1 times `bn`'s gradient norm at first."""
     margin: Positive | None = None
     """Squared distance, mean over D, of no further gain; null: the student's own plus that between classes."""
     ed_batches: Count = 8

@@ -202,7 +202,7 @@ class NAYER(NoisyLayerLoop):
         teacher: Output,
         student: Output | None,
     ) -> Terms:
-        """Return the terms of L from the outputs of both nets; without a student's output the adversarial one is left out."""
+        """Return the terms of L from the outputs of both nets; without a student's there is no adversarial one."""
         terms = {
             "bn": self.bn * self.distance(problem, chain, statistics),
             "ce": self.ce * F.cross_entropy(teacher.logits, labels),

@@ -92,7 +92,7 @@ def sameness(x: Tensor, logits: Tensor) -> Tensor:
     """Return |p_2 - p_1| / |x_2 - x_1|, Frobenius norms of the two halves of a batch apart, p = softmax(z).
 
     Images are to differ more than the net's predictions for them. RDSKD's diversity (@ 8512a9d) is
-    1 / (|x_2 - x_1| / |p_2 - p_1| + 1e-20); this form is finite for equal predictions. Input x (B, ...), logits z (B, C).
+    1 / (|x_2 - x_1| / |p_2 - p_1| + 1e-20); equal predictions are harmless here. Input x (B, ...), logits z (B, C).
     """
     halves = (t.chunk(2) for t in (x, logits.softmax(dim=1)))
     apart, answers = (torch.linalg.vector_norm(second - first) for first, second in halves)

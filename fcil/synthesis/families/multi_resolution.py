@@ -110,7 +110,7 @@ class MultiResolution(NAYER):
         return {"x": x} | pool
 
     def buckets(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[Tensors]:
-        """Return the pool by size: `x` in its original size, the other tensors of it, and `id`, its rows in the pool."""
+        """Return the pool by size: `x` in its original size, its other tensors, and `id`, its rows in the pool."""
         about, rows = self.about(chain), self.rows(chain)
         held = torch.arange(len(about["y"]), device=problem.device)[rows]  # of all that were kept, in the pool's order
         return by_size(chain.images, about, held)
