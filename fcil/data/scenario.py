@@ -152,7 +152,7 @@ class Scenario:
         self._tested = [self._members(dataset.test, task) for task in self.tasks]
 
     def replaced(self, dataset: Dataset | None = None, held: Sequence[Sequence[Indices]] | None = None) -> Scenario:
-        """Return the same scenario with another data set of the same labels, or with another partition of the samples."""
+        """Return the same scenario with another data set of the same labels, or another partition of the samples."""
         held = self.held if held is None else held
         return Scenario(dataset or self.dataset, self.settings, self.clients, self.seed, self.device, held)
 
@@ -233,7 +233,7 @@ class Scenario:
         )
 
     def partition_record(self) -> dict[str, Any]:
-        """Return everything needed to report or repeat the partition (`data.split` reads it); plain numbers and strings.
+        """Return everything needed to report or repeat the partition (`data.split` reads it), as numbers and strings.
 
         `indices[task][client]` are positions in the training split, without the held-out validation images.
         """

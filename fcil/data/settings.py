@@ -191,7 +191,7 @@ class DataSettings:
             raise ValueError(f"split: excludes {', '.join(given)}, which the file says; leave that out")
 
     def to_yaml(self) -> dict[str, Any]:
-        """Return the settings without those of a split file, and without those in `ADDED` that are at their defaults."""
+        """Return the settings without those of a split file, and without those in `ADDED` at their defaults."""
         plain = [f.name for f in fields(self) if f.name in ADDED and getattr(self, f.name) == f.default]
         without = (*plain, *(HELD if self.split is not None else ()))
         return {key: value for key, value in dump_fields(self).items() if key not in without}

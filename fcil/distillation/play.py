@@ -91,7 +91,7 @@ def trained_teachers(
 def look_at(
     run: Run, one: Distillation, teacher: Plan, file: Path, datasets: Datasets, console: Console, where: Where
 ) -> None:
-    """Measure and print the quality of a student's pool, and the teacher's loss at eight bits; known results are reused."""
+    """Measure and print the quality of a student's pool, and the teacher's loss at eight bits; reuse known results."""
     weights = load_file(file)
     if not is_measured(run, weights):
         measure(run, share_out(teacher, datasets, where), weights)

@@ -268,8 +268,9 @@ def answers(net: nn.Module, test: Shard) -> Tensor:
 def quantise(
     run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettings, datasets: Datasets
 ) -> dict[str, Any]:
-    """Return the result of `compare` with the pool of a run, also stored in its `quantised.json`; an earlier result for the
-    same pool and teacher is read instead.
+    """Return the result of `compare` with the pool of a run, also stored in its `quantised.json`.
+
+    An earlier result for the same pool and teacher is read instead.
 
     Args:
         teacher: the plan that names its net and its data.

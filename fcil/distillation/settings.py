@@ -146,7 +146,7 @@ class Distillation:
         return self._plan(f"{self.name}{TEACHER}", seed, **own)
 
     def student_plan(self, seed: int, teacher: Path | None = None) -> Plan:
-        """Return a student as a run: one client who synthesises; without a file of the teacher only for preflight checks.
+        """Return a student as a run: one client who synthesises; without a teacher's file only for preflight checks.
 
         A trained teacher is identified by the settings of its training, which all seeds share.
         """

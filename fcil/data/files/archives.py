@@ -123,7 +123,7 @@ class Archive:
                 yield from self._below(f"{prefix}{name}/", ())
 
     def _below(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """Yield the files at any depth. Links are followed, since subsets are often made of them, but not in circles."""
+        """Yield the files at any depth. Links are followed, as subsets are often made of them, but not in circles."""
         found = os.stat(self.path / folder)
         here = found.st_dev, found.st_ino
         self._folders += 1

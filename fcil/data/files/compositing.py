@@ -32,7 +32,7 @@ class Rendering:
     """Whether an image is turned as its EXIF orientation says."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return an image just opened, of mode L where it is stored as gray of at most 8 bits without alpha, else RGB."""
+        """Return an image just opened, of mode L if stored as gray of at most 8 bits without alpha, else RGB."""
         flat = flatten(image, self.background)
         return upright(flat, image) if self.upright else flat
 
