@@ -227,7 +227,7 @@ class GLFC(Strategy):
 
 
 def compensation(logits: Tensor, labels: Tensor, num_old: int) -> Tensor:
-    """Return weights (B,): w_i = g_i / mean g over the samples that are old, or new, as i is; g_i = 1 - sigmoid(z_i)_y."""
+    """Return (B,): w_i = g_i / mean g over the samples that are old, or new, like i; g_i = 1 - sigmoid(z_i)_y."""
     slope = 1 - logits.detach().gather(1, labels[:, None])[:, 0].sigmoid()  # (B,)
     old = (labels < num_old).to(slope.dtype)
     kinds = torch.stack([old, 1 - old])  # (2, B)

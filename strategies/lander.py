@@ -54,7 +54,7 @@ class LANDER(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
     radius: Annotated[NonNegative, Radius("bound")] = 0.015
-    """Mean squared distance to its anchor where an image's loss is still zero (`r`, at the scale of CLIP text features)."""
+    """Mean squared distance to its anchor that costs an image nothing (`r`, at the scale of CLIP text features)."""
     lam: Weight = 5.0
     """Weight of the bounding loss, on clients and in synthesis (`lambda_ltc`)."""
     current: Positive = 0.2

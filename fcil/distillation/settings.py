@@ -105,7 +105,7 @@ class Distillation:
     anchors: AnchorSettings = AnchorSettings()
     """Source of label-text embeddings, for methods that need them."""
     backend: Literal["inprocess", "ray"] = "inprocess"
-    """Where the synthesizer's chains and the student run: one after the other in this process, or on Ray workers, of
+    """Backend of the synthesizer's chains and the student: one after the other in this process, or on Ray workers, of
     which `resources.synthesis_workers` are for chains; the result is the same."""
     resources: Resources = Resources()
     """Limits of the run's resources."""

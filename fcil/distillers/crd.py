@@ -158,7 +158,7 @@ class CRD(Distiller):
         return views.id
 
     def drawn(self, state: Memories, y: Tensor) -> Tensor:
-        """Return each row's count as a negative of each sample (B, n): K in all, or none until another class is seen."""
+        """Return each row's count as a negative of each sample (B, n): K in all, none until another class is seen."""
         ordered, order = state.classes.sort(stable=True)  # rows of a class lie together, the unseen ones first
         unseen = (ordered == UNSEEN).sum()
         begin, end = torch.searchsorted(ordered, y), torch.searchsorted(ordered, y, right=True)

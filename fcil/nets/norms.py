@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that accepts a training batch of one value a channel too, (1, C, 1, 1), at which torch's raises an error.
+    """BatchNorm that accepts a training batch of one value a channel, (1, C, 1, 1), at which torch's raises an error.
 
     One value has no variance. It is normalised by the running statistics, as in evaluation mode, and leaves them
     unchanged. Every other batch is torch's to the bit.

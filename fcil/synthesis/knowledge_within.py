@@ -62,7 +62,7 @@ class KnowledgeWithin(PixelLoop):
     """Images of an episode, whose statistics are matched."""
     labels: Literal["random", "balanced"] = "balanced"
     kept: Literal["best", "last"] = "best"
-    """Which iterate is kept: that of the lowest loss, or the last."""
+    """Iterate that is kept: that of the lowest loss, or the last."""
     bn: Positive = 10.0
     """Weight of the divergence of batch-norm statistics, in `bns`."""
     ce: Weight = 1.0
