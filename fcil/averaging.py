@@ -13,10 +13,10 @@ Weighting = Literal["examples", "uniform"]
 
 
 def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") -> Update:
-    """sum_k a_k w_k / sum_k a_k with a_k = n_k or 1, batch-norm statistics included.
+    """Return sum_k a_k w_k / sum_k a_k with a_k = n_k or 1, batch-norm statistics included.
 
     Reads one update at a time into running sums, so that memory does not grow with the number of
-    clients. Whole numbers (batch counters) are averaged as real numbers; the net truncates them.
+    clients. Whole numbers (batch counters) are averaged as floats; the net truncates them.
     A metric becomes its plain mean over the updates that hold it, whatever the weighting, so that
     rounds compare however many clients took part.
     """
@@ -39,9 +39,9 @@ def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") 
 
 
 def set_aside(updates: Iterable[Update], prefix: str, aside: list[Tensors]) -> Iterator[Update]:
-    """The updates without what a client sent beside its net: tensors whose names begin with `prefix`.
+    """Yield the updates without the tensors beside the net: those whose names begin with `prefix`.
 
-    Those are added to `aside`, one mapping for each update, without the prefix.
+    They are added to `aside`, one mapping for each update, without the prefix.
     """
     for update in updates:
         aside.append({k.removeprefix(prefix): w for k, w in update.weights.items() if k.startswith(prefix)})
@@ -49,7 +49,7 @@ def set_aside(updates: Iterable[Update], prefix: str, aside: list[Tensors]) -> I
 
 
 def mean_metrics(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The mean of every metric over those that hold it."""
+    """Return the mean of every metric over those that hold it."""
     held: dict[str, list[float]] = {}
     for one in metrics:
         for name, number in one.items():

@@ -1,4 +1,4 @@
-"""What can go wrong in a way a user can act on.
+"""Errors that a user can act on.
 
 Everything below `UserError` is the user's input: the command line prints its one line and exits
 with code 2. Any other exception is ours and keeps its traceback.
@@ -8,7 +8,7 @@ with code 2. Any other exception is ours and keeps its traceback.
     │   ├── ConfigError      a key or value of an experiment file or an override
     │   ├── DataError        a data set or class-name file that is missing or malformed
     │   └── StoreError       a results folder that cannot be read or written
-    ├── EngineError          what runs are played on, Ray say, does not start on this machine
+        ├── EngineError          the backend of runs, such as Ray, does not start on this machine
     └── TrainingError        training produced something unusable, e.g. a loss that is not finite
         └── LeakError        a client used images that it may not see, or changed what others read
 """
@@ -22,15 +22,15 @@ from typing import TypeVar
 T = TypeVar("T")
 U = TypeVar("U")
 LONGEST = 1000
-"""Characters of a message; what is longer loses its middle."""
+"""Most characters of a message; longer ones lose their middle."""
 MOST_ERRORS = 20
-"""Lines of a message that tells several errors at once."""
+"""Most lines of a message with several errors."""
 
 
 class FCILError(Exception):
-    """Base of every error raised on purpose. Its message is one printable line, whatever a file put into it.
+    """Base of every error raised on purpose; its message is one printable line, whatever a file put into it.
 
-    A `ConfigError` may tell several errors, a line each.
+    A `ConfigError` may hold several errors, a line each.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -38,7 +38,7 @@ class FCILError(Exception):
 
 
 class UserError(FCILError):
-    """The user's input is wrong; the message is one line that says how to mend it."""
+    """The user's input is wrong; the message is one line that names the remedy."""
 
 
 class ConfigError(UserError):
@@ -63,11 +63,11 @@ class StoreError(UserError):
 
 
 class EngineError(FCILError):
-    """What runs are played on does not start on this machine; nothing was played."""
+    """The backend of runs does not start on this machine; nothing was run."""
 
 
 class TrainingError(FCILError):
-    """Training produced something unusable: where, and which term."""
+    """Training produced an unusable value; the message names the place and the term."""
 
 
 class LeakError(TrainingError):
@@ -78,7 +78,7 @@ class LeakError(TrainingError):
 
 
 def printable(text: str) -> str:
-    """The text in one line of at most `LONGEST` characters; what a terminal would obey is written out."""
+    """Return the text in one line of at most `LONGEST` characters, with control characters escaped."""
     joined = " ".join(text[: 100 * LONGEST].split())
     if len(joined) > LONGEST:
         joined = f"{joined[: LONGEST - 205]} ... {joined[-200:]}"
@@ -86,28 +86,28 @@ def printable(text: str) -> str:
 
 
 def described(error: BaseException) -> str:
-    """The kind of an error and what it says in one printable line, even where it cannot say it."""
+    """Return the kind of an error and its message in one printable line, even if formatting the message fails."""
     kind = type(error).__name__
     try:
         text = str(error)
-    except BaseException as another:  # a user's code, too
+    except BaseException as another:  # a user's code may raise anything
         return f"{kind}, whose text cannot be had ({type(another).__name__})"
     return printable(f"{kind}: {text}" if text else kind)
 
 
 def guess(word: object, known: Iterable[object]) -> str | None:
-    """The known word closest to `word`, if one is close."""
+    """Return the known word closest to `word`, if one is close."""
     return next(iter(get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)), None)
 
 
 def nearest(word: object, known: Iterable[object]) -> str:
-    """` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
+    """Return ` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
     found = guess(word, known)
     return f' Did you mean "{found}"?' if found is not None else ""
 
 
 def collect(build: Callable[[T], U], items: Iterable[T]) -> tuple[list[U], list[ConfigError]]:
-    """What `build` makes of each item, and the errors it raised; it stops when they are more than can be told."""
+    """Return what `build` makes of each item, and the errors it raised; it stops at more than a message can hold."""
     made, errors, told = [], list[ConfigError](), set[str]()
     for item in items:
         try:
@@ -121,5 +121,5 @@ def collect(build: Callable[[T], U], items: Iterable[T]) -> tuple[list[U], list[
 
 
 def all_of(errors: list[ConfigError]) -> ConfigError:
-    """One error that tells all of them."""
+    """Return one error that holds all of them."""
     return errors[0] if len(errors) == 1 else ConfigError(*(line for error in errors for line in error.lines))

@@ -1,8 +1,8 @@
-"""Exemplars: the few samples of old classes that a client keeps of its own, and how they are chosen.
+"""Exemplars: the few stored samples of old classes on a client, and their selection.
 
 iCaRL's rules (Rebuffi et al., CVPR 2017, algorithms 4 and 5), which GLFC takes over: a class's
 exemplars are herded, so that the mean of the first m is close to the mean of the class for every m;
-when a class has to give up room, it keeps the first ones. So the order of what is kept matters.
+when the budget of a class shrinks, it keeps the first ones. So the order of exemplars matters.
 
     kept = renewed(net, client.kept("exemplars"), client.shard, balanced(labels, 2000))
 
@@ -21,17 +21,17 @@ from fcil.data import Shard
 from fcil.nets import Net
 
 BATCH = 256
-"""Samples in a forward that trains nothing."""
+"""Samples in a forward without training."""
 
 
 def herd(features: Tensor, count: int) -> Tensor:
-    """Positions of up to `count` samples, in the order in which their running mean follows the class mean.
+    """Return positions of up to `count` samples, in the order in which their running mean follows the class mean.
 
         i_k = argmin over those not chosen of |mu - (f_i + sum of chosen)/k|,   mu the mean of f (n, F)
 
-    iCaRL, algorithm 4; iCaRL gives it features of length 1, and mu is not made longer again.
+    iCaRL, algorithm 4; iCaRL gives it features of length 1, and mu is not normalised again.
     """
-    f = features.double()  # single precision would leave near ties to the machine
+    f = features.double()  # in single precision near ties would depend on the machine
     mean, total = f.mean(dim=0), f.new_zeros(f.shape[1])
     free = torch.ones(len(f), dtype=torch.bool, device=f.device)
     chosen: list[Tensor] = []
@@ -44,9 +44,9 @@ def herd(features: Tensor, count: int) -> Tensor:
 
 
 def balanced(labels: Tensor, budget: int) -> dict[int, int]:
-    """How many exemplars each of the classes in `labels` (n,) may have: equal shares of `budget`.
+    """Return the number of exemplars of each of the classes in `labels` (n,): equal shares of `budget`.
 
-    What does not divide goes to the classes that appeared first, one each, so a share never grows as
+    The remainder goes to the classes that appeared first, one each, so a share never grows as
     classes are added. A class with fewer samples leaves the rest of its share unused, as in the paper.
     """
     classes = sorted(set(labels.tolist()))  # labels count classes in order of appearance
@@ -54,7 +54,7 @@ def balanced(labels: Tensor, budget: int) -> dict[int, int]:
 
 
 def room_for(met: Sequence[int], budget: int, per_class: int | None) -> int:
-    """How many exemplars `update_exemplars` leaves of `met` images of each class, classes in order of appearance.
+    """Return how many exemplars `update_exemplars` stores of `met` images of each class, in order of appearance.
 
     Args:
         budget: of all classes together, in equal shares.
@@ -65,9 +65,9 @@ def room_for(met: Sequence[int], budget: int, per_class: int | None) -> int:
 
 
 def update_exemplars(net: Net, kept: Shard, fresh: Shard, shares: Mapping[int, int]) -> Shard:
-    """Exemplars after a task: the first of those `kept`, and herded ones of the classes in `fresh`.
+    """Return the exemplars after a task: the first of those `kept`, and herded ones of the classes in `fresh`.
 
-    Classes stand one after the other, each in the order of herding. A class that both hold is chosen
+    Classes follow one another, each in the order of herding. A class in both is chosen
     anew from `fresh`; a class without a share is dropped.
     """
     f = unit_features(net, fresh)
@@ -85,7 +85,7 @@ def update_exemplars(net: Net, kept: Shard, fresh: Shard, shares: Mapping[int, i
 
 
 def unit_features(net: Net, shard: Shard) -> Tensor:
-    """Features of every sample, unchanged by augmentation, scaled to length 1: (n, F), in eval mode."""
+    """Return the features of every sample, without augmentation, scaled to length 1: (n, F), in eval mode."""
     training = net.training
     net.eval()
     found = [net.classifier.weight.new_empty(0, net.classifier.in_features)]
@@ -97,15 +97,15 @@ def unit_features(net: Net, shard: Shard) -> Tensor:
 
 
 def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sum of the features of every class, (C, F), and how many there are of it, (C,); sums of clients add up."""
+    """Return the sum of every class's features, (C, F), and its number, (C,); sums of clients add up."""
     member = F.one_hot(labels.to(features.device), num_classes).to(features.dtype)  # (n, C)
     return member.T @ features, member.sum(dim=0)
 
 
 def nearest_mean(features: Tensor, means: Tensor) -> Tensor:
-    """Scores (B, C), the largest for the nearest of the class means (C, F), all of length 1.
+    """Return scores (B, C), the largest for the nearest of the class means (C, F), all of length 1.
 
-    |f - mu|^2 = 2 - 2 f mu, so f mu it is; the length of features (B, F) does not matter either. A class
+    |f - mu|^2 = 2 - 2 f mu, so f mu suffices; the length of features (B, F) does not matter either. A class
     without exemplars has a mean of zeros and is never chosen.
     """
     return (features @ means.T).masked_fill(~means.any(dim=1), -torch.inf)

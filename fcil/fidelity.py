@@ -1,6 +1,6 @@
-"""Where a paper and its released code differ: one switch, and a named field for each difference.
+"""Differences of a paper and its released code: one switch, and a named field for each difference.
 
-A field that is null takes the side of `fidelity`. What the sides are stands in one table per
+A field that is null takes the side of `fidelity`. The sides stand in one table per
 method, so that a reader sees every difference at once.
 """
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def resolve(settings: T, fidelity: Fidelity, sides: Mapping[str, tuple[Any, Any]]) -> T:
-    """`settings` with its null fields filled in; `sides` maps a field to (paper, reference)."""
+    """Return `settings` with its null fields filled in; `sides` maps a field to (paper, reference)."""
     column = 0 if fidelity == "paper" else 1
     open_fields = {k: v[column] for k, v in sides.items() if getattr(settings, k) is None}
     return replace(settings, **open_fields)  # type: ignore[type-var]

@@ -1,8 +1,8 @@
-"""Prototypes that travel as gradients: which image it is, what changes it, its gradient, and the way back.
+"""Prototypes that travel as gradients: selection of the image, its perturbation, its gradient, and the inversion.
 
-GLFC (Dong et al., CVPR 2022) lets clients send, in place of an image x of class y, the gradient that it
-gives the weights W of an encoder that everybody knows, and the server looks for an image that gives the
-same: gradient matching (Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019, arXiv:1906.08935).
+GLFC (Dong et al., CVPR 2022) lets clients send, in place of an image x of class y, its gradient with
+respect to the weights W of a public encoder, and the server searches for an image with the
+same gradient: gradient matching (Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019, arXiv:1906.08935).
 
     x = image of class c nearest to the mean of unit features
     x <- x - rate d/dx mean BCE(V (f(x) + n) + b, onehot(c))   n ~ N(0, noise^2);  f features, V, b classifier
@@ -10,7 +10,7 @@ same: gradient matching (Zhu et al., "Deep Leakage from Gradients", NeurIPS 2019
     y = argmin of g's part for the last bias            p_c - [c = y] is negative for the label alone
     x' = argmin |d CE(E_W(x'), y) / d W - g|^2 / |g|^2  by L-BFGS from noise
 
-The matching works by design: such a gradient is an image in another form, and hides nothing from who
+The matching works by design: such a gradient is an image in another form, and hides nothing from anyone who
 knows the encoder.
 
 Shapes: P images, (channels, height, width) each; C classes, F feature width.
@@ -32,13 +32,13 @@ from fcil.types import Output, Tensors
 
 CHANNELS = 12
 SPREAD = 0.5
-"""Weights and biases are uniform within this: wide, so that sigmoids bend and gradients say much of the image."""
+"""Bound of the uniform weights and biases: wide, so that sigmoids bend and gradients are informative."""
 LARGEST = 4096
 """Most channels, and pixels a side, of an image that is sent."""
 
 
 def outputs(net: Net, shard: Shard) -> Output:
-    """What the net says of every sample, unchanged by augmentation, in eval mode; a shard of one sample or more."""
+    """Return the net's outputs for every sample, without augmentation, in eval mode; a shard of one sample or more."""
     training = net.training
     net.eval()
     with torch.no_grad():
@@ -48,12 +48,12 @@ def outputs(net: Net, shard: Shard) -> Output:
 
 
 def nearest_to_means(net: Net, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
-    """An image of every class in the shard (P, ...), its label (P,), and the spread of the class's features (P, F)."""
+    """Return an image of every class (P, ...), its label (P,), and the spread of the class's features (P, F)."""
     features, labels = outputs(net, shard).features, sorted(set(shard.labels.tolist()))
     positions, spread = [], []
     for label in labels:
         here = torch.nonzero(shard.labels == label).flatten().to(features.device)
-        first = herd(F.normalize(features[here], dim=1), 1)  # the first that is herded is the nearest
+        first = herd(F.normalize(features[here], dim=1), 1)  # the first herded one is the nearest
         positions.append(here[first])
         spread.append(features[here].std(dim=0, correction=0))
     return shard.x(torch.cat(positions)), torch.tensor(labels, device=features.device), torch.stack(spread)
@@ -62,7 +62,7 @@ def nearest_to_means(net: Net, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
 def perturbed(
     net: Net, x: Tensor, y: Tensor, noise: Tensor, steps: int, rate: float, stream: torch.Generator
 ) -> Tensor:
-    """Images x (P, ...) of classes y (P,) after `steps` of descent in eval mode, with `noise` (P, F) on features."""
+    """Return images x (P, ...) of classes y (P,) after `steps` of descent in eval mode, `noise` (P, F) on features."""
     training, target = net.training, F.one_hot(y, net.num_classes).to(x.dtype)
     net.eval()
     for _ in range(steps):
@@ -97,18 +97,18 @@ class Encoder(nn.Module):
                 nn.init.uniform_(weight, -SPREAD, SPREAD)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (P, channels, height, width) -> logits (P, C)."""
+        """Map images (P, channels, height, width) to logits (P, C)."""
         logits: Tensor = self.head(self.body(x).flatten(1))
         return logits
 
 
 def encoder_like(place: Tensor, shape: Sequence[int], num_classes: int, *key: Key) -> Encoder:
-    """The encoder of this key, with the type and on the device of `place`."""
+    """Return the encoder of this key, with the type and on the device of `place`."""
     return Encoder(shape, num_classes, *key).to(place)
 
 
 def gradients(encoder: Encoder, x: Tensor, y: Tensor) -> Tensors:
-    """Every image's own gradient of its cross-entropy, by name of the weight: (P, ...) for a weight (...)."""
+    """Return every image's gradient of its cross-entropy, by name of the weight: (P, ...) for a weight (...)."""
     weights = dict(encoder.named_parameters())
     rows = [
         torch.autograd.grad(_loss(encoder, x[i : i + 1], y[i : i + 1]), list(weights.values())) for i in range(len(x))
@@ -117,25 +117,25 @@ def gradients(encoder: Encoder, x: Tensor, y: Tensor) -> Tensors:
 
 
 def labels_of(sent: Tensors) -> Tensor:
-    """The labels (P,) of the images behind gradients."""
+    """Return the labels (P,) of the images behind gradients."""
     return sent["head.bias"].argmin(dim=1)
 
 
 def fits(sent: Tensors, shape: Sequence[int], num_classes: int) -> bool:
-    """Whether these are gradients of the encoder for such images; a client may send anything."""
+    """Return whether these untrusted tensors are gradients of the encoder for such images."""
     if len(shape) != 3 or min(shape) < 1 or max(shape) > LARGEST or any(t.dim() < 1 for t in sent.values()):
         return False
-    with torch.device("meta"):  # sizes alone: nothing is reserved for what a client says
+    with torch.device("meta"):  # sizes alone: no memory is reserved for a client's claims
         own = {name: w.shape for name, w in Encoder(shape, num_classes).named_parameters()}
     return own == {name: t.shape[1:] for name, t in sent.items()} and len({len(t) for t in sent.values()}) == 1
 
 
 def invert(encoder: Encoder, sent: Tensors, shape: Sequence[int], steps: int, stream: torch.Generator) -> Tensor:
-    """One image (channels, height, width) whose gradient is like the one `sent`, without a dimension of images.
+    """Return one image (channels, height, width) whose gradient matches `sent`, both without a dimension of images.
 
     Args:
-        steps: iterations of L-BFGS, each with a line search, so that none makes it worse.
-        stream: draws the noise that it starts from; a stream of the processor.
+        steps: iterations of L-BFGS, each with a line search, so that none increases the loss.
+        stream: draws the initial noise; a CPU stream.
     """
     weights = dict(encoder.named_parameters())
     place = encoder.head.bias

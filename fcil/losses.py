@@ -3,9 +3,9 @@
 Temperatures are traps: `soft_cross_entropy` has no factor T^2 (client distillation), while
 `kl_divergence` has it (training a student on the server).
 
-BatchNorm matching compares a batch's statistics with those a net remembers. Statistics are named
-tensors, called like the buffers they are compared with (`stem.bn.running_mean`); so averages of
-them can be kept, sent and saved like any other state.
+BatchNorm matching compares a batch's statistics with a net's running statistics. Statistics are named
+tensors, with the names of the buffers they are compared with (`stem.bn.running_mean`); so averages of
+them can be stored, sent and saved like any other state.
 
 Shapes: B batch, C classes, D width of a label-text embedding.
 """
@@ -31,7 +31,7 @@ Averages: TypeAlias = Tensors
 
 
 def bounding(embedding: Tensor, anchors: Tensor, radius: float, hinge: Literal["sample", "batch"]) -> Tensor:
-    """LANDER's bounding loss: free within `radius` r of the anchor.
+    """Return LANDER's bounding loss: zero within `radius` r of the anchor.
 
         sample   1/B sum_i max(0, |g_i - e_i|^2 / D - r)       the paper's
         batch    max(0, 1/B sum_i |g_i - e_i|^2 / D - r)       the reference code's (@ 44d7acc)
@@ -46,21 +46,21 @@ def bounding(embedding: Tensor, anchors: Tensor, radius: float, hinge: Literal["
 
 
 def cross_entropy_with(logits: Tensor, target: Tensor) -> Tensor:
-    """-1/B sum_i sum_k p_ik log softmax(z_i)_k for target distributions p (B, C), logits z (B, C)."""
+    """Return -1/B sum_i sum_k p_ik log softmax(z_i)_k for target distributions p (B, C), logits z (B, C)."""
     return F.cross_entropy(logits, target)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """-1/B sum_i sum_k softmax(t_i / T)_k log softmax(s_i / T)_k, without a factor T^2.
+    """Return -1/B sum_i sum_k softmax(t_i / T)_k log softmax(s_i / T)_k, without a factor T^2.
 
-    The distillation of LwF, TARGET and LANDER on clients (LANDER @ 44d7acc, `_KD_loss`): it holds
+    The distillation of LwF, TARGET and LANDER on clients (LANDER @ 44d7acc, `_KD_loss`): it includes
     the teacher's entropy, so it is not zero when both agree. Logits s, t (B, C).
     """
     return cross_entropy_with(student / temperature, F.softmax(teacher / temperature, dim=1))
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 / B sum_i KL(softmax(t_i / T) || softmax(s_i / T)), logits s, t (B, C).
+    """Return T^2 / B sum_i KL(softmax(t_i / T) || softmax(s_i / T)), logits s, t (B, C).
 
     Hinton et al., arXiv:1503.02531; the student of NAYER and LANDER takes T = 20. In single
     precision about four digits are left at that temperature.
@@ -69,9 +69,9 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
 
 
 def masked_adversarial(student: Tensor, teacher: Tensor) -> Tensor:
-    """-1/B sum_i [argmax s_i = argmax t_i] KL(softmax(t_i) || softmax(s_i)), logits s, t (B, C).
+    """Return -1/B sum_i [argmax s_i = argmax t_i] KL(softmax(t_i) || softmax(s_i)), logits s, t (B, C).
 
-    Asks a generator for samples on which both nets see the same class and yet differ (NAYER, LANDER
+    It rewards samples for which both nets predict the same class and yet differ (NAYER, LANDER
     @ 44d7acc). Divides by B, not by the number that agree; the gradient runs through both nets.
     """
     agree = student.argmax(dim=1) == teacher.argmax(dim=1)
@@ -79,7 +79,7 @@ def masked_adversarial(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def new_class_cross_entropy(logits: Tensor, labels: Tensor, num_old: int) -> Tensor:
-    """Cross-entropy with the softmax over the new classes alone: CE(z[:, K:], y - K).
+    """Return the cross-entropy with the softmax over the new classes alone: CE(z[:, K:], y - K).
 
     Old logits get no gradient, so new data does not push old classes down (LANDER, section on later
     tasks). logits z (B, C); labels y (B,), all from K = `num_old` on.
@@ -88,12 +88,12 @@ def new_class_cross_entropy(logits: Tensor, labels: Tensor, num_old: int) -> Ten
 
 
 def head_cross_entropy(classifier: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
-    """CE(h(stop f), y): the classifier h learns to tell classes apart, the features f (B, F) are left alone (MFCL)."""
+    """Return CE(h(stop f), y): it trains the classifier h alone, without a gradient to the features f (B, F) (MFCL)."""
     return F.cross_entropy(classifier(features.detach()), labels)
 
 
 def _kl_by_sample(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax t || softmax s) of every sample (B,), differentiable in both."""
+    """Return KL(softmax t || softmax s) of every sample (B,), differentiable in both."""
     p, q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
     return F.kl_div(q, p, log_target=True, reduction="none").sum(dim=1)
 
@@ -102,27 +102,27 @@ def _kl_by_sample(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def proximal(weights: Tensors, start: Tensors) -> Tensor:
-    """1/2 sum_i |w_i - s_i|^2 over the tensors of `weights`; `start` is constant.
+    """Return 1/2 sum_i |w_i - s_i|^2 over the tensors of `weights`; `start` is constant.
 
-    FedProx's pull to where the round began (Li et al., MLSys 2020), without its factor mu.
+    FedProx's pull to the weights at the round's start (Li et al., MLSys 2020), without its factor mu.
     """
     return torch.stack([(w - start[name]).square().sum() for name, w in weights.items()]).sum() / 2
 
 
 def quadratic_penalty(weights: Tensors, optimum: Tensors, precision: Tensors) -> Tensor:
-    """1/2 sum_i F_i (w_i - o_i)^2 over the entries of `precision` F; o = `optimum` is constant.
+    """Return 1/2 sum_i F_i (w_i - o_i)^2 over the entries of `precision` F; o = `optimum` is constant.
 
-    EWC's way of holding on to what mattered (Kirkpatrick et al., PNAS 2017, equation 3), without its
-    factor lambda. A tensor that has grown since, as a classifier does, is held in its first rows alone.
+    EWC's penalty on changes of important weights (Kirkpatrick et al., PNAS 2017, equation 3), without its
+    factor lambda. Of a tensor that has grown since, such as a classifier, only the first rows are penalised.
     """
     held = [(precision[k], w, optimum[k]) for k, w in weights.items() if k in precision]  # summed in the net's order
     return torch.stack([(f * (w[: len(f)] - o).square()).sum() for f, w, o in held]).sum() / 2
 
 
 def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-1/B sum_i sum_k [p_ik log sigmoid(z_i)_k + (1 - p_ik) log(1 - sigmoid(z_i)_k)], both (B, C).
+    """Return -1/B sum_i sum_k [p_ik log sigmoid(z_i)_k + (1 - p_ik) log(1 - sigmoid(z_i)_k)], both (B, C).
 
-    Each class is a question of its own, so targets need not add up to one: iCaRL (CVPR 2017, algorithm 3).
+    Each class is a binary problem, so targets need not add up to one: iCaRL (CVPR 2017, algorithm 3).
     """
     return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
 
@@ -132,7 +132,7 @@ def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 @contextmanager
 def record_statistics(net: nn.Module) -> Iterator[Statistics]:
-    """Statistics of every BatchNorm layer's input in the latest forward of `net` within the block.
+    """Record statistics of every BatchNorm layer's input in the latest forward of `net` within the block.
 
         with record_statistics(teacher) as stats:
             out = teacher(images)
@@ -162,10 +162,10 @@ def _record(stats: Statistics, prefix: str, layer: nn.Module, inputs: tuple[Any,
 def statistics_distance(
     net: nn.Module, stats: Statistics, averages: Averages | None = None, momentum: float = 0.0
 ) -> Tensor:
-    """sum over BatchNorm layers of |M - m| + |V - v|, Euclidean norms over the channels.
+    """Return the sum over BatchNorm layers of |M - m| + |V - v|, Euclidean norms over the channels.
 
     m, v are the statistics of a batch, M, V the running ones of `net`. Where `averages` E are given,
-    (1-a) m + a E[m] stands for m (a = `momentum`): only the average over synthesis rounds has to
+    (1-a) m + a E[m] replaces m (a = `momentum`): only the average over synthesis rounds has to
     match, and the gradient shrinks by 1 - a. DeepInversion (CVPR 2020) in the form of NAYER and
     LANDER @ 44d7acc, `DeepInversionHook`.
 
@@ -181,7 +181,7 @@ def statistics_distance(
 
 
 def update_averages(averages: Averages | None, stats: Statistics, momentum: float) -> Averages:
-    """E <- a E + (1-a) m, once at the end of a synthesis round; the first round gives E = m."""
+    """Return E <- a E + (1-a) m, once at the end of a synthesis round; the first round gives E = m."""
     now = {name: value.detach().clone() for name, value in stats.items()}
     if averages is None:
         return now

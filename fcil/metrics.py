@@ -1,12 +1,12 @@
-"""From an accuracy matrix to every number of a class-incremental paper. Pure NumPy.
+"""Metrics of class-incremental learning from an accuracy matrix, in NumPy alone.
 
 A[t, j] is the accuracy on the test examples of task j after training task t, under one head over
 all classes seen, as a fraction; it is NaN above the diagonal. In formulas tasks count from 1 to T,
 n_j is the number of test examples of task j.
 
-"Forgetting" has no single meaning: `FORGETTING` holds six by name; `chaudhry` is meant where no
-name is given. A number is None where so few tasks do not define it: where there is nothing to take a
-mean of, and where its formula gives zero whatever was learnt.
+"Forgetting" has no single meaning: `FORGETTING` holds six by name; `chaudhry` is the default.
+A number is None where so few tasks do not define it: where there is nothing to take a
+mean of, and where its formula gives zero for any net.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AccuracyRow(NamedTuple):
 
 
 def accuracy_matrix(rows: Iterable[Sequence[int]]) -> tuple[Matrix, npt.NDArray[np.int64]]:
-    """The matrix A (T, T) and the examples n (T,) of the first T tasks, from rows in any order.
+    """Return the matrix A (T, T) and the examples n (T,) of the first T tasks, from rows in any order.
 
     Raises:
         ValueError: a cell is missing, given twice, above the diagonal or impossible.
@@ -53,7 +53,7 @@ def accuracy_matrix(rows: Iterable[Sequence[int]]) -> tuple[Matrix, npt.NDArray[
     tasks = max((trained for trained, _ in cells), default=0)
     if tasks == 0:
         raise ValueError("no accuracy rows")
-    for t in range(1, tasks + 1):  # before memory is set aside: one row may speak of any number of tasks
+    for t in range(1, tasks + 1):  # before memory is allocated: a row may claim any number of tasks
         for j in range(1, t + 1):
             if (t, j) not in cells:
                 raise ValueError(f"accuracy on task {j} after task {t} is missing")
@@ -72,30 +72,30 @@ def accuracy_matrix(rows: Iterable[Sequence[int]]) -> tuple[Matrix, npt.NDArray[
 
 
 def accuracy_after_each_task(matrix: Matrix, examples: npt.ArrayLike) -> Matrix:
-    """a_t = sum_{j<=t} n_j A[t,j] / sum_{j<=t} n_j: over all classes seen, weighted by examples (T,)."""
+    """Return a_t = sum_{j<=t} n_j A[t,j] / sum_{j<=t} n_j: over all classes seen, weighted by examples (T,)."""
     weights = np.asarray(examples, dtype=np.float64)
     return np.array([np.average(matrix[t, : t + 1], weights=weights[: t + 1]) for t in range(len(matrix))])
 
 
 def final_accuracy(matrix: Matrix, examples: npt.ArrayLike) -> float:
-    """a_T: over all classes after the last task. The "accuracy" of TARGET, LANDER and FedCBDR."""
+    """Return a_T, over all classes after the last task: the "accuracy" of TARGET, LANDER and FedCBDR."""
     return float(accuracy_after_each_task(matrix, examples)[-1])
 
 
 def average_incremental_accuracy(matrix: Matrix, examples: npt.ArrayLike) -> float:
-    """1/T sum_t a_t (iCaRL)."""
+    """Return 1/T sum_t a_t (iCaRL)."""
     return float(accuracy_after_each_task(matrix, examples).mean())
 
 
 def group_accuracy(
     predictions: npt.ArrayLike, labels: npt.ArrayLike, sizes: Sequence[int]
 ) -> dict[str, float | list[float | None] | None]:
-    """Accuracy over all examples, by task, and over old and new classes, from predictions (N,).
+    """Return accuracy over all examples, by task, and over old and new classes, from predictions (N,).
 
     `sizes` are the numbers of classes of the tasks seen, in order; the last task's are the new ones.
     A group without examples has None.
     """
-    # Differs: LANDER's `accuracy` drops a last block of one class and calls an empty group 0; ours
+    # Differs: LANDER's `accuracy` drops a last block of one class and gives an empty group 0; ours
     # has a number for every task and None for no example. It also rounds percents to two digits.
     hits, labels = np.asarray(predictions) == np.asarray(labels), np.asarray(labels)
     ends = np.cumsum(sizes)
@@ -116,12 +116,12 @@ def group_accuracy(
 
 
 def per_task_forgetting(matrix: Matrix) -> Matrix:
-    """max_{j<=l<T} A[l,j] - A[T,j] of every task j < T: (T-1,)."""
+    """Return max_{j<=l<T} A[l,j] - A[T,j] of every task j < T: (T-1,)."""
     return np.array([matrix[j:-1, j].max() - matrix[-1, j] for j in range(len(matrix) - 1)])
 
 
 def _chaudhry(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T} ( max_{j<=l<T} A[l,j] - A[T,j] ); negative where old tasks improve.
+    """Return 1/(T-1) sum_{j<T} ( max_{j<=l<T} A[l,j] - A[T,j] ); negative where old tasks improve.
 
     Chaudhry et al., ECCV 2018; PyCIL, FACIL.
     """
@@ -129,23 +129,23 @@ def _chaudhry(matrix: Matrix) -> float | None:
 
 
 def _chaudhry_including_last(matrix: Matrix) -> float | None:
-    """As `chaudhry` with l up to T, so never negative; Mammoth."""
+    """Return `chaudhry` with l up to T, so never negative; Mammoth."""
     return _mean(np.maximum(per_task_forgetting(matrix), 0))
 
 
 def _first(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T} ( A[j,j] - A[T,j] ), the negative of backward transfer; Avalanche."""
+    """Return 1/(T-1) sum_{j<T} ( A[j,j] - A[T,j] ), the negative of backward transfer; Avalanche."""
     return _mean(_lost_since_learnt(matrix)[:-1])
 
 
 def _first_over_t(matrix: Matrix) -> float | None:
-    """1/T sum_{j<=T} ( A[j,j] - A[T,j] ), (T-1)/T of `first`, from two tasks on; MFCL, fed-mammoth."""
+    """Return 1/T sum_{j<=T} ( A[j,j] - A[T,j] ), (T-1)/T of `first`, from two tasks on; MFCL, fed-mammoth."""
     return _mean(_lost_since_learnt(matrix)) if len(matrix) > 1 else None
 
 
 def _lander(matrix: Matrix) -> float | None:
-    """1/T sum_i ( max_j A[i,j] - A[T,i] ), from two tasks on: the best *task* right after task i; LANDER's script
-    @ 44d7acc.
+    """Return 1/T sum_i ( max_j A[i,j] - A[T,i] ), from two tasks on: the best *task* right after task i; LANDER's
+    script @ 44d7acc.
 
     The maximum runs along the other axis than Chaudhry's. It equals `first_over_T` where the newest
     task is always the best one.
@@ -154,7 +154,7 @@ def _lander(matrix: Matrix) -> float | None:
 
 
 def _libcontinual(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} ( A[j,j] - A[T,j] ), which skips task T-1, so from three tasks on; LibContinual."""
+    """Return 1/(T-1) sum_{j<T-1} ( A[j,j] - A[T,j] ), which skips task T-1, so from three tasks on; LibContinual."""
     tasks = len(matrix)
     return float(_lost_since_learnt(matrix)[: tasks - 2].sum()) / (tasks - 1) if tasks > 2 else None
 
@@ -170,7 +170,7 @@ FORGETTING: dict[str, Callable[[Matrix], float | None]] = {
 
 
 def forgetting(matrix: Matrix, name: str = "chaudhry") -> float | None:
-    """The forgetting of this name, or None where so few tasks do not define it.
+    """Return the forgetting of this name, or None where so few tasks do not define it.
 
     Raises:
         ValueError: there is no forgetting of this name.
@@ -181,28 +181,28 @@ def forgetting(matrix: Matrix, name: str = "chaudhry") -> float | None:
 
 
 def forgetting_after_each_task(matrix: Matrix) -> Matrix:
-    """`chaudhry` of the first t tasks, for t = 1 .. T: (T,), NaN at t = 1."""
+    """Return `chaudhry` of the first t tasks, for t = 1 .. T: (T,), NaN at t = 1."""
     values = [_chaudhry(matrix[:t, :t]) for t in range(1, len(matrix) + 1)]
     return np.array([np.nan if value is None else value for value in values])
 
 
 def bwt(matrix: Matrix) -> float | None:
-    """Backward transfer 1/(T-1) sum_{j<T} ( A[T,j] - A[j,j] ); Lopez-Paz and Ranzato, NeurIPS 2017."""
+    """Return backward transfer 1/(T-1) sum_{j<T} ( A[T,j] - A[j,j] ); Lopez-Paz and Ranzato, NeurIPS 2017."""
     return _mean(-_lost_since_learnt(matrix)[:-1])
 
 
 def plasticity(matrix: Matrix) -> float:
-    """1/T sum_j A[j,j]: how well a task is learnt when it comes."""
+    """Return 1/T sum_j A[j,j]: the accuracy on each task right after it is learnt."""
     return float(np.diag(matrix).mean())
 
 
 def stability(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T} A[T,j]: what is left of the earlier tasks."""
+    """Return 1/(T-1) sum_{j<T} A[T,j]: the final accuracy on the earlier tasks."""
     return _mean(matrix[-1, :-1])
 
 
 def summary(rows: Iterable[Sequence[int]]) -> dict[str, Any]:
-    """Every number of a run by name, ready for JSON: fractions, and null where so few tasks define none.
+    """Return every number of a run by name, ready for JSON: fractions, and null where so few tasks define none.
 
     `old_accuracy` and `new_accuracy` are those after the last task, on the classes before it and on
     its own.
@@ -223,7 +223,7 @@ def summary(rows: Iterable[Sequence[int]]) -> dict[str, Any]:
 
 
 def _lost_since_learnt(matrix: Matrix) -> Matrix:
-    """A[j,j] - A[T,j] of every task (T,); zero for the last."""
+    """Return A[j,j] - A[T,j] of every task (T,); zero for the last."""
     lost: Matrix = np.diag(matrix) - matrix[-1]
     return lost
 

@@ -20,22 +20,22 @@ from fcil.types import Count, Fraction, NonNegative, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """How clients descend. The defaults are LANDER's for CIFAR-100."""
+    """Optimizer of the clients; the defaults are LANDER's for CIFAR-100."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The rule of the update."""
+    """Update rule."""
     lr: Positive = 0.04
     """Learning rate in the first round of every task."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Share of the last step's direction that is kept (`sgd`), or the first beta (`adam`, `adamw`)."""
     weight_decay: NonNegative = 5e-4
-    """Pull towards zero on every trained parameter, biases and BatchNorm included."""
+    """Weight decay of every trained parameter, biases and BatchNorm included."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """How the learning rate falls over the rounds of a task."""
+    """Decay of the learning rate over the rounds of a task."""
     min_lr: NonNegative = 1e-3
-    """Where `cosine` would end, one round after the last."""
+    """Learning rate at which `cosine` would end, one round after the last."""
     milestones: tuple[Count | Fraction, ...] = (0.5, 0.75)
-    """When `step` falls: a fraction of the task's rounds (0.5), or a whole number of rounds passed (50)."""
+    """Times at which `step` falls: a fraction of the task's rounds (0.5), or a whole number of rounds passed (50)."""
     gamma: Fraction = 0.1
     """Factor of the learning rate at each milestone of `step`."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -47,7 +47,7 @@ class OptimizerSettings:
 
 
 def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float:
-    """The rate in round 1 .. `rounds` of a task; with t = round - 1 rounds passed:
+    """Return the rate in round 1 .. `rounds` of a task; with t = round - 1 rounds passed:
 
     constant   lr
     cosine     min_lr + (lr - min_lr) (1 + cos(pi t / rounds)) / 2
@@ -58,7 +58,7 @@ def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float
         span = settings.lr - settings.min_lr
         return settings.min_lr + 0.5 * span * (1 + math.cos(math.pi * passed / rounds))
     if settings.schedule == "step":
-        # 0.1 * 30 is a hair above 3: a milestone must not slip a round for that.
+        # 0.1 * 30 is slightly above 3: a milestone must not slip a round for that.
         starts = [m if isinstance(m, int) else m * rounds - 1e-9 for m in settings.milestones]
         return settings.lr * settings.gamma ** sum(start <= passed for start in starts)
     return settings.lr
@@ -67,7 +67,7 @@ def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float
 def build_optimizer(
     settings: OptimizerSettings, parameters: Iterable[torch.nn.Parameter], lr: float
 ) -> torch.optim.Optimizer:
-    """A new optimizer without any memory, for one client and one round, at the rate of that round."""
+    """Return a new, stateless optimizer for one client and one round, at the rate of that round."""
     trained = [p for p in parameters if p.requires_grad]
     decay = settings.weight_decay
     # Fused: one kernel for a parameter, and equal to the bit for any number of threads.

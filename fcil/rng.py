@@ -1,4 +1,4 @@
-"""Random streams named by what they are for, never by when they are drawn.
+"""Random streams named by their purpose, never by when they are drawn.
 
 Every stream is derived from a key such as `(seed, "batches", task, round, client)`. Two streams
 with different keys are independent, and a stream does not depend on how many workers there are,
@@ -23,21 +23,21 @@ Key = int | str
 
 
 def derive(*key: Key) -> int:
-    """A 63-bit number that depends on every part of the key and on nothing else."""
+    """Return a 63-bit number that depends on every part of the key and on nothing else."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*key: Key, device: torch.device | str = "cpu") -> torch.Generator:
-    """The torch stream of this name."""
-    import torch  # not above: who draws with NumPy alone need not wait for it
+    """Return the torch stream of this name."""
+    import torch  # not above: users of NumPy alone need not wait for it
 
     return torch.Generator(device=device).manual_seed(derive(*key))
 
 
 def numpy_generator(*key: Key) -> np.random.Generator:
-    """The NumPy stream of this name (Philox, a counter-based generator)."""
+    """Return the NumPy stream of this name (Philox, a counter-based generator)."""
     return np.random.Generator(np.random.Philox(derive(*key)))
 
 

@@ -1,6 +1,6 @@
-"""The subspace that a layer's inputs lie in, found from random sketches, and what is left of a change beside it.
+"""The subspace of a layer's inputs, estimated from random sketches, and the orthogonal part of a weight change.
 
-A linear map does not notice a change of its weights W that is orthogonal to its inputs: where x lies in
+A linear map is unchanged by a change of its weights W that is orthogonal to its inputs: where x lies in
 the span of V, (W + D (I - V V^T)) x = W x for every D. Inputs of a convolution are its patches. A bias is
 the weight of one more input, which is always 1.
 
@@ -33,17 +33,17 @@ from fcil.types import Tensors
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that are linear in their inputs or in patches of them."""
 ROUNDING = 1e-12
-"""Share of a sketch's energy below which nothing but rounding is told apart."""
+"""Share of a sketch's energy below which there is only rounding error."""
 
 
 def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """The layers that have such a subspace, by name."""
+    """Return the layers that have such a subspace, by name."""
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, LINEAR)}
 
 
 @contextmanager
 def record_sketches(net: nn.Module, width: int, generator: torch.Generator) -> Iterator[Tensors]:
-    """Sketches Y (d, r) of the inputs that each linear layer or convolution of `net` is given within the block.
+    """Record sketches Y (d, r) of the inputs of each linear layer or convolution of `net` within the block.
 
     They add up over forwards, each with random numbers of its own, so memory does not grow with the images.
     A layer that is not called gets none.
@@ -64,7 +64,7 @@ def _record(
 
 
 def sketch(layer: nn.Module, x: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """X G (d, r) for the inputs X (d, n) that `layer` reads from x, with fresh normal numbers G (n, r).
+    """Return X G (d, r) for the inputs X (d, n) that `layer` reads from x, with fresh normal numbers G (n, r).
 
     In grouped convolutions the patches of all groups are taken together.
     """
@@ -75,8 +75,8 @@ def sketch(layer: nn.Module, x: Tensor, width: int, generator: torch.Generator) 
         seen = x if layer.bias is None else torch.cat([x, x.new_ones(len(x), 1)], dim=1)
         return seen.t() @ g
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    # The gradient that a convolution's kernel gets is the sum of patches times gradients of outputs. With random
-    # ones for these it is the sketch, and no patch is ever laid out.
+    # The gradient of a convolution's kernel is the sum of patches times gradients of outputs. With random
+    # output gradients it is the sketch, and no patch is materialised.
     with torch.enable_grad():
         kernel = x.new_zeros(layer.groups * width, *layer.weight.shape[1:], requires_grad=True)
         out = layer._conv_forward(x, kernel, None)  # (B, groups r, positions)
@@ -90,7 +90,7 @@ def sketch(layer: nn.Module, x: Tensor, width: int, generator: torch.Generator) 
 
 
 def principal(found: Tensor, allowed: Tensor | float, least: int = 0) -> Tensor:
-    """The fewest leading left singular vectors (d, k) of a sketch (d, r) that leave no more than `allowed` out.
+    """Return the fewest leading left singular vectors (d, k) of a sketch (d, r) that leave no more than `allowed` out.
 
         sum_{i > k} sigma_i^2 <= allowed,   k >= least as far as the rank goes
 
@@ -98,31 +98,31 @@ def principal(found: Tensor, allowed: Tensor | float, least: int = 0) -> Tensor:
     """
     u: Tensor
     u, sigma, _ = torch.linalg.svd(found.double(), full_matrices=False)
-    left = sigma.square().flip(0).cumsum(0).flip(0)  # what the first 0, 1, 2, ... vectors leave out
+    left = sigma.square().flip(0).cumsum(0).flip(0)  # energy left out by the first 0, 1, 2, ... vectors
     rank = int((left > ROUNDING * left[0]).sum())
     needed = int((left > allowed).sum())
     return u[:, : min(rank, max(needed, least))]
 
 
 def joined(basis: Tensor | None, more: Tensor) -> Tensor:
-    """An orthonormal basis of what `basis` (d, k) and `more` (d, m) span together: (d, min(d, k + m))."""
+    """Return an orthonormal basis of the joint span of `basis` (d, k) and `more` (d, m): (d, min(d, k + m))."""
     both = more.double() if basis is None else torch.cat([basis.double(), more.double()], dim=1)
     return cast(Tensor, torch.linalg.qr(both)[0])
 
 
 def away(change: Tensor, basis: Tensor) -> Tensor:
-    """D (I - V V^T): what is left of the rows of D (o, d) beside the orthonormal basis V (d, k)."""
+    """Return D (I - V V^T): the part of the rows of D (o, d) orthogonal to the orthonormal basis V (d, k)."""
     return change - (change @ basis) @ basis.T
 
 
 def as_rows(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Weight and bias of a layer as one matrix (o, d), whose rows meet the inputs as a sketch has them."""
+    """Return weight and bias of a layer as one matrix (o, d), whose columns match the inputs in a sketch."""
     rows = weight.flatten(1)
     return rows if bias is None else torch.cat([rows, bias[:, None]], dim=1)
 
 
 def from_rows(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias again, in the shapes of these."""
+    """Return weight and bias, in the shapes of these."""
     if bias is None:
         return rows.reshape(weight.shape), None
     return rows[:, :-1].reshape(weight.shape), rows[:, -1].clone()

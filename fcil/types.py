@@ -1,4 +1,4 @@
-"""The values that pass between the parts.
+"""Values exchanged between the parts of the library.
 
 Shapes: B batch, C classes seen so far, F feature width, D width of a label-text embedding.
 """
@@ -28,10 +28,10 @@ class Weighs:
 
 @dataclass(frozen=True)
 class Radius:
-    """Metadata of a hyper-parameter: the distance from its label-text anchor within which an image costs nothing."""
+    """Metadata of a hyper-parameter: the distance from its label-text anchor at which an image's loss is still zero."""
 
     term: str
-    """Of the loss, which is 0 where all images lie within."""
+    """Name of the loss term, which is 0 where all images lie within."""
 
 
 Weight = Annotated[NonNegative, Weighs()]
@@ -42,7 +42,7 @@ Tensors = dict[str, Tensor]
 Terms = dict[str, Tensor]
 """Named scalar parts of a loss, already weighted; their sum is minimised."""
 Value = Tensor | float | int | str | Mapping[str, "Value"]
-"""What state is made of: a tree of named tensors, numbers and strings. It can be sent and saved."""
+"""Content of state: a tree of named tensors, numbers and strings that can be sent and saved."""
 State = dict[str, Value]
 
 
@@ -54,10 +54,10 @@ class Batch(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a net says about a batch."""
+    """Output of a net for a batch."""
 
     logits: Tensor  # (B, C)
-    features: Tensor  # (B, F), after the pooling, what the classifier reads
+    features: Tensor  # (B, F), after the pooling, the input of the classifier
     embedding: Tensor | None  # (B, D), of the label-text head, where the net has one
 
 
@@ -86,7 +86,7 @@ class Task:
 
 @dataclass
 class Update:
-    """What a client sends up: named tensors, its number of training examples, and numbers."""
+    """Message of a client to the server: named tensors, its number of training examples, and numbers."""
 
     weights: Tensors
     num_examples: int

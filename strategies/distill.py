@@ -13,9 +13,9 @@ section 3.1, for the scheme that its field has in common; each synthesizer and d
 
                   L = distiller(S(x), T(x))
 
-No federation: one client who never looks at the images it holds, and whose rounds are episodes. So a distillation
-has the run folder, the seeds and the resuming of any run. Several clients would each dream for themselves and be
-averaged. The client's optimizer lives through all rounds, its rate falls from round to round as a client's does.
+No federation: one client who never reads the images it holds, and whose rounds are episodes. So a distillation
+has the run folder, the seeds and the resuming of any run. Several clients would each synthesise separately and be
+averaged. The client's optimizer persists through all rounds; its rate falls from round to round as a client's does.
 
 Shapes: B batch, C classes.
 """
@@ -48,34 +48,34 @@ from fcil.synthesis.fast import Fast
 from fcil.types import State, Tensors
 
 SEEN = "seen/"
-"""Begins the names of samples in an update that are there to be looked at."""
+"""Prefix of the names of samples in an update that are for display."""
 EACH, CLASSES = 8, 10
-"""Samples of a class, and classes, that are looked at in a round."""
+"""Samples of a class, and classes, that are displayed in a round."""
 
 
 @dataclass
 class Lesson:
-    """What a client takes from round to round."""
+    """State that a client carries from round to round."""
 
     chain: Any  # of the synthesizer; None where the server has made the pool
     notes: Any  # of the distiller
     optimizer: torch.optim.Optimizer  # of the student, and of what the distiller trains beside it
-    episodes: int = 0  # played so far: a client need not be drawn in every round
+    episodes: int = 0  # so far: a client need not be drawn in every round
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(Strategy):
     teacher: str | None = None
-    """Safetensors file of the teacher's weights; null, for trying things out: the net that the run begins with."""
+    """Safetensors file of the teacher's weights; null, for experiments: the net that the run begins with."""
     digest: str = ""
-    """Tells runs with different teachers apart, wherever the file lies: its SHA-256, or a hash of the settings under
-    which it was trained, so that seeds stay together; empty: its path does."""
+    """Identifies the teacher, wherever its file lies: its SHA-256, or a hash of the settings of its
+    training, so that seeds stay together; empty: its path does."""
     net: NetSettings | None = None
     """The teacher's net; null: the student's."""
     synthesizer: Synthesizer = field(default_factory=Fast)
-    """How samples are made; any method of `fcil list synthesizers`."""
+    """Method that makes samples; any of `fcil list synthesizers`."""
     distiller: Distiller = field(default_factory=KD)
-    """How the student learns from them: `kd`, `l1` or `crd`."""
+    """Method by which the student learns from them: `kd`, `l1` or `crd`."""
     learns: Learns = "between"
     """When the student learns: between the episodes of one chain, within them, or after all episodes of all chains."""
     steps: Count = 100
@@ -83,7 +83,7 @@ class Distill(Strategy):
     wait: Index = 0
     """First rounds in which the student does not learn yet (a warm-up: NAYER and Fast-DFKD have 20)."""
     show: tuple[Index, ...] = ()
-    """Rounds after which some samples are kept as they are then, to be looked at."""
+    """Rounds after which some samples are stored for display."""
 
     paper = (
         'Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021, '
@@ -127,14 +127,14 @@ class Distill(Strategy):
     # Client -----------------------------------------------------------------------------------
 
     def local_train(self, client: Client) -> Update:
-        client.net.eval().requires_grad_(False)  # to the synthesizer it is a judge and no pupil
+        client.net.eval().requires_grad_(False)  # the synthesizer evaluates it and does not train it
         problem = self.problem(client)
         lesson = self.lesson(client, problem)
         terms: dict[str, float] = {}
         if lesson.chain is not None and lesson.episodes < self.synthesizer.episodes:
             lesson.episodes += 1
             terms |= self.synthesizer.episode(problem, lesson.chain, lesson.episodes)
-            terms.pop("total", None)  # the sum of the others, which whoever shows them adds up
+            terms.pop("total", None)  # the sum of the others, recomputed where they are shown
         seen: Tensors = {}
         if lesson.chain is None or self.synthesizer.ready(lesson.chain):
             if self.learns != "within" and client.round > self.wait:
@@ -146,7 +146,7 @@ class Distill(Strategy):
         return Update(weights, 1, {f"terms/{name}": term for name, term in terms.items()})
 
     def problem(self, client: Client) -> SynthesisProblem:
-        """The teacher, to be inverted for all its classes, with the client's net as student."""
+        """Return the problem: the teacher, inverted for all its classes, with the client's net as student."""
         weights, shard = cast(Tensors, client.shared["teacher"]), client.shard
 
         def build() -> nn.Module:
@@ -169,7 +169,7 @@ class Distill(Strategy):
         )
 
     def lesson(self, client: Client, problem: SynthesisProblem) -> Lesson:
-        """A new one in every task, then as the last round left it."""
+        """Return a new state in every task, then that of the last round."""
         key = (*problem.key, "distiller")
         notes = self.distiller.start(problem, client.net, self.synthesizer.samples, key)
         trained = [*client.net.requires_grad_(True).parameters(), *self.distiller.parameters(notes)]
@@ -186,7 +186,7 @@ class Distill(Strategy):
         return lesson
 
     def teach(self, client: Client, problem: SynthesisProblem, lesson: Lesson) -> Tensors:
-        """The mean of each term over `steps` steps of the student."""
+        """Train the student for `steps` steps; return the mean of each term."""
         student, sums = client.net, dict[str, Tensor]()
         student.train().requires_grad_(True)
         for view in islice(self.views(client, problem, lesson), self.steps):
@@ -206,7 +206,7 @@ class Distill(Strategy):
         return sums
 
     def views(self, client: Client, problem: SynthesisProblem, lesson: Lesson) -> Iterator[Views]:
-        """What the student learns from in each step of a round."""
+        """Yield the student's input in each step of a round."""
         rng = client.generator("views")
         if lesson.chain is None:
             return views_of(cast(Tensors, client.shared["pool"]), problem, client.batch_size, rng)
@@ -235,7 +235,7 @@ class Distill(Strategy):
         return super().aggregate(server, self.shown(server, updates))
 
     def shown(self, server: Server, updates: Iterable[Update]) -> Iterator[Update]:
-        """The updates without the samples that are there to be looked at, which go into the run folder."""
+        """Yield the updates without the samples for display, which go into the run folder."""
         for update in updates:
             seen = {name: t for name, t in update.weights.items() if name.startswith(SEEN)}
             if seen:

@@ -1,4 +1,4 @@
-"""FedCIL: every client trains an AC-GAN; its images replay old classes and hold the clients together.
+"""FedCIL: every client trains an AC-GAN; its images replay old classes and keep the clients consistent.
 
 Paper: Qi, Zhao, Li, "Better Generative Replay for Continual Federated Learning", ICLR 2023,
 arXiv:2302.13001. Code: github.com/daiqing98/FedCIL @ 206571a, FLAlgorithms/.
@@ -18,16 +18,16 @@ with it. P is the generator at the end of the last task, S the one that began th
 
 The consistency terms, from a task's second round on, are those that the code computes before it
 multiplies them by zero; their weight is ours. So is what the code's nets, without BatchNorm, leave open:
-fakes do not move a client's running statistics, and the server consolidates with those it averaged.
+fakes do not change a client's running statistics, and the server consolidates with those it averaged.
 
-Beside the weights, generators leave the clients (what they make may resemble a client's images), and which
+Beside the weights, generators leave the clients (their images may resemble a client's), and the set of
 new classes a client holds. `federation.privacy` refuses that; `aggregation` guards averages, not images.
 
 Differs: in the code a client replays from its own last generator and its own old classes; here all do
-from the shared one, so that a client that was never drawn replays too. The optimizers of the code live
-as long as a run; here they begin anew each round. Its discriminator takes Adam (`optimizer`: name adam,
-momentum 0.5, lr 0.0001). A generator needs hundreds of steps in a task before its images look like anything,
-and a fast discriminator never lets it: where a client has few batches, raise `generator_steps`.
+from the shared one, so that a client that was never drawn replays too. The optimizers of the code persist
+through a run; here they begin anew each round. Its discriminator takes Adam (`optimizer`: name adam,
+momentum 0.5, lr 0.0001). A generator needs hundreds of steps in a task before its images are recognisable,
+and a fast discriminator prevents it: where a client has few batches, raise `generator_steps`.
 
 Shapes: B batch, C classes seen, K of them old, N images drawn from a client's generator.
 """
@@ -67,7 +67,7 @@ class FedCIL(Strategy):
     generator_steps: Count = 1
     """Steps of the generator after each of the discriminator, on clients and on the server."""
     adversarial: Weight = 1.0
-    """Weight of real against fake beside that of the class, on both sides."""
+    """Weight of the real/fake loss relative to the class loss, on both sides."""
     replay: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of replayed images in the discriminator's loss from task 2 on; new ones have the rest."""
     consistency: Weight | None = None
@@ -115,7 +115,7 @@ class FedCIL(Strategy):
         return replace(update, weights=update.weights | beside | named("about.", about))
 
     def parts(self, client: Client) -> AcGan:
-        """This client's AC-GAN at the beginning of a round, the same for all clients."""
+        """Return this client's AC-GAN at the beginning of a round, the same for all clients."""
         generator, head = self.build_generator(client, client.task.num_seen), self.build_head(client.net, client.seed)
         if "generator" in client.shared:
             generator.load_state_dict(client.shared["generator"])
@@ -135,7 +135,7 @@ class FedCIL(Strategy):
             return real_fake_head(net.classifier.in_features).to(net.classifier.weight)
 
     def terms(self, client: Client, gan: AcGan, batch: Batch) -> Terms:
-        """The discriminator's loss on one batch."""
+        """Return the discriminator's loss on one batch."""
         logits, realness = gan.judge(batch.x)
         share = self.replay if "past" in client.shared else 0.0
         terms = gan.genuine(logits, realness, batch.y, 1 - share) | gan.caught(len(batch.y))
@@ -179,7 +179,7 @@ class FedCIL(Strategy):
         return mean
 
     def watched(self, server: Server, updates: Iterable[Update], pool: list[Batch], about: Tensors) -> Iterator[Update]:
-        """The updates as they come; images of each client's generator, of the new classes it holds, go to `pool`."""
+        """Yield the updates; images of each client's generator, of the new classes it holds, go to `pool`."""
         rng = server.generator("images")
         for update in updates:
             about |= within("about.", update.weights)
@@ -191,14 +191,14 @@ class FedCIL(Strategy):
 
     def rebuilt(self, server: Server, about: Tensors, weights: Tensors) -> ConditionalGenerator:
         shape, mean, std = (about[k].cpu() for k in ("shape", "mean", "std"))
-        with seeded("rebuilt"):  # what is drawn here is overwritten at once
+        with seeded("rebuilt"):  # these draws are overwritten at once
             classes = len(weights["classes.weight"])
             made = ConditionalGenerator(classes, tuple(shape.tolist()), mean, std, self.latent, self.width)
         made.load_state_dict(weights)
         return made.to(server.net.classifier.weight)
 
     def consolidate(self, gan: AcGan, new: Batch, past: ConditionalGenerator | None) -> None:
-        """Steps of the AC-GAN on images that clients' generators made, and on images of `past` for old classes."""
+        """Train the AC-GAN on images of clients' generators, and on images of `past` for old classes."""
         discriminator = adam([*gan.net.parameters(), *gan.head.parameters()], self.consolidation_lr)
         optimizer, count = adam(gan.generator.parameters(), self.generator_lr), self.consolidation_batch
         share, training = self.replay if past else 0.0, gan.net.training
@@ -220,7 +220,7 @@ class FedCIL(Strategy):
 
 
 def consistency(gan: AcGan, shared: ConditionalGenerator, logits: Tensor, labels: Tensor) -> Tensor:
-    """The three terms that hold a client to what the shared generator shows, given its `logits` of real images (B, C).
+    """Return the three terms between a client and the shared generator, given its `logits` of real images (B, C).
 
         KL(c(S(z, y)) || c(x)) + KL(c(S(z, y*)) || c(G(z, y*))) + CE(c(S(z, y*)), y*)
 

@@ -3,16 +3,16 @@
 Paper: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
 arXiv:1612.00796. Code: github.com/tmtuan1307/lander @ 44d7acc, methods/ewc.py, after PyCIL.
 
-When a task ends, every client measures on its own images how much the loss curves in each weight of the
-global net: the diagonal of the empirical Fisher information, with the labels that the images have. The
-server averages what clients measured, weighted by their examples, and in later tasks clients are held to
-the old net where it curves.
+When a task ends, every client measures on its own images the curvature of the loss in each weight of the
+global net: the diagonal of the empirical Fisher information, with the images' labels. The
+server averages the clients' measurements, weighted by their examples, and in later tasks clients are penalised for
+leaving the old net where the loss is curved.
 
     task 1:  L = CE(z, y)
     task t:  L = CE(z_new, y) + strength/2 sum_i F_i (theta_i - theta*_i)^2     theta* the last global net
     F = sum_k n_k F_k / sum_k n_k,   F_k = 1/n_k sum over images of (d CE(z, y) / d theta)^2
 
-The classifier is held in its rows for old classes alone. Diagonals of Fisher matrices leave the clients.
+For the classifier only the rows of old classes are penalised. Diagonals of Fisher matrices leave the clients.
 
 Differs: in the reference code each client keeps F and theta* of its own net to itself, and the penalty is
 computed on the server's copy of the net and not on the one that is trained. There it has no gradient, so
@@ -49,7 +49,7 @@ class FedEWC(Strategy):
     strength: Weight | None = None
     """Weight of the penalty (`lambda`): 10 (ours; the paper gives none for such data), or 1000 (reference)."""
     gradients: Literal["sample", "batch"] | None = None
-    """What is squared: one image's gradient in eval mode (paper), or an augmented batch's in train mode (reference)."""
+    """Squared gradients: one image's in eval mode (paper), or an augmented batch's in train mode (reference)."""
     clip: Positive | None = None
     """Largest entry that a client reports: any (paper), or 0.0001 (reference)."""
     over_tasks: Literal["sum", "mean"] | None = None
@@ -101,7 +101,7 @@ class FedEWC(Strategy):
 
 
 def fisher_diagonal(net: Net, batches: Iterable[Batch], names: Sequence[str]) -> Tensors:
-    """The mean over batches of the squared gradient of their mean cross-entropy, over all logits of the net."""
+    """Return the mean over batches of the squared gradient of their mean cross-entropy, over all logits of the net."""
     weights = {name: w for name, w in net.named_parameters() if name in set(names)}
     fisher, count = {name: torch.zeros_like(w) for name, w in weights.items()}, 0
     for batch in batches:

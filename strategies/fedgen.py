@@ -3,27 +3,27 @@
 Paper: Zhu, Hong, Zhou, "Data-Free Knowledge Distillation for Heterogeneous Federated Learning", ICML 2021,
 arXiv:2105.10056. Code: github.com/zhuangdizhu/FedGen @ dd5807c.
 
-No images are made: a generator G turns noise u and a label y into what a classifier reads. After every round
+No images are made: a generator G maps noise u and a label y to a classifier's input features. After every round
 the server trains it until the classifiers h_k of the round's clients, each weighted by its share w_k(y) of
-the images of y, see y in G(u, y). In the next round it teaches clients what others know of a label:
+the images of y, predict y for G(u, y). In the next round it teaches clients the others' knowledge of a label:
 
     server:  L = mean_i sum_k w_k(y_i) CE(h_k(g_i), y_i) + diversity exp(-mean_ij |u_i - u_j|^2 |g_i - g_j|_1)
                - student KL(ensemble || h)        g_i = G(u_i, y_i); |.| are means over entries; h the global one
     client:  L = CE(z, y) + a_r N/B CE(h(G(u', y')), y') + b_r KL(softmax h(G(u, y)) || softmax z)
     a_r = generated decay^(r-1),   b_r = latent decay^(r-1),   both off in the first round of all
 
-The paper knows one task. Class-incremental use is ours: G grows with the classes and keeps what it learnt;
+The paper has one task. Class-incremental use is ours: G grows with the classes and keeps its weights;
 rounds r count from 1 in every task. No client holds old classes any more, so the classifier that ended the
 last task joins the ensemble with weight 1 for every old label. Images train the logits of new classes alone,
 in both of their terms; `classes: seen` is the plain method. Features of old classes are made for a backbone
-that has moved on since, so G holds the classifier and not what it reads: FedGen is made against uneven
-clients, not against forgetting. What is kept of old classes on small data comes from the logits that images
-leave alone, and is more where both weights of G are zero.
+that has changed since, so G preserves the classifier and not the features: FedGen is made against heterogeneous
+clients, not against forgetting. The accuracy on old classes on small data comes from the logits that images
+do not train, and is higher where both weights of G are zero.
 
-How many images of each class a client holds leaves it, beside the weights. The classifiers are read one by
+The number of images of each class that a client holds leaves it, beside the weights. The classifiers are read one by
 one, also of a client that a robust rule of aggregation leaves out.
 
-Differs: shares are taken from what clients hold; the code counts what a round's batches held, plus one for
+Differs: shares are taken from the clients' data; the code counts the samples in a round's batches, plus one for
 each class. And it trains without G from the 21st local epoch of a round on.
 
 Shapes: B batch, C classes seen, K of them old, F feature width, n noise width, N generated features a step.
@@ -60,11 +60,11 @@ class FedGen(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null."""
     generated: Weight = 10.0
-    """Weight of learning the labels of generated features, in the first round of a task (`generative_alpha`)."""
+    """Weight of the cross-entropy on generated features, in the first round of a task (`generative_alpha`)."""
     latent: Weight = 1.0
-    """Weight of answering images as features of their label are answered (`generative_beta`; 10 but for EMNIST)."""
+    """Weight of the KL from features of an image's label to the image (`generative_beta`; 10 but for EMNIST)."""
     decay: Fraction = 0.98
-    """What is left of both weights, and of the generator's learning rate, after each further round."""
+    """Factor of both weights, and of the generator's learning rate, after each further round."""
     samples: Positive = 1.0
     """Generated features per step of a client, as a multiple of the batch size (`gen_batch_size`)."""
     classes: Literal["seen", "new"] = "new"
@@ -78,7 +78,7 @@ class FedGen(Strategy):
     weight_decay: NonNegative = 0.01
     """Weight decay of that Adam, added to the gradient."""
     diversity: Weight = 1.0
-    """Weight of features being as different as their noise (`eta`)."""
+    """Weight of the diversity loss: features as different as their noise (`eta`)."""
     student: Weight = 0.0
     """Weight of features on which ensemble and global classifier differ (`beta`), unused in all shipped settings."""
     noise: Count = 32
@@ -86,7 +86,7 @@ class FedGen(Strategy):
     hidden: Count = 256
     """Width of the generator's hidden layer (512 for CIFAR, 128 for CelebA)."""
     condition: Literal["onehot", "embedding"] = "onehot"
-    """How the generator reads a label: as a one-hot vector, or as an embedding that it learns."""
+    """Encoding of a label for the generator: a one-hot vector, or a learnt embedding."""
     shares: Literal["sample", "batch"] | None = None
     """A client's share weighs each sample's loss (paper), or its mean over a batch the batch's mean (reference)."""
 
@@ -126,13 +126,13 @@ class FedGen(Strategy):
         return terms | self.generated_terms(client, logits, batch.y, labels, stream)
 
     def free(self, client: Client) -> int:
-        """How many of the first logits images leave as they are."""
+        """Return the number of first logits that images do not train."""
         return client.task.num_old if self.classes == "new" else 0
 
     def generated_terms(
         self, client: Client, logits: Tensor, own: Tensor, labels: Tensor, stream: torch.Generator
     ) -> Terms:
-        """What features of the images' own labels (B,) and of any labels (N,) teach."""
+        """Return the loss terms on features of the images' own labels (B,) and of any labels (N,)."""
         head = client.net.classifier
         generator = client.built("generator", lambda: self.generator(client.task.num_seen, head.in_features))
         with torch.no_grad():
@@ -140,7 +140,7 @@ class FedGen(Strategy):
             target = F.softmax(head(same).to(logits.dtype)[:, self.free(client) :], dim=1)
         answer = F.log_softmax(logits[:, self.free(client) :], dim=1)
         away = F.kl_div(answer, target, reduction="none").sum(dim=1)  # (B,)
-        known = torch.isin(own, client.shared["taught"])  # of a class that has just come, features say nothing
+        known = torch.isin(own, client.shared["taught"])  # of a new class, features carry no information
         ratio, seen = len(labels) / client.batch_size, F.cross_entropy(head(other).to(logits.dtype), labels)
         return {
             "generated": ratio * self.faded(self.generated, client.round) * seen,
@@ -148,7 +148,7 @@ class FedGen(Strategy):
         }
 
     def faded(self, weight: float, number: int) -> float:
-        """A weight in this round of a task; it ends at 0.0001, as in the code."""
+        """Return a weight in this round of a task; it ends at 0.0001, as in the code."""
         return max(min(1e-4, weight), weight * self.decay ** (number - 1))
 
     # Server -----------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class FedGen(Strategy):
         return terms
 
     def started(self, server: Server, num_classes: int) -> LatentGenerator:
-        """The generator as it is shared, or a fresh one."""
+        """Return the shared generator, or a fresh one."""
         with seeded(server.seed, "generator"):
             generator = self.generator(num_classes, server.net.classifier.in_features)
         generator.to(server.net.classifier.weight)
@@ -218,11 +218,11 @@ class FedGen(Strategy):
         return generator
 
     def optimizer(self, generator: LatentGenerator, server: Server) -> torch.optim.Adam:
-        """Adam as the last round of this task left it."""
+        """Return Adam with its state of this task's last round."""
         rate = self.lr * self.decay ** (server.round - 1)
         adam = torch.optim.Adam(generator.parameters(), rate, weight_decay=self.weight_decay)
         if "adam" in server.memo:
-            # Copies: a round that is interrupted is played again with the memo as it was.
+            # Copies: an interrupted round is run again with the memo as it was.
             noted = copy.deepcopy(server.memo["adam"])
             state = {int(i): {**s, "step": torch.tensor(float(s["step"]))} for i, s in noted.items()}
             adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
@@ -230,14 +230,14 @@ class FedGen(Strategy):
 
 
 def noting(updates: Iterable[Update], heads: list[Head]) -> Iterator[Update]:
-    """The same updates; their classifiers are added to `heads`."""
+    """Yield the same updates; their classifiers are added to `heads`."""
     for update in updates:
         heads.append((update.weights["classifier.weight"], update.weights["classifier.bias"]))
         yield update
 
 
 def label_shares(held: Tensor) -> Tensor:
-    """w (C, clients) out of how many images of a class a client holds; zeros where nobody holds any."""
+    """Return w (C, clients) from the images of each class that a client holds; zeros where no client holds any."""
     return held / held.sum(dim=1, keepdim=True).clamp(min=1)
 
 

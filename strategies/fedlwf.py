@@ -23,7 +23,7 @@ class FedLwF(Strategy):
     keep: Weight = 3.0
     """Weight of the distillation (`lamda` of the code)."""
     temperature: Positive = 2.0
-    """Softens both sides of the distillation (`T`); there is no T^2 factor."""
+    """Temperature of both sides of the distillation (`T`); there is no T^2 factor."""
 
     paper = 'Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv:1606.09282'
     uses = frozenset({"teacher"})

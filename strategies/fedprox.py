@@ -21,9 +21,9 @@ from fcil.losses import new_class_cross_entropy, proximal
 @dataclass(frozen=True, kw_only=True)
 class FedProx(Strategy):
     mu: Weight = 0.01
-    """Weight of the way back, MFCL's; the paper's grid is 0.001, 0.01, 0.1, 1, and each data set has its best."""
+    """Weight of the proximal term, MFCL's; the paper's grid is 0.001, 0.01, 0.1, 1, and each data set has its best."""
     distance: Literal["square", "norms"] = "square"
-    """What grows with the way: its square (paper), or the sum of the norms tensor by tensor (MFCL's code)."""
+    """Proximal term: the squared distance (paper), or the sum of the norms tensor by tensor (MFCL's code)."""
     classes: Literal["seen", "new"] = "seen"
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in TARGET's lineage of code."""
 

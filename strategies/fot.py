@@ -1,31 +1,31 @@
-"""FOT: federated orthogonal training; what clients learn together must not touch what old tasks read.
+"""FOT: federated orthogonal training; the clients' mean change is kept orthogonal to the inputs of old tasks.
 
 Paper: Bakman, Yaldiz, Ezzeldin, Avestimehr, "Federated Orthogonal Training: Mitigating Global Catastrophic
 Forgetting in Continual Federated Learning", ICLR 2024, arXiv:2309.01289.
 Code: github.com/duygunuryldz/Federated_Orthogonal_Training @ 6adce7c.
 
-When a task ends, the server learns in which subspace the inputs of every convolution and linear layer lie,
-patches of an image for a convolution. In later tasks it takes that out of the clients' mean change, so that
-the layer's answers to the old tasks' inputs stay.
+When a task ends, the server estimates the subspace of the inputs of every convolution and linear layer,
+patches of an image for a convolution. In later tasks it projects the clients' mean change off that subspace, so that
+the layer's outputs for the old tasks' inputs stay.
 
     client k, when a task ends:   Y_k = (I - V V^T) X_k G_k          G_k normal, of its own and never sent
     server:                       Y = sum_k Y_k,   U_m the first m left singular vectors of Y, sigma their values
                                   V <- [V U_m]     sum_{i > m} sigma_i^2 <= (1 - e)/rho |Y|^2
     every round after that:       W <- W + D (I - V V^T)             D the mean change of the clients' weights
 
-X_k are the inputs that the layer gets from client k's images, V holds the share e of their energy (0.95, then
+X_k are the inputs of the layer for client k's images, V holds the share e of their energy (0.95, then
 0.951 and so on), and rho is the share of it that lay outside the old V. The cross-entropy is over the new
-classes alone: the code is told the task at test time and has a classifier for each.
+classes alone: the code is given the task at test time and has a classifier for each.
 
-Sketches Y_k and two numbers for each layer leave the clients. What they span is what the client's own inputs
-span, as far as the width of a sketch goes; of a client with one image in the first task the classifier's sketch
-gives away its feature. The paper adds them up by secure aggregation, which is not part of this. The bases V
+Sketches Y_k and two numbers for each layer leave the clients. Their span is that of the client's own inputs,
+up to the width of a sketch; for a client with one image in the first task the classifier's sketch
+reveals its feature. The paper adds them up by secure aggregation, which is not part of this. The bases V
 are sent to clients, in the code too.
 
-Ours, since there is no classifier that grows in the code: its rows for old classes are held as any other layer
-is, those for new ones are free. Biases are held too, as weights of an input that is always one; the code's nets
-have none. What normalisation does is frozen after the first task (`batchnorm`): the code's nets have none of it,
-or by the statistics of the batch at hand. Weights that are neither of a convolution nor of a linear layer are free.
+Ours, since there is no classifier that grows in the code: its rows for old classes are projected as any other layer
+is, those for new ones are free. Biases are projected too, as weights of an input that is always one; the code's nets
+have none. Normalisation is frozen after the first task (`batchnorm`): the code's nets have none,
+or use the statistics of the current batch. Weights that are neither of a convolution nor of a linear layer are free.
 
 Differs: the code's sketches are as wide as the layer's inputs, or five times that: 425 MB for one layer of a
 resnet18. Here they have `sketch` columns, so a basis gains no more vectors than that in one task.
@@ -63,17 +63,17 @@ class FOT(Strategy):
     threshold: Fraction = 0.95
     """Share of a layer's inputs' energy that the first task's basis holds (`epsilon`; the code has 0.87 to 0.96)."""
     rise: NonNegative = 0.001
-    """How much that share grows from task to task, up to 1 (`eps_inc`)."""
+    """Growth of that share from task to task, up to 1 (`eps_inc`)."""
     sketch: Count = 256
-    """Columns of what a client sends for each layer: the most directions that a basis gains in one task."""
+    """Columns of a client's sketch of each layer: the most directions that a basis gains in one task."""
     images: Count | None = None
-    """At most so many of its images, drawn at random, that a client sketches; null takes all."""
+    """Most images, drawn at random, that a client sketches; null takes all."""
     classes: Literal["seen", "new"] = "new"
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in the paper."""
     batchnorm: Literal["freeze", "train"] = "freeze"
-    """Normalisation after the first task: scales, shifts and running statistics stay, or go on as others do."""
+    """Normalisation after the first task: scales, shifts and running statistics stay, or are trained as usual."""
     outside: Literal["energy", "norm"] | None = None
-    """What rho is: a share of squares (ours), or clients' mean share of norms, one vector at least (reference)."""
+    """Form of rho: a share of squares (ours), or clients' mean share of norms, one vector at least (reference)."""
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
 
@@ -126,7 +126,7 @@ class FOT(Strategy):
     # Server -----------------------------------------------------------------------------------
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
-        """The next global net is the old one and the clients' mean change, less what old tasks would notice."""
+        """Return the old global net plus the clients' mean change, projected off the old tasks' inputs."""
         before, mean = server.net.weights(), server.average(updates, self.settled.weighting)
         after = {**before, **mean.weights}
         for name, basis in server.shared.get("bases", {}).items():
@@ -155,12 +155,12 @@ class FOT(Strategy):
             allowed = (1 - kept) / (part / whole) * total.square().sum()
             more = principal(total, allowed, least=0 if self.settled.outside == "energy" else 1)
             if more.shape[1]:
-                # Laid out as it will be when it comes from a checkpoint, so that products round alike.
+                # In the memory layout that a checkpoint gives, so that products round alike.
                 bases[name] = joined(bases.get(name), more).float().contiguous()
         server.shared["bases"] = bases
 
     def told(self, update: Update) -> Tensors:
-        """What a client says, such that sums over the clients give Y and, as part / whole, rho."""
+        """Return a client's tensors such that sums over the clients give Y and, as part / whole, rho."""
         said = {key: value.double() for key, value in update.weights.items()}
         if self.settled.outside == "norm":
             for key in [key for key in said if key.startswith("energy/")]:
@@ -171,5 +171,5 @@ class FOT(Strategy):
 
 
 def norms(net: Net) -> dict[str, nn.Module]:
-    """The layers that normalise, by name."""
+    """Return the normalisation layers, by name."""
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, NORMS)}

@@ -4,9 +4,9 @@ Paper: Dong et al., "Federated Class-Incremental Learning", CVPR 2022, arXiv:220
 Code: github.com/conditionWang/FCIL, GLFC.py and ProxyServer.py.
 
 On clients, exemplars of old classes are herded as in iCaRL. Samples that are learnt slower than others of
-their kind weigh more, old and new classes apart, and the old net says what a sample has of every old class.
-On the server, the net of a task that knows its new classes best becomes the teacher of the next one; to
-judge that, the server asks clients for prototypes, which travel as gradients and are turned back into images.
+their kind weigh more, old and new classes apart, and the old net gives the targets of every old class.
+On the server, the net of a task with the best accuracy on its new classes becomes the teacher of the next one; to
+evaluate that, the server asks clients for prototypes, which travel as gradients and are turned back into images.
 
     task 1:  L = 1/B sum_i w_i BCE(z_i, onehot(y_i))
     task t:  L = compensation/B sum_i w_i BCE(z_i, onehot(y_i)) + relation/B sum_i BCE(z_i, r_i)
@@ -20,19 +20,19 @@ judge that, the server asks clients for prototypes, which travel as gradients an
 What leaves the clients: in its first round of a task, beside its net, a client sends the gradient of a small
 public encoder (`fcil.inversion`) for one image of each new class it has: 85,036 numbers an image at 32 by 32
 pixels and 100 classes. This is no protection: the server rebuilds the images, small ones to the pixel, and so
-can anybody who reads the message; it also tells which classes the client holds. All that stands between image
-and reader is the perturbation. Robust aggregation and mods do not touch these tensors. With `teacher: last`,
-and in the last task, nobody sends any.
+can anyone who reads the message; it also reveals which classes the client holds. The only protection of an image
+is the perturbation. Robust aggregation and mods do not affect these tensors. With `teacher: last`,
+and in the last task, no client sends any.
 
-`detect: entropy` is the method's way of noticing a task that nobody announces: a client looks at the mean
+`detect: entropy` is the method's detection of an unannounced task: a client computes the mean
 entropy of the global net's softmax on its own new images, and at a rise by more than `threshold` sends its
-prototypes. A net of two classes cannot exceed ln 2 = 0.69, so small first tasks pass unnoticed. Clients report
-the entropy, and whether they noticed, among the loss terms. The platform announces tasks, and by default that
-is what counts; exemplars and the teacher change with its tasks either way, as old images are not there later.
+prototypes. A net of two classes cannot exceed ln 2 = 0.69, so small first tasks are not detected. Clients report
+the entropy, and the detection, among the loss terms. The platform announces tasks, and by default that
+is used; exemplars and the teacher change with its tasks either way, as old images are not there later.
 
-Ours: the encoder is for the classes seen, and for normalised images, which are what is perturbed; at most
+Ours: the encoder is for the classes seen, and for normalised images, to which the perturbation applies; at most
 `images` of a class are rebuilt, in order of arrival, one for each gradient (the code takes 20 stages of its
-search for 20 images), with a line search in place of a fixed step; the best net is judged anew when images
+search for 20 images), with a line search in place of a fixed step; the best net is selected anew when images
 are added. Without rebuilt images, the last net is the teacher.
 Differs: the code never resets the best accuracy at a new task, so a good early net can stay teacher for good.
 
@@ -71,11 +71,11 @@ class GLFC(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null."""
     exemplars: Count = 2000
-    """How many a client keeps in all, in equal shares for the classes it has met (`memory_size`)."""
+    """Exemplars of a client in all, in equal shares for the classes it has met (`memory_size`)."""
     per_class: Count | None = None
-    """How many a client keeps of every class instead, so that memory grows with the classes."""
+    """Exemplars of every class instead, so that memory grows with the classes."""
     compensation: Weight = 0.5
-    """Weight of learning the labels, from the second task on (`lambda_1`); it is 1 in the first."""
+    """Weight of the label term, from the second task on (`lambda_1`); it is 1 in the first."""
     relation: Weight = 0.5
     """Weight of the distillation of relations between classes (`lambda_2`)."""
     over_classes: Literal["sum", "mean"] | None = None
@@ -83,9 +83,9 @@ class GLFC(Strategy):
     unaided: Literal["compensated", "plain"] | None = None
     """A client without exemplars, as all are in the first task: weighted too (paper), or all weights 1 (reference)."""
     teacher: Literal["best", "last"] = "best"
-    """Net of a task that teaches the next: the best on rebuilt images, or the last; then nobody sends prototypes."""
+    """Net of a task that teaches the next: the best on rebuilt images, or the last; then no client sends prototypes."""
     detect: Literal["boundary", "entropy"] = "boundary"
-    """When a client sends prototypes: in its first round of a task, or at a rise of the entropy (paper)."""
+    """Time at which a client sends prototypes: its first round of a task, or a rise of the entropy (paper)."""
     threshold: NonNegative = 1.2
     """Rise of the mean entropy, in nats, that means a new task."""
     perturbations: Index = 50
@@ -95,7 +95,7 @@ class GLFC(Strategy):
     noise: NonNegative | None = None
     """Noise on a prototype's features in those steps, as a share of their spread: 0.1 (paper), or 0 (reference)."""
     images: Count = 10
-    """Rebuilt images that the server keeps of a class; what arrives later is not looked at."""
+    """Rebuilt images that the server keeps of a class; later ones are ignored."""
     steps: Count = 1000
     """Steps of L-BFGS for an image: 50 do for 8 by 8 pixels, 1000 for 32 by 32 (the code has 250 times 20)."""
     weighting: Literal["examples", "uniform"] | None = None
@@ -135,7 +135,7 @@ class GLFC(Strategy):
         return {"ce": self.compensation * ce, "relation": self.relation * self._question(logits, relations).mean()}
 
     def _question(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Binary cross-entropy of each sample (B,)."""
+        """Return the binary cross-entropy of each sample (B,)."""
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (B, C)
         return each.sum(dim=1) if self.settled.over_classes == "sum" else each.mean(dim=1)
 
@@ -150,7 +150,7 @@ class GLFC(Strategy):
         return update
 
     def notices(self, client: Client) -> tuple[bool, dict[str, float]]:
-        """Whether a task is new to this client, by what `detect` says, and what it has measured."""
+        """Return whether a task is new to this client by the rule of `detect`, and its measurements."""
         if self.detect == "boundary":
             noticed = client.memory.get("task") != client.task.number
             client.memory["task"] = client.task.number
@@ -163,7 +163,7 @@ class GLFC(Strategy):
         return noticed, {"terms/entropy": now, "terms/noticed": float(noticed)}
 
     def prototypes(self, client: Client, new: Shard) -> Tensors:
-        """The gradients of this client's prototypes, (P, ...) each, and the shape of their images."""
+        """Return the gradients of this client's prototypes, (P, ...) each, and the shape of their images."""
         x, y, spread = nearest_to_means(client.net, new)
         stream, noise = client.generator("perturb"), self.settled.noise * spread
         x = perturbed(client.net, x, y, noise, self.perturbations, self.rate, stream)
@@ -189,7 +189,7 @@ class GLFC(Strategy):
         return mean
 
     def rebuild(self, server: Server, sent: Tensors) -> bool:
-        """Turn a client's gradients into images, as far as there is room; whether there is one more."""
+        """Turn a client's gradients into images, up to the limit; return whether one was added."""
         classes, place = server.task.num_seen, server.net.classifier.weight
         shape = tuple(sent.pop("shape", torch.empty(0)).long().flatten().tolist())
         if not fits(sent, shape, classes):
@@ -211,7 +211,7 @@ class GLFC(Strategy):
         return True
 
     def judge(self, server: Server, *, anew: bool) -> None:
-        """Keep the global net if none of this task was better on the rebuilt images; `anew` where there are more."""
+        """Keep the global net if none of this task was better on the rebuilt images; `anew` after images were added."""
         images, labels, memo = server.memo["images"], server.memo["labels"], server.memo
         if anew and "best" in memo:
             best = frozen(server.net)
@@ -227,7 +227,7 @@ class GLFC(Strategy):
 
 
 def compensation(logits: Tensor, labels: Tensor, num_old: int) -> Tensor:
-    """Weights w_i = g_i / mean g over the samples that are old, or new, like i, (B,); g_i = 1 - sigmoid(z_i)_y."""
+    """Return (B,): w_i = g_i / mean g over the samples that are old, or new, like i; g_i = 1 - sigmoid(z_i)_y."""
     slope = 1 - logits.detach().gather(1, labels[:, None])[:, 0].sigmoid()  # (B,)
     old = (labels < num_old).to(slope.dtype)
     kinds = torch.stack([old, 1 - old])  # (2, B)
@@ -236,13 +236,13 @@ def compensation(logits: Tensor, labels: Tensor, num_old: int) -> Tensor:
 
 
 def mean_entropy(logits: Tensor) -> float:
-    """-1/n sum_i sum_k p_ik log p_ik in nats, p the softmax of logits (n, C)."""
+    """Return -1/n sum_i sum_k p_ik log p_ik in nats, p the softmax of logits (n, C)."""
     p = F.log_softmax(logits, dim=1)
     return float(-(p.exp() * p).sum(dim=1).mean())
 
 
 def accuracy(net: Net, images: Tensor, labels: Tensor) -> float:
-    """Share of the images (N, channels, height, width) that the net gets right, in eval mode."""
+    """Return the share of the images (N, channels, height, width) that the net predicts correctly, in eval mode."""
     training = net.training
     net.eval()
     with torch.no_grad():

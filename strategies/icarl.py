@@ -8,14 +8,14 @@ its own, and the means of exemplars are taken over all clients. (`replay` is wha
     softmax:  L = CE(z, y) + KD(z_old, z_old^T)                          on the same
     predict:  argmin_c |f/|f| - mu_c|,   mu_c the mean of the unit features of class c's exemplars, of length 1
 
-T is the global net at the end of the last task. In the sigmoid form, the paper's, an exemplar teaches what T
-says of it and not its label.
+T is the global net at the end of the last task. In the sigmoid form, the paper's, the target of an exemplar is T's
+output and not its label.
 
-When a task ends, clients send the sum of the unit features of their exemplars, class by class, and how many
-there are. That tells the server, beyond the weights, which classes a client holds and what they look like on
-average; of a class with one exemplar it is that image's feature, from which the image may be guessed.
+When a task ends, clients send the sum of the unit features of their exemplars, class by class, and their
+number. That tells the server, beyond the weights, which classes a client holds and their average
+features; for a class with one exemplar it is that image's feature, from which the image may be guessed.
 
-Until the means of a new task exist, in the rounds of a task, `predict` goes by the largest logit.
+Until the means of a new task exist, in the rounds of a task, `predict` uses the largest logit.
 
 Shapes: B batch, C classes seen, K of them old, F feature width.
 """
@@ -37,15 +37,15 @@ from fcil.nets import Net
 @dataclass(frozen=True, kw_only=True)
 class ICaRL(Strategy):
     exemplars: Count = 2000
-    """How many a client keeps in all (`K` of the paper, for CIFAR-100), in equal shares for the classes it has met."""
+    """Exemplars of a client in all (`K` of the paper, for CIFAR-100), in equal shares for the classes it has met."""
     per_class: Count | None = None
-    """How many a client keeps of every class instead, so that memory grows with the classes (often 20)."""
+    """Exemplars of every class instead, so that memory grows with the classes (often 20)."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
-    """A binary question for each class (paper), or a softmax over all with a distillation beside it (common code)."""
+    """Binary cross-entropy for each class (paper), or a softmax over all with a distillation term (common code)."""
     temperature: Positive = 2.0
-    """Softens both sides of the distillation in the softmax form; there is no square of it."""
+    """Temperature of both sides of the distillation in the softmax form; there is no factor of its square."""
     classify: Literal["means", "logits"] = "means"
-    """Whether the nearest mean of exemplars decides (paper), or the largest logit."""
+    """Rule of classification: the nearest mean of exemplars (paper), or the largest logit."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     paper = 'Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVPR 2017, arXiv:1611.07725'
@@ -97,7 +97,7 @@ class ICaRL(Strategy):
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if updates:
             sums = sum(u.weights["sums"] for u in updates)  # (C, F)
-            server.shared["means"] = F.normalize(sums, dim=1)  # a mean and a sum point the same way
+            server.shared["means"] = F.normalize(sums, dim=1)  # a mean and its sum have the same direction
         if not server.task.last:
             server.shared["teacher"] = server.net.weights()
 

@@ -2,7 +2,7 @@
 
 Paper: Babakniya et al., NeurIPS 2023, arXiv:2311.07784, who call it ORACLE.
 
-Not a method anyone may use in earnest: every client keeps everything. What it still loses, it loses to
+An upper bound, not a usable method: every client keeps all its data. Its remaining loss of accuracy is due to
 federation, not to forgetting.
 """
 

@@ -4,9 +4,9 @@ Paper: Tran et al., "Text-Enhanced Data-free Approach for Federated Class-Increm
 CVPR 2024, arXiv:2403.14101. Code: github.com/tmtuan1307/lander @ 44d7acc, methods/lander.py.
 
 A frozen language model turns every class name into an anchor e_y. A linear head g beside the
-classifier is pulled to within a radius of the anchor, so that every client and every task lays the
-space out the same way. When a task ends, the server inverts the global net into synthetic images
-steered by the same anchors, and clients of the next task distil from them.
+classifier is pulled to within a radius of the anchor, so that every client and every task share
+one feature space. When a task ends, the server inverts the global net into synthetic images
+guided by the same anchors, and clients of the next task distil from them.
 
     task 1:  L = CE(z, y) + lambda B(g, e_y)
     task t:  L = a_cur [CE(z_new, y) + lambda B(g, e_y)]      on real images of the new classes
@@ -15,12 +15,12 @@ steered by the same anchors, and clients of the next task distil from them.
     a_cur = current (1 + 1/kappa) / delta,   a_pre = previous kappa delta
     kappa = log2(C/2 + 1),   delta = sqrt(K/C)                K of C classes are old
 
-Nothing above tells the classifier an old class from a new one: CE is over new logits, KD over old ones. `head`,
-off by default, adds what MFCL (NeurIPS 2023, arXiv:2311.07784) has for it, with T's word for synthetic labels:
+No term above separates old classes from new ones in the classifier: CE is over new logits, KD over old ones. `head`,
+off by default, adds MFCL's term for it (NeurIPS 2023, arXiv:2311.07784), with T's prediction as synthetic labels:
 
     + head CE(h(stop f), y)                                  on both kinds of images, h the classifier alone
 
-One more difference lies in the data: the reference shares out every task with a re-seeded
+One more difference lies in the data: the reference partitions every task with a re-seeded
 generator, `data.partition.draw: reference`.
 
 Shapes: B batch, C classes seen, K of them old, D width of an anchor, N synthetic images a step.
@@ -64,17 +64,17 @@ class LANDER(Strategy):
     previous: Positive = 0.4
     """Base weight of keeping the old ones (`alpha_pre`)."""
     temperature: Positive = 2.0
-    """Softens both sides of the distillation (`tau`); there is no tau^2 factor."""
+    """Temperature of both sides of the distillation (`tau`); there is no tau^2 factor."""
     synthetic: Positive = 1.0
     """Synthetic images per step, as a multiple of the batch size (`syn_bs`)."""
     synthesizer: Synthesizer = field(default_factory=NAYER)
-    """How the server makes images; any method of `fcil list synthesizers`."""
+    """Method by which the server makes images; any of `fcil list synthesizers`."""
     hinge: Literal["sample", "batch"] | None = None
     """A hinge for each image (paper), or one for the mean of the batch (reference)."""
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     select: Literal["last", "lowest-loss"] | None = None
-    """The net that ends a task: the last (ours), or the one clients found easiest to start from (reference)."""
+    """The net that ends a task: the last (ours), or the one with the lowest initial loss on clients (reference)."""
     head: Weight = 0.0
     """Weight of the classifier's cross-entropy over old and new classes together, on features left alone (MFCL's)."""
     forwards: Forwards = "two"
@@ -130,7 +130,7 @@ class LANDER(Strategy):
         return self.lam * bounding(out.embedding, anchors, self.radius, self.settled.hinge)
 
     def balance(self, num_old: int, num_seen: int) -> tuple[float, float]:
-        """The weights (a_cur, a_pre): the more classes are old, the more keeping them counts."""
+        """Return the weights (a_cur, a_pre): the more classes are old, the larger the weight of the old ones."""
         kappa, delta = log2(num_seen / 2 + 1), sqrt(num_old / num_seen)
         return self.current * (1 + 1 / kappa) / delta, self.previous * kappa * delta
 
@@ -143,7 +143,7 @@ class LANDER(Strategy):
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         mean = server.average(updates, self.settled.weighting)
         if self.settled.select == "lowest-loss" and mean.metrics["first_epoch_loss"] < server.memo["lowest"]:
-            # The reference keeps the net that clients started this round from, not what it becomes.
+            # The reference keeps the net that clients started this round from, not its result.
             server.memo |= {"lowest": mean.metrics["first_epoch_loss"], "best": server.net.weights()}
         server.net.load(mean.weights)
         return mean

@@ -1,11 +1,11 @@
-"""MFCL: a generator trained on the server, without data, lets every client imagine the old classes.
+"""MFCL: a generator trained on the server, without data, lets every client generate the old classes.
 
 Paper: Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetting in Federated Class
 Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784. Code:
 github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b, clients/MFCL.py.
 
-When a task ends, the server trains a generator to please the global net T (`fcil/synthesis/mfcl.py`) and
-sends it, not images, to the clients. In every step a client makes new images x' and labels them as T does.
+When a task ends, the server trains a generator against the global net T (`fcil/synthesis/mfcl.py`) and
+sends it, not images, to the clients. In every step a client generates images x' with T's predictions as labels.
 With X the real images of new classes and x' together, h the net's classifier and W that of T,
 
     task 1:  L = CE(z, y)
@@ -13,8 +13,8 @@ With X the real images of new classes and x' together, h the net's classifier an
                + head CE(h(stop f), y)                 on X, all classes; no gradient to the features f
                + distil |W f - W f^T|^2 / K            on X, mean over images
 
-So features learn new classes while they stay what W can read, and the classifier alone learns to tell old
-from new. Nothing but weights leaves a client.
+So features learn new classes while W can still read them, and the classifier alone learns to separate old
+from new. Only weights leave a client.
 
 Shapes: B real images, N synthetic ones, C classes seen, K of them old, F feature width.
 """
@@ -45,13 +45,13 @@ class MFCL(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
     synthetic: Count = 128
-    """Images that a client imagines in every step (`syn_size`; the code has 32 real ones beside them)."""
+    """Images that a client generates in every step (`syn_size`; the code has 32 real ones beside them)."""
     head: Weight = 1.0
     """Weight of the classifier's cross-entropy over all classes (`w_ft`)."""
     distil: Weight = 0.1
-    """Weight of keeping features as the old classifier sees them (`w_kd`, mu)."""
+    """Weight of keeping the old classifier's outputs for the features (`w_kd`, mu)."""
     synthesizer: Synthesizer = field(default_factory=mfcl.MFCL)
-    """How the generator is trained; `mfcl`, which has one to send."""
+    """Training of the generator; `mfcl`, whose generator can be sent."""
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     passes: Literal[1, 2] | None = None
@@ -100,7 +100,7 @@ class MFCL(Strategy):
         }
 
     def imagined(self, client: Client, shape: torch.Size) -> Tensor:
-        """The next synthetic images (N, channels, H, W), normalised."""
+        """Return the next synthetic images (N, channels, H, W), normalised."""
 
         def build() -> mfcl.ImageGenerator:
             made = cast(mfcl.MFCL, self.synthesizer).new_generator(tuple(shape))

@@ -1,9 +1,9 @@
 """Replay: every client keeps all its old images and draws some of them anew in each round.
 
-The "iCaRL" of TARGET's and LANDER's tables, under an honest name: github.com/tmtuan1307/lander @ 44d7acc
+The "iCaRL" of TARGET's and LANDER's tables, under an accurate name: github.com/tmtuan1307/lander @ 44d7acc
 and github.com/zj-jayzhang/Federated-Class-Continual-Learning @ 0495292, methods/icarl.py. There is no
-herding, no buffer and no nearest mean in it: `memory` limits what a client replays in one round, not
-what it keeps, and over a hundred rounds it sees everything again. `icarl` is the method of that name.
+herding, no buffer and no nearest mean in it: `memory` limits the images a client replays in one round, not
+those it keeps, and over a hundred rounds it sees everything again. `icarl` is the method of that name.
 
     task 1:  L = CE(z, y)
     task t:  L = CE(z, y) + keep KD(z_old, z_old^T)     on new images and `memory` random old ones
@@ -29,7 +29,7 @@ class Replay(Strategy):
     keep: Weight = 1.0
     """Weight of the distillation; the code has none."""
     temperature: Positive = 2.0
-    """Softens both sides of the distillation (`T`); there is no T^2 factor."""
+    """Temperature of both sides of the distillation (`T`); there is no T^2 factor."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     uses = frozenset({"teacher"})

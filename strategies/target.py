@@ -3,22 +3,22 @@
 Paper: Zhang et al., "TARGET: Federated Class-Continual Learning via Exemplar-Free Distillation", ICCV 2023,
 arXiv:2303.06937. Code: github.com/zj-jayzhang/Federated-Class-Continual-Learning @ 78cb9c0, methods/target.py.
 
-When a task ends, the server inverts the global net into synthetic images, with Fast-DFKD unless told
-otherwise. In the next task every step of a client takes a batch of each kind:
+When a task ends, the server inverts the global net into synthetic images, by default with Fast-DFKD.
+In the next task every step of a client takes a batch of each kind:
 
     task 1:  L = CE(z, y)
     task t:  L = CE(z_new, y) + keep KD(z_old, z_old^T)     on real images of the new classes, and on
                                                             synthetic ones; T the last global net
 
-KD is a cross-entropy of softened outputs. Clients send their nets and nothing else. The images go down to all
-of them, and show every client what the net gives away of the others' data.
+KD is a cross-entropy of softened outputs. Clients send only their nets. The images are sent to all
+clients, and reveal to each what the net leaks of the others' data.
 
 The released code makes 10 batches of 256 images, where its command asks for 8,000, and stops before the end
-of the synthesizer's warm-up of 20: the student is never trained and the adversarial term never there. On the
+of the synthesizer's warm-up of 20: the student is never trained and the adversarial term never used. On the
 paper's side there are 32 batches, ours, and the student learns after 3 of them. The code also ends a local epoch
 with the shorter of the two lists of batches, so that larger clients leave most of their real images unused.
 
-Its clients train 5 local epochs at a constant rate of 0.01; that is for `federation` and `optimizer` to say.
+Its clients train 5 local epochs at a constant rate of 0.01; set these in `federation` and `optimizer`.
 
 Shapes: B batch, C classes seen, K of them old, N synthetic images a step.
 """
@@ -54,13 +54,13 @@ class TARGET(Strategy):
     keep: Weight = 25.0
     """Weight of the distillation (`kd`)."""
     temperature: Positive = 2.0
-    """Softens both sides of the distillation (`T`); there is no T^2 factor."""
+    """Temperature of both sides of the distillation (`T`); there is no T^2 factor."""
     synthesizer: Synthesizer = field(default_factory=lambda: OWN)
-    """How the server makes images; what stands here by default makes 10 batches on the reference side, not 32."""
+    """Method by which the server makes images; the default makes 10 batches on the reference side, not 32."""
     synthetic: Positive | None = None
     """Synthetic images per step, as a multiple of the batch size: 1 (ours), or 3.9 (reference, at 5 tasks)."""
     pairing: Literal["all", "shorter"] | None = None
-    """A local epoch takes all real batches (ours), or ends when the synthetic images are through (reference)."""
+    """A local epoch takes all real batches (ours), or ends with the synthetic images (reference)."""
     weighting: Literal["examples", "uniform"] | None = None
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
     forwards: Forwards = "two"
@@ -103,7 +103,7 @@ class TARGET(Strategy):
         return super().local_train(client)
 
     def count(self, client: Client) -> int:
-        """N."""
+        """Return N."""
         return max(1, round(self.settled.synthetic * client.batch_size))
 
     # Server -----------------------------------------------------------------------------------

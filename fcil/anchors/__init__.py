@@ -1,4 +1,4 @@
-"""Anchors: the label-text embedding of every class, the points that LANDER ties image embeddings to.
+"""Anchors: the label-text embedding of every class, the points near which LANDER keeps image embeddings.
 
     anchors = load_anchors(AnchorSettings(encoder="openai/clip-vit-base-patch32"), names)  # (C, D)
 
@@ -52,7 +52,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorSettings:
-    """Which vectors stand for the classes."""
+    """Source of the label-text embeddings of the classes."""
 
     encoder: str = EMBEDDED
     """A Hugging Face text encoder, a folder that holds one, or `embedded`: vectors that come with the package."""
@@ -85,7 +85,7 @@ class AnchorSettings:
 
 
 class Spread(NamedTuple):
-    """How far the anchors lie from zero and from each other; distances are squared means over the dimensions."""
+    """Distances of the anchors from zero and from each other, as squared means over the dimensions."""
 
     norm_mean: float
     pairwise_mean: float  # 0 for a single class
@@ -94,10 +94,10 @@ class Spread(NamedTuple):
 
 
 def load_anchors(settings: AnchorSettings, names: Sequence[str]) -> Tensor:
-    """The anchors of `names` (C, D) float32, row k for the k-th name.
+    """Return the anchors of `names` (C, D) float32, row k for the k-th name.
 
-    Ask once for the classes of all tasks, in order of appearance: with `scale: clip` the scale depends
-    on which classes are there (not on their order), and anchors must not move between tasks.
+    Call it once for the classes of all tasks, in order of appearance: with `scale: clip` the scale depends
+    on the set of classes (not on their order), and anchors must not move between tasks.
 
     Raises:
         DataError: a class has no vector, or the encoder or file cannot be read.
@@ -111,7 +111,7 @@ def load_anchors(settings: AnchorSettings, names: Sequence[str]) -> Tensor:
 
 
 def _table(settings: AnchorSettings, names: Sequence[str]) -> Table:
-    """The vectors of `names` as the encoder gave them."""
+    """Return the vectors of `names` as the encoder gave them."""
     if not names:
         raise DataError("no class names to find anchors for")
     if settings.file is None and settings.encoder != EMBEDDED:
@@ -137,7 +137,7 @@ def _check_origin(settings: AnchorSettings, table: Table) -> None:
 
 
 def embed(names: Sequence[str], settings: AnchorSettings, out: Path) -> dict[str, Any]:
-    """Write the unscaled vectors of `names` as a table for `anchors.file`; returns what to tell the user.
+    """Write the unscaled vectors of `names` as a table for `anchors.file`; return a report for the user.
 
     Raises:
         DataError: a name is refused, the encoder cannot be used, or `out` cannot be written.
@@ -162,7 +162,7 @@ def embed(names: Sequence[str], settings: AnchorSettings, out: Path) -> dict[str
 
 
 def describe(anchors: Tensor) -> Spread:
-    """Length and spread of anchors (C, D)."""
+    """Return length and spread of anchors (C, D)."""
     points = anchors.double()
     smallest, closest = float("inf"), None
     for start in range(0, len(points), _CHUNK):
@@ -178,7 +178,7 @@ def describe(anchors: Tensor) -> Spread:
 
 
 def equal_pairs(anchors: Tensor) -> list[tuple[int, int]]:
-    """The pairs of rows (first, second) of anchors (C, D) that are equal, in order; at most a million."""
+    """Return the pairs of rows (first, second) of anchors (C, D) that are equal, in order; at most a million."""
     rows: dict[bytes, list[int]] = {}
     for row, anchor in enumerate((anchors + 0.0).cpu().contiguous().numpy()):  # + 0.0: minus zero is zero
         rows.setdefault(anchor.tobytes(), []).append(row)
@@ -187,7 +187,7 @@ def equal_pairs(anchors: Tensor) -> list[tuple[int, int]]:
 
 
 def _pairwise_mean(vectors: Tensor) -> float:
-    """Mean over pairs of different classes of mean_d (a_d - b_d)^2 = 2 sum_c |e_c - mean|^2 / ((C - 1) D)."""
+    """Return the mean over pairs of classes of mean_d (a_d - b_d)^2 = 2 sum_c |e_c - mean|^2 / ((C - 1) D)."""
     points = vectors.double()
     if len(points) < 2:
         return 0.0
@@ -195,10 +195,10 @@ def _pairwise_mean(vectors: Tensor) -> float:
 
 
 def warnings(anchors: Tensor, names: Sequence[str], radius: float, folders: Sequence[str] | None = None) -> list[str]:
-    """What makes a bounding loss of this radius (mean over dimensions) weaker than it looks, a line each.
+    """Return the reasons why a bounding loss of this radius (mean over dimensions) is weak, a line each.
 
     Args:
-        folders: of each class the folder that its name comes from, where classes are folders.
+        folders: for each class the folder of its name, where classes are folders.
     """
     spread = describe(anchors)
     if spread.closest is None:
@@ -212,7 +212,7 @@ def warnings(anchors: Tensor, names: Sequence[str], radius: float, folders: Sequ
         shown = "; ".join(f"{called[first]} and {called[second]}" for first, second in pairs[:SHOWN])
         more = f"; and {len(pairs) - SHOWN:,} more pairs" if len(pairs) > SHOWN else ""
         lines.append(f"classes {shown}{more} have the same anchor")
-    if radius >= spread.pairwise_mean / 2:  # what the mean of all anchors reaches
+    if radius >= spread.pairwise_mean / 2:  # the mean of all anchors is within it
         lines.append(
             f"radius {radius:g} is so wide (spread {spread.pairwise_mean:.3g}) that one point fits all classes"
         )

@@ -1,6 +1,6 @@
-"""Turns texts into vectors with a language model from Hugging Face or a local folder.
+"""Encoding of texts as vectors with a language model from Hugging Face or a local folder.
 
-`transformers` is imported only when there is something to encode. What was encoded once is kept
+`transformers` is imported only when there is something to encode. Results are cached
 under `$FCIL_CACHE/anchors` (else `~/.cache/fcil/anchors`).
 """
 
@@ -36,7 +36,7 @@ BATCH = 256
 
 
 class EncoderInfo(NamedTuple):
-    """A line of `fcil list encoders`."""
+    """A row of `fcil list encoders`."""
 
     name: str
     summary: str
@@ -53,11 +53,11 @@ ENCODERS = (
     EncoderInfo("google-bert/bert-base-uncased", "BERT, mean of its token vectors", 768, True),
     EncoderInfo("NAME or FOLDER", "any Hugging Face text encoder, or a folder that holds one", None, False),
 )
-"""The encoders worth knowing; any other Hugging Face name or a folder works too."""
+"""Listed encoders; any other Hugging Face name or a folder works too."""
 
 
 def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, names: Sequence[str]) -> Table:
-    """Vectors of `template` filled with each of `names`, as the language model gives them.
+    """Return vectors of `template` filled with each of `names`, as the language model gives them.
 
     Raises:
         DataError: the encoder cannot be loaded, or is no text encoder.
@@ -65,22 +65,22 @@ def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, 
     prompts = {name: template.replace("{}", spoken(name)) for name in names}
     texts = sorted(set(prompts.values()))  # so that neither the order of classes nor a repeat changes a bit
     kept = _cache_file(encoder, template, revision, pooling, texts)
-    with suppress(DataError):  # a missing or damaged cache file is made anew
+    with suppress(DataError):  # a missing or damaged cache file is rewritten
         table = read_table(kept)
         return _arrange(table, [prompts[n] for n in names], tuple(names))
     table = _run(encoder, template, revision, pooling, texts, names)
-    with suppress(DataError):  # a home that cannot be written to costs time, not the run
+    with suppress(DataError):  # an unwritable home costs time, not the run
         write_table(kept, table)
     return _arrange(table, [prompts[n] for n in names], tuple(names))
 
 
 def is_cached(encoder: str) -> bool:
-    """Whether an encoder is a local folder, in an installed package or in the cache of the Hugging Face hub."""
+    """Return whether an encoder is a local folder, in an installed package or in the cache of the Hugging Face hub."""
     if os.path.isdir(os.path.expanduser(encoder)) or packaged_folder(encoder):
         return True
     try:
         return isinstance(import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json"), str)
-    except (ImportError, ValueError):  # ValueError: no name that the hub could know
+    except (ImportError, ValueError):  # ValueError: an invalid name for the hub
         return False
 
 
@@ -95,7 +95,7 @@ def _arrange(table: Table, texts: Sequence[str], names: tuple[str, ...]) -> Tabl
 def _cache_file(encoder: str, template: str, revision: str | None, pooling: str, texts: Sequence[str]) -> Path:
     folder = Path(os.path.expanduser(encoder))
     content: list[object] = []
-    if os.path.isdir(folder):  # another model may be put into the same folder
+    if os.path.isdir(folder):  # its content may be replaced by another model
         encoder = str(folder.resolve())
         try:
             stats = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
@@ -107,7 +107,7 @@ def _cache_file(encoder: str, template: str, revision: str | None, pooling: str,
 
 
 def _without_network(names: Sequence[str]) -> str:
-    """What needs no network: the embedded vectors where they have all of the names, else an encoder in a package."""
+    """Return an alternative without network: the embedded vectors if they have all names, else a packaged encoder."""
     if {normalise(name) for name in names} <= {normalise(name) for name in read_table(EMBEDDED_FILE).names}:
         return f'"encoder: {EMBEDDED}" needs no network'
     return f"without a network: {way_out()}"
@@ -125,7 +125,7 @@ def _run(
             tokenizer, model, pooling = _load(source, revision, pooling)
         except DataError:
             raise
-        except Exception as error:  # whatever transformers, the hub or a damaged file raises
+        except Exception as error:  # any error of transformers, the hub or a damaged file
             place = "the folder" if local else "the Hugging Face hub, its local cache or a local folder"
             raise DataError(
                 f'text encoder "{encoder}" cannot be loaded from {place} ({one_line(error)}); '
@@ -144,7 +144,7 @@ def _run(
 
 
 def _load(source: str, revision: str | None, pooling: Pooling) -> tuple[Any, Any, Pooling]:
-    """Tokenizer, model and the pooling that `auto` stands for. What is on disk is tried before the network."""
+    """Return tokenizer, model and the pooling that `auto` stands for; the disk is tried before the network."""
     held = packaged_folder(source, revision)
     options = {"revision": revision or "main", "trust_remote_code": False}
     try:
@@ -166,16 +166,16 @@ def _load_with(source: str, pooling: Pooling, **options: Any) -> tuple[Any, Any,
         raise DataError(f'anchors.pooling "{pooling}" does not fit "{source}"; allowed: auto, {", ".join(allowed)}')
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     kind = transformers.CLIPTextModelWithProjection if clip else transformers.AutoModel
-    # Safetensors where there are some; of a .bin file transformers reads tensors alone.
+    # Safetensors are preferred; of a .bin file transformers reads tensors alone.
     model, loading = kind.from_pretrained(source, output_loading_info=True, weights_only=True, **options)
     missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
-    if missing:  # they would be random numbers, and nothing would say so
+    if missing:  # they would be random numbers without any error
         raise DataError(f'text encoder "{source}" lacks {len(missing)} weights, for example {missing[0]}')
     return tokenizer, model.float().eval(), allowed[0] if pooling == "auto" else pooling
 
 
 def _commit(encoder: str, revision: str | None) -> str:
-    """The commit of an encoder that was just loaded: the name of its folder in the local hub cache."""
+    """Return the commit of an encoder that was just loaded: the name of its folder in the local hub cache."""
     found = import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json", revision=revision)
     if isinstance(found, str):
         return Path(found).parent.name
@@ -184,7 +184,7 @@ def _commit(encoder: str, revision: str | None) -> str:
 
 @torch.no_grad()
 def _vectors(tokenizer: Any, model: Any, pooling: Pooling, texts: Sequence[str]) -> Tensor:
-    """(len(texts), D) float32, projected by CLIP but never normalised."""
+    """Return (len(texts), D) float32, projected by CLIP but never normalised."""
     limit = min(tokenizer.model_max_length, _positions(model))
     tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
     output = model(**tokens)
@@ -203,7 +203,7 @@ def _positions(model: Any) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No telemetry, no weight conversion on a server, no progress bars and no warnings meanwhile."""
+    """Disable telemetry, weight conversion on a server, progress bars and warnings within the block."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -230,11 +230,11 @@ def _quiet() -> Iterator[None]:
 
 
 def rebuild_embedded(folder: Path, package: str = PACKAGE) -> None:
-    """Make `embedded.safetensors` anew from the names in `embedded.json`; how the shipped table was made.
+    """Rebuild `embedded.safetensors`, the shipped table, from the names in `embedded.json`.
 
     Args:
-        folder: the encoder, as `package` brings it.
-        package: the package whose version is noted.
+        folder: the encoder's files in `package`.
+        package: the package whose version is recorded.
     """
     notes = EMBEDDED_FILE.with_suffix(".json")
     described = json.loads(notes.read_text(encoding="utf-8"))

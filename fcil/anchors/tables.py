@@ -26,22 +26,22 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_NAMES = 100_000
 MAX_CHARACTERS = 200
 MAX_BYTES = 2**30
-"""Of a table file."""
+"""Most bytes of a table file."""
 
 
 def spoken(name: str) -> str:
-    """A class name as one would say it: `_` and `-` are spaces."""
+    """Return a class name as it is spoken: `_` and `-` are spaces."""
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
 def normalise(name: str) -> str:
-    """What two spellings of one class name have in common."""
+    """Return the normal form of a class name, equal for two spellings of it."""
     return spoken(name).lower()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Vectors as the encoder gave them, one row for each name, and where they come from."""
+    """Vectors as the encoder gave them, one row for each name, and their source."""
 
     names: tuple[str, ...]
     vectors: Tensor  # (C, D)
@@ -51,10 +51,10 @@ class Table:
     revision: str = ""
 
     def rows(self, names: Sequence[str], advice: str) -> Tensor:
-        """The rows of `names`, in their order, float32.
+        """Return the rows of `names`, in their order, float32.
 
         Raises:
-            DataError: a name is not in the table; `advice` says what to do about it.
+            DataError: a name is not in the table; `advice` is the hint in the message.
         """
         found: dict[str, int] = {}
         for row, name in enumerate(self.names):
@@ -118,7 +118,7 @@ def write_table(path: Path, table: Table, dtype: torch.dtype = torch.float32) ->
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file: UTF-8, one a line; blank lines and lines that begin with # are skipped.
+    """Return class names from a text file: UTF-8, one a line; blank lines and lines that begin with # are skipped.
 
     Raises:
         DataError: the file is missing, no UTF-8, or its names are refused by `check_names`.
@@ -131,7 +131,7 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Refuse a list of class names that no classifier can mean.
+    """Refuse an impossible list of class names.
 
     Raises:
         DataError: there is no name, too many, or one that is empty, too long, not printable or given twice.
@@ -156,7 +156,7 @@ def check_names(names: Sequence[str], source: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception of another library in one short line."""
+    """Return an exception of another library as one short line."""
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     reason = getattr(error, "strerror", None) or " ".join(first.split())
     reason = f"{reason[:200]}..." if len(reason) > 200 else reason

@@ -1,4 +1,4 @@
-"""How settings are read: YAML in, frozen dataclasses out, a closed schema, and errors that name the key."""
+"""Reading of settings: YAML in, frozen dataclasses out, a closed schema, and errors that name the key."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which settings change no result: the one list for the hash of a run, for resuming it, and for tables of runs.
+"""Settings that change no result: the one list for the hash of a run, for resuming it, and for tables of runs.
 
-It holds key paths and stands apart from the classes of settings because tables read configurations as plain values,
+It holds key paths and is separate from the classes of settings because tables read configurations as plain values,
 those of earlier versions too, and do not wait for torch, which the classes import.
 """
 
@@ -15,16 +15,16 @@ NO_EFFECT = (
     *("federation.backend", "federation.timeout", "federation.checkpoint_every"),
     *("federation.on_failure", "federation.retries", "federation.min_success"),
 )
-"""Settings in no hash. Of a split the digest counts; what is done about clients that fail changes nothing where none
-fails and is in the record where one does, so that a run that stopped can go on under another policy."""
+"""Settings excluded from the hash. A split counts by its digest; failure-policy settings matter only if a client
+fails, and failures are recorded, so a stopped run can be resumed under another policy."""
 DETAIL = ("federation.evaluate_every",)
-"""Settings that are in the hash, since they decide what is recorded on the way, and change no result."""
+"""Settings that are in the hash, since they decide what is recorded during a run, and change no result."""
 
 
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration (`config.yaml`, `Plan.to_yaml()`) that can change the result, as a copy.
+    """Return the settings of a configuration (`config.yaml`, `Plan.to_yaml()`) that can change the result, as a copy.
 
-    The folder of the images is among them only where they are a user's own, the place of a user's strategy is not:
+    The folder of the images is among them only for a user's own images; the path of a user's strategy is not:
     its text counts.
     """
     data = config.get("data")
@@ -37,7 +37,7 @@ def effective(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without(values: Mapping[str, Any], paths: Collection[str], path: str = "") -> dict[str, Any]:
-    """A copy of nested values that lacks these key paths."""
+    """Return a copy of nested values without these key paths."""
     found = {}
     for key, value in values.items():
         inner = f"{path}.{key}" if path else str(key)

@@ -1,7 +1,7 @@
 """JSON schema (draft 7) of settings: with it an editor completes, explains and checks a file while it is written.
 
-Types, bounds and choices come from the hints that `fcil.config.parse` reads values by, sentences from under the fields.
-A class with a short form says it in a class method `to_json_schema(schemas)`, beside `from_yaml` and `to_yaml`.
+Types, bounds and choices come from the hints that `fcil.config.parse` reads values by, descriptions from the field
+docstrings. A class with a short form describes it in a class method `to_json_schema(schemas)`, beside `from_yaml`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PLACE = "#/definitions/"
 
 
 class Schemas:
-    """Makes schemas, and keeps those of classes as definitions to refer to."""
+    """Builder of schemas that stores those of classes as definitions to refer to."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
         self._classes: dict[str, type] = {}
 
     def of(self, hint: Any) -> Schema:
-        """The values that a field of this type may have in a file."""
+        """Return the schema of a field of this type."""
         cls = settings_class(hint)
         if cls is None:
             return TypeAdapter(hint).json_schema()
@@ -37,7 +37,7 @@ class Schemas:
         return _or_null(found) if NoneType in get_args(hint) else found
 
     def of_fields(self, cls: type) -> Schema:
-        """A mapping of the fields of a dataclass, without its short form."""
+        """Return the schema of a dataclass as a mapping, without its short form."""
         docs = field_docs(cls)
         settable = [f for f in fields(cls) if f.init]
         properties = {
@@ -48,12 +48,12 @@ class Schemas:
         return closed | ({"required": required} if required else {})
 
     def of_choice(self, what: str, kinds: Mapping[str, type], own: bool = False) -> Schema:
-        """`name` or `{name: {option: value}}`.
+        """Return the schema of `name` or `{name: {option: value}}`.
 
         Args:
-            what: the word for what is chosen.
+            what: the word for the choice.
             kinds: the class whose fields are the options, for each name.
-            own: whether there may be names beside these.
+            own: whether other names are allowed.
         """
         options = {}
         for name, cls in kinds.items():
@@ -65,7 +65,7 @@ class Schemas:
         return {"anyOf": [*names, {**alone, "properties": options, "additionalProperties": others}]}
 
     def of_matrix(self, name: str) -> Schema:
-        """The `matrix` over what the definition of this name describes: key paths, each with a list of values."""
+        """Return the schema of the `matrix` over the definition of this name: key paths, each with a list of values."""
         paths: dict[str, Schema] = {}
         open_ended = [path for path, inside in self._paths(name, paths) if not inside]
         deeper = rf"^({'|'.join(path.replace('.', '[.]') for path in open_ended)})[.]"
@@ -78,7 +78,7 @@ class Schemas:
         return {**closed, "properties": lists, "patternProperties": {deeper: {"type": "array", "minItems": 1}}}
 
     def _paths(self, name: str, found: dict[str, Schema], prefix: str = "") -> Iterator[tuple[str, bool]]:
-        """Find the key paths of a definition; those below which there is more, and whether that was found too."""
+        """Yield the key paths of a definition that have paths below them, and whether those were found too."""
         for key, schema in self.definitions[name]["properties"].items():
             found[f"{prefix}{key}"] = {"$ref": f"{_PLACE}{name}/properties/{key}"}
             for reference in (part["$ref"] for part in (schema, *schema.get("anyOf", ())) if "$ref" in part):
@@ -89,7 +89,7 @@ class Schemas:
                     yield from self._paths(inner, found, f"{prefix}{key}.")
 
     def _defined(self, name: str, cls: type, make: Callable[[type], Schema]) -> Schema:
-        """A reference to the definition of this name, which is made if there is none yet."""
+        """Return a reference to the definition of this name, which is made if there is none yet."""
         if self._classes.setdefault(name, cls) is not cls:
             raise ValueError(f"two classes of settings are called {name}")
         if name not in self.definitions:
@@ -107,7 +107,7 @@ def _described(text: str | None) -> Schema:
 
 
 def _default(field: Field[Any]) -> Schema:
-    """The default as a file would have it; nothing for settings within settings, which say theirs themselves."""
+    """Return the default as in a file; nothing for nested settings, whose own fields have defaults."""
     if field.default is field.default_factory is MISSING:
         return {}
     default = field.default if field.default_factory is MISSING else field.default_factory()
@@ -118,7 +118,7 @@ def _default(field: Field[Any]) -> Schema:
 
 
 def _sentence(cls: type, name: str) -> str:
-    """What a class chosen by name is: the head of its module if that has this name, else its own."""
+    """Return the description of a class chosen by name: its module's first line if that has this name, else its own."""
     module = sys.modules[cls.__module__]
     text = (module.__doc__ if cls.__module__.endswith(f".{name}") else vars(cls).get("__doc__")) or ""
     return "" if text.startswith(f"{cls.__name__}(") else text.partition("\n")[0]

@@ -1,4 +1,4 @@
-"""What an experiment file stands for: its values with overrides in place, and the cells of its `matrix`.
+"""Expansion of an experiment file: its values with overrides in place, and the cells of its `matrix`.
 
     matrix:
       strategy: [finetune, {lander: {radius: 0.01}}]
@@ -7,9 +7,9 @@
       include: [{strategy: lander, optimizer.lr: 0.1}, {strategy: joint, data.tasks: 20}]
 
 The lists make a product. `exclude` removes the combinations that match every key of an entry. Then each
-entry of `include` extends the combinations that are left and whose own values it would not overwrite;
-where there is none it becomes a cell of its own. So far this is what GitHub Actions do. What one entry of
-`include` added, a later one may replace.
+entry of `include` extends the remaining combinations whose own values it would not overwrite;
+if there is none it becomes a cell of its own. So far this is the rule of GitHub Actions. Values added by one
+entry of `include` may be replaced by a later one.
 
 A value of an entry matches an equal value of the matrix; a name matches the choice of that name whatever
 its options (`lander` matches `{lander: {radius: 0.01}}`), and a mapping one that holds at least its keys,
@@ -32,28 +32,28 @@ from fcil.config import MAX_DEPTH, Where, load_yaml, parse_yaml
 from fcil.errors import ConfigError, nearest
 
 MAX_RUNS = 10_000
-"""Of one file."""
+"""Most runs of one file."""
 Values = dict[str, Any]
 DISTILLS = {"teacher", "student", "synthesizer", "distiller", "quantise"}
 """Keys of a distillation's file that no experiment has."""
 FEDERATES = {"strategy", "federation"}
 """Keys of an experiment's file that no distillation has."""
 Source = str | Path | Mapping[str, Any]
-"""An experiment: a YAML file, or a mapping of what one would hold."""
+"""An experiment: a YAML file, or a mapping of the same content."""
 LISTS = ("include", "exclude")
 """Keys of a matrix that are no key paths."""
 
 
 def place_of(source: Source) -> Where:
-    """What errors call an experiment: its file, or `experiment` for one that is given as a mapping."""
+    """Return the name of an experiment in errors: its file, or `experiment` for one that is given as a mapping."""
     return Where("experiment" if isinstance(source, Mapping) else str(source))
 
 
 def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
-    """The values of an experiment with the overrides in place: one mapping, or one for each cell of its `matrix`.
+    """Return the values of an experiment with overrides in place: one mapping, or one for each cell of its `matrix`.
 
     Args:
-        source: a YAML file, or what one would hold.
+        source: a YAML file, or a mapping of the same content.
     """
     where = place_of(source)
     raw = plain(source, where) if isinstance(source, Mapping) else load_yaml(Path(source))
@@ -74,20 +74,20 @@ def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
 
 
 def is_distillation(cell: Mapping[str, Any]) -> bool:
-    """Whether the values are for `fcil distill`, and not for `fcil run`."""
+    """Return whether the values are for `fcil distill`, and not for `fcil run`."""
     return bool(DISTILLS & cell.keys()) and not FEDERATES & cell.keys()
 
 
 def is_federation(cell: Mapping[str, Any]) -> bool:
-    """Whether they are for `fcil run`, and not for `fcil distill`."""
+    """Return whether they are for `fcil run`, and not for `fcil distill`."""
     return bool(FEDERATES & cell.keys()) and not DISTILLS & cell.keys()
 
 
 def plain(value: Any, where: Where, depth: int = 0) -> Any:
-    """The same values as a YAML file would give them: dicts with keys of text, lists, numbers, text.
+    """Return the values as a YAML file would give them: dicts with keys of text, lists, numbers, text.
 
     Raises:
-        ConfigError: there is something else among them, or they are nested too deeply.
+        ConfigError: there is another type among them, or they are nested too deeply.
     """
     if depth > MAX_DEPTH:
         raise where.error(f"nested too deeply; at most {MAX_DEPTH} mappings and lists within each other are allowed")
@@ -115,7 +115,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _override_matrix(values: Values, key: str, value: Any) -> None:
-    """`matrix.data.tasks=[2, 5]`: what comes after the first dot is one key of the matrix."""
+    """Apply `matrix.data.tasks=[2, 5]`: the part after the first dot is one key of the matrix."""
     _, _, inner = key.partition(".")
     matrix = values.get("matrix") or {}
     if inner and not isinstance(matrix, Mapping):
@@ -124,7 +124,7 @@ def _override_matrix(values: Values, key: str, value: Any) -> None:
 
 
 def _set_by_hand(matrix: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
-    """The matrix, in which a key that is set by hand varies no more, and entries about its other values are gone."""
+    """Return the matrix without keys that are overridden, and without entries about their other values."""
     varied = {key: [changes[key]] if key in changes and key not in LISTS else value for key, value in matrix.items()}
     fixed = {key for key in changes if key in matrix}
     if isinstance(varied.get("include"), list):
@@ -139,7 +139,7 @@ def _set_by_hand(matrix: Mapping[str, Any], changes: Mapping[str, Any]) -> Value
 def place(values: Values, path: str, value: Any, where: Where) -> None:
     """Set a value at a key path such as `data.tasks`.
 
-    `strategy.radius` reaches into the options of whichever strategy is named.
+    `strategy.radius` is set in the options of the named strategy.
     """
     *parents, last = path.split(".")
     spot: Any = values
@@ -160,10 +160,10 @@ def place(values: Values, path: str, value: Any, where: Where) -> None:
 
 
 def expand(values: Values, where: Where, known: Mapping[str, Any] | None = None) -> Iterator[Values]:
-    """The cells of `matrix`: each combination of its lists, less `exclude`, with `include`, set at its key paths.
+    """Yield the cells of `matrix`: each combination of its lists, less `exclude`, with `include`, set at its key paths.
 
     Args:
-        known: the matrix as it stands in the file. An entry of `exclude` is no typo if it matches something there.
+        known: the matrix in the file. An entry of `exclude` is no typo if it matches something there.
     """
     values = dict(values)
     matrix = values.pop("matrix", None)
@@ -179,7 +179,7 @@ def expand(values: Values, where: Where, known: Mapping[str, Any] | None = None)
 
 
 def _combinations(matrix: Any, where: Where, known: Mapping[str, Any]) -> list[Values]:
-    """Key paths and values of each cell."""
+    """Return key paths and values of each cell."""
     lists = {str(k): v for k, v in matrix.items() if k not in LISTS} if isinstance(matrix, Mapping) else {}
     included = _entries(matrix, "include", where) if isinstance(matrix, Mapping) else []
     if not (lists or included) or not all(isinstance(v, list) and v for v in lists.values()):
@@ -201,7 +201,7 @@ def _combinations(matrix: Any, where: Where, known: Mapping[str, Any]) -> list[V
 
 
 def _entries(matrix: Mapping[str, Any], name: str, where: Where) -> list[Values]:
-    """The entries of `include` or `exclude`."""
+    """Return the entries of `include` or `exclude`."""
     entries = matrix.get(name) or []
     if not isinstance(entries, list):
         raise where.at(name).error(f"{entries!r} is not allowed; expected a list of mappings of key paths")
@@ -214,7 +214,7 @@ def _entries(matrix: Mapping[str, Any], name: str, where: Where) -> list[Values]
 
 
 def _check_exclude(entry: Values, where: Where, lists: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """See that an entry could match something, here or in the file's own matrix; if not it is likely a typo."""
+    """Check that an entry could match something, here or in the file's own matrix; if not it is likely a typo."""
     for key, value in entry.items():
         if key not in lists:
             problem = f'"{key}" is not varied (the matrix has: {", ".join(lists)}).'
@@ -232,7 +232,7 @@ def _covers(entry: Values, combination: Values) -> bool:
 
 
 def _including(combinations: list[Values], entries: Sequence[Values]) -> list[Values]:
-    """The combinations with what `include` adds to them, and after them its cells of their own."""
+    """Return the combinations as extended by `include`, and after them its own cells."""
     extended, own = [dict(one) for one in combinations], []
     for entry in entries:
         takers = [new for new, one in zip(extended, combinations, strict=True) if not _overwrites(entry, one)]
@@ -244,7 +244,7 @@ def _including(combinations: list[Values], entries: Sequence[Values]) -> list[Va
 
 
 def _overwrites(entry: Values, combination: Values) -> bool:
-    """Whether an entry would put another value where a combination has one."""
+    """Return whether an entry would replace a value of a combination."""
     for key, value in entry.items():
         if key in combination:
             if not matches(value, combination[key]):
@@ -261,7 +261,7 @@ def _overwrites(entry: Values, combination: Values) -> bool:
 
 
 def _inside(value: Any, path: Sequence[str]) -> list[Any]:
-    """What a value holds at a key path, past the name of a method with options; nothing if it holds nothing there."""
+    """Return the values at a key path in a value, past the name of a method with options; empty if there is none."""
     for key in path:
         if isinstance(value, Mapping) and key not in value and len(value) == 1:
             (value,) = value.values()
@@ -272,7 +272,7 @@ def _inside(value: Any, path: Sequence[str]) -> list[Any]:
 
 
 def matches(wanted: Any, value: Any) -> bool:
-    """Whether a value of an entry speaks of a value of the matrix; see the head of this module."""
+    """Return whether a value of an entry matches a value of the matrix; see the head of this module."""
     if isinstance(wanted, str) and isinstance(value, Mapping):
         return list(value) == [wanted]
     if isinstance(wanted, Mapping) and isinstance(value, str):
@@ -283,5 +283,5 @@ def matches(wanted: Any, value: Any) -> bool:
 
 
 def _options(value: Any) -> Any:
-    """`{lander: null}` says that there are no options."""
+    """Return the options of a choice; `{lander: null}` has none."""
     return {} if value is None else value

@@ -1,4 +1,4 @@
-"""A package of methods: every module is one, its name is the method's, and in it lies one class.
+"""Packages of methods: every module is one method, named like it, and defines one class.
 
 Synthesizers and distillers are found and read in this way; strategies, which users write, in
 `fcil.methods.loading`.
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def files_in(package: str) -> dict[str, Path]:
-    """Name and file of every method of a package, which is not imported."""
+    """Return name and file of every method of a package, which is not imported."""
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = sorted(p for folder in folders for p in Path(folder).glob("*.py") if not p.stem.startswith("_"))
@@ -26,19 +26,19 @@ def files_in(package: str) -> dict[str, Path]:
 
 
 def names_in(package: str) -> list[str]:
-    """The modules of a package. Packages within it hold what the modules share."""
+    """Return the modules of a package; packages within it hold what the modules share."""
     return list(files_in(package))
 
 
 def class_in(module: str, base: type[T]) -> type[T]:
-    """The one subclass of `base` that a module defines."""
+    """Return the one subclass of `base` that a module defines."""
     found = vars(importlib.import_module(module)).values()
     (own,) = (v for v in found if isinstance(v, type) and issubclass(v, base) and v.__module__ == module)
     return own
 
 
 def read_choice(raw: object, where: Where, kind: str, names: list[str], class_of: Callable[[str], type[T]]) -> T:
-    """A method from `name` or `{name: {option: value}}`.
+    """Return a method from `name` or `{name: {option: value}}`.
 
     Raises:
         ConfigError: unknown name or option, or a value that is not allowed.

@@ -60,10 +60,10 @@ def parse(cls: type[T], raw: Any, where: Where) -> T:
 def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
     """Build a dataclass field by field, without its short form.
 
-    `READ_ELSEWHERE` of the class names keys that its file may have and that are seen to before.
+    `READ_ELSEWHERE` of the class names keys of its file that are handled before.
 
     Raises:
-        ConfigError: as `parse`; one that tells all errors there are, in the order of the keys.
+        ConfigError: as `parse`; it lists all errors, in the order of the keys.
     """
     if not isinstance(raw, Mapping):
         raise where.error(f"{raw!r} is not allowed; expected a mapping of {_names(cls)}")
@@ -98,13 +98,13 @@ def _names(cls: type) -> str:
 
 @cache
 def hints(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, with their bounds."""
+    """Return the types of a dataclass's fields, with their bounds."""
     return get_type_hints(cls, include_extras=True)
 
 
 @cache
 def _model(cls: type, key: str) -> TypeAdapter[Any]:
-    """What reads a value of a field; it takes longer to build than to read a file with."""
+    """Return the cached adapter for a field's values; it takes longer to build than to read a file with."""
     return TypeAdapter(hints(cls)[key])
 
 
@@ -123,7 +123,7 @@ def _value(cls: type, key: str, raw: Any, where: Where) -> Any:
 
 
 def settings_class(hint: Any) -> type | None:
-    """The dataclass in `X` or `X | None`, if there is one."""
+    """Return the dataclass in `X` or `X | None`, if there is one."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     found = [o for o in options if is_dataclass(o) or hasattr(o, "from_yaml")]
     return found[0] if found else None
@@ -139,7 +139,7 @@ def _complaint(error: Exception, raw: Any) -> str:
 
 
 def dump(value: Any) -> Any:
-    """The plain YAML values of a settings object; `parse` reads them back."""
+    """Return the plain YAML values of a settings object; `parse` reads them back."""
     if hasattr(value, "to_yaml"):
         return value.to_yaml()
     if is_dataclass(value):
@@ -152,7 +152,7 @@ def dump(value: Any) -> Any:
 
 
 def dump_fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as plain YAML values, without its short form."""
+    """Return the fields of a dataclass as plain YAML values, without its short form."""
     return {f.name: dump(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
 
 
@@ -169,13 +169,13 @@ def choice(raw: Any, where: Where, kind: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_folder_name(text: str) -> bool:
-    """Whether a folder can have this name on every system: one printable part of a path that no terminal obeys."""
+    """Return whether a folder can have this name on every system: one printable path part, no control characters."""
     plain = bool(text.strip()) and text.isprintable() and len(text.encode()) <= 200
     return plain and text not in (".", "..") and not set(text) & {"/", "\\"}
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The sentence that stands under each field of a dataclass, base classes included."""
+    """Return the sentence under each field of a dataclass, base classes included."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not is_dataclass(base):

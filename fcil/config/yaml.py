@@ -1,8 +1,8 @@
 """YAML of bounded size, read and written by rules of our own.
 
-What a file means must not depend on the release of PyYAML that happens to be installed. So PyYAML
-finds the nodes, and this module says what they are: which text is a number, and which value a
-mapping has that merges others (`<<`). PyYAML 6.0.4 tells merged keys apart by the identity of their
+The meaning of a file must not depend on the installed release of PyYAML. So PyYAML
+finds the nodes, and this module interprets them: which text is a number, and which value a
+mapping has that merges others (`<<`). PyYAML 6.0.4 distinguishes merged keys by the identity of their
 text: of a list of mappings the last one wins for keys of two letters or more, where 6.0.3 and the
 specification take the first, and for keys of one letter a mapping that overrides what it merges loses
 its own value when it is merged itself (`findings/pyyaml_merge_precedence.sh`).
@@ -33,13 +33,13 @@ from fcil.errors import ConfigError, nearest
 from fcil.io.bounded import read_text
 
 MAX_BYTES = 2**20
-"""Of a YAML file."""
+"""Most bytes of a YAML file."""
 MAX_NODES = 100_000
-"""Keys and values of a YAML file, with what aliases stand for written out."""
+"""Most keys and values of a YAML file, with aliases expanded."""
 MAX_DEPTH = 50
-"""Mappings and lists within each other."""
+"""Most mappings and lists within each other."""
 MAX_DIGITS = 100
-"""Characters of a number."""
+"""Most characters of a number."""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _YAML = "tag:yaml.org,2002:"
 _AMBIGUOUS = f"{_YAML}ambiguous"
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}  # nodes in each node that is complete; an alias may stand for it
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Count as the tree grows, so that a file that stands for billions of nodes is refused at once."""
+        """Compose a node and count it, so that a file that expands to billions of nodes is refused at once."""
         mark, before = self.peek_event().start_mark, self._nodes  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping whose keys are text, with what it merges in place: PyYAML finds no `<<` in it any more."""
+        """Return a mapping whose keys are text, with its merges resolved: PyYAML finds no `<<` in it any more."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def text(self, node: yaml.ScalarNode) -> Any:
-        """A string; nothing in it can move a cursor or end a path."""
+        """Return a string without characters that move a cursor or end a path."""
         value = self.construct_scalar(node)
         found = _CONTROL.search(value)
         if found:
@@ -122,14 +122,14 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def plain(self, node: yaml.Node) -> Any:
-        """A number, boolean or null, also where a tag only says that it is one."""
+        """Return a number, boolean or null, also where only a tag marks it as one."""
         kind, text = node.tag.removeprefix(_YAML), node.value
         if not isinstance(text, str) or len(text) > MAX_DIGITS or not _FORMS[kind].match(text):
             raise _refusal(f'"{str(text)[:20]}" is no {kind} of at most {MAX_DIGITS} characters', node)
         return _value_of(kind, text)
 
     def ambiguous(self, node: yaml.ScalarNode) -> Any:
-        """Refuse what readers of YAML 1.1 and 1.2 understand differently."""
+        """Refuse values that readers of YAML 1.1 and 1.2 understand differently."""
         raise _refusal(_two_readings(node.value), node)
 
 
@@ -148,7 +148,7 @@ def _refusal(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError
 
 
 def _merge(node: yaml.MappingNode) -> None:
-    """Put the pairs of what a mapping merges before its own, each key once, with the value that counts."""
+    """Insert the merged pairs of a mapping before its own, each key once, with the value that counts."""
     merged = [value for key, value in node.value if key.tag == f"{_YAML}merge"]
     if not merged:
         return
@@ -165,7 +165,7 @@ def _merge(node: yaml.MappingNode) -> None:
 
 
 def _value_of(kind: str, text: str) -> bool | int | float | None:
-    """The value of text that has the form of its kind."""
+    """Return the value of text that has the form of its kind."""
     digits = text.replace("_", "")
     if kind == "null":
         return None
@@ -177,7 +177,7 @@ def _value_of(kind: str, text: str) -> bool | int | float | None:
 
 
 def _two_readings(text: str) -> str:
-    """What is told of a number that is not the same in YAML 1.1 and 1.2."""
+    """Return the error message for a number that differs between YAML 1.1 and 1.2."""
     if len(text) > MAX_DIGITS:
         return f'"{text[:20]}" is no int of at most {MAX_DIGITS} characters'
     if ":" in text:
@@ -221,7 +221,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a value that occurs twice twice, short lists on one line, and text so that it is read as text."""
+    """A dumper that writes no aliases, puts short lists on one line, and writes text so that it is read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -239,5 +239,5 @@ _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
-    """The text of plain values, in the order given; `parse_yaml`, and other readers of YAML, give them back."""
+    """Return the text of plain values, in the order given; `parse_yaml`, and other readers of YAML, give them back."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

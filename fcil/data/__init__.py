@@ -7,8 +7,8 @@
 
 Labels count classes in order of appearance, so a class is old when `y < task.num_old`. Tasks count
 from 1, clients from 0. Small sets are one uint8 tensor, large ones are decoded while training; both
-behind `Shard.batches`. What a client holds, in which order and how it is changed depends on the seed
-and on names of streams, never on which process asks, or when.
+behind `Shard.batches`. A client's samples, their order and their augmentation depend on the seed
+and on names of streams, never on the process or the time.
 """
 
 from fcil.data.augment import Augment, normalise

@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training samples before they are normalised.
+    """Augmentation of training samples before they are normalised.
 
     Differs: a batch draws from the generator it is given, where torchvision draws sample by sample
     from the global stream; the distributions are the same.
@@ -37,11 +37,11 @@ class Augment:
 
     @property
     def synthetic(self) -> Augment:
-        """What is done to synthetic samples: the same crops and flips, another brightness."""
+        """Return the augmentation of synthetic samples: the same crops and flips, another brightness."""
         return replace(self, brightness=self.synthetic_brightness)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """A randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1].
+        """Return a randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1].
 
         The generator may live on the CPU or on the device of `x`.
         """
@@ -79,7 +79,7 @@ def crop(x: Tensor, padding: int, spots: Tensor, mirror: Tensor) -> Tensor:
 
 
 def brighten(x: Tensor, factor: Tensor) -> Tensor:
-    """Multiply every sample by its factor (B,); uint8 levels are cut off, not rounded, as PIL does."""
+    """Multiply every sample by its factor (B,); uint8 levels are truncated, not rounded, as PIL does."""
     scale = factor.to(x.device, torch.float32 if x.dtype == torch.uint8 else x.dtype).view(-1, *[1] * (x.ndim - 1))
     if x.dtype == torch.uint8:
         return (x * scale).clamp_(max=255).to(torch.uint8)
@@ -87,7 +87,7 @@ def brighten(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def normalise(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
-    """(x - mean) / std for every channel of `x` (B, channels, ...).
+    """Return (x - mean) / std for every channel of `x` (B, channels, ...).
 
     uint8 levels are divided by 255 first; floats are taken as they are. `mean` and `std` (channels,)
     may be tensors that require a gradient.
@@ -108,7 +108,7 @@ def normalise(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | 
 def _affine(
     mean: tuple[float, ...], std: tuple[float, ...], top: float, ndim: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift on the device, kept because a copy to a GPU for every batch is a wait."""
+    """Return scale and shift on the device, cached: a copy to a GPU for every batch is a wait."""
     with torch.inference_mode(False):  # a tensor made under inference mode could not be used in training later
         centre, spread = (torch.tensor(v, dtype=torch.float64).view(-1, *[1] * (ndim - 2)) for v in (mean, std))
         return (1 / (top * spread)).to(device, dtype), (centre / spread).to(device, dtype)

@@ -1,4 +1,4 @@
-"""What is known about every data set before any of its files is opened."""
+"""Properties of every data set, known before any of its files is opened."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ _JITTER = 63 / 255
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One line of `fcil list datasets`."""
+    """One row of `fcil list datasets`."""
 
     name: str
     description: str
     num_classes: int | None
-    """Of the official data; a subset may have fewer. None where the files say."""
+    """Classes of the official data; a subset may have fewer. None if only the files tell."""
     shape: tuple[int, ...] | None
-    """(channels, height, width), or None where the files say."""
+    """(channels, height, width), or None if only the files tell."""
     downloads: bool
-    """Whether a missing data set is fetched."""
+    """Whether a missing data set is downloaded."""
     resizable: bool = False
     """Whether `resize` applies."""
     mean: tuple[float, ...] | None = None
-    """Of every channel, levels in [0, 1]; None where it is computed from the training images."""
+    """Mean of every channel, levels in [0, 1]; None where it is computed from the training images."""
     std: tuple[float, ...] | None = None
     augment: Augment | None = None
-    """None where it depends on the size of the images."""
+    """Default augmentation; None where it depends on the size of the images."""
     files: str = ""
-    """What a user puts into the root when the data cannot be fetched."""
+    """Files that a user puts into the root when the data cannot be downloaded."""
 
     @property
     def fixed(self) -> bool:
-        """Whether the number of classes is known without the files."""
+        """Return whether the number of classes is known without the files."""
         return self.num_classes is not None and not self.resizable
 
 

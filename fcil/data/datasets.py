@@ -20,21 +20,21 @@ __all__ = ["DATASETS", "Dataset", "load_dataset"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test samples with original class numbers, and how to prepare them."""
+    """Training and test samples with original class numbers, and their preparation."""
 
     name: str
     train: Images
     test: Images
     class_names: tuple[str, ...]
-    """By original class number."""
+    """Names by original class number."""
     mean: tuple[float, ...]
-    """Of every channel, levels in [0, 1]."""
+    """Mean of every channel, levels in [0, 1]."""
     std: tuple[float, ...]
     augment: Augment
     folders: tuple[str, ...] = ()
-    """By original class number, the name of its folder, where classes are folders."""
+    """Folder names by original class number, where classes are folders."""
     source: Archive | None = None
-    """Where image files lie."""
+    """Archive of the image files."""
 
     @property
     def num_classes(self) -> int:
@@ -42,27 +42,27 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample: (channels, height, width)."""
+        """Return the shape of one sample: (channels, height, width)."""
         return self.train.shape
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data on a device, where it is kept in memory; lazily read images stay files."""
+        """Return the same data on a device, if it is kept in memory; lazily read images stay files."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
 def load_dataset(settings: DataSettings, *, progress: Progress | None = None, look: bool = False) -> Dataset:
     """Open, download or decode the data set that the settings name.
 
-    With `validation`, that fraction of the training images, drawn once and for all and equally from
-    all classes, takes the place of the test images, which are then not used at all. With `per_class`, so
-    many of the training images that are left are used, of every class, drawn in the same manner.
+    With `validation`, that fraction of the training images, drawn once and equally from
+    all classes, replaces the test images, which are then not used at all. With `per_class`, that
+    many of the remaining training images of every class are used, drawn in the same manner.
 
     Args:
-        progress: is told what is going on, how much is done and how much there is.
-        look: download, decode and write as little as possible: to know what there is, not to train on it.
+        progress: is called with the current step, the amount done and the total.
+        look: download, decode and write as little as possible: for inspection, not for training.
 
     Raises:
-        DataError: files are missing or damaged; one line says which, and what to do.
+        DataError: files are missing or damaged; one line names the file and the remedy.
         ConfigError: an augmentation does not fit the images.
     """
     info = DATASETS[settings.dataset]

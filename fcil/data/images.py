@@ -1,4 +1,4 @@
-"""The samples of one split: in memory, or decoded when they are needed."""
+"""The samples of one split: in memory, or decoded on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcil.data.files.compositing import USUAL, Rendering
 from fcil.data.files.decode import THREADS, Wanted, check_size, fit, load, to_array
 
 READ_AHEAD = 2
-"""Batches that are decoded while the net works on an earlier one."""
+"""Batches that are decoded ahead while the net works on an earlier one."""
 
 
 class Images(ABC):
@@ -26,33 +26,33 @@ class Images(ABC):
     y: Tensor
     """Original class numbers, (N,) int64, on the CPU."""
     shape: tuple[int, ...]
-    """Of one sample: (channels, height, width), or (channels, length)."""
+    """Shape of one sample: (channels, height, width), or (channels, length)."""
     device: torch.device
-    """Where `take` puts what it returns, and where its indices had best lie."""
+    """Device of what `take` returns, and the best one for its indices."""
     in_memory = True
-    """Whether all samples can be looked at without decoding files."""
+    """Whether all samples can be read without decoding files."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The samples at `indices` (n,), as stored: (n, *shape), uint8 for images.
+        """Return the samples at `indices` (n,), as stored: (n, *shape), uint8 for images.
 
-        Training images that are larger than `shape` are cut where the generator says, and in the
+        Training images that are larger than `shape` are cropped at a place drawn from the generator, and in the
         middle without one.
         """
         return next(self.stream([indices], generator))
 
     @abstractmethod
     def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
-        """`take` for one batch of indices after the other, with later ones prepared in the background."""
+        """Yield `take` of one batch of indices after the other, with later ones prepared in the background."""
 
     def subset(self, rows: Tensor, *, train: bool = True) -> Images:
-        """A view of the samples at `rows` (n,); with `train=False` they are cut as test images are."""
+        """Return a view of the samples at `rows` (n,); with `train=False` they are cropped as test images are."""
         return _Subset(self, rows)
 
     def to(self, device: torch.device | str) -> Images:
-        """The same samples on a device, where they are kept in memory."""
+        """Return the same samples on a device, if they are kept in memory."""
         return self
 
 
@@ -100,12 +100,12 @@ class _Subset(Images):
 class LazyImages(Images):
     """Colour images that stay files until a batch needs them, for sets that do not fit into memory.
 
-    Training images have their short side brought to `side`, and are cut to a square at a place along
-    the long side that is drawn anew each time. Test images have it brought to 256/224 of `side`, and
-    are cut in the middle.
+    Training images have their short side resized to `side`, and are cropped to a square at a place along
+    the long side that is drawn anew each time. Test images have it resized to 256/224 of `side`, and
+    are cropped in the middle.
 
-    Differs: the reference pads the resized image before it cuts, so the zeros of its padding show only
-    at the image's own border; here the square is cut first and `Augment` pads the square.
+    Differs: the reference pads the resized image before it crops, so the zeros of its padding show only
+    at the image's own border; here the square is cropped first and `Augment` pads the square.
     """
 
     def __init__(
@@ -129,10 +129,10 @@ class LazyImages(Images):
         return ThreadPoolExecutor(THREADS, thread_name_prefix="fcil-decode")
 
     def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
-        """As `Images.stream`.
+        """Yield batches as `Images.stream` does.
 
         One number is drawn from the generator at the start, and names the stream of all positions, so
-        that what the generator gives afterwards does not depend on how far the reading is ahead.
+        that later draws from the generator do not depend on how far the reading is ahead.
         """
         places: torch.Generator | None = None
         if self.train and generator is not None:
@@ -174,7 +174,7 @@ class LazyImages(Images):
 
 
 class FileImages(Images):
-    """Images of one size that stay files until they are asked for: for a look at data, not for training.
+    """Images of one size that stay files until they are read: for inspection of data, not for training.
 
     They are what `fcil.data.files.decode.cached` would make of them.
 

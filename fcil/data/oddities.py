@@ -1,4 +1,4 @@
-"""What is odd about a data set that can be read: images of one colour or all alike, folders that hold no image."""
+"""Oddities of a readable data set: images of one colour or all alike, folders that hold no image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcil.data.images import Images
 SHOWN = 3
 """Names in a line; the others are counted."""
 MOST_FILES, MOST_CLASSES = 64, 100
-"""Images of a class, and classes, that are looked at where each image has to be decoded for it."""
+"""Images of a class, and classes, that are inspected where each image has to be decoded for it."""
 CHUNK = 64
 UNREAD_SUFFIXES = frozenset(
     (".heic", ".heif", ".avif", ".jp2", ".jfif", ".svg", ".exr", ".hdr", ".tga", ".psd", ".dng")
@@ -26,7 +26,7 @@ UNREAD_SUFFIXES = frozenset(
 
 
 def oddities(dataset: Dataset) -> list[str]:
-    """A line for each thing that is odd; of most sets two images of each class are looked at.
+    """Return a line for each oddity; for most sets two images of each class are inspected.
 
     Raises:
         DataError: an image that stays a file until it is needed cannot be read.
@@ -63,7 +63,7 @@ def _alike(dataset: Dataset, split: str) -> Iterator[str]:
 
 
 def _look(images: Images, rows: Tensor) -> tuple[bool, bool, tuple[float, ...]]:
-    """Whether each image has a single colour, whether all are equal (if there are several), and the first colour."""
+    """Return whether each image has a single colour, whether all (if several) are equal, and the first colour."""
     rows = rows if images.in_memory else rows[:MOST_FILES]
     first: Tensor | None = None
     flat = equal = True
@@ -82,7 +82,7 @@ def _look(images: Images, rows: Tensor) -> tuple[bool, bool, tuple[float, ...]]:
 
 
 def folder_oddities(archive: Archive) -> Iterator[str]:
-    """What of an image folder is not read, or may be read as what it is not."""
+    """Yield the parts of an image folder that are not read, or that may be misread."""
     images = [name for name in archive.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     depth = 2 if any(name.startswith("train/") for name in images) else 1
     classes = {_folder(name, depth) for name in images} - {""}
@@ -104,7 +104,7 @@ def folder_oddities(archive: Archive) -> Iterator[str]:
 
 
 def _folder(name: str, depth: int) -> str:
-    """The class folder that a file lies in, or nothing."""
+    """Return the class folder of a file, or an empty string."""
     parts = name.split("/")
     return "/".join(parts[:depth]) if len(parts) > depth else ""
 
@@ -115,7 +115,7 @@ def _is_class(folder: str) -> bool:
 
 
 def _listed(what: str, names: Sequence[str]) -> str:
-    """`classes "a", "b" and 4 more`."""
+    """Return `classes "a", "b" and 4 more`."""
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
     shown = ", ".join(f'"{name}"' for name in names[:SHOWN])
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""

@@ -1,4 +1,4 @@
-"""Who holds which samples of a task.
+"""Partition of a task's samples among the clients.
 
 Four rules, all of which use every sample exactly once and leave no client empty-handed:
 
@@ -29,11 +29,11 @@ Random: TypeAlias = np.random.Generator | np.random.RandomState
 MAX_DRAWS = 1000
 """Dirichlet draws before samples are moved to the clients that would hold none."""
 SMALL = 0.01
-"""A beta below it leaves so little to most clients that what takes part may get nothing, or what rounding left."""
+"""A beta below it leaves so little to most clients that a participating client may get nothing, or rounding errors."""
 
 
 def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: Random) -> list[Indices]:
-    """Positions in `labels` (N,) that each client holds: disjoint, none empty, together all of them.
+    """Return the positions in `labels` (N,) that each client holds: disjoint, none empty, together all of them.
 
     A `np.random.RandomState` is consumed exactly as the reference consumes it. From a `Generator` two
     streams are taken, one for the proportions and one for the shuffling, so that equal generators give
@@ -91,10 +91,10 @@ def _dirichlet(
 
 
 def _pass_classes_on(pieces: list[list[Indices]]) -> None:
-    """Give every client that would hold none what a client of several classes holds of one of them.
+    """Give every empty client another client's samples of one class.
 
-    Its least, of the client with most classes; a sample of a class that another client holds, which is what empty
-    clients get else, would be a class more. Of `pieces`, by class and client, an empty one takes the other's place.
+    The smallest class of the client with most classes; a single sample of a class that another client holds, as empty
+    clients get otherwise, would add a class. In `pieces`, by class and client, an empty one takes the other's place.
     """
     sizes = np.array([[len(piece) for piece in row] for row in pieces])
     for client in np.flatnonzero(sizes.sum(axis=0) == 0):
@@ -108,8 +108,8 @@ def _pass_classes_on(pieces: list[list[Indices]]) -> None:
 
 
 def _proportions(choose: Random, beta: float, clients: int, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """One Dirichlet draw, without those who take no part; at least one does."""
-    with np.errstate(all="ignore"):  # of a tiny beta NumPy's legacy generator makes NaN, or infinities
+    """Return one Dirichlet draw, restricted to the participating clients; at least one participates."""
+    with np.errstate(all="ignore"):  # for a tiny beta NumPy's legacy generator makes NaN, or infinities
         shares = choose.dirichlet(np.full(clients, beta)) * taking_part
         total = shares.sum()
     # In a `Generator` a share that rounds to 1 leaves none to the clients numbered after it.
@@ -121,13 +121,13 @@ def _proportions(choose: Random, beta: float, clients: int, taking_part: NDArray
 
 
 def _proportions_of_a_small_beta(choose: Random, beta: float, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Dirichlet(beta) among those who take part, up to a factor: where numbers underflow, one of them has it all.
+    """Return Dirichlet(beta) among the participants, up to a factor: where numbers underflow, one of them has it all.
 
-    The part of a Dirichlet vector that belongs to some of its entries is, scaled to 1, a Dirichlet vector itself. Its
+    Some entries of a Dirichlet vector, scaled to sum 1, are a Dirichlet vector themselves. Its
     gamma variates are drawn as logarithms, times beta: log G(beta) = log G(beta + 1) - E / beta, E exponential.
     """
     if isinstance(choose, np.random.Generator):
-        choose = choose.spawn(1)[0]  # what is drawn later does not depend on whether this was needed
+        choose = choose.spawn(1)[0]  # later draws do not depend on whether this was needed
     count = int(taking_part.sum())
     logs = beta * np.log(choose.standard_gamma(beta + 1, count)) - choose.standard_exponential(count)
     shares = np.zeros(len(taking_part))
@@ -172,7 +172,7 @@ def _shards(labels: Indices, clients: int, each: int, choose: Random, shuffle: R
 
 
 def _fill_empty(parts: list[Indices]) -> list[Indices]:
-    """Give every empty client one sample of whoever holds most at that moment."""
+    """Give every empty client one sample of the client that holds most at that moment."""
     sizes = np.array([len(part) for part in parts])
     for client in np.flatnonzero(sizes == 0):
         donor = int(np.argmax(sizes))

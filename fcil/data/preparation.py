@@ -1,4 +1,4 @@
-"""Settings of the `data:` section that have a short form: which augmentations, which images test."""
+"""Settings of the `data:` section that have a short form: augmentations, and the share of test images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcil.types import Index
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Which of a data set's augmentations are other than its own; in YAML also `true`, `false` or `none`."""
+    """Augmentations that differ from the data set's own; in YAML also `true`, `false` or `none`."""
 
     crop: Annotated[int, Field(ge=0, le=512)] | None = None
     """Pixels of padding around an image before it is cropped to its size at random, 0: none; null: the data set's."""
@@ -49,11 +49,11 @@ class AugmentSettings:
         return {"anyOf": [{"enum": [True, False, "none"]}, schemas.of_fields(cls)]}
 
     def to_yaml(self) -> dict[str, Any]:
-        """Without what is as the data set has it."""
+        """Return the settings without those of the data set."""
         return {key: value for key, value in dump_fields(self).items() if value is not None}
 
     def applied(self, own: Augment, size: tuple[int, ...]) -> Augment:
-        """The augmentation of a data set whose samples have this size, changed.
+        """Return the augmentation of a data set whose samples have this size, changed by these settings.
 
         Raises:
             ConfigError: `crop` is more than the size allows.
@@ -70,7 +70,7 @@ class AugmentSettings:
         )
         if self.brightness is None:
             return changed
-        # Synthetic samples are brightened where the data set says so at all.
+        # Synthetic samples are brightened only if the data set says so.
         synthetic = self.brightness if own.synthetic_brightness else 0.0
         return replace(changed, brightness=self.brightness, synthetic_brightness=synthetic)
 
@@ -79,12 +79,12 @@ class AugmentSettings:
 class TestShare:
     """A share of the images as test images; in YAML the share alone, or `{share: 0.2, seed: 1}`."""
 
-    __test__ = False  # no test, whatever pytest thinks of its name
+    __test__ = False  # not a test class, despite its name
 
     share: Annotated[float, Field(gt=0, lt=1)]
-    """Of every class, rounded; at least one image tests and at least one trains."""
+    """Share of every class, rounded; at least one image tests and at least one trains."""
     seed: Index = 0
-    """Which images they are; the seeds of runs have no part in it, so that all are tested on the same ones."""
+    """Seed of the draw of test images; independent of the runs' seeds, so that all use the same test images."""
 
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> TestShare:
@@ -103,5 +103,5 @@ class TestShare:
         return {"anyOf": [named["properties"]["share"], named]}
 
     def to_yaml(self) -> Any:
-        """The shortest form that `from_yaml` reads back."""
+        """Return the shortest form that `from_yaml` reads back."""
         return dump_fields(self) if self.seed else self.share

@@ -1,4 +1,4 @@
-"""A data set cut into tasks and shared out among clients: who sees what, and when."""
+"""A data set cut into tasks and partitioned among clients."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ class Shard:
 
     images: Images
     indices: Tensor
-    """Which of the images, (N,) int64."""
+    """Positions in the images, (N,) int64."""
     labels: Tensor
     """New labels, (N,) int64: the class with label i was the i-th to appear."""
     tasks: Tensor
-    """The task that brought the class of each sample, (N,) int64, counted from 1."""
+    """Task that introduced the class of each sample, (N,) int64, counted from 1."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None
     device: torch.device
-    """Where batches are put."""
+    """Device of the batches."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def x(self, positions: Tensor) -> Tensor:
-        """The samples at `positions` (n,) of this shard, normalised and unchanged, on its device."""
+        """Return the samples at `positions` (n,) of this shard, normalised but not augmented, on its device."""
         stored = self.images.take(self.indices[positions.to(self.indices.device)])
         return normalise(stored.to(self.device), self.mean, self.std)
 
     def select(self, positions: Tensor) -> Shard:
-        """Some of the samples of this shard, by position (n,), in that order."""
+        """Return some of the samples of this shard, by position (n,), in that order."""
         here = positions.to(self.indices.device)
         return replace(self, indices=self.indices[here], labels=self.labels[here], tasks=self.tasks[here])
 
     def joined(self, other: Shard) -> Shard:
-        """The samples of two shards of one split, those of `other` last."""
+        """Return the samples of two shards of one split, those of `other` last."""
         return replace(
             self,
             indices=torch.cat([self.indices, other.indices]),
@@ -74,10 +74,10 @@ class Shard:
         shuffle: bool = True,
         drop_single: bool = True,
     ) -> Iterator[Batch]:
-        """One pass over the shard; the last batch may be short.
+        """Yield one pass over the shard; the last batch may be short.
 
         Differs: a last batch of one sample joins the batch before it (unless `drop_single=False`, or
-        `batch_size` is 1), because BatchNorm in training mode learns nonsense from one sample, or fails.
+        `batch_size` is 1), because BatchNorm in training mode fails on one sample, or learns from no variance.
         A shard of one sample is still one batch of one.
 
         Args:
@@ -114,15 +114,15 @@ def _bounds(count: int, batch_size: int, drop_single: bool) -> list[tuple[int, i
 class Scenario:
     """The tasks of a run, the samples of every client in every task, and the test samples.
 
-    The partition of a task depends on the seed and on that task alone: adding clients or rounds
-    elsewhere does not move it. Tasks count from 1, clients from 0.
+    The partition of a task depends only on the seed and on that task: more clients or rounds
+    elsewhere do not change it. Tasks count from 1, clients from 0.
 
     Args:
-        device: where batches are put, and where samples that are kept in memory are moved.
-        held: by task and client, which training samples each has; None: as the settings say.
+        device: of the batches, and of samples that are kept in memory.
+        held: by task and client, the training samples of each; None: by the settings.
 
     Raises:
-        ConfigError: the tasks or the partition ask for more classes or samples than there are.
+        ConfigError: the tasks or the partition need more classes or samples than there are.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Scenario:
         self._tested = [self._members(dataset.test, task) for task in self.tasks]
 
     def replaced(self, dataset: Dataset | None = None, held: Sequence[Sequence[Indices]] | None = None) -> Scenario:
-        """The same scenario with another data set of the same labels, or with other holders of the same samples."""
+        """Return the same scenario with another data set of the same labels, or another partition of the samples."""
         held = self.held if held is None else held
         return Scenario(dataset or self.dataset, self.settings, self.clients, self.seed, self.device, held)
 
@@ -165,7 +165,7 @@ class Scenario:
         )
 
     def _members(self, images: Images, task: Task) -> Indices:
-        """The samples of a task, class after class as the reference lists them."""
+        """Return the samples of a task, class after class as the reference lists them."""
         original = images.y.numpy()
         return np.concatenate([np.flatnonzero(original == c) for c in self.split.classes[task.number - 1]])
 
@@ -186,7 +186,7 @@ class Scenario:
             raise ConfigError(f"task {task.number}: {error}") from None
 
     def shard(self, task: int, client: int, seen: bool = False) -> Shard:
-        """What a client holds of a task; with `seen`, of all tasks up to it (for the joint upper bound)."""
+        """Return a client's samples of a task; with `seen`, of all tasks up to it (for the joint upper bound)."""
         assert 1 <= task <= len(self.tasks), task
         assert 0 <= client < self.clients, client
         first = 1 if seen else task
@@ -196,12 +196,12 @@ class Scenario:
         return self._make_shard(self.dataset.train, np.concatenate(held), augment)
 
     def test(self, task: int) -> Shard:
-        """The test samples of the classes of one task."""
+        """Return the test samples of the classes of one task."""
         assert 1 <= task <= len(self.tasks), task
         return self._make_shard(self.dataset.test, self._tested[task - 1], None)
 
     def test_seen(self, task: int) -> Shard:
-        """The test samples of all classes seen up to a task; `tasks` tells them apart."""
+        """Return the test samples of all classes seen up to a task; `tasks` tells them apart."""
         return self._make_shard(self.dataset.test, np.concatenate(self._tested[:task]), None)
 
     def _make_shard(self, images: Images, indices: Indices, augment: Augment | None) -> Shard:
@@ -223,7 +223,7 @@ class Scenario:
 
     @property
     def counts(self) -> Indices:
-        """Training samples by task, client and class in order of appearance: (tasks, clients, classes)."""
+        """Return training samples by task, client and class in order of appearance: (tasks, clients, classes)."""
         original = self.dataset.train.y.numpy()
         return np.array(
             [
@@ -233,7 +233,7 @@ class Scenario:
         )
 
     def partition_record(self) -> dict[str, Any]:
-        """Everything needed to tell, or to repeat, who held what (`data.split` reads it); plain numbers and strings.
+        """Return everything needed to report or repeat the partition (`data.split` reads it), as numbers and strings.
 
         `indices[task][client]` are positions in the training split, without the held-out validation images.
         """

@@ -23,15 +23,15 @@ from fcil.types import Count, Index
 Kind = Literal["iid", "dirichlet", "classes", "shards"]
 Draw = Literal["task", "once", "reference"]
 HELD = ("tasks", "base", "increment", "order", "partition", "remainder")
-"""Settings that a split file stands for."""
+"""Settings that a split file replaces."""
 ADDED = ("split", "remainder", "test_share", "transparency", "orientation")
-"""Settings that are not written where they say nothing else than what was done before there were any."""
+"""Settings that are not written at their defaults, which are the behaviour before these settings existed."""
 _WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionSettings:
-    """How the samples of a task are shared out among the clients.
+    """Partition of a task's samples among the clients.
 
     In YAML: `iid`, `{dirichlet: 0.5}`, `{classes: 2}` or `{shards: 2}`, the mappings with `capped` and
     `draw` beside it if wanted.
@@ -97,7 +97,7 @@ class PartitionSettings:
         return {"anyOf": [{"enum": ["iid"]}, one]}
 
     def to_yaml(self) -> Any:
-        """The shortest form that `from_yaml` reads back."""
+        """Return the shortest form that `from_yaml` reads back."""
         options: dict[str, Any] = {} if self.capped else {"capped": False}
         if self.draw != "task":
             options["draw"] = self.draw
@@ -107,14 +107,14 @@ class PartitionSettings:
 
 
 def _number(value: object) -> float | None:
-    """`value` if it is a finite number."""
+    """Return `value` if it is a finite number."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     return float(value) if usable else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which data set, which tasks, which client holds what."""
+    """Data set, tasks, and partition among clients."""
 
     dataset: Annotated[str, Field(json_schema_extra={"enum": [*DATASETS]})]
     """A name from `fcil list datasets`."""
@@ -127,35 +127,35 @@ class DataSettings:
     increment: Count | None = None
     """Number of classes of every later task, together with `base` and instead of `tasks`."""
     remainder: Literal["last", "even"] = "last"
-    """Who takes the classes that a number of tasks leaves over: the `last` task all of them, or the first tasks one
+    """Tasks that take the classes left over by a number of tasks: the `last` task all of them, or the first tasks one
     each (`even`): ten classes in seven tasks are 1, 1, 1, 1, 1, 1, 4 or 2, 2, 2, 1, 1, 1, 1."""
     order: Literal["natural", "seed"] | Index | tuple[Index, ...] = "natural"
     """Order in which classes appear: `natural`, a number for NumPy's legacy permutation of that seed (1993 is
-    the field's), `seed` for the permutation of the run's seed, or all class numbers as a list."""
+    common in the field), `seed` for the permutation of the run's seed, or all class numbers as a list."""
     partition: PartitionSettings = PartitionSettings()
-    """How the samples of a task are shared out among the clients."""
+    """Partition of a task's samples among the clients."""
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side in pixels that images decoded from files are brought to: short side to this, centre cropped."""
+    """Side in pixels of images decoded from files: the short side is resized to it, then the centre cropped."""
     transparency: Literal["white", "black", "ignored"] | Annotated[int, Field(ge=0, le=255)] = "white"
-    """What shows through transparent parts of images decoded from files: `white`, `black` or a grey level (0 to 255);
-    `ignored` leaves transparency out and takes the colours stored under it, which are often black."""
+    """Background of transparent parts of images decoded from files: `white`, `black` or a grey level (0 to 255);
+    `ignored` drops transparency and takes the colours stored under it, which are often black."""
     orientation: Literal["upright", "stored"] = "upright"
     """Whether images decoded from files are turned `upright` as their EXIF orientation says, or left as `stored`."""
     test_share: TestShare | None = None
-    """Share of the images of every class that test, of an image folder without a test split, whose classes may also
+    """Share of every class's images used for testing, for an image folder without a test split, whose classes may also
     lie at its top: 0.2, or `{share: 0.2, seed: 1}` for other images; null: there is a test split."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
     images, so that hyper-parameters can be chosen without looking at the test set."""
     per_class: Count | None = None
-    """At most so many training images of each class, drawn once and for all, for a look at a large set; null: all."""
+    """Most training images of each class, drawn once for all runs, for a quick run on a large set; null: all."""
     augment: bool | AugmentSettings = True
     """Whether training images are cropped, flipped and brightened at random, as is usual for the data set; a mapping
     such as `{flip: false, crop: 2}` changes some of that, for synthetic samples too, as `none` does, while `false` is
     for the images of clients alone."""
     split: SplitFile | None = None
-    """A file that says which classes come in which task and which client holds which images, instead of `tasks`,
-    `order` and `partition`: the partition.json of a run, or what `fcil show X.yaml --split FILE` writes."""
+    """A file with the classes of each task and the images of each client, instead of `tasks`,
+    `order` and `partition`: the partition.json of a run, or the output of `fcil show X.yaml --split FILE`."""
 
     def __post_init__(self) -> None:
         info = DATASETS.get(self.dataset)
@@ -178,27 +178,27 @@ class DataSettings:
             self._check_alone()
             return
         self._check_tasks()
-        try:  # what the data set's name alone can tell
+        try:  # errors that the data set's name alone can show
             if info.fixed and info.num_classes is not None:
                 self.task_split(info.num_classes, seed=0)
         except ConfigError as error:
             raise ValueError(str(error)) from None
 
     def _check_alone(self) -> None:
-        """A split leaves nothing to be said about tasks, order and partition."""
+        """Check that a split file comes without settings of tasks, order and partition."""
         given = [f.name for f in fields(self) if f.name in HELD and getattr(self, f.name) != f.default]
         if given:
             raise ValueError(f"split: excludes {', '.join(given)}, which the file says; leave that out")
 
     def to_yaml(self) -> dict[str, Any]:
-        """Without what a split says in its file, and without what is `ADDED` and says nothing."""
+        """Return the settings without those of a split file, and without those in `ADDED` at their defaults."""
         plain = [f.name for f in fields(self) if f.name in ADDED and getattr(self, f.name) == f.default]
         without = (*plain, *(HELD if self.split is not None else ()))
         return {key: value for key, value in dump_fields(self).items() if key not in without}
 
     @property
     def rendering(self) -> Rendering:
-        """How pixels are made of image files."""
+        """Return the conversion of image files to pixels."""
         levels: dict[str | int, int | None] = {"white": 255, "black": 0, "ignored": None}
         level = self.transparency if isinstance(self.transparency, int) else levels[self.transparency]
         return Rendering(level, self.orientation == "upright")
@@ -224,7 +224,7 @@ class DataSettings:
             raise ValueError(f"tasks: class {twice[0]} is given twice")
 
     def task_split(self, num_classes: int, seed: int) -> TaskSplit:
-        """The classes of every task, for a data set of `num_classes` classes and the run's seed; not with a split file.
+        """Return the classes of every task, for `num_classes` classes and the run's seed; not with a split file.
 
         Raises:
             ConfigError: there are fewer classes than the settings ask for.

@@ -1,4 +1,4 @@
-"""How each data set is read. Functions that need a large package import it when they are called."""
+"""Readers of each data set. Functions that need a large package import it when they are called."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _FOLDERS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
 }
-"""Where torchvision unpacks them."""
+"""Folders into which torchvision unpacks them."""
 LOOKED_AT = 32
-"""Training images that are decoded for a look at a data set."""
+"""Training images that are decoded to inspect a data set."""
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 class Splits(NamedTuple):
-    """A data set as it lies on disk."""
+    """A data set as stored on disk."""
 
     train: Images
     test: Images
@@ -51,9 +51,9 @@ class Splits(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     folders: tuple[str, ...] = ()
-    """Of each class, the name of its folder, where there are folders."""
+    """Folder name of each class, where there are folders."""
     source: Archive | None = None
-    """Where image files lie."""
+    """Archive of the image files."""
 
 
 def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *, look: bool = False) -> Splits:
@@ -82,12 +82,12 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
 
 
 def at_hand(info: DatasetInfo, root: str | None) -> bool:
-    """Whether the files of a data set lie where they are looked for; False: they would be downloaded.
+    """Return whether the files of a data set are in the searched folders; False: they would be downloaded.
 
     Nothing is opened, so they may still be damaged.
 
     Raises:
-        DataError: they do not, and cannot be downloaded.
+        DataError: they are missing, and cannot be downloaded.
     """
     if info.name in _TORCHVISION:
         home = _home(root) if root else data_folder()
@@ -101,10 +101,10 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
 
 
 def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of labels `y` (N,), `fraction` of every class held out; both sorted.
+    """Return indices (kept, held out) of labels `y` (N,), `fraction` of every class held out; both sorted.
 
-    At least one sample of every class is held out and at least one is kept. The draw depends on
-    `purpose` and on nothing else, so that every run holds out the same samples.
+    At least one sample of every class is held out and at least one is kept. The draw depends only on
+    `purpose`, so that every run holds out the same samples.
 
     Raises:
         DataError: a class has a single sample.
@@ -123,7 +123,7 @@ def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
 
 
 def a_few(y: Tensor, count: int) -> Tensor:
-    """Sorted indices of at most `count` samples of every class of labels `y` (N,), the same in every run."""
+    """Return sorted indices of at most `count` samples of every class of labels `y` (N,), the same in every run."""
     labels = y.numpy()
     chosen = [
         numpy_generator("a few", label).permutation(np.flatnonzero(labels == label))[:count]
@@ -133,12 +133,12 @@ def a_few(y: Tensor, count: int) -> Tensor:
 
 
 def _digits() -> Splits:
-    """The test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, CC BY 4.0).
+    """Return the test part of UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998, CC BY 4.0).
 
-    1,797 images of 8x8 pixels with levels 0 to 16, as scikit-learn carries them. They have no split
+    1,797 images of 8x8 pixels with levels 0 to 16, as in scikit-learn. They have no split
     of their own: a fifth of every class tests.
     """
-    from sklearn.datasets import load_digits  # a second of imports that other data sets need not wait for
+    from sklearn.datasets import load_digits  # takes a second to import
 
     digits = load_digits()
     x = torch.from_numpy((digits.images.astype(np.int64) * 255 + 8) // 16).to(torch.uint8)[:, None]
@@ -155,7 +155,7 @@ def _torchvision(info: DatasetInfo, root: Path, *, download: bool = True) -> Spl
         try:
             try:
                 train, test = (loader(str(root), train=part, download=False) for part in (True, False))
-            except RuntimeError:  # not there, or not whole
+            except RuntimeError:  # missing or incomplete
                 if not download:
                     raise
                 root.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def _home(path: str) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torchvision's messages, bars and warnings to itself, and let no download hang for ever."""
+    """Suppress torchvision's messages, bars and warnings, and let downloads time out."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_PATIENCE)
     try:
@@ -204,7 +204,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
-    """The folder or zip itself, or `name` or `name`.zip inside it."""
+    """Return the folder or zip itself, or `name` or `name`.zip inside it."""
     given = _home(root) if root else data_folder()
     candidates = [given / name, given / f"{name}.zip"]
     if root:
@@ -225,7 +225,7 @@ def _mapped(x: Pixels, y: NDArray[np.int64]) -> MemoryImages:
 
 
 def _looked_at(info: DatasetInfo, archive: Archive, layout: Layout, wanted: Wanted) -> Splits:
-    """The same without decoding more than a few of the training images."""
+    """Return the same without decoding more than a few of the training images."""
     listing = layout(archive)
     names = listing.train.names
     first = wanted.load(archive, names[0])

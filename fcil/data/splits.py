@@ -1,12 +1,12 @@
-"""Splits as files: which classes come in which task, and which images each client holds of it.
+"""Split files: the classes of each task, and the images of each client in it.
 
-The `partition.json` of a run folder is such a file, and so is what `fcil show X.yaml --split FILE` writes. Of its
-keys these are read:
+The `partition.json` of a run folder is such a file, and so is the output of `fcil show X.yaml --split FILE`. These
+keys are read:
 
-    dataset, fingerprint    which images they are, and a digest of them
-    tasks                   the class numbers of every task, in order of appearance
-    clients                 how many there are
-    indices[task][client]   positions in the training images, without those held out
+        dataset, fingerprint    name of the data set, and a digest of its images
+        tasks                   the class numbers of every task, in order of appearance
+        clients                 number of clients
+        indices[task][client]   positions in the training images, without those held out
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from fcil.data.datasets import Dataset
 
 SIZE_LIMIT = 256 * 2**20
-"""Bytes of a file."""
+"""Most bytes of a file."""
 LOOKED_AT = 64
 """Images of each part whose pixels enter the fingerprint."""
 MOST = 2**40
-"""No class and no image has a higher number."""
+"""Upper bound of the numbers of classes and images."""
 READ = 256 * 2**20
 """Bytes of the samples that are read for the digest of all of them."""
 Indices = NDArray[np.int64]
@@ -45,13 +45,13 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """What a file says."""
+    """Content of a split file."""
 
     dataset: str
     fingerprint: str
     tasks: tuple[tuple[int, ...], ...]
     held: tuple[tuple[Indices, ...], ...]
-    """Of each task and client, positions in the training images (n,)."""
+    """Positions in the training images (n,) of each task and client."""
 
     @property
     def clients(self) -> int:
@@ -59,13 +59,13 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that stand for all of it."""
+        """Return sixteen hex digits that identify the whole split."""
         held = [[indices.tolist() for indices in clients] for clients in self.held]
         text = json.dumps([self.dataset, self.fingerprint, self.tasks, held])
         return sha256(text.encode()).hexdigest()[:16]
 
     def checked(self, dataset: Dataset, clients: int) -> TaskSplit:
-        """The tasks, after a look at whether the split is one of these images and for so many clients.
+        """Return the tasks, after checking that the split is of this data set and for this number of clients.
 
         Raises:
             ConfigError: it is not.
@@ -99,16 +99,16 @@ class SplitFile:
     """A split by the file that holds it; in YAML its path, or `{file: path, digest: hex}`."""
 
     file: str
-    """Where it lies."""
+    """Path of the file."""
     digest: str = ""
-    """Of what it says; a file that says something else is refused."""
+    """Digest of its content; a file of other content is refused."""
 
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> SplitFile:
-        """Read the path, and what lies there.
+        """Read the path, and the split in the file.
 
         Raises:
-            ConfigError: there is no split, or not the one of the digest.
+            ConfigError: there is no split, or another digest than given.
         """
         given = parse_fields(cls, {"file": raw} if isinstance(raw, str) else raw, where)
         try:
@@ -127,10 +127,10 @@ class SplitFile:
         return {"file": self.file, "digest": self.digest}
 
     def read(self) -> Split:
-        """What the file said when the settings were read.
+        """Return the split that the file held when the settings were read.
 
         Raises:
-            ConfigError: it says something else now, or cannot be read.
+            ConfigError: its content has changed, or cannot be read.
         """
         return _read_once(self)
 
@@ -144,7 +144,7 @@ def _read_once(source: SplitFile) -> Split:
 
 
 def read_split(file: str) -> Split:
-    """The split in a file.
+    """Return the split in a file.
 
     Raises:
         ConfigError: it cannot be read, lacks something, or gives a class or an image twice.
@@ -177,7 +177,7 @@ def read_split(file: str) -> Split:
 
 
 def _are_lists(value: Any) -> bool:
-    """Whether it is a list of lists of whole numbers."""
+    """Return whether it is a list of lists of whole numbers."""
     lists = isinstance(value, list) and all(isinstance(one, list) for one in value)
     return lists and all(type(n) is int and 0 <= n < MOST for one in value for n in one)
 
@@ -189,9 +189,9 @@ def _check_once(file: str, what: str, numbers: Indices) -> None:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """A digest of a data set: class names, every label, and the pixels of some images spread evenly.
+    """Return a digest of a data set: class names, every label, and the pixels of some images spread evenly.
 
-    Not of every pixel, because each process of a run that uses a split looks, and a set may be too large for that.
+    Not of every pixel, because each process of a run with a split computes it, and a set may be too large for that.
     """
     about = [dataset.class_names, list(dataset.shape), len(dataset.train), len(dataset.test)]
     total = sha256(json.dumps(about).encode())
@@ -203,10 +203,10 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def content_digest(dataset: Dataset) -> str:
-    """A digest of a data set that sees the change of one pixel: every label, and every sample that is in memory.
+    """Return a digest of a data set that detects a change of one pixel: every label, and every sample in memory.
 
-    Of sets of more than `READ` bytes every k-th sample enters, and of images that stay files until they are needed
-    those that `fingerprint` looks at.
+    For sets of more than `READ` bytes every k-th sample enters, and for images that are read from files on demand
+    those of `fingerprint`.
     """
     total = sha256(fingerprint(dataset).encode())
     for images in (dataset.train, dataset.test):

@@ -1,4 +1,4 @@
-"""Which classes arrive in which order, and how they are grouped into tasks.
+"""Order in which classes arrive, and their grouping into tasks.
 
 Source: `DataManager` of github.com/tmtuan1307/lander @ 44d7acc, itself the rule of PyCIL: the order is
 a permutation drawn by NumPy's legacy generator right after it was seeded.
@@ -23,11 +23,11 @@ LEGACY_SEEDS = 2**32
 
 
 def class_order(num_classes: int, order: Order, seed: int) -> NDArray[np.int64]:
-    """The original class numbers in order of appearance, (num_classes,).
+    """Return the original class numbers in order of appearance, (num_classes,).
 
     Raises:
         ConfigError: a list names a class twice, leaves one out or has one that does not exist; or a
-            seed does not suit the legacy generator.
+            seed is invalid for the legacy generator.
     """
     if order == "natural":
         return np.arange(num_classes, dtype=np.int64)
@@ -44,7 +44,7 @@ def class_order(num_classes: int, order: Order, seed: int) -> NDArray[np.int64]:
 
 
 def legacy_generator(seed: int) -> np.random.RandomState:
-    """NumPy's generator of old, for what must equal the reference code."""
+    """Return NumPy's legacy generator, for equality with the reference code."""
     if not 0 <= seed < LEGACY_SEEDS:
         raise ConfigError(f"seed {seed} cannot number a permutation; it must be from 0 to {LEGACY_SEEDS - 1}")
     return np.random.RandomState(seed)
@@ -58,14 +58,14 @@ def task_sizes(
     increment: int | None = None,
     even: bool = False,
 ) -> tuple[int, ...]:
-    """How many classes each task brings.
+    """Return the number of classes of each task.
 
     `tasks` equal tasks of floor(num_classes / tasks) classes; the last one also takes the remainder, or, if
     `even`, the first ones take one class more each. Or `base` classes first, then `increment` at a time; a
     remainder is a last, smaller task.
 
     Differs: with `tasks` the reference makes a remainder an additional task, so that it can run more
-    tasks than it was asked for; here there are as many as were asked for.
+    tasks than requested; here the number of tasks is exact.
 
     Raises:
         ConfigError: more tasks, or more classes in the first task, than there are classes.
@@ -103,7 +103,7 @@ class TaskSplit:
         order: Order = "natural",
         seed: int = 0,
     ) -> TaskSplit:
-        """Cut the class order into tasks. Tasks given as lists may leave classes out.
+        """Cut the class order into tasks; tasks given as lists may leave classes out.
 
         Raises:
             ConfigError: the values contradict each other or the number of classes.
@@ -120,20 +120,20 @@ class TaskSplit:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The number of new classes of every task."""
+        """Return the number of new classes of every task."""
         return tuple(len(task) for task in self.classes)
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The original class numbers in order of appearance: the class with new label i is `order[i]`."""
+        """Return the original class numbers in order of appearance: the class with new label i is `order[i]`."""
         return tuple(c for task in self.classes for c in task)
 
 
 def check_classes(key: str, listed: Sequence[int], num_classes: int) -> None:
-    """See that every class is there, and none listed twice.
+    """Check that every class exists, and none is listed twice.
 
     Raises:
-        ConfigError: it is not; the line begins with `key`.
+        ConfigError: a class is missing or repeated; the line begins with `key`.
     """
     seen: set[int] = set()
     for number in listed:

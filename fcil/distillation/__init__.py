@@ -1,8 +1,8 @@
 """`fcil distill`: a teacher, trained or given, and the students that learn from it without data.
 
 The keys of its experiment files are read here and turned into plans of the engine: the teacher is a
-federation of one client in one task, and so is a student, whose client dreams (`strategies/distill.py`).
-So a distillation is resumed, watched, drawn and compared like any run.
+federation of one client in one task, and so is a student, whose client synthesises (`strategies/distill.py`).
+So a distillation is resumed, monitored, plotted and compared like any run.
 """
 
 from fcil.distillation.plans import expected_plans, forecast, survey

@@ -1,4 +1,4 @@
-"""What a distillation's file and its data contradict in, said before a teacher is trained."""
+"""Contradictions between a distillation's file and its data, checked before a teacher is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fcil.runs.preflight import named, share_out
 
 
 def check_batches(one: Distillation, datasets: Datasets, where: Where) -> None:
-    """See that teacher and student can be trained on batches of their sizes.
+    """Check that teacher and student can be trained on batches of their sizes.
 
     Raises:
         ConfigError: the batches are of one image, which is too few for a net and this data.

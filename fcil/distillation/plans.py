@@ -1,4 +1,4 @@
-"""The runs that a distillation's file stands for, before any of them is played."""
+"""Runs of a distillation's file, before any of them is executed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fcil.store.groups import TEACHER
 
 
 def check_all(found: Sequence[Distillation], datasets: Datasets, where: Where) -> None:
-    """What can be said of distillations without a download or a file written.
+    """Check distillations without a download or a file written.
 
     Raises:
-        ConfigError: one of them cannot be.
+        ConfigError: one of them is impossible.
     """
     if any(one.quantise for one in found):
         with named(where.at("quantise")):
@@ -37,7 +37,7 @@ def check_all(found: Sequence[Distillation], datasets: Datasets, where: Where) -
 
 
 def expected_plans(found: Sequence[Distillation]) -> list[Plan]:
-    """Teachers that are to be trained and students, each once, a teacher before its students."""
+    """Return the teachers to be trained and the students, each once, a teacher before its students."""
     plans: dict[Path, Plan] = {}
     for one in found:
         path = teacher_file(one)
@@ -52,7 +52,7 @@ def expected_plans(found: Sequence[Distillation]) -> list[Plan]:
 def survey(
     source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None
 ) -> Iterator[tuple[Distillation, Scenario]]:
-    """Every distillation of a file, and the data of its teacher; nothing is played."""
+    """Yield every distillation of a file, and the data of its teacher; nothing is executed."""
     datasets = datasets or Datasets()
     for one in read(source, overrides):
         yield one, share_out(one.teacher_plan(one.seeds[0]), datasets, place_of(source)).scenario
@@ -65,7 +65,7 @@ def forecast(
     smoke: bool = False,
     jobs: int | None = 1,
 ) -> Estimate:
-    """The runs that `distill` would see to with the same arguments.
+    """Return the runs that `distill` would execute with the same arguments.
 
     Raises:
         UserError: something in the file, the data or a given teacher is wrong.

@@ -1,4 +1,4 @@
-"""From a distillation's file to its runs: teachers, students, what was made, and what quantising loses."""
+"""From a distillation's file to its runs: teachers, students, sample quality and loss from quantisation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fcil.runs.preflight import preflight, share_out
 from fcil.store import Run, check_writable, load_run
 
 Asked = tuple[Distillation, int]
-"""A student that is asked for: its settings and its seed."""
+"""A requested student: its settings and its seed."""
 
 
 def distill(
@@ -36,11 +36,11 @@ def distill(
     jobs: int | None = 1,
     console: Console | None = None,
 ) -> list[Run]:
-    """Train or load the teachers of a file, and teach every student that is not finished yet.
+    """Train or load the teachers of a file, and train every student that is not finished yet.
 
     Args:
-        smoke: play one seed with two steps of everything, anew if it was played before.
-        jobs: runs that are played at once, each in a process of its own on Ray; None: as many as fit.
+        smoke: run one seed with two steps of everything, again if it was run before.
+        jobs: runs that execute at once, each in a process of its own on Ray; None: as many as fit.
     Returns:
         The runs of the students, those finished before included.
     Raises:
@@ -73,7 +73,7 @@ def distill(
     played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
     for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
         look_at(played[plan.folder], one, one.teacher_plan(seed), file, datasets, console, where)
-    complete(runs, console)  # now that it is known how good the teachers are
+    complete(runs, console)  # now that the teachers' accuracies are known
     conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=False)
     console.print(quality_table(runs))
     return runs
@@ -82,7 +82,7 @@ def distill(
 def trained_teachers(
     asked: Sequence[Asked], datasets: Datasets, out: Path, console: Console, where: Where, jobs: int | None
 ) -> dict[Path, Path]:
-    """Train the teachers that no file holds; the file of each, by the folder of its run."""
+    """Train the teachers that no file holds; return the file of each, by the folder of its run."""
     plans = {plan.folder: plan for one, seed in asked if not one.teacher.file for plan in [one.teacher_plan(seed)]}
     execute(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets)
     return {folder: exported(out / folder) for folder in plans}
@@ -91,7 +91,7 @@ def trained_teachers(
 def look_at(
     run: Run, one: Distillation, teacher: Plan, file: Path, datasets: Datasets, console: Console, where: Where
 ) -> None:
-    """What a student's pool is like, and what the teacher loses at eight bits; known before: only told."""
+    """Measure and print the quality of a student's pool, and the teacher's loss at eight bits; reuse known results."""
     weights = load_file(file)
     if not is_measured(run, weights):
         measure(run, share_out(teacher, datasets, where), weights)

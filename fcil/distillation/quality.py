@@ -1,4 +1,4 @@
-"""What was made, as its teacher sees it: `quality.json` of a student's run, and the table at the end."""
+"""Quality of samples, measured with their teacher: `quality.json` of a student's run, and the table at the end."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from fcil.synthesis.common.quality import quality
 from fcil.types import Tensors
 
 QUALITY = "quality.json"
-"""In a student's run folder: what its samples were like."""
+"""File in a student's run folder: the quality of its samples."""
 BATCH = 256
-"""Test images that are looked at together."""
+"""Test images per batch."""
 
 
 def measure(run: Run, teacher: RunContext, weights: Tensors) -> None:
-    """Write `quality.json`: what the pool of a run is like to its teacher, and how good that one is.
+    """Write `quality.json`: the quality of a run's pool by its teacher, and the teacher's accuracy.
 
     Args:
-        teacher: a run whose plan says which net it is, and on what data.
+        teacher: a run whose plan names its net and its data.
         weights: of the teacher.
     """
     place, scenario = teacher.device, teacher.scenario
     net = frozen(teacher.trained_net(weights)).to(place)
     pool = load_file(run.folder.synthetic / "task1.safetensors", device=str(place))
     mean, std = (torch.tensor(v, device=place) for v in (scenario.dataset.mean, scenario.dataset.std))
-    with settled(teacher.plan.resources.threads):  # the runs have been played, and their engine is gone
+    with settled(teacher.plan.resources.threads):  # the runs are finished, and their engine is gone
         found = asdict(quality(net, pool, mean, std)) | {"teacher_accuracy": accuracy(net, scenario.test(1))}
     write_json(run.path / QUALITY, found | {"of": samples_digest(run.path, weights)})
 
 
 def is_measured(run: Run, weights: Tensors) -> bool:
-    """Whether `quality.json` is about the samples that lie there, and this teacher."""
+    """Return whether `quality.json` is about the stored samples and this teacher."""
     path = run.path / QUALITY
     return is_there(path) and samples_digest(run.path, weights) in (None, read_json(path).get("of"))
 
 
 @torch.no_grad()
 def accuracy(net: Net, test: Shard) -> float:
-    """The share of the test images that a net gets right."""
+    """Return the share of the test images that a net predicts correctly."""
     batches = test.batches(BATCH, augment=False, shuffle=False)
     return sum(int((net(batch.x).logits.argmax(dim=1) == batch.y).sum()) for batch in batches) / len(test)
 
 
 def quality_table(runs: Sequence[Run]) -> Table:
-    """What was made, and what the student has of it."""
+    """Return the quality of samples, and the student's accuracy, as a table."""
     table = simple_table("Samples", "agreement: the teacher sees the label; bns: KL to its statistics, less is nearer")
     for title in ("", "student", "samples", "agreement", "bns", "diversity"):
         table.add_column(title, justify="right" if title else "left")

@@ -1,4 +1,4 @@
-"""Copies of a trained net in 8 bits or fewer, calibrated and fine-tuned on samples that were made without data.
+"""Copies of a trained net in 8 bits or fewer, calibrated and fine-tuned on data-free samples.
 
 Paper: Haroush et al., "The Knowledge Within: Methods for Data-Free Model Compression", CVPR 2020,
 arXiv:1912.01274, for what is compared; there is no public code. torchao's export flow does the work.
@@ -7,23 +7,23 @@ A tensor t is replaced by
 
     q(t) = s (clip(round(t / s) + z, a, b) - z)
 
-    weights        an s for each output channel that just holds its largest entry; z = 0, [a, b] = [-128, 127]
-    activations    one s and z a tensor, of the range with the least error over what the calibration
-                   samples made there, by histogram; [a, b] = [0, 255]
+        weights        an s for each output channel that just holds its largest entry; z = 0, [a, b] = [-128, 127]
+        activations    one s and z a tensor, of the range with the least error over the calibration
+                       samples' activations, by histogram; [a, b] = [0, 255]
 
     k < 8 bits     [a, b] = [-2^(k-1), 2^(k-1) - 1] and [0, 2^k - 1]
 
 for the inputs of convolutions and of linear layers, and of the sums at the end of residual blocks. Batch-norm is
-folded into the convolutions first, so its statistics stay what they are. Fine-tuning changes the weights alone, with
-a straight-through gradient of q, the ranges of activations held:
+folded into the convolutions first, so its statistics do not change. Fine-tuning changes the weights alone, with
+a straight-through gradient of q and fixed activation ranges:
 
     L = T^2 KL(softmax(t / T) || softmax(s / T))        t, s logits of the net and of its int8 copy, no label is read
 
 The copy keeps its weights as int8. Its arithmetic is that of int8 up to the order of sums: values of the grids above
-are multiplied in single precision, unless somebody lets torch compile it for an x86 processor.
+are multiplied in single precision, unless torch compiles it for an x86 processor.
 
-Ours, where the paper leaves it open: the widths of the grids and what is cut (torchao's for x86), Adam, its rate and
-steps, and noise from N(0, 1) as it is, not cut to what an image can be.
+Ours, where the paper leaves it open: the widths of the grids and the quantised layers (torchao's for x86), Adam, its
+rate and steps, and noise from N(0, 1) as it is, not clamped to the range of images.
 
 Shapes: N samples, B batch, C classes.
 """
@@ -57,9 +57,9 @@ from fcil.store.weights import samples_digest
 from fcil.types import Count, Index, Positive, Tensors
 
 QUANTISED = "quantised.json"
-"""In a student's run folder: what the teacher loses at eight bits."""
+"""File in a student's run folder: the teacher's loss of accuracy at eight bits."""
 BATCH = 256
-"""Test images that are looked at together."""
+"""Test images per batch."""
 MEANING = {
     "full_precision": "the net as it was trained",
     "real": "int8, calibrated on training images",
@@ -72,10 +72,10 @@ MEANING = {
 
 @dataclass(frozen=True, kw_only=True)
 class QuantiseSettings:
-    """How a net is brought to eight bits."""
+    """Quantisation of a net to eight bits or fewer."""
 
     samples: Count = 512
-    """Samples that calibrate: of the pool, of the training images, and of noise, as many as the fewest has."""
+    """Calibration samples: of the pool, of the training images, and of noise, each as many as the smallest set has."""
     batch_size: Count = 64
     """Samples per step, in calibration and fine-tuning."""
     fine_tune: Index = 0
@@ -85,16 +85,16 @@ class QuantiseSettings:
     lr: Positive = 1e-5
     """Adam's rate in fine-tuning."""
     temperature: Positive = 1.0
-    """Softens both nets in fine-tuning (`T`)."""
+    """Temperature of both nets in fine-tuning (`T`)."""
 
 
 def check_installed() -> None:
-    """See that the library is there.
+    """Check that torchao is installed.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not installed.
     """
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # tells at import what torchao has to change
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # reports at import what torchao has to change
     try:
         import torchao.quantization.pt2e.quantize_pt2e
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
@@ -106,7 +106,7 @@ def check_installed() -> None:
 
 
 class Logits(nn.Module):
-    """A net that answers with its logits alone, (B, C)."""
+    """A net that returns its logits alone, (B, C)."""
 
     def __init__(self, net: Net) -> None:
         super().__init__()
@@ -122,10 +122,10 @@ def quantised(
     lessons: Iterable[Tensor] = (),
     settings: QuantiseSettings | None = None,
 ) -> nn.Module:
-    """An int8 copy of the net in evaluation mode, which turns images into logits; the net is left alone.
+    """Return an int8 copy of the net in evaluation mode, which maps images to logits; the net is not changed.
 
     Args:
-        batches: normalised images (B, channels, H, W) that calibrate; at least one batch.
+        batches: normalised calibration images (B, channels, H, W); at least one batch.
         lessons: the same for the steps of fine-tuning; none: it is not fine-tuned.
         settings: bits, rate and temperature; values of fewer than 8 bits are kept as int8 all the same.
     """
@@ -147,10 +147,10 @@ def quantised(
 
 
 def prepared(full: nn.Module, example: Tensor, bits: int) -> nn.Module:
-    """The net's graph with batch-norm folded, and a module that can observe and round at every place of a grid.
+    """Return the net's graph with batch-norm folded, and an observing and rounding module at each quantised place.
 
-    The grids are those of torchao for x86. Modules that can do both stand where its own preparation has modules that
-    only observe, so that a copy that was calibrated can be fine-tuned. The graph shares weights with `full`.
+    The grids are those of torchao for x86. Modules that can do both replace the observers of its own preparation,
+    so that a calibrated copy can be fine-tuned. The graph shares weights with `full`.
     """
     from torchao.quantization.pt2e import FakeQuantize, HistogramObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
@@ -166,18 +166,18 @@ def prepared(full: nn.Module, example: Tensor, bits: int) -> nn.Module:
     activation = grid(default.input_activation, HistogramObserver, 0)
     weight = grid(default.weight, PerChannelMinMaxObserver, -(2 ** (bits - 1)))
     config = x86.QuantizationConfig(activation, activation, weight, default.bias)
-    batch = torch.cat([example, example])  # a batch of one would be taken for the only size there is
+    batch = torch.cat([example, example])  # a batch of one would fix the batch size
     graph = torch.export.export(full, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     with torch.no_grad():
         copied = prepare_pt2e(graph, x86.X86InductorQuantizer().set_global(config))
     for module in copied.modules():
         if isinstance(module, HistogramObserver):
-            module.dst_nbins = 2**bits  # the levels that its search for a range counts on
+            module.dst_nbins = 2**bits  # the levels that its search for a range assumes
     return cast(nn.Module, copied)
 
 
 def fine_tune(copied: nn.Module, full: nn.Module, lessons: Iterable[Tensor], lr: float, temperature: float) -> None:
-    """Let the weights of a calibrated copy follow the answers of the net, a step for each batch."""
+    """Train the weights of a calibrated copy on the net's outputs, a step for each batch."""
     weights = [p.requires_grad_() for p in copied.parameters()]
     optimizer = torch.optim.Adam(weights, lr=lr)
     x = None
@@ -188,14 +188,14 @@ def fine_tune(copied: nn.Module, full: nn.Module, lessons: Iterable[Tensor], lr:
         optimizer.zero_grad(set_to_none=True)
         kl_divergence(copied(x), teacher, temperature).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if x is not None:  # the last step moved the weights once more
+    if x is not None:  # the last step changed the weights once more
         forget_weights(copied)
         with torch.no_grad():
             copied(x)
 
 
 def forget_weights(copied: nn.Module) -> None:
-    """Let the grids of weights be made anew from the weights of now, for an observer only ever widens its range."""
+    """Reset the weight observers, so that ranges follow the current weights: an observer only ever widens its range."""
     for module in copied.modules():
         if getattr(module, "is_per_channel", False):
             module.activation_post_process.reset_min_max_vals()  # type: ignore[operator, union-attr]
@@ -207,15 +207,15 @@ def forget_weights(copied: nn.Module) -> None:
 def compare(
     net: Net, pool: Tensor, train: Shard, test: Shard, settings: QuantiseSettings, key: tuple[Key, ...]
 ) -> dict[str, Any]:
-    """Accuracy of a net and of its int8 copies on the test images, by what they were calibrated on; see MEANING.
+    """Return the test accuracy of a net and of its int8 copies, by calibration data; see MEANING.
 
-    Beside it the divergence of their answers, KL(softmax t || softmax s) on average, which shows what accuracy hides.
-    What is fine-tuned is so on the pool, whatever calibrated it.
+    Also the mean divergence of their outputs, KL(softmax t || softmax s), which shows what accuracy hides.
+    Every fine-tuned copy is fine-tuned on the pool, whatever calibrated it.
 
     Args:
-        net: on the CPU, where all of it happens: int8 is for processors.
-        pool: synthetic samples (N, channels, H, W) in bytes.
-        train: the real images that calibrate, taken as they are, not augmented.
+        net: on the CPU, where everything runs: int8 is for processors.
+        pool: synthetic samples (N, channels, H, W), uint8.
+        train: the real images for calibration, not augmented.
         key: names the streams that samples are drawn from.
     """
     count = min(settings.samples, len(pool), len(train))
@@ -247,7 +247,7 @@ def compare(
 
 
 def lessons(x: Tensor, settings: QuantiseSettings, rng: torch.Generator) -> Iterator[Tensor]:
-    """A batch for each step of fine-tuning: sweeps over the samples, each in a new order, whose rest is left out."""
+    """Yield a batch for each step of fine-tuning: reshuffled sweeps over the samples without incomplete batches."""
     size, left = min(settings.batch_size, len(x)), settings.fine_tune
     while left:
         order = torch.randperm(len(x), generator=rng)
@@ -258,7 +258,7 @@ def lessons(x: Tensor, settings: QuantiseSettings, rng: torch.Generator) -> Iter
 
 @torch.no_grad()
 def answers(net: nn.Module, test: Shard) -> Tensor:
-    """The logits (N, C) of all test images, in their order."""
+    """Return the logits (N, C) of all test images, in their order."""
     return torch.cat([net(batch.x.cpu()) for batch in test.batches(BATCH, augment=False, shuffle=False)])
 
 
@@ -268,11 +268,12 @@ def answers(net: nn.Module, test: Shard) -> Tensor:
 def quantise(
     run: Run, teacher: Plan, weights: Tensors, settings: QuantiseSettings, datasets: Datasets
 ) -> dict[str, Any]:
-    """What `compare` finds with the pool of a run, also in its `quantised.json`; what was found of the same pool
-    and teacher before is only read.
+    """Return the result of `compare` with the pool of a run, also stored in its `quantised.json`.
+
+    An earlier result for the same pool and teacher is read instead.
 
     Args:
-        teacher: the plan that says which net it is, and on what data.
+        teacher: the plan that names its net and its data.
         weights: of the teacher.
     """
     path = run.path / QUANTISED
@@ -290,7 +291,7 @@ def quantise(
 
 
 def quantised_table(found: dict[str, Any]) -> Table:
-    """The accuracies of `compare`, and what each lost."""
+    """Return the accuracies of `compare`, and the loss of each."""
     full = found["accuracy"]["full_precision"]
     title = f"{found['calibration_samples']:,} samples calibrate; {found['test_examples']:,} test images"
     bits = found["settings"]["bits"]

@@ -1,4 +1,4 @@
-"""The keys of a distillation's file, and the plans that they make."""
+"""The keys of a distillation's file, and the plans made from them."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from fcil.synthesis import Synthesizer
 from fcil.types import Count, Index
 
 SHARED_OUT = ("base", "increment", "order", "partition", "split")
-"""Keys of `data` that say how several tasks or clients share it."""
+"""Keys of `data` that distribute it over several tasks or clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """The net that knows: trained on the data, or read from a file."""
+    """The teacher: trained on the data, or read from a file."""
 
     net: NetSettings = NetSettings()
-    """Which net it is."""
+    """Architecture of the teacher."""
     file: str | None = None
-    """A safetensors file with its weights, or `torchvision` for what that has trained; null: it is trained."""
+    """A safetensors file with its weights, or `torchvision` for torchvision's ImageNet weights; null: it is trained."""
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 64
     """Images per step."""
     optimizer: OptimizerSettings = OptimizerSettings()
-    """How it is trained; the rate falls from epoch to epoch."""
+    """Optimizer of its training; the rate falls from epoch to epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSettings:
-    """The net that learns."""
+    """The student."""
 
     net: NetSettings = NetSettings()
     """Which net it is."""
@@ -67,9 +67,9 @@ class StudentSettings:
     optimizer: OptimizerSettings | None = None
     """How it is trained, at a rate that falls from round to round; null: as the method's paper or code has it."""
     evaluate_every: Index = 1
-    """Rounds between looks at the test images; 0: at the end alone."""
+    """Rounds between evaluations on the test images; 0: at the end alone."""
     snapshots: Index = 6
-    """How often, evenly over the rounds, some samples are kept as they are then, while they change; 0: never."""
+    """Number of snapshots of some samples, evenly over the rounds, while samples change; 0: none."""
 
     def __post_init__(self) -> None:
         if self.learns == "after" and self.wait:
@@ -77,7 +77,7 @@ class StudentSettings:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The rounds of the snapshots, the first and the last among them."""
+        """Return the rounds of the snapshots, the first and the last among them."""
         if self.learns == "after":
             return ()
         rounds = self.rounds or 0
@@ -140,26 +140,26 @@ class Distillation:
     name: str
     """Names the folder of the results."""
     seeds: tuple[Index, ...] = (0,)
-    """A teacher and a student for each."""
+    """Seeds, each with a teacher and a student."""
     data: DataSettings
-    """What the teacher learns, and what the student is tested on; it is one task."""
+    """Training data of the teacher, and test data of the student; it is one task."""
     teacher: TeacherSettings = TeacherSettings()
-    """The net that knows."""
+    """The teacher."""
     student: StudentSettings = StudentSettings()
-    """The net that learns."""
+    """The student."""
     synthesizer: Synthesizer
     """How samples are made."""
     distiller: Distiller | None = None
     """How the student learns from them; null: as the method's paper or code has it, `kd` for most."""
     quantise: QuantiseSettings | None = None
-    """Also bring the teacher to eight bits, or fewer, with what was made, and see what it loses; null: not."""
+    """Also quantise the teacher to eight bits, or fewer, with the samples, and measure its loss; null: do not."""
     anchors: AnchorSettings = AnchorSettings()
-    """Where label-text embeddings come from, for methods that need them."""
+    """Source of label-text embeddings, for methods that need them."""
     backend: Literal["inprocess", "ray"] = "inprocess"
-    """Where the synthesizer's chains and the student run: one after the other in this process, or on Ray workers, of
+    """Backend of the synthesizer's chains and the student: one after the other in this process, or on Ray workers, of
     which `resources.synthesis_workers` are for chains; the result is the same."""
     resources: Resources = Resources()
-    """What the run may use."""
+    """Limits of the run's resources."""
 
     READ_ELSEWHERE: ClassVar = ("matrix",)
 
@@ -203,7 +203,7 @@ class Distillation:
         return _Smoke(**parts | {"quantise": quantised, "teacher": replace(self.teacher, epochs=1)})
 
     def teacher_plan(self, seed: int) -> Plan:
-        """The teacher as a run: one client who holds everything."""
+        """Return the teacher as a run: one client who holds everything."""
         t = self.teacher
         federation = FederationSettings(
             clients=1, rounds=t.epochs, local_epochs=1, batch_size=t.batch_size, backend="inprocess", evaluate_every=0
@@ -213,9 +213,9 @@ class Distillation:
         return self._plan(f"{self.name}{TEACHER}", seed, **own)
 
     def student_plan(self, seed: int, teacher: Path | None = None) -> Plan:
-        """A student as a run: one client who dreams; without a file of the teacher only a rehearsal.
+        """Return a student as a run: one client who synthesises; without a teacher's file only for preflight checks.
 
-        A teacher that was trained is told from others by the settings of its training, which are those of all seeds.
+        A trained teacher is identified by the settings of its training, which all seeds share.
         """
         s = self.pupil
         assert s.rounds is not None
@@ -244,13 +244,13 @@ class Distillation:
         return self._plan(self.name, seed, **own)
 
     def _plan(self, name: str, seed: int, **own: Any) -> Plan:
-        """A run with sections of its own; the others are those of the distillation."""
+        """Return a run with sections of its own; the others are those of the distillation."""
         shared = {f.name: getattr(self, f.name) for f in fields(Sections) if hasattr(self, f.name)}
         return Plan(seed=seed, **shared | {"name": name} | own)
 
 
 class _Smoke(Distillation):
-    """One whose teacher sees two batches."""
+    """A distillation whose teacher trains on two batches."""
 
     def teacher_plan(self, seed: int) -> Plan:
         whole = super().teacher_plan(seed)
@@ -258,7 +258,7 @@ class _Smoke(Distillation):
 
 
 def read(source: Source, overrides: Sequence[str] = ()) -> list[Distillation]:
-    """The distillations of a file or mapping: one, or the product of its `matrix`.
+    """Return the distillations of a file or mapping: one, or the product of its `matrix`.
 
     Raises:
         ConfigError: names the file, the key path, the value and what is allowed, a line for each error.
@@ -274,7 +274,7 @@ def read(source: Source, overrides: Sequence[str] = ()) -> list[Distillation]:
 
 
 def distils(source: Source, overrides: Sequence[str] = ()) -> bool:
-    """Whether a file is for `fcil distill`.
+    """Return whether a file is for `fcil distill`.
 
     Raises:
         ConfigError: there is no such file, or it is no YAML.
@@ -283,7 +283,7 @@ def distils(source: Source, overrides: Sequence[str] = ()) -> bool:
 
 
 def _one_task(values: dict[str, Any], where: Where) -> dict[str, Any]:
-    """The same values, whose data is one task."""
+    """Return the same values, with data of one task."""
     data = values.get("data")
     if not isinstance(data, Mapping):
         return values

@@ -1,4 +1,4 @@
-"""Teachers: from files, looked at before anything begins, and from runs of their own."""
+"""Teachers: from files, checked before anything begins, and from runs of their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fcil.types import Tensors
 
 
 def exported(folder: Path) -> Path:
-    """`net.safetensors` in a finished run's folder: the net that it ended with.
+    """Write `net.safetensors`, the final net, into a finished run's folder and return its path.
 
     Raises:
         StoreError: neither that file nor a checkpoint can be read.
@@ -41,29 +41,29 @@ def exported(folder: Path) -> Path:
         if there:  # checkpoints are large, and may have been deleted
             return path
         raise
-    if digest(there, {}) != digest(ended, {}):  # none, or that of a run which was played anew
+    if digest(there, {}) != digest(ended, {}):  # no file, or that of an earlier execution of the run
         save_net(path, ended)
     return path
 
 
 def save_net(path: Path, weights: Tensors) -> None:
-    """A safetensors file, whole or not there."""
+    """Write a safetensors file atomically."""
     with replacing(path) as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, temporary)
 
 
 def teacher_file(one: Distillation) -> Path | None:
-    """Where a teacher lies, or will lie, that is not trained here; None for one that is."""
+    """Return the path of a teacher that is not trained here, even before it exists; None for one that is."""
     if one.teacher.file == "torchvision":
         return data_folder() / f"torchvision-{one.teacher.net.name}.safetensors"
     return Path(one.teacher.file) if one.teacher.file else None
 
 
 def given_teacher(one: Distillation, datasets: Datasets, where: Where) -> Path:
-    """The file of a teacher that is not trained here, after a look at it.
+    """Return the file of a teacher that is not trained here, after checking it.
 
     Raises:
-        ConfigError: it cannot be had, or cannot serve.
+        ConfigError: it cannot be read, or does not fit.
     """
     path = teacher_file(one)
     assert path is not None, one
@@ -76,16 +76,16 @@ def given_teacher(one: Distillation, datasets: Datasets, where: Where) -> Path:
 
 
 def doubt(path: Path) -> str:
-    """A line about a teacher's file in the folder of a smoke run, which has learnt next to nothing; else nothing."""
+    """Return a warning about a teacher's file from a smoke run, which is almost untrained; else an empty string."""
     try:
         smoke = is_smoke(load_run(path.parent).config)
-    except StoreError:  # it lies elsewhere
+    except StoreError:  # it is in no run folder
         return ""
     return f"teacher.file: {path} is the net of a {MEANING}" if smoke else ""
 
 
 def check_teacher(path: Path, plan: Plan, datasets: Datasets, where: Where) -> None:
-    """See that a file holds the weights of the net that a plan names, for the classes of its data.
+    """Check that a file holds the weights of the net that a plan names, for the classes of its data.
 
     Raises:
         ConfigError: it is no safetensors file, fits another net or other data, or holds NaN.

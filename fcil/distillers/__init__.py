@@ -1,4 +1,4 @@
-"""What a student learns from its teacher, given samples and what both nets say of them.
+"""Distillation losses: the student's objective, given samples and the outputs of both nets.
 
     import fcil.distillers
     crd = fcil.distillers.create("crd", kd=1.0)

@@ -1,4 +1,4 @@
-"""CRD: what both nets see in a sample is to be nearer than what they see in samples of other classes.
+"""CRD: both nets' features of a sample are to be nearer than those of samples of other classes.
 
 Paper: Tian et al., "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699. Code:
 github.com/HobbitLong/RepDistiller @ b84f547, crd/criterion.py and crd/memory.py.
@@ -12,11 +12,11 @@ of every sample. Sample i, with K samples j of other classes, all among the n se
         + the same with M_s and g_t in place of M_t and g_s
     M[i] <- M[i] / 2 + g[i] / 2, made a direction again    after the step's scores
 
-Memories go by the number of a sample in its pool, so fresh samples, which have none, are refused. A pool may grow
-up to the size that `start` was told; a number beyond it is an error, for two samples in one row would be each
-other's positive. A row that was never seen is nobody's negative, and n counts those that were. A row whose class
-has changed is another sample now, as where a pool drops its oldest: it begins anew. What a smaller pool has left
-behind stays as negatives.
+Memories are indexed by the number of a sample in its pool, so fresh samples, which have none, are refused. A pool may
+grow up to the size that `start` received; a number beyond it is an error, for two samples in one row would be each
+other's positive. Rows that were never seen are not used as negatives, and n counts those that were. A row whose class
+has changed holds another sample now, as where a pool drops its oldest: it is reset. Rows that a smaller pool leaves
+behind stay as negatives.
 
 Differs: negatives are always drawn with replacement, where the released code does so for a class that has fewer
 than K of them; the loss has the same mean. And n counts what was seen, where it is the size of the data set
@@ -47,12 +47,12 @@ from fcil.types import Count, Output, Positive, Terms, Weight
 
 EPSILON = 1e-7
 UNSEEN = -1
-"""The class of a row that no sample has come to yet."""
+"""Class of a row that has not been written yet."""
 
 
 @dataclass
 class Memories:
-    """What both nets have seen in every sample."""
+    """Both nets' directions of every sample."""
 
     embed_student: nn.Linear  # F_s -> d
     embed_teacher: nn.Linear  # F_t -> d
@@ -68,21 +68,21 @@ class CRD(Distiller):
     """Contrast of features over memories of a pool."""
 
     ce: Weight = 1.0
-    """Weight of the cross-entropy to the label (`gamma`): the one a sample was made for, or the teacher's answer."""
+    """Weight of the cross-entropy to the label (`gamma`): the requested one, or the teacher's prediction."""
     kd: Weight = 0.0
-    """Weight of softened answers beside it (`alpha`; 1 in CRD+KD)."""
+    """Weight of the softened KL beside it (`alpha`; 1 in CRD+KD)."""
     contrast: Weight = 0.8
-    """Weight of the contrast (`beta`)."""
+    """Weight of the contrastive term (`beta`)."""
     negatives: Count = 16_384
-    """Samples of other classes that each is held against, drawn with replacement (`K`)."""
+    """Samples of other classes that each is contrasted with, drawn with replacement (`K`)."""
     width: Count = 128
-    """Numbers of a direction (`feat_dim`)."""
+    """Width of a direction (`feat_dim`)."""
     temperature: Positive = 0.07
-    """Divides the cosine of two directions (`nce_t`)."""
+    """Temperature that divides the cosine of two directions (`nce_t`)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the past in a memory (`nce_m`)."""
     kd_temperature: Positive = 4.0
-    """Softens both nets where `kd` is above 0 (`kd_T`)."""
+    """Temperature of both nets where `kd` is above 0 (`kd_T`)."""
 
     def __post_init__(self) -> None:
         if not self.ce + self.kd + self.contrast:
@@ -118,12 +118,12 @@ class CRD(Distiller):
         if self.kd:
             terms["kl"] = self.kd * kl_divergence(student.logits, teacher.logits, self.kd_temperature)
         if self.contrast:
-            with torch.autocast(views.y.device.type, enabled=False):  # exp of 14 times a cosine wants all its digits
+            with torch.autocast(views.y.device.type, enabled=False):  # exp of 14 times a cosine needs full precision
                 terms["contrast"] = self.contrast * self.contrasted(state, student.features, teacher.features, views)
         return terms
 
     def contrasted(self, state: Memories, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
-        """Both directions of the contrast of features (B, F); then the memories are brought up to date."""
+        """Return both directions of the contrast of features (B, F), and update the memories."""
         ids = self.numbers(state, views)
         known = state.classes[ids]
         another = (known != UNSEEN) & (known != views.y)  # (B,)
@@ -143,11 +143,11 @@ class CRD(Distiller):
         return losses[0] + losses[1]
 
     def numbers(self, state: Memories, views: Views) -> Tensor:
-        """Which row each view belongs to (B,).
+        """Return the row of each view (B,).
 
         Raises:
             ConfigError: fresh samples.
-            ValueError: a number beyond the memories. A GPU is not waited for; indexing fails there.
+            ValueError: a number beyond the memories; checked on the CPU only, on a GPU indexing fails.
         """
         if views.id is None:
             raise ConfigError(
@@ -158,7 +158,7 @@ class CRD(Distiller):
         return views.id
 
     def drawn(self, state: Memories, y: Tensor) -> Tensor:
-        """How often each row is a negative of each sample (B, n): K in all, or none while no other class was seen."""
+        """Return each row's count as a negative of each sample (B, n): K in all, none until another class is seen."""
         ordered, order = state.classes.sort(stable=True)  # rows of a class lie together, the unseen ones first
         unseen = (ordered == UNSEEN).sum()
         begin, end = torch.searchsorted(ordered, y), torch.searchsorted(ordered, y, right=True)
@@ -172,7 +172,7 @@ class CRD(Distiller):
         return torch.zeros(len(y), len(ordered)).to(state.student).scatter_add(1, rows, once)
 
     def remember(self, memory: Tensor, ids: Tensor, new: Tensor, another: Tensor) -> Tensor:
-        """The memory (n, d), its rows `ids` moved towards `new` (B, d), or set to it where it is `another` sample."""
+        """Return the memory (n, d), its rows `ids` moved towards `new` (B, d), or set to it for `another` sample."""
         mixed = self.momentum * memory[ids] + (1 - self.momentum) * new
         return memory.index_copy(0, ids, F.normalize(torch.where(another[:, None], new, mixed), dim=1))
 
@@ -187,10 +187,10 @@ def contrast(
     negatives: int,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """One direction of the contrast: the loss, and the mean of exp that it was divided by.
+    """Return one direction of the contrast: the loss, and the mean of exp that it was divided by.
 
-    Every score is taken and then weighed by how often it was drawn. That is the sum over draws, and
-    equal on a GPU each time, where sums over repeated rows are not.
+    Every score is computed and then weighted by how often it was drawn. That is the sum over draws, and
+    reproducible on a GPU, where sums over repeated rows are not.
 
     Args:
         anchors: directions (B, d) of one net.

@@ -20,10 +20,10 @@ from fcil.types import Output, Positive, Terms
 
 @dataclass(frozen=True, kw_only=True)
 class KD(Distiller):
-    """Softened answers."""
+    """KL divergence of softened predictions."""
 
     temperature: Positive = 20.0
-    """Softens both nets (`T`; 20 as in CMI, Fast-DFKD and NAYER, 1 in their code for DAFL, ZSKT and DFQ)."""
+    """Temperature of both nets (`T`; 20 as in CMI, Fast-DFKD and NAYER, 1 in their code for DAFL, ZSKT and DFQ)."""
 
     def loss(self, state: Any, student: Output, teacher: Output, views: Views) -> Terms:
         return {"kl": kl_divergence(student.logits, teacher.logits, self.temperature)}

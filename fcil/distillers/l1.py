@@ -5,7 +5,7 @@ Code: github.com/VainF/Data-Free-Adversarial-Distillation @ c161591.
 
     L = 1/BC sum_ik |s_ik - t_ik|       s, t logits of student and teacher
 
-Its gradient stays as large as it was while the student comes near; that of softened answers vanishes. No label
+Its gradient keeps its size as the student comes near; that of softened answers vanishes. No label
 is read.
 
 Shapes: B batch, C classes.

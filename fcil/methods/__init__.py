@@ -1,1 +1,1 @@
-"""How methods are found, loaded, described and begun: strategies first, which users write."""
+"""Finding, loading, describing and scaffolding methods: strategies first, which users write."""

@@ -1,6 +1,6 @@
-"""What is told of methods without running them, so that a listing need not wait for torch.
+"""Descriptions of methods without running them, so that a listing need not wait for torch.
 
-`catalogue.json` beside this module keeps what `fcil.methods.listing` says of each built-in method, under the digest of
+`catalogue.json` beside this module stores the rows of `fcil.methods.listing` for built-in methods, under the digest of
 the method's file. A user's own method, or one whose file was changed since, is read live.
 """
 
@@ -17,12 +17,12 @@ from fcil.methods.files import built_in_files, own_files, read_source, source_di
 
 SHIPPED = Path(__file__).with_name("catalogue.json")
 NAMED = {"strategies": "strategy", "synthesizers": "synthesizer"}
-"""Kinds that are kept, and the key of a row that holds the name."""
+"""Kinds that are stored, and the key of a row that holds the name."""
 Row = dict[str, Any]
 
 
 def rows(kind: str) -> list[Row]:
-    """The rows of a kind, as `fcil.methods.listing` has them."""
+    """Return the rows of a kind, as in `fcil.methods.listing`."""
     kept = {name: _kept(kind, name, path) for name, path in _files(kind).items()}
     if kept and all(kept.values()):
         return [{key: value for key, value in kept[name].items() if key != "options"} for name in sorted(kept)]
@@ -32,7 +32,7 @@ def rows(kind: str) -> list[Row]:
 
 
 def one(kind: str, name: str) -> Row:
-    """A row of a listing, with the file and the options of a method.
+    """Return a row of a listing, with the file and the options of a method.
 
     Raises:
         ConfigError: nothing of this kind has this name.
@@ -47,7 +47,7 @@ def one(kind: str, name: str) -> Row:
 
 
 def written() -> str:
-    """The text of `catalogue.json`, from the methods as they are."""
+    """Return the text of `catalogue.json`, from the current methods."""
     from fcil.methods.listing import LISTINGS, options
     from fcil.methods.loading import strategy_class
     from fcil.synthesis import synthesizer_class
@@ -66,7 +66,7 @@ def written() -> str:
 
 
 def _kept(kind: str, name: str, path: Path) -> Row:
-    """The row of a method whose file is as it was when the catalogue was written; else an empty one."""
+    """Return the row of a method whose file has not changed since the catalogue was written; else an empty one."""
     row = _shipped()[kind].get(_digest(path))
     return {} if row is None else {NAMED[kind]: name, **row}
 
@@ -78,7 +78,7 @@ def _shipped() -> dict[str, dict[str, Row]]:
 
 
 def _files(kind: str) -> dict[str, Path]:
-    """Name and file of each method of a kind; none for a kind that is no package of methods."""
+    """Return name and file of each method of a kind; none for a kind that is no package of methods."""
     if kind == "strategies":
         return {**built_in_files(), **own_files()}
     return files_in("fcil.synthesis") if kind == "synthesizers" else {}

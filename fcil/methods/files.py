@@ -1,4 +1,4 @@
-"""Where the files of methods lie, and what can be read of them without running them: no torch is loaded for it."""
+"""Files of methods, and their contents that are read without running them or loading torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ BUILT_IN = "strategies"
 
 
 def built_in_files() -> dict[str, Path]:
-    """Name and file of every strategy that comes with the project."""
+    """Return name and file of every built-in strategy."""
     return files_in(BUILT_IN)
 
 
 def own_files() -> dict[str, Path]:
-    """Name and file of every strategy in `./strategies`, but for those that are the built-in ones, or copies."""
+    """Return name and file of every strategy in `./strategies`, except the built-in ones and copies of them."""
     found = {p.stem: p for p in sorted(Path("strategies").glob("*.py")) if not p.stem.startswith("_")}
     built_in = built_in_files()
     return {name: p for name, p in found.items() if name not in built_in or not cmp(p, built_in[name], shallow=False)}
 
 
 def locate(name: str, where: Where) -> Path | None:
-    """The user's file of this name or path; None for a built-in strategy.
+    """Return the user's file of this name or path; None for a built-in strategy.
 
     Raises:
         ConfigError: there is no such strategy or file.
@@ -47,7 +47,7 @@ def locate(name: str, where: Where) -> Path | None:
 
 
 def read_source(path: Path, where: Where) -> str:
-    """The text of a strategy's file.
+    """Return the text of a strategy's file.
 
     Raises:
         ConfigError: it cannot be read, or is no text.
@@ -59,11 +59,11 @@ def read_source(path: Path, where: Where) -> str:
 
 
 def source_digest(source: str) -> str:
-    """Thirty-two hex digits that stand for the text of a strategy's file."""
+    """Return thirty-two hex digits that identify the text of a strategy's file."""
     return sha256(source.encode()).hexdigest()[:32]
 
 
 def first_line(source: str) -> str:
-    """The first line of a file's docstring, without executing the file."""
+    """Return the first line of a file's docstring, without executing the file."""
     doc = ast.get_docstring(ast.parse(source)) or ""
     return doc.splitlines()[0] if doc else ""

@@ -1,4 +1,4 @@
-"""What a strategy declares of itself: its class variables, and the metadata of its fields.
+"""Declarations of a strategy: its class variables, and the metadata of its fields.
 
 The text of its file is not read: rewording a sentence changes nothing here.
 """
@@ -20,11 +20,11 @@ USES = {
     "samples": "",
     "notes": "notes of each client",
 }
-"""What `Strategy.uses` may hold, and how `fcil list` puts it; samples are listed as what the server sends."""
+"""Values of `Strategy.uses`, and their words in `fcil list`; samples are listed as what the server sends."""
 
 
 def needs(kind: type[Strategy]) -> list[str]:
-    """What the method cannot do without, in a word each."""
+    """Return the requirements of the method, in a word each."""
     synthesizes = any(Synthesizer in (hint, *get_args(hint)) for hint in get_type_hints(kind).values())
     listed = [
         *sorted(kind.needs),
@@ -37,7 +37,7 @@ def needs(kind: type[Strategy]) -> list[str]:
 
 
 def sent(kind: type[Strategy]) -> dict[str, str]:
-    """What goes down to clients and up to the server, in words; `after_local_task` with `-> None` sends nothing."""
+    """Return the messages to clients and to the server, in words; `after_local_task` with `-> None` sends nothing."""
     returned = getattr(kind.after_local_task, "__annotations__", {}).get("return", Update)
     ends = kind.after_local_task is not Strategy.after_local_task and returned not in (None, "None")
     up = "part of the net" if kind.trainable is not Strategy.trainable else "the net"
@@ -48,7 +48,7 @@ def sent(kind: type[Strategy]) -> dict[str, str]:
 
 
 def declared(kind: type[Strategy]) -> dict[str, Any]:
-    """What readers of a run folder need to know of its method, as plain values; `fcil.store.declared` reads it back."""
+    """Return the method's declarations for a run folder, as plain values; `fcil.store.declared` reads them back."""
     defaults = {f.name: f.default if isinstance(f.default, int | float) else None for f in fields(kind)}
     return {
         "data": kind.data,
@@ -60,20 +60,20 @@ def declared(kind: type[Strategy]) -> dict[str, Any]:
 
 
 def words(kind: type[Strategy], name: str) -> tuple[str, ...]:
-    """A class variable that lists words; nothing for a class in which the name is that of something else."""
+    """Return a class variable that lists words; an empty tuple for a class in which the name has another meaning."""
     value = getattr(kind, name)
     return tuple(value) if isinstance(value, tuple | frozenset | set | list) else ()
 
 
 def marked(kind: type, marker: type[T]) -> dict[str, T]:
-    """Fields of a dataclass that have this metadata, in their order."""
+    """Return the fields of a dataclass that have this metadata, in their order."""
     hints = get_type_hints(kind, include_extras=True)
     both = ((f.name, item) for f in fields(kind) for item in _metadata(hints[f.name]))
     return {name: item for name, item in both if isinstance(item, marker)}
 
 
 def _metadata(hint: Any) -> Iterator[Any]:
-    """Of an annotated type, and of the members of a union."""
+    """Yield the metadata of an annotated type, and of the members of a union."""
     yield from getattr(hint, "__metadata__", ())
     for inner in get_args(hint):
         yield from _metadata(inner)

@@ -1,4 +1,4 @@
-"""What `fcil list` prints, as rows."""
+"""Rows that `fcil list` prints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def strategies() -> list[Row]:
-    """Built-in strategies and those in `./strategies`."""
+    """Return the built-in strategies and those in `./strategies`."""
     rows = []
     for name, path in sorted({**built_in_files(), **own_files()}.items()):
         where = Where(str(path))
@@ -72,7 +72,7 @@ def encoders() -> list[Row]:
 
 
 def one(kind: str, name: str) -> Row:
-    """A row of a listing, with the options of a method: their defaults, as an experiment writes them, and meaning.
+    """Return a row of a listing, with the options of a method: their defaults, as in an experiment file, and meaning.
 
     Raises:
         ConfigError: nothing of this kind has this name.
@@ -94,7 +94,7 @@ def _source(file: Path) -> str:
 
 
 def options(kind: type) -> list[dict[str, str]]:
-    """What can be set of a method."""
+    """Return the settings of a method."""
     docs = field_docs(kind)
     return [{"option": f.name, "default": _default(f), "what": docs.get(f.name, "")} for f in fields(kind) if f.init]
 

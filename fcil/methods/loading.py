@@ -1,6 +1,6 @@
-"""Finds strategies: a file is a method, and its name is the method's name.
+"""Loading of strategies: a file is a method, and its name is the method's name.
 
-Looked for in `./strategies` first, then among those that come with the project; a path to a
+`./strategies` is searched first, then the built-in strategies; a path to a
 file is taken as it is. Exactly one `Strategy` subclass must be defined in the file.
 """
 
@@ -23,16 +23,16 @@ from fcil.strategy import Strategy
 
 @dataclass(frozen=True)
 class StrategySpec:
-    """A strategy as an experiment names it: values alone, so that it can be sent to a worker."""
+    """A strategy as named in an experiment: values alone, so that it can be sent to a worker."""
 
     name: str
     """The file's stem."""
     strategy: Strategy
     """The method with its hyper-parameters."""
     source: str
-    """The text of the file, which travels with the run and is kept in its folder."""
+    """The text of the file, which is sent with the run and stored in its folder."""
     path: str | None = None
-    """Where the file lies, for a user's own; built-in strategies have none."""
+    """Path of a user's own file; None for built-in strategies."""
 
     @classmethod
     def from_yaml(cls, raw: object, where: Where) -> StrategySpec:
@@ -44,7 +44,7 @@ class StrategySpec:
 
     @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:
-        """The strategies that come with the project, and any other name or file, which may be a user's own."""
+        """Return the schema of built-in strategies, and any other name or file, which may be a user's own."""
         where = Where(BUILT_IN)
         kinds = {n: strategy_class(n, None, read_source(p, where), where) for n, p in built_in_files().items()}
         return schemas.of_choice("strategy", kinds, own=True)
@@ -53,13 +53,13 @@ class StrategySpec:
         return {self.path or self.name: dump(self.strategy.options())}
 
     def fingerprint(self) -> dict[str, object]:
-        """What can change the result: the options, and the text of a user's own file."""
+        """Return the values that can change the result: the options, and the text of a user's own file."""
         source = sha256(self.source.encode()).hexdigest() if self.path else ""
         return {"name": self.name, "options": dump(self.strategy.decisive()), "source": source}
 
 
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:
-    """The one `Strategy` subclass defined in a strategy's file.
+    """Return the one `Strategy` subclass defined in a strategy's file.
 
     Raises:
         ConfigError: the file does not load, or defines none or several.
@@ -68,7 +68,7 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
         module = importlib.import_module(f"{BUILT_IN}.{name}") if path is None else load_source(path, source)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a user's file raises is shown as one line
+    except BaseException as error:  # any error of a user's file is shown as one line
         raise where.error(f'strategy file "{path or name}" does not load: {described(error)}') from error
     found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Strategy)]
     own = [v for v in found if v.__module__ == module.__name__]
@@ -81,7 +81,7 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
 
 
 def load_source(path: Path, source: str) -> ModuleType:
-    """A module from its text. The text travels with a run, so a worker needs no copy of the file."""
+    """Return a module from its text, which travels with a run, so a worker needs no copy of the file."""
     name = f"_strategy_{path.stem}_{sha256(source.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -1,4 +1,4 @@
-"""Begins a strategy: a file that runs as it is, and a test that holds it to the contract."""
+"""Scaffold of a strategy: a file that runs as it is, and a test of the contract."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def begin(kind: str, name: str, out: Path) -> list[str]:
     """Write `NAME.py` and `test_NAME.py`.
 
     Returns:
-        Lines that say what was written and what to do next.
+        Lines that name the written files and the next steps.
     Raises:
-        ConfigError: there is no such kind, or the name is none for a strategy.
-        StoreError: a file of this name is there, or the folder cannot be written; nothing was written.
+        ConfigError: there is no such kind, or the name is invalid for a strategy.
+        StoreError: a file of this name exists, or the folder cannot be written; nothing was written.
     """
     if kind not in KINDS:
         raise ConfigError(f'new: unknown kind "{kind}" (have: {", ".join(KINDS)}).{nearest(kind, KINDS)}')
@@ -98,7 +98,7 @@ def begin(kind: str, name: str, out: Path) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """See that a name can be a strategy's.
+    """Check that a name can be a strategy's.
 
     Raises:
         ConfigError: it is no Python name in small letters, or is taken.
@@ -116,5 +116,5 @@ def check_name(name: str) -> None:
 
 
 def title(name: str) -> str:
-    """`my_method` as the name of a class: `MyMethod`."""
+    """Return `my_method` as the name of a class: `MyMethod`."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))

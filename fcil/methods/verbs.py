@@ -1,8 +1,8 @@
-"""The verbs of a strategy, and what a class has that was meant to be one.
+"""The verbs of a strategy, and checks of a class for failed attempts at one.
 
 A misspelt method is never called, and the run would be plain federated averaging under another name.
-So a class is looked at before it is used: methods that nobody calls and that look like a verb of ours or
-of another framework, verbs that cannot be called as they will be, and classes whose hyper-parameters
+So a class is checked before it is used: methods that are never called and that resemble a verb of ours or
+of another framework, verbs with the wrong signature, and classes whose hyper-parameters
 could not be read or sent.
 """
 
@@ -30,7 +30,7 @@ CALLED_WITH = {
     "predict": ("net", "x", "shared"),
     "sample": ("server", "count"),
 }
-"""What the engine calls, and what it hands over."""
+"""Verbs that the engine calls, and their arguments."""
 FOREIGN = {
     **dict.fromkeys(("training_step", "compute_loss", "criterion", "get_loss", "forward", "loss"), "local_loss"),
     **dict.fromkeys(("fit", "train", "train_step", "local_update", "client_update", "observe"), "local_train"),
@@ -47,7 +47,7 @@ CLOSE = 0.8
 
 
 def problems(kind: type[Strategy], source: str) -> Iterator[str]:
-    """Say what is wrong with a strategy's class before anything is run.
+    """Yield the errors in a strategy's class before anything is run.
 
     Args:
         source: the text of its file.
@@ -67,7 +67,7 @@ def _dataclass_problems(kind: type[Strategy]) -> Iterator[str]:
         return
     try:
         hints = get_type_hints(kind, include_extras=True)
-    except Exception as error:  # a name in quotes that is nowhere, say
+    except Exception as error:  # for example, an undefined name in quotes
         yield f"class {kind.__name__}: a type cannot be read ({type(error).__name__}: {error})"
         return
     for field in (f for f in fields(kind) if f.init and f.name in own.get("__annotations__", {})):
@@ -135,5 +135,5 @@ def _signature_problems(kind: type[Strategy], name: str) -> Iterator[str]:
             f"class {kind.__name__}: {name}{signature} cannot be called as the engine does; "
             f"expected {name}(self, {', '.join(wanted)})"
         )
-    except ValueError:  # a callable that does not tell its parameters
+    except ValueError:  # a callable without a readable signature
         return

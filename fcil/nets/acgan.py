@@ -25,7 +25,7 @@ from fcil.nets.resnet import Shape
 from fcil.types import Batch, Terms
 
 SMALLEST = 4
-"""Sides are halved until none is longer than this: the first map of the generator."""
+"""Longest side of the generator's first map; sides are halved until none is longer."""
 
 
 class ConditionalGenerator(nn.Module):
@@ -76,27 +76,27 @@ class ConditionalGenerator(nn.Module):
         return cast(Tensor, (pixels - self.mean) / self.std)
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Images of these classes, with fresh noise."""
+        """Return images of these classes, with fresh noise."""
         weight = self.noise.weight
         z = torch.randn(len(labels), self.latent, generator=generator, device=generator.device, dtype=weight.dtype)
         return cast(Tensor, self(z.to(weight.device), labels))
 
 
 def real_fake_head(features: int) -> nn.Linear:
-    """Features (B, F) of a net -> the logit (B, 1) of being real."""
+    """Return a head: features (B, F) of a net -> the logit (B, 1) of being real."""
     return nn.Linear(features, 1)
 
 
 def judged(realness: Tensor, *, real: bool) -> Tensor:
-    """-1/B sum_i log sigmoid(r_i) for what is to be taken as real, of 1 - sigmoid(r_i) for what is not; any shape."""
+    """Return -1/B sum_i log sigmoid(r_i) for target real, of 1 - sigmoid(r_i) for target fake; any shape."""
     return F.binary_cross_entropy_with_logits(realness, torch.full_like(realness, float(real)))
 
 
 @contextmanager
 def drop_running_statistics(net: nn.Module) -> Iterator[None]:
-    """Within the block, a forward in train mode leaves the running statistics of BatchNorm as they are.
+    """Let a forward in train mode within the block leave BatchNorm's running statistics as they are.
 
-    For images that are not those the net is to be used on: the fakes of an untrained generator.
+    For images of another distribution than those the net is used on: the fakes of an untrained generator.
     """
     layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
@@ -111,7 +111,7 @@ def drop_running_statistics(net: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class AcGan:
-    """The two sides, what the generator is asked for, and the losses of either side."""
+    """The two sides, the generator's classes, and the losses of either side."""
 
     net: Net
     head: nn.Linear
@@ -121,7 +121,7 @@ class AcGan:
     stream: torch.Generator
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, C) and the logit of being real (B, 1)."""
+        """Return class logits (B, C) and the logit of being real (B, 1)."""
         out = self.net(x)
         return out.logits, self.head(out.features).to(out.logits)
 
@@ -130,12 +130,12 @@ class AcGan:
         return Batch(self.generator.draw(y, self.stream), y)
 
     def genuine(self, logits: Tensor, realness: Tensor, y: Tensor, share: float, name: str = "") -> Terms:
-        """A(x, y) of a batch that is to be taken as real."""
+        """Return A(x, y) of a batch with target real."""
         real = share * self.adversarial * judged(realness, real=True)
         return {f"{name}ce": share * F.cross_entropy(logits, y), f"{name}real": real}
 
     def caught(self, count: int) -> Terms:
-        """The discriminator's terms on fresh fakes."""
+        """Return the discriminator's terms on fresh fakes."""
         with torch.no_grad():
             x, y = self.fakes(count)
         with drop_running_statistics(self.net):
@@ -143,7 +143,7 @@ class AcGan:
         return {"fake_ce": F.cross_entropy(logits, y), "fake": self.adversarial * judged(realness, real=False)}
 
     def deceiving(self, count: int) -> Terms:
-        """The generator's terms on fresh fakes."""
+        """Return the generator's terms on fresh fakes."""
         x, y = self.fakes(count)
         with drop_running_statistics(self.net):
             logits, realness = self.judge(x)
@@ -151,7 +151,7 @@ class AcGan:
         return {"generator_ce": F.cross_entropy(logits, y), "generator_real": real}
 
     def descend(self, optimizer: torch.optim.Optimizer, count: int) -> Terms:
-        """A step of the generator, on gradients of its own weights alone."""
+        """Take a step of the generator, on gradients of its own weights alone."""
         terms = self.deceiving(count)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward(  # type: ignore[no-untyped-call]
@@ -162,13 +162,13 @@ class AcGan:
 
 
 def one_of(values: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """`count` of the values (L,), each as likely in every place."""
+    """Return `count` of the values (L,), drawn uniformly with replacement."""
     places = torch.randint(len(values), (count,), generator=stream, device=stream.device)
     return values[places.to(values.device)]
 
 
 def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """Rows (count,) of `labels` (N,): each class that is there as likely, then each row of the class."""
+    """Return rows (count,) of `labels` (N,): a uniformly drawn class that occurs, then a uniformly drawn row of it."""
     sizes = labels.bincount()
     sizes = sizes[sizes > 0]
     chosen = one_of(torch.arange(len(sizes), device=labels.device), count, stream)
@@ -178,7 +178,7 @@ def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
 
 
 def _halvings(sides: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sides of the maps of the generator, the first map first."""
+    """Return the sides of the generator's maps, the first map first."""
     found = [tuple(sides)]
     while max(found[0]) > SMALLEST:
         found.insert(0, tuple(-(-side // 2) for side in found[0]))

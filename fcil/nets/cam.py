@@ -1,4 +1,4 @@
-"""Class-activation maps: which positions of an image speak for which class.
+"""Class-activation maps: the evidence of each position of an image for each class.
 
 A net that pools its last maps A (K, u, v) and has a linear classifier has a map for every class
 (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, arXiv:1512.04150):
@@ -7,10 +7,10 @@ A net that pools its last maps A (K, u, v) and has a linear classifier has a map
 
 whose mean over the positions is the logit. Other nets get one of the same kind by Grad-CAM
 (Selvaraju et al., ICCV 2017, arXiv:1610.02391): the weights w_ck are the sum over the positions of
-dz_c / dA_k, a constant for each image, and b_c is what the logit lacks then. So the mean of every
+dz_c / dA_k, a constant for each image, and b_c is the remainder of the logit. So the mean of every
 map is the logit in every net, and for the nets above both forms agree.
 
-Ours: the sum instead of the mean over positions, b_c, and no ReLU: the maps of all classes are to be compared.
+Ours: the sum instead of the mean over positions, b_c, and no ReLU: the maps of all classes are compared.
 
 Shapes: B batch, C classes, K maps of u x v positions.
 """
@@ -35,12 +35,12 @@ POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 @dataclass
 class Maps:
-    """What `record_maps` has seen."""
+    """Maps recorded by `record_maps`."""
 
     last: Tensor | None = None  # (B, K, u, v), with gradients
 
     def taken(self) -> Tensor:
-        """The last maps.
+        """Return the last maps.
 
         Raises:
             ValueError: there are none: the net was not run while recording, or has no maps.
@@ -52,13 +52,13 @@ class Maps:
 
 @contextmanager
 def record_maps(net: Net) -> Iterator[Maps]:
-    """The last maps before the pooling in the latest forward of `net` within the block.
+    """Record the last maps before the pooling in the latest forward of `net` within the block.
 
         with record_maps(teacher) as maps:
             out = teacher(images)
         votes = class_maps(teacher, maps.taken(), out, exact=True)
 
-    They are what a layer of the backbone answered last in four dimensions; outside the block a
+    They are the backbone's last layer output of four dimensions; outside the block a
     forward costs no more than usual.
     """
     maps, small = Maps(), list[Tensor]()
@@ -72,7 +72,7 @@ def record_maps(net: Net) -> Iterator[Maps]:
             return
         if isinstance(layer, POOLING):
             small.append(answer)
-        elif not any(answer is other for other in small):  # a container that ends with the pooling answers the same
+        elif not any(answer is other for other in small):  # a container that ends with the pooling returns the same
             maps.last = answer
 
     with ExitStack() as hooks:
@@ -84,7 +84,7 @@ def record_maps(net: Net) -> Iterator[Maps]:
 
 @torch.no_grad()
 def pools(net: Net, x: Tensor) -> bool:
-    """Whether the features of a net are the means of its last maps, tried on images x (B, c, H, W)."""
+    """Return whether the features of a net are the means of its last maps, tried on images x (B, c, H, W)."""
     with record_maps(net) as maps:
         features = net(x).features
     if maps.last is None:
@@ -94,12 +94,12 @@ def pools(net: Net, x: Tensor) -> bool:
 
 
 def class_maps(net: Net, maps: Tensor, out: Output, *, exact: bool) -> Tensor:
-    """The maps M (B, C, u, v) of every class.
+    """Return the maps M (B, C, u, v) of every class.
 
     Args:
         maps: the net's last maps A (B, K, u, v); without `exact` they must be part of the graph of `out`.
-        out: what the net answered with them.
-        exact: the classifier's weights serve, as the net pools these maps; otherwise gradients do.
+        out: the net's output for them.
+        exact: use the classifier's weights, as the net pools these maps; otherwise gradients.
     """
     own = out.logits.dtype
     if exact:
@@ -112,7 +112,7 @@ def class_maps(net: Net, maps: Tensor, out: Output, *, exact: bool) -> Tensor:
 
 
 def activation_maps(net: Net, x: Tensor) -> Tensor:
-    """The maps (B, C, u, v) of every class for normalised images (B, c, H, W); as they are, where gradients are off.
+    """Return the maps (B, C, u, v) of every class for normalised images (B, c, H, W); detached, if gradients are off.
 
     Raises:
         ValueError: the backbone has no maps.
@@ -131,14 +131,14 @@ def activation_maps(net: Net, x: Tensor) -> Tensor:
 
 
 def cells(votes: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """-mean_ij log softmax_c(M(i, j) / tau)_y of maps M (B, C, u, v): every place is to be of the class."""
+    """Return -mean_ij log softmax_c(M(i, j) / tau)_y of maps M (B, C, u, v): every position should be of the class."""
     return F.cross_entropy(votes / temperature, labels[:, None, None].expand(-1, *votes.shape[2:]))
 
 
 def masked(net: Net, x: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
-    """CE(T(x up(norm M_y)), y): what the map of the class leaves of an image is to be of the class.
+    """Return CE(T(x up(norm M_y)), y): the image masked by the map of its class should still be of the class.
 
-    norm brings every map to [0, 1], and one that is the same everywhere to 1; what is masked becomes the data's mean.
+    norm scales every map to [0, 1], and a constant one to 1; masked pixels become the data's mean.
     """
     own = votes.detach()[torch.arange(len(labels), device=labels.device), labels][:, None]  # (B, 1, u, v)
     low, high = own.amin(dim=(2, 3), keepdim=True), own.amax(dim=(2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""Weights of nets in files of others: safetensors alone, for a pickle may hold anything."""
+"""Weights of nets in external files: safetensors alone, for a pickle may execute code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fcil.errors import ConfigError, printable
 from fcil.types import Tensors
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle", ".tar")
-"""What names of files that `torch.save` wrote end with."""
+"""Endings of names of files that `torch.save` wrote."""
 MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""What such files begin with: a zip archive, or a bare pickle."""
+"""First bytes of such files: a zip archive, or a bare pickle."""
 CONVERSION = (
     "import torch; from safetensors.torch import save_file; "
     'w = torch.load({source}, map_location="cpu", weights_only=True); w = w.get("state_dict", w); '
@@ -23,10 +23,10 @@ CONVERSION = (
 
 
 def read_weights(path: Path) -> Tensors:
-    """The tensors of a safetensors file, by name.
+    """Return the tensors of a safetensors file, by name.
 
     Raises:
-        ConfigError: it is no such file; of a pickle it says how to convert it, for none is read here.
+        ConfigError: it is no such file; for a pickle the error says how to convert it, for none is read here.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -41,7 +41,7 @@ def read_weights(path: Path) -> Tensors:
 
 
 def conversion(path: Path) -> str:
-    """The line of Python that writes a safetensors file beside a pickle, in quotes for a shell."""
+    """Return the line of Python that writes a safetensors file beside a pickle, in quotes for a shell."""
     names = {"source": json.dumps(str(path)), "target": json.dumps(str(path.with_suffix(".safetensors")))}
     return shlex.quote(CONVERSION.format(**names))
 

@@ -58,14 +58,14 @@ class PlainGenerator(nn.Sequential):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Noise (B, n) -> images (B, c, H, W)."""
+        """Map noise (B, n) to images (B, c, H, W)."""
         return cast(Tensor, super().forward(z))  # type: ignore[no-untyped-call]
 
 
 class NoisyLayers(nn.ModuleList):
     """Parallel linear layers D -> n; layer i serves rows i*k .. i*k + k - 1 of the batch.
 
-    They are the only source of chance: `redraw` makes them new for every generated batch, then
+    They are the only source of randomness: `redraw` makes them new for every generated batch, then
     they are trained with the rest (NAYER: "noisy layer").
     """
 
@@ -74,7 +74,7 @@ class NoisyLayers(nn.ModuleList):
         self.rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, n)."""
+        """Map (B, D) to (B, n)."""
         parts = torch.split(x, self.rows)
         if len(parts) > len(self):
             raise ValueError(f"a batch of {len(x)} labels; this generator was built for {len(self) * self.rows}")
@@ -82,16 +82,16 @@ class NoisyLayers(nn.ModuleList):
 
     @torch.no_grad()
     def redraw(self, generator: torch.Generator) -> None:
-        """Weights from N(0, 1), not from Kaiming's distribution; biases zero."""
+        """Draw weights from N(0, 1), not from Kaiming's distribution; biases zero."""
         for layer in self:
             weight = cast(nn.Linear, layer).weight
-            # Drawn in single precision where the stream lives: equal on every device.
+            # Drawn in single precision on the stream's device: equal on every device.
             weight.copy_(torch.randn(weight.shape, generator=generator, device=generator.device))
             cast(nn.Linear, layer).bias.zero_()
 
 
 class NoisyGenerator(nn.Sequential):
-    """The anchors of the wanted classes, made noisy and unfolded into images in [0, 1].
+    """The anchors of the target classes, made noisy and unfolded into images in [0, 1].
 
         x = sigmoid(convs(linear(noisy(BN(e_y)))))
 
@@ -102,7 +102,7 @@ class NoisyGenerator(nn.Sequential):
     Args:
         anchors: (C, D), constant; neither trained nor part of the state.
         shape: c, H, W of the images.
-        batch_size: the largest batch of labels; with `rows_per_layer` it sets how many noisy layers there are.
+        batch_size: the largest batch of labels; with `rows_per_layer` it sets the number of noisy layers.
         latent: n.
         width: w, channels before the last convolution; the first maps have 2 w.
         rows_per_layer: k, rows of the batch that share a noisy layer; 10 in LANDER, the number of classes in NAYER.
@@ -138,18 +138,18 @@ class NoisyGenerator(nn.Sequential):
         self.register_buffer("anchors", anchors.detach().clone(), persistent=False)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Labels (B,) -> images (B, c, H, W)."""
+        """Map labels (B,) to images (B, c, H, W)."""
         return cast(Tensor, super().forward(self.anchors[labels]))  # type: ignore[no-untyped-call]
 
     def redraw(self, generator: torch.Generator) -> None:
-        """New noisy layers, the rest unchanged: call it before each generated batch."""
+        """Draw new noisy layers, the rest unchanged: call it before each generated batch."""
         self.noisy.redraw(generator)
 
 
 def _unfolding(
     shape: Shape, width: int, deep: bool | None, first: int = 2
 ) -> tuple[tuple[int, int, int], Iterator[tuple[str, nn.Module]]]:
-    """The first map (channels, s, s) and the layers that make an image of it."""
+    """Return the first map (channels, s, s) and the layers that turn it into an image."""
     channels, *sides = shape
     deep = max(sides) >= 128 if deep is None else deep
     factor = 16 if deep else 4
@@ -177,7 +177,7 @@ def _deep_convs(channels: int, w: int, first: int) -> Iterator[tuple[str, nn.Mod
 
 
 def _step(number: int, inputs: int, outputs: int, *, grow: bool = True) -> Iterator[tuple[str, nn.Module]]:
-    """Twice the side, convolution, BatchNorm, leaky ReLU."""
+    """Yield doubling of the side, convolution, BatchNorm, leaky ReLU."""
     if grow:
         yield f"up{number}", nn.Upsample(scale_factor=2)
     yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
@@ -196,7 +196,7 @@ class ImageGenerator(nn.Sequential):
     """
 
     stream: torch.Generator
-    """Where `sample` draws noise; whoever samples sets it."""
+    """Random stream of the noise in `sample`; set by the caller."""
 
     def __init__(self, shape: Shape, latent: int = 1000, width: int = 128, doublings: int | None = None) -> None:
         channels, *sides = shape
@@ -218,17 +218,17 @@ class ImageGenerator(nn.Sequential):
         self.latent = latent
 
     def noise(self, count: int) -> Tensor:
-        """(count, n); drawn in single precision where the stream lives, so equal on every device."""
+        """Return noise (count, n), drawn in single precision on the stream's device, so equal on every device."""
         drawn = torch.randn(count, self.latent, generator=self.stream, device=self.stream.device)
         return drawn.to(cast(nn.Linear, self.l1).weight)
 
     def sample(self, count: int) -> Tensor:
-        """The next `count` images of the stream."""
+        """Return the next `count` images of the stream."""
         return cast(Tensor, self(self.noise(count)))
 
 
 def usual_doublings(side: int) -> int:
-    """As in the reference code: 2 for CIFAR, 3 for the 64 pixels of Tiny-ImageNet, 5 for ImageNet."""
+    """Return the reference code's doublings: 2 for CIFAR, 3 for the 64 pixels of Tiny-ImageNet, 5 for ImageNet."""
     return 2 if side < 64 else 3 if side < 128 else 5
 
 
@@ -238,7 +238,7 @@ def _stages(channels: int, width: int, doublings: int) -> Iterator[tuple[str, nn
         outputs = width if number < doublings else max(1, width // 2)
         yield f"up{number}", nn.Upsample(scale_factor=2)
         yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1)
-        yield f"bn{number}", BatchNorm2d(outputs, eps=0.8)  # the reference's; a slip for the momentum, we guess
+        yield f"bn{number}", BatchNorm2d(outputs, eps=0.8)  # the reference's; probably meant as the momentum
         yield f"act{number}", nn.LeakyReLU(0.2)
         inputs = outputs
     yield f"conv{doublings + 1}", nn.Conv2d(inputs, channels, 3, padding=1)

@@ -1,4 +1,4 @@
-"""A small generator of what a classifier reads, labels and noise in, features out, and its losses.
+"""A small generator of a classifier's input features, from labels and noise, and its losses.
 
 `LatentGenerator` and the losses are those of FedGen (Zhu et al., ICML 2021, arXiv:2105.10056; code
 @ dd5807c, `Generator`, `train_generator`); it grows with the classes, which the paper's does not.
@@ -49,14 +49,14 @@ class LatentGenerator(nn.Module):
         return out
 
     def sample(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Features (B, F) for these labels, and the noise (B, n) that was drawn for them."""
-        # Drawn in single precision where the stream lives: equal on every device.
+        """Return features (B, F) for these labels, and the noise (B, n) that was drawn for them."""
+        # Drawn in single precision on the stream's device: equal on every device.
         noise = torch.rand(len(labels), self.noise, generator=generator, device=generator.device).to(self.fc1.weight)
         return self(noise, labels), noise
 
     @torch.no_grad()
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Take in more classes: what was learnt stays as it is, what is new starts as at first.
+        """Add classes: learnt weights stay as they are, new ones are initialised as at first.
 
         Parameters are replaced, so an optimizer built before does not see them.
 
@@ -81,9 +81,9 @@ class LatentGenerator(nn.Module):
 def teacher_loss(
     latent: Tensor, labels: Tensor, heads: Sequence[Head], shares: Tensor, over: Literal["sample", "batch"]
 ) -> Tensor:
-    """sum_k mean_i w_k(y_i) CE(h_k(g_i), y_i), or in the code's form sum_k mean_i w_k(y_i) mean_i CE(h_k(g_i), y_i).
+    """Return sum_k mean_i w_k(y_i) CE(h_k(g_i), y_i), or the code's sum_k mean_i w_k(y_i) mean_i CE(h_k(g_i), y_i).
 
-    A head of fewer classes says nothing of the labels beyond them.
+    A head of fewer classes has no loss for the labels beyond them.
     """
     total = latent.new_zeros(())
     for (weight, bias), share in zip(heads, shares.T, strict=True):
@@ -94,7 +94,7 @@ def teacher_loss(
 
 
 def disagreement(latent: Tensor, labels: Tensor, heads: Sequence[Head], shares: Tensor, student: Head) -> Tensor:
-    """KL(softmax of sum_k w_k(y_i) h_k(g_i) || softmax of the student), its mean over samples and classes."""
+    """Return KL(softmax of sum_k w_k(y_i) h_k(g_i) || softmax of the student), its mean over samples and classes."""
     logits = F.linear(latent, *student)  # (B, C)
     ensemble = torch.zeros_like(logits)
     for (weight, bias), share in zip(heads, shares.T, strict=True):
@@ -106,6 +106,6 @@ def disagreement(latent: Tensor, labels: Tensor, heads: Sequence[Head], shares: 
 
 
 def diversity_loss(noise: Tensor, latent: Tensor) -> Tensor:
-    """exp(-mean over all pairs of mean (u_i - u_j)^2 times mean |g_i - g_j|): noise (B, n), features (B, F)."""
+    """Return exp(-mean over all pairs of mean (u_i - u_j)^2 times mean |g_i - g_j|): noise (B, n), features (B, F)."""
     apart = (noise[:, None] - noise).square().mean(dim=2) * (latent[:, None] - latent).abs().mean(dim=2)
     return torch.exp(-apart.mean())

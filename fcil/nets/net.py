@@ -31,7 +31,7 @@ Forwards = Literal["two", "one"]
 
 @dataclass(frozen=True, kw_only=True)
 class NetSettings:
-    """Which net is trained."""
+    """Architecture of the trained net."""
 
     name: Annotated[str, Field(json_schema_extra={"enum": [*BACKBONES]})] = "resnet18"
     """The backbone; `fcil list nets` names them all."""
@@ -51,13 +51,13 @@ class NetSettings:
 class Net(nn.Module):
     """A backbone with its classifier and, if `text_width` is given, its label-text head.
 
-    Starts from torch's global stream, like every module; `build_net` names the stream.
+    Initial weights come from torch's global stream, as in every module; `build_net` names the stream.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, text_width: int | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        # The classifier comes last: the other weights do not depend on how many classes there are.
+        # The classifier comes last: the other weights do not depend on the number of classes.
         self.text_head = None if text_width is None else nn.Linear(backbone.width, text_width)
         self.classifier = nn.Linear(backbone.width, num_classes)
         nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
@@ -65,18 +65,18 @@ class Net(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C, the number of rows of the classifier."""
+        """Return C, the number of rows of the classifier."""
         return self.classifier.out_features
 
     def forward(self, x: Tensor) -> Output:
         features = self.backbone(x)  # (B, F)
         embedding = None if self.text_head is None else self.text_head(features)  # (B, D)
-        own = self.classifier.weight.dtype  # under autocast the layers answer in bf16; losses want more
+        own = self.classifier.weight.dtype  # under autocast the layers return bf16; losses need more
         logits = self.classifier(features).to(own)
         return Output(logits, features.to(own), None if embedding is None else embedding.to(own))
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Give the classifier `num_classes` rows: old rows as they are, new ones as at the start.
+        """Give the classifier `num_classes` rows: old rows as they are, new ones as initialised.
 
         New weights are uniform within sqrt(3 / F) (Kaiming, gain 1), new biases zero. The
         classifier's parameters are replaced, so an optimizer built before does not see them.
@@ -96,13 +96,13 @@ class Net(nn.Module):
         )
 
     def weights(self) -> Tensors:
-        """A copy of every parameter and buffer, by name, on the net's own device."""
+        """Return a copy of every parameter and buffer, by name, on the net's own device."""
         return {name: value.detach().clone() for name, value in self.state_dict().items()}
 
     def load(self, weights: Tensors) -> None:
         """Copy weights in; the classifier takes the number of rows they have.
 
-        A counter that arrives as a real number, say as a mean over clients, is truncated.
+        A counter that arrives as a float, such as a mean over clients, is truncated.
 
         Raises:
             ValueError: a tensor is missing, unknown or of another shape; then nothing is loaded.
@@ -156,9 +156,9 @@ def build_net(
     text_width: int | None,
     key: tuple[rng.Key, ...],
 ) -> Net:
-    """A fresh net for images of `shape`; its weights are drawn from the stream named `key`.
+    """Return a fresh net for images of `shape`; its weights are drawn from the stream named `key`.
 
-    Trunk and text head are the same for every number of classes. `text_width` D asks for a
+    Trunk and text head are the same for every number of classes. `text_width` D adds a
     label-text head.
     """
     with rng.seeded(*key):
@@ -168,7 +168,7 @@ def build_net(
 
 @lru_cache(maxsize=64)
 def normalises_one(settings: NetSettings, shape: Shape) -> bool:
-    """Whether a training batch of one image of `shape` has a variance at each BatchNorm layer of a net.
+    """Return whether a training batch of one image of `shape` has a variance at each BatchNorm layer of a net.
 
     It has none where a map is 1 x 1, as the last ones of a ResNet-18 are on images of 8 x 8. There `BatchNorm2d` takes
     the running statistics for such a batch.
@@ -179,12 +179,12 @@ def normalises_one(settings: NetSettings, shape: Shape) -> bool:
 
 
 def check_batch(settings: NetSettings, shape: Shape, size: int, key: str) -> None:
-    """See that a net can be trained on batches of this size.
+    """Check that a net can be trained on batches of this size.
 
     Args:
-        key: the setting that says the size, for the error message.
+        key: the setting of the size, for the error message.
     Raises:
-        ConfigError: each batch is one image, and a BatchNorm layer would never see a variance.
+        ConfigError: each batch is one image, and a BatchNorm layer would never have a variance.
     """
     if size == 1 and not normalises_one(settings, shape):
         raise ConfigError(
@@ -194,7 +194,7 @@ def check_batch(settings: NetSettings, shape: Shape, size: int, key: str) -> Non
 
 
 def net_of(settings: NetSettings, weights: Tensors, shape: Shape) -> Net:
-    """The net of these settings that has these weights: as many classes as they, and a text head where they have one.
+    """Return the net of these settings and weights: with as many classes, and a text head if they have one.
 
     Raises:
         ValueError: they are of another net.
@@ -208,14 +208,14 @@ def net_of(settings: NetSettings, weights: Tensors, shape: Shape) -> Net:
 
 
 def frozen(net: Net) -> Net:
-    """A copy of the net in eval mode whose weights want no gradient; gradients still reach its input."""
+    """Return a copy of the net in eval mode with frozen weights; gradients still reach its input."""
     still = copy.deepcopy(net).eval().requires_grad_(False)
     still.zero_grad(set_to_none=True)
     return still
 
 
 def _misfit(own: Tensors, weights: Tensors) -> str:
-    """What keeps `weights` from being loaded, or an empty string."""
+    """Return why `weights` cannot be loaded, or an empty string."""
     wrong = []
     if missing := own.keys() - weights.keys():
         wrong.append(f"missing {_some(missing)}")

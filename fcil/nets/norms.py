@@ -1,4 +1,4 @@
-"""Normalisation layers of the backbones, and what they need of a training batch.
+"""Normalisation layers of the backbones, and their requirements of a training batch.
 
 Shapes: B batch, C channels, u x v a map.
 """
@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that takes a training batch of one value a channel too, (1, C, 1, 1), at which torch's raises an error.
+    """BatchNorm that accepts a training batch of one value a channel, (1, C, 1, 1), at which torch's raises an error.
 
-    One value has no variance. It is normalised by the running statistics, as in evaluation mode, and leaves them as
-    they are. Every other batch is torch's to the bit.
+    One value has no variance. It is normalised by the running statistics, as in evaluation mode, and leaves them
+    unchanged. Every other batch is torch's to the bit.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,14 +28,14 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def group_norm(channels: int) -> nn.Module:
-    """GroupNorm over groups of 16 channels or a little more (Wu and He, ECCV 2018, table 3); below 32 channels, one."""
+    """Return GroupNorm over groups of 16 channels or slightly more (Wu and He, ECCV 2018, table 3); below 32, one."""
     groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
 
 @torch.no_grad()
 def has_variance(net: nn.Module, x: Tensor) -> bool:
-    """Whether each BatchNorm layer of a net sees more than one value a channel in a forward of `x`.
+    """Return whether each BatchNorm layer of a net sees more than one value a channel in a forward of `x`.
 
     True for a net without such layers. The net runs in evaluation mode, so nothing in it changes; on the meta device
     it costs no arithmetic.

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, under our names."""
+"""Pretrained weights of other libraries, under our names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fcil.errors import ConfigError
 from fcil.types import Tensors
 
 PORTED = ("resnet18", "resnet34")
-"""Nets of ours that torchvision has too, layer for layer, with the `imagenet` stem."""
+"""Nets that torchvision has too, layer for layer, with the `imagenet` stem."""
 
 
 def from_torchvision(weights: Tensors) -> Tensors:
-    """The weights of a torchvision ResNet of basic blocks as those of our `Net`."""
+    """Return the weights of a torchvision ResNet of basic blocks as those of our `Net`."""
     return {_renamed(name): tensor for name, tensor in weights.items()}
 
 
@@ -24,7 +24,7 @@ def _renamed(name: str) -> str:
 
 
 def torchvision_weights(net: str) -> Tensors:
-    """What torchvision has trained on ImageNet, downloaded to torch's cache if it is not there.
+    """Return torchvision's ImageNet weights, downloaded to torch's cache if they are not there.
 
     Raises:
         ConfigError: torchvision has no such net, or the weights cannot be had.
@@ -35,5 +35,5 @@ def torchvision_weights(net: str) -> Tensors:
 
     try:
         return from_torchvision(get_model(net, weights="DEFAULT").state_dict())
-    except Exception as error:  # whatever the download raises
+    except Exception as error:  # any error of the download
         raise ConfigError(f"torchvision's weights of {net} cannot be had ({type(error).__name__}: {error})") from None

@@ -27,11 +27,11 @@ Norm = Literal["batch", "group"]
 Shape = tuple[int, ...]
 """Channels, height and width of an image."""
 MakeNorm = Callable[[int], nn.Module]
-"""What makes the normalisation of so many channels."""
+"""Factory of the normalisation layer for a number of channels."""
 
 
 class Backbone(nn.Module):
-    """Turns images (B, c, H, W) into features (B, F)."""
+    """Map from images (B, c, H, W) to features (B, F)."""
 
     width: int
     """F, the number of features."""
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a backbone of the registry is built."""
+    """Architecture of a backbone of the registry."""
 
     description: str
     blocks: tuple[int, ...]  # residual blocks of two convolutions, by stage
@@ -47,14 +47,14 @@ class Recipe:
     projection: bool  # 1x1 convolution and BatchNorm where a block changes shape
 
     def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> ResNet:
-        """A net for images of this shape; draws its weights from torch's global stream."""
+        """Return a net for images of this shape; its weights come from torch's global stream."""
         if stem == "auto":
             stem = "cifar" if max(shape[1:]) <= 32 else "imagenet"
         make = BatchNorm2d if norm == "batch" else group_norm
         return ResNet(shape[0], self.blocks, width or self.width, make, projection=self.projection, stem=stem)
 
     def num_parameters(self) -> int:
-        """Trainable numbers at the default width for colour images of 32 pixels, without classifier."""
+        """Return the trainable parameters at the default width for colour images of 32 pixels, without classifier."""
         with torch.device("meta"):
             return sum(p.numel() for p in self.build((3, 32, 32)).parameters())
 
@@ -124,7 +124,7 @@ class BasicBlock(nn.Module):
 class PadShortcut(nn.Module):
     """He et al.'s option A: every `stride`-th pixel, then channels of zeros after the others.
 
-    Other ports put half of the zeros before: the same net, with its channels in another order.
+    Other ports put half of the zeros before: the same net, with permuted channels.
     """
 
     def __init__(self, extra: int, stride: int) -> None:
@@ -146,7 +146,7 @@ def _shortcut(narrow: int, wide: int, stride: int, norm: MakeNorm, projection: b
 
 
 def _stem(channels: int, width: int, norm: MakeNorm, stem: Literal["cifar", "imagenet"]) -> nn.Module:
-    """`cifar` keeps the sides; `imagenet` quarters them (7x7 stride 2, 3x3 max pooling stride 2)."""
+    """Return the stem: `cifar` keeps the sides; `imagenet` quarters them (7x7 stride 2, 3x3 max pooling stride 2)."""
     side, stride = (3, 1) if stem == "cifar" else (7, 2)
     layers = OrderedDict[str, nn.Module](
         conv=nn.Conv2d(channels, width, side, stride, padding=side // 2, bias=False),

@@ -4,8 +4,8 @@
     nayer = fcil.synthesis.create("nayer", rounds=40)
     pool = nayer.run(teacher=net, labels=range(20), anchors=anchors, shape=(3, 32, 32))
 
-A synthesizer knows nothing of clients. On the server of a federation it serves a strategy's
-`after_task`; on its own it serves distillation.
+A synthesizer knows nothing of clients. The server of a federation runs it from a strategy's
+`after_task`; outside a federation it serves distillation.
 """
 
 import sys
@@ -35,6 +35,6 @@ __all__ = [
     "synthesizer_names",
 ]
 
-# Where these lay up to 0.1, for the strategies of users and those kept in run folders.
+# The modules' paths up to 0.1, for users' strategies and those kept in run folders.
 for _name, _module in {"base": base, "keeper": inner_loop, "pool": pool, "student": student}.items():
     sys.modules[f"{__name__}.{_name}"] = _module

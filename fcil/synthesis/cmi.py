@@ -1,12 +1,12 @@
-"""CMI: every image is to differ, in what the teacher sees in it, from all that were made before.
+"""CMI: every image is to differ, in the teacher's features, from all earlier ones.
 
 Paper: Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021,
 arXiv:2105.08584. Code: github.com/zju-vipa/CMI, also in DataFree @ 9e79fa9, datafree/synthesis/contrastive.py,
 whose constants for learning from scratch are the defaults here.
 
 An episode draws labels y and noise z, and trains a new generator G and z itself. An image G(z) is seen as a
-whole, x, augmented as the data are, and in part, x', a piece of it enlarged. What the teacher sees is f, the
-means over positions of the inputs of its BatchNorm layers; h projects it onto directions and lives through all
+whole, x, augmented as the data are, and in part, x', an enlarged crop. The teacher's features f are the
+means over positions of the inputs of its BatchNorm layers; h projects them onto directions and persists through all
 episodes. A bank keeps (f(x'), f(x)) of past images. With a sample of it behind the B images of the batch,
 
     L = w_bn sum_l ||V_l - v_l|| + ||M_l - m_l||           batch statistics of the teacher's inputs
@@ -16,7 +16,7 @@ episodes. A bank keeps (f(x'), f(x)) of past images. With a sample of it behind 
       + w_contrast [mean_{i <= B} C_i + mean_{i > B} C_i]  the second for h alone: the bank is constant
     C_i = -log softmax_j (h(f(x'_i)) . stop h(f(x_j)) / tau)_i
 
-The batch of the lowest L enters the pool, and what was seen in it the bank. Then the student S learns from the pool.
+The batch of the lowest L enters the pool, and its features the bank. Then the student S learns from the pool.
 
 Differs: a part is mirrored only where the data may be; the released code mirrors half of them always. The bank
 drops its oldest rows; there it is overwritten in place, and seems empty at the moment it is full.
@@ -48,7 +48,7 @@ from fcil.types import Count, Fraction, Positive, Tensors, Terms, Weight
 
 BETAS = (0.5, 0.999)
 RATIO = math.log(4 / 3)
-"""The logarithm of a part's longest side over its shortest, where the image is a square."""
+"""Logarithm of a crop's largest aspect ratio, where the image is a square."""
 
 SIDES: dict[str, tuple[object, object]] = {
     # field: (ours, as the paper is silent; the released code)
@@ -64,11 +64,11 @@ class CMIReplica(Batches):
     projecting: torch.optim.Adam  # of h, for all episodes
     bank: Tensor  # (rows, 2 D), f of parts and wholes
     student: Net | None  # where there is an adversarial term
-    teaching: torch.optim.SGD | None  # of S, for all episodes, where it is taught here
+    teaching: torch.optim.SGD | None  # of S, for all episodes, where it is trained here
 
 
 class Inverted(NamedTuple):
-    """What one episode found."""
+    """Result of one episode."""
 
     generator: PlainGenerator  # after the last step, as z
     z: Tensor  # (B, n)
@@ -79,7 +79,7 @@ class Inverted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CMI(PoolStudentLoop):
-    """Noise and a new generator for every batch, which is held against a bank of earlier ones."""
+    """Noise and a new generator for every batch, contrasted with a bank of earlier images."""
 
     rounds: Count = 200
     """Episodes; the batch of each enters the pool (`epochs`)."""
@@ -94,23 +94,23 @@ class CMI(PoolStudentLoop):
     bn: Weight = 1.0
     """Weight of batch-norm matching."""
     ce: Weight = 1.0
-    """Weight of the cross-entropy to the wanted class (`oh`)."""
+    """Weight of the cross-entropy to the target class (`oh`)."""
     adv: Weight = 0.5
     """Weight of the disagreement with the student; at 0 there is no student."""
     contrast: Positive = 0.8
-    """Weight of the contrast (`cr`)."""
+    """Weight of the contrastive term (`cr`)."""
     sharpness: Positive = 0.1
     """Temperature that divides the cosine of two directions (`cr_T`; 0.2 in another of the code's scripts)."""
     layers: Count | None = None
-    """BatchNorm layers that are looked at, evenly over the depth; null: all, or 4 if those have over 4096 channels."""
+    """BatchNorm layers whose inputs are f, evenly over the depth; null: all, or 4 if those have over 4096 channels."""
     directions: Count = 256
     """Width of the projector's output (`head_dim`)."""
     bank: Count = 40_960
-    """Past images that are remembered by what the teacher saw in them (`bank_size`)."""
+    """Past images whose features are stored (`bank_size`)."""
     negatives: Count = 4096
-    """Of those, drawn anew for every step (`n_neg`)."""
+    """Stored images that are drawn anew for every step (`n_neg`)."""
     part: Fraction = 0.25
-    """Smallest share of an image's area that its part shows."""
+    """Smallest share of an image's area that its crop shows."""
     student_batch: Count = 128
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
@@ -147,13 +147,13 @@ class CMI(PoolStudentLoop):
         return readable(means, number)
 
     def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Labels (B,), each drawn by itself, and noise (B, n) of an episode."""
+        """Return labels (B,), each drawn by itself, and noise (B, n) of an episode."""
         labels = sample_labels(problem, self.batch_size, "random", rng)
         z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
         return labels, z.to(problem.device)
 
     def new_generator(self, problem: SynthesisProblem, *key: Key) -> PlainGenerator:
-        """A generator whose weights are drawn from N(0, 0.02), gains from N(1, 0.02), and whose biases are 0."""
+        """Return a generator with weights drawn from N(0, 0.02), gains from N(1, 0.02), and biases 0."""
         with seeded(*key, "generator"):
             made = PlainGenerator(problem.shape, self.latent, self.width)
             for layer in made:
@@ -172,7 +172,7 @@ class CMI(PoolStudentLoop):
         noise: Tensor,
         rng: torch.Generator,
     ) -> Inverted:
-        """`steps` Adam steps of the generator and of the noise, and as many of the projector with its own Adam."""
+        """Run `steps` Adam steps of the generator and of the noise, and as many of the projector with its own Adam."""
         z = nn.Parameter(noise)
         adam = torch.optim.Adam([*made.parameters(), z], lr=self.lr, betas=BETAS, fused=True)
         lowest, history = BestBatch(), LossHistory()
@@ -196,7 +196,7 @@ class CMI(PoolStudentLoop):
     def terms(
         self, problem: SynthesisProblem, chain: CMIReplica, images: Tensor, labels: Tensor, rng: torch.Generator
     ) -> tuple[Terms, Tensor]:
-        """The weighted terms of L for raw images (B, channels, H, W), and what the teacher saw in them (B, 2 D)."""
+        """Return the weighted terms of L for raw images (B, channels, H, W), and the teacher's features (B, 2 D)."""
         layers = looked_at(problem.teacher, self.layers)
         x = normalise(problem.augment(images, rng), problem.mean, problem.std)
         parts = normalise(self.parts(problem, images, rng), problem.mean, problem.std)
@@ -220,7 +220,7 @@ class CMI(PoolStudentLoop):
         return terms, features
 
     def parts(self, problem: SynthesisProblem, images: Tensor, rng: torch.Generator) -> Tensor:
-        """A random piece of every image (B, channels, H, W), enlarged to the size of the whole."""
+        """Return a random crop of every image (B, channels, H, W), enlarged to the size of the whole."""
         draw = torch.rand(5, len(images), generator=rng, device=rng.device).to(images)
         area = self.part + (1 - self.part) * draw[0]
         stretch = (RATIO * (2 * draw[1] - 1)).exp()  # width over height

@@ -1,4 +1,4 @@
-"""DeepInversion: pixels are optimised until the net sees its classes and the statistics that it remembers.
+"""DeepInversion: pixels are optimised until the net sees its classes and its running statistics.
 
 Paper: Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR 2020,
 arXiv:1912.08795. Code: github.com/zju-vipa/DataFree @ 9e79fa9, datafree/synthesis/deepinversion.py, whose
@@ -12,13 +12,13 @@ An episode draws noise x ~ N(0, 1) and labels y, and takes the pixels `steps` st
        - w_adv JS(T(x') / t, S(x') / t)                     Adaptive DeepInversion; t softens both
        + bound(g(x'), e_y)                                  where the caller asks for one
 
-Images are normalised and kept inside the box of what an image can be. With the adversarial term a student S
-learns from the pool between episodes, so that new images are those on which it still differs; without, there
-is none, and this is plain DeepInversion.
+Images are normalised and kept within the range of images. With the adversarial term a student S
+learns from the pool between episodes, so that new images are those on which it still differs; without it there
+is no student, and this is plain DeepInversion.
 
-Rolling takes the place of the data's own augmentation, which is for the student alone. The codes mean to keep
-the iterate of the lowest loss; but they note the tensor that is being optimised, not a copy of it, and so
-keep the last one. How often a synthesis is done is ours: as often as fills the pool.
+Rolling replaces the data's own augmentation, which is for the student alone. The codes mean to keep
+the iterate of the lowest loss; but they store the tensor that is being optimised, not a copy of it, and so
+keep the last one. The number of syntheses is ours: as many as fill the pool.
 
 Shapes: B batch.
 """
@@ -62,7 +62,7 @@ SIDES: dict[str, tuple[object, object]] = {
 
 @dataclass
 class DeepInversionReplica(LatestSamples):
-    """What there is so far, and the student that has learnt from it, where there is one."""
+    """The samples so far, and the student that has learnt from them, where there is one."""
 
     student: Net | None = None
     teaching: torch.optim.SGD | None = None  # of S, for all episodes
@@ -81,11 +81,11 @@ class DeepInversion(PixelLoop, PoolStudentLoop):
     flip: bool | None = None
     """Mirror the images in half of the steps; null: where the data is mirrored (ours), or always (reference)."""
     kept: Literal["best", "last"] | None = None
-    """Which iterate is kept: that of the lowest loss (as is meant), or the last (reference)."""
+    """Iterate that is kept: that of the lowest loss (as intended), or the last (reference)."""
     bn: Weight = 10.0
     """Weight of batch-norm matching; without it the net needs no batch norm."""
     ce: Weight = 1.0
-    """Weight of the cross-entropy to the wanted class (`oh`)."""
+    """Weight of the cross-entropy to the target class (`oh`)."""
     tv: Weight = 1e-3
     """Weight of the total variation (2.5e-5 in the paper, of norms instead of means)."""
     adv: Weight = 1.0
@@ -120,7 +120,7 @@ class DeepInversion(PixelLoop, PoolStudentLoop):
     def invert(
         self, problem: SynthesisProblem, chain: DeepInversionReplica, labels: Tensor, start: Tensor, views: list[Shift]
     ) -> Optimised:
-        """From noise (B, channels, H, W) to images of these labels."""
+        """Optimise noise (B, channels, H, W) into images of these labels."""
 
         def terms(x: Tensor, step: int) -> Terms:
             return self.terms(problem, chain, x, labels, views[step])
@@ -131,7 +131,7 @@ class DeepInversion(PixelLoop, PoolStudentLoop):
     def terms(
         self, problem: SynthesisProblem, chain: DeepInversionReplica, x: Tensor, labels: Tensor, view: Shift
     ) -> Terms:
-        """The weighted terms of L for a batch of normalised images (B, channels, H, W)."""
+        """Return the weighted terms of L for a batch of normalised images (B, channels, H, W)."""
         seen = view(x)
         with record_statistics(problem.teacher) as statistics:
             teacher = problem.teacher(seen)

@@ -1,4 +1,4 @@
-"""DFAD: student and generator contend over the mean absolute difference of logits.
+"""DFAD: student and generator compete over the mean absolute difference of logits.
 
 Paper: Fang et al., "Data-Free Adversarial Distillation", arXiv:1912.11006. Code:
 github.com/VainF/Data-Free-Adversarial-Distillation @ c161591, whose schedule for CIFAR is the default here.
@@ -7,7 +7,7 @@ github.com/VainF/Data-Free-Adversarial-Distillation @ c161591, whose schedule fo
 
 T is the teacher, S the student, G the generator. Five steps of S, each on new z, then one of G: 500 times 50 of these.
 
-Differs: G, its Adam and the modes of the nets are those that DFAD has beside its siblings in
+Differs: G, its Adam and the modes of the nets are those of DFAD in
 github.com/zju-vipa/DataFree @ 9e79fa9: a sigmoid at the end of G, where the released code has tanh and a batch norm;
 G in eval mode while S learns and S while G does, where it leaves both in train mode; a cosine for the rate of S.
 
@@ -29,11 +29,11 @@ class DFAD(AdversarialLoop):
     """Disagreement alone, as a difference of logits."""
 
     rounds: Count = 1250
-    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    """Episodes, after each of which training can be saved; the method itself has none."""
     adv: Weight = 1.0
     """Weight of the disagreement with the student."""
     distance: Literal["kl", "l1"] = "l1"
-    """What student and generator contend over: KL of the predictions, or mean absolute difference of logits."""
+    """Measure of the disagreement: KL of the predictions, or mean absolute difference of logits."""
     student_decay: NonNegative = 5e-4
     """Weight decay of the student."""
 

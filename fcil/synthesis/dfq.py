@@ -7,9 +7,9 @@ arXiv:2005.04136. Constants and architecture for CIFAR from github.com/zju-vipa/
     L_S = KL(T(x) || S(x))           ten steps of S to one of G, each on new x = (G(z) - mean) / std
 
 T is the teacher, S the student, G the generator, m_l, v_l the statistics of layer l's input in this batch, M_l, V_l
-those that T remembers, q its mean prediction over the batch.
+T's running ones, q its mean prediction over the batch.
 
-Differs: the paper is about quantised students and has several generators; as in the code above, ours is the loss alone.
+Differs: the paper is about quantised students and has several generators; as in the code above, only the loss is here.
 
 Shapes: as in `fcil.synthesis.families.data_free`, which holds the loss;
 `fcil.synthesis.families.generator_loop` holds the loop.
@@ -29,13 +29,13 @@ class DFQ(AdversarialLoop):
     """Batch-norm matching, certainty, balance and disagreement."""
 
     rounds: Count = 400
-    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    """Episodes, after each of which training can be saved; the method itself has none."""
     bn: Weight = 1.0
     """Weight of batch-norm matching; without it the net needs no batch norm."""
     ce: Weight = 1.0
-    """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
+    """Weight of the cross-entropy with the teacher's own prediction (`oh`)."""
     balance: Weight = 20.0
-    """Weight of having as much of every class."""
+    """Weight of the class balance, the negative entropy of the mean prediction."""
     adv: Weight = 1.0
     """Weight of the disagreement with the student; with 0 there is no student."""
     student_steps: Count = 10

@@ -1,11 +1,11 @@
-"""Fast-DFKD: a generator that is a good place to start from, adapted in a few steps to every batch.
+"""Fast-DFKD: a meta generator as starting point, adapted in a few steps to every batch.
 
 Paper: Fang et al., "Up to 100x Faster Data-free Knowledge Distillation", AAAI 2022, arXiv:2112.06253.
 Code: github.com/zju-vipa/Fast-Datafree @ 0dcecbc, datafree/synthesis/fast_meta.py, whose constants for a
 ResNet-34 on CIFAR and ten steps are the defaults here. Also the server side of TARGET, ICCV 2023,
 arXiv:2303.06937, github.com/zj-jayzhang/Federated-Class-Continual-Learning @ 78cb9c0, methods/target.py.
 
-What all samples have in common lives in a meta generator G. An episode draws noise z and labels y, and
+A meta generator G holds the common features of all samples. An episode draws noise z and labels y, and
 takes a copy G' and z itself a few steps of Adam down
 
     L  = w_bn sum_l ||V_l - v_l|| + ||M_l - m_l||           batch statistics of the teacher's inputs
@@ -22,7 +22,7 @@ fast, with a gradient that is
 After the warm-up the student S learns from the pool. Statistics mean and std are the real data's.
 
 The warm-up is 20 of 220 episodes. With few episodes S would never learn, as in TARGET's released code, which
-stops after 10: neither S nor the adversarial term play a part there. On the paper's side the warm-up keeps its
+stops after 10: there neither S nor the adversarial term has any effect. On the paper's side the warm-up keeps its
 share of the episodes instead, one in eleven.
 
 Shapes: B batch, C classes, n width of the noise.
@@ -61,7 +61,7 @@ from fcil.types import Count, Index, Positive, Tensors, Terms, Weight
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 REPTILE = 67.0
-"""Factor of the code before G - G'. Adam divides by the size of a gradient, so it hardly matters."""
+"""Factor of the code before G - G'; Adam divides by the size of a gradient, so it hardly matters."""
 BETAS = (0.5, 0.999)
 
 SIDES: dict[str, tuple[object, object]] = {
@@ -85,7 +85,7 @@ class FastReplica(Batches):
 
 
 class Adapted(NamedTuple):
-    """What one episode found."""
+    """Result of one episode."""
 
     generator: PlainGenerator  # G'
     z: Tensor  # (B, n), after the last step
@@ -102,9 +102,9 @@ class Fast(PoolStudentLoop):
     warmup: Index | None = None
     """First episodes in which the student does not learn: one in eleven (paper), or 20 of however many (reference)."""
     steps: Count = 10
-    """Steps of adaptation in an episode (`g_steps`; 2 and 5 are the faster forms)."""
+    """Steps of adaptation in an episode (`g_steps`; 2 and 5 are the faster variants)."""
     meta: Literal["maml", "reptile", "none"] = "maml"
-    """How G learns from G' (`is_maml`); `none`: there is one generator, which episodes go on training (`fast`)."""
+    """Update of G from G' (`is_maml`); `none`: there is one generator, which episodes go on training (`fast`)."""
     lr: Positive = 2e-3
     """Adam's rate for the copy (`lr_g`; 3e-3 for 5 steps, 5e-3 for 2); G's is `steps` times that."""
     latent_lr: Positive = 1e-2
@@ -116,20 +116,20 @@ class Fast(PoolStudentLoop):
     reset: Count | None = 140
     """Episode before which the first layers of G are drawn anew from N(0, 0.02) (`reset_l0`); null: never."""
     labels: Literal["random", "balanced"] = "random"
-    """Every label by itself, or whole sweeps over the classes and a random rest."""
+    """Labels drawn independently, or whole sweeps over the classes and a random rest."""
     bn: Weight = 10.0
     """Weight of batch-norm matching; without it the net needs no batch norm."""
     bn_momentum: Share = 0.9
     """Share of the past in the matched statistics; 0 matches every batch by itself (`bn_mmt`)."""
     ce: Weight = 0.5
-    """Weight of the cross-entropy to the wanted class (`oh`; 0.4 for Wide-ResNets)."""
+    """Weight of the cross-entropy to the target class (`oh`; 0.4 for Wide-ResNets)."""
     adv: Weight = 1.33
     """Weight of the disagreement with the student, from the last episode of the warm-up on (1 in TARGET)."""
     student_start: Literal["fresh", "reference"] | None = None
     """Student drawn anew (ours), or with the teacher's classifier and statistics (reference: TARGET)."""
     student_lr: Positive = 0.2
     cut: Cut | None = None
-    """Which samples are kept when there are too many: the latest (ours), or by file name (reference: TARGET)."""
+    """Samples that are kept when there are too many: the latest (ours), or by file name (reference: TARGET)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
     differences = SIDES
@@ -182,7 +182,7 @@ class Fast(PoolStudentLoop):
         return readable(means, number)
 
     def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Labels (B,) and noise (B, n) of an episode."""
+        """Return labels (B,) and noise (B, n) of an episode."""
         labels = sample_labels(problem, self.batch_size, self.labels, rng)
         z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
         return labels, z.to(problem.device)
@@ -197,7 +197,7 @@ class Fast(PoolStudentLoop):
         adversarial: bool,
         rng: torch.Generator,
     ) -> Adapted:
-        """`steps` Adam steps of a copy of G and of the noise, with a fresh Adam; then one step of G."""
+        """Run `steps` Adam steps of a copy of G and of the noise, with a fresh Adam; then one step of G."""
         adapted, z = chain.generator, nn.Parameter(noise)
         if self.meta != "none":
             adapted = copy.deepcopy(chain.generator)
@@ -236,7 +236,7 @@ class Fast(PoolStudentLoop):
         adversarial: bool,
         rng: torch.Generator,
     ) -> tuple[Terms, Statistics]:
-        """The weighted terms of L for a batch of raw images (B, channels, H, W)."""
+        """Return the weighted terms of L for a batch of raw images (B, channels, H, W)."""
         x = normalise(problem.augment(images, rng), problem.mean, problem.std)
         with record_statistics(problem.teacher) as statistics:
             teacher = problem.teacher(x)
@@ -255,7 +255,7 @@ class Fast(PoolStudentLoop):
 
 @torch.no_grad()
 def redraw(made: PlainGenerator, rng: torch.Generator) -> None:
-    """The linear layer and the batch norm after it anew: weights from N(0, 0.02), biases zero."""
+    """Re-initialise the linear layer and the batch norm after it: weights from N(0, 0.02), biases zero."""
     for layer in (made.l1, made.bn0):
         drawn = torch.randn(layer.weight.shape, generator=rng, device=rng.device)
         layer.weight.copy_(0.02 * drawn)
@@ -263,7 +263,7 @@ def redraw(made: PlainGenerator, rng: torch.Generator) -> None:
 
 
 def add_gradients(meta: nn.Module, adapted: nn.Module) -> None:
-    """dL/dG' to what G has of them already."""
+    """Add dL/dG' to the gradients of G."""
     for own, other in zip(meta.parameters(), adapted.parameters(), strict=True):
         if other.grad is not None:
             own.grad = other.grad.clone() if own.grad is None else own.grad + other.grad
@@ -271,6 +271,6 @@ def add_gradients(meta: nn.Module, adapted: nn.Module) -> None:
 
 @torch.no_grad()
 def point_at(meta: nn.Module, adapted: nn.Module) -> None:
-    """The gradient of G that leads to G'."""
+    """Set the gradient of G so that it leads to G'."""
     for own, other in zip(meta.parameters(), adapted.parameters(), strict=True):
         own.grad = REPTILE * (own - other)

@@ -12,20 +12,20 @@ Three schemes, of which the paper finds the last the best:
 each with + bound(g(x'), e_y) where the caller asks for one and something is optimised. M, V are the mean and
 variance that a batch-norm layer remembers, m, v those of the batch, and x' is x rolled by a few pixels.
 
-What is whose:
+Sources:
 
     the paper's own words   the three schemes; that they are to calibrate and fine-tune compressed nets; that the
                             third goes by batch-norm statistics, with or without classes (BNS+I and BNS); that the
                             same statistic measures how alike data are (`fcil.synthesis.common.losses.bns_score`)
-    from reading notes      the formula of the divergence, in this direction; that inception maximises a logit;
+        from reading notes      the formula of the divergence, in this direction; that inception maximises a logit;
                             that a student of Gaussian samples is to keep its batch-norm statistics as they are
-    ours                    the mean of the divergence over layers and channels; cross-entropy as what asks for a
-                            class in bns; total variation, norm, rolling, box and Adam, with DeepInversion's
-                            numbers; every weight and the number of steps; which iterate is kept
+        ours                    the mean of the divergence over layers and channels; cross-entropy as the class term
+                                of bns; total variation, norm, rolling, box and Adam, with DeepInversion's
+                                numbers; every weight and the number of steps; which iterate is kept
 
-In `inception`, and in `bns` where ce is above 0, labels are those asked for; to raise a logit does not lower the
-others, so that the net may see another class in a dream. Else nothing asks for a class, and the label is the net's
-answer to the image as it is stored. Gaussian samples are cut to what an image can be. Since statistics are those
+In `inception`, and in `bns` where ce is above 0, labels are the requested classes; a higher logit does not lower the
+others, so the net may predict another class. Otherwise no class is requested, and the label is the net's prediction
+for the image as it is stored. Gaussian samples are clamped to the range of images. Since statistics are those
 of a whole batch, its labels are balanced.
 
 Shapes: B batch.
@@ -52,23 +52,23 @@ from fcil.types import Count, Positive, Terms, Weight
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeWithin(PixelLoop):
-    """Noise, dreams of a class, or images with a net's batch-norm statistics."""
+    """Noise, images of a high class logit, or images with a net's batch-norm statistics."""
 
     scheme: Literal["gaussian", "inception", "bns"] = "bns"
-    """Noise as it is, images of the highest logit, or images with the statistics that the net remembers."""
+    """Noise as it is, images of the highest logit, or images that match the net's running statistics."""
     steps: Count = 1000
     """Steps per episode; `gaussian` has none."""
     batch_size: Count = 256
     """Images of an episode, whose statistics are matched."""
     labels: Literal["random", "balanced"] = "balanced"
     kept: Literal["best", "last"] = "best"
-    """Which iterate is kept: that of the lowest loss, or the last."""
+    """Iterate that is kept: that of the lowest loss, or the last."""
     bn: Positive = 10.0
     """Weight of the divergence of batch-norm statistics, in `bns`."""
     ce: Weight = 1.0
-    """Weight of the cross-entropy to the wanted class, in `bns`; 0: no class is asked for, the net gives the labels."""
+    """Weight of the cross-entropy to the target class, in `bns`; 0: no target class, the net gives the labels."""
     logit: Positive = 1.0
-    """Weight of the wanted class's logit, in `inception`."""
+    """Weight of the target class's logit, in `inception`."""
 
     # Settings ---------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class KnowledgeWithin(PixelLoop):
 
     @property
     def asks(self) -> bool:
-        """Whether images are made for a class."""
+        """Return whether images are made for a target class."""
         return self.scheme == "inception" or (self.scheme == "bns" and self.ce > 0)
 
     # Method -----------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class KnowledgeWithin(PixelLoop):
         return readable({name: term.mean() for name, term in found.items()}, number)
 
     def terms(self, problem: SynthesisProblem, x: Tensor, labels: Tensor, view: Shift) -> Terms:
-        """The weighted terms of L for a batch of normalised images (B, channels, H, W)."""
+        """Return the weighted terms of L for a batch of normalised images (B, channels, H, W)."""
         with record_statistics(problem.teacher) as statistics:
             out = problem.teacher(view(x))
         terms: Terms = {}
@@ -123,13 +123,13 @@ class KnowledgeWithin(PixelLoop):
 
 
 def among(problem: SynthesisProblem, logits: Tensor) -> Tensor:
-    """The net's answers (B,), one of the classes that are asked for, to logits (B, C)."""
+    """Return the net's predictions (B,), restricted to the requested classes, for logits (B, C)."""
     classes = target_classes(problem)
     return classes[logits[:, classes].argmax(dim=1)]
 
 
 @torch.no_grad()
 def answers(problem: SynthesisProblem, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The net's answers to images in bytes, and the cross-entropy with them: 0 where it is sure."""
+    """Return the net's predictions for uint8 images, and the cross-entropy with them: 0 where it is certain."""
     logits = problem.teacher(normalise(images, problem.mean, problem.std)).logits
     return among(problem, logits), confidence(logits)

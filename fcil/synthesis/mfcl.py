@@ -12,11 +12,11 @@ Noise becomes images, normalised as the net's input is: x = G(n), n ~ N(0, 1). W
        + smooth |x - blur(x)|^2                       neighbouring pixels are alike
        + bound(g(x), e_argmax)                        where the caller asks for one
 
-Nothing tells the generator which class to make; T's answer is the label.
+The generator is given no target class; T's prediction is the label.
 
-Beside usual samples the pool holds the generator's weights, as `generator.<name>`. So there is one chain.
+Beside usual samples the pool holds the generator's weights, as `generator.<name>`. So there is only one chain.
 
-Differs: a generator starts anew at every task; the released code goes on with the last task's.
+Differs: a generator starts anew at every task; the released code continues with the last task's.
 
 Shapes: B batch, C classes, n latent width, w base width, (c, H, W) an image.
 """
@@ -47,7 +47,7 @@ from fcil.types import Count, Positive, Tensors, Terms, Weight
 __all__ = ["MFCL", "SIDES", "TRAVELS", "ImageGenerator", "MFCLReplica", "travelling"]
 
 TRAVELS = "generator."
-"""What begins the names of the generator's weights in a pool."""
+"""Prefix of the names of the generator's weights in a pool."""
 
 SIDES: dict[str, tuple[object, object]] = {
     # field: (the paper's method, or ours where the paper is silent; the released code)
@@ -66,10 +66,10 @@ class MFCLReplica:
 
 @dataclass(frozen=True, kw_only=True)
 class MFCL(WithFidelity):
-    """A generator from noise that is itself the result."""
+    """A generator from noise whose weights are the result."""
 
     rounds: Count = 100
-    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    """Episodes, after each of which training can be saved; the method itself has none."""
     steps: Count = 50
     """Generator steps per episode: 5000 in all, the code's for SuperImageNet (`pi`; its default is 100)."""
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -77,17 +77,17 @@ class MFCL(WithFidelity):
     lr: Positive = 1e-3
     """Adam's rate (`generator_lr`)."""
     latent: Count = 1000
-    """Numbers of noise for an image (`z_dim`)."""
+    """Width of the noise (`z_dim`)."""
     width: Count = 128
     """Channels of the generator's stages; the last has half of them."""
     doublings: Count | None = None
-    """How often a side is doubled; null: 2 below 64 pixels, 3 below 128, 5 from there on."""
+    """Doublings of the side; null: 2 below 64 pixels, 3 below 128, 5 from there on."""
     ce: Weight = 1.0
-    """Weight of the cross-entropy with the net's own answer."""
+    """Weight of the cross-entropy with the net's own prediction."""
     temperature: Positive | None = None
-    """Divides the logits in it: 1 (paper), or 1000, which nearly switches it off (reference)."""
+    """Divisor of the logits in it: 1 (paper), or 1000, which nearly switches it off (reference)."""
     balance: Weight = 1.0
-    """Weight of having as much of every class (`w_ie`)."""
+    """Weight of the class balance (`w_ie`)."""
     bn: Weight = 50.0
     """Weight of batch-norm matching (`w_bn`); a net without batch-norm needs 0."""
     smooth: Weight = 1e-3
@@ -124,7 +124,7 @@ class MFCL(WithFidelity):
         return problem
 
     def new_generator(self, shape: Shape) -> ImageGenerator:
-        """An untrained generator, such as these settings train; it takes its weights from torch's global stream."""
+        """Return an untrained generator for these settings; its weights come from torch's global stream."""
         return ImageGenerator(shape, self.latent, self.width, self.doublings)
 
     def start(self, problem: SynthesisProblem, chain: int) -> MFCLReplica:
@@ -148,7 +148,7 @@ class MFCL(WithFidelity):
         return readable({name: total / self.steps for name, total in sums.items()}, number)
 
     def terms(self, problem: SynthesisProblem, images: Tensor) -> Terms:
-        """The weighted terms of L for a batch of normalised images (B, c, H, W)."""
+        """Return the weighted terms of L for a batch of normalised images (B, c, H, W)."""
         s, classes = self.settled, target_classes(problem)
         with problem.autocast(), record_statistics(problem.teacher) as statistics:
             out = problem.teacher(images)
@@ -164,7 +164,7 @@ class MFCL(WithFidelity):
 
     @torch.no_grad()
     def pool(self, problem: SynthesisProblem, chain: MFCLReplica) -> Tensors:
-        """Samples `x`, cut to [0, 1], with the net's answer to them as `y`; and the generator's weights."""
+        """Return samples `x`, clamped to [0, 1], the net's predictions for them as `y`, and the generator's weights."""
         made, classes = chain.generator.eval(), target_classes(problem)
         made.stream = generator(*problem.key, "pool", device=problem.device)
         mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
@@ -180,5 +180,5 @@ class MFCL(WithFidelity):
 
 
 def travelling(pool: Tensors) -> Tensors:
-    """The generator's weights in a pool, by the names that it has for them."""
+    """Return the generator's weights in a pool, by the generator's own names."""
     return {name.removeprefix(TRAVELS): t for name, t in pool.items() if name.startswith(TRAVELS)}

@@ -1,32 +1,32 @@
-"""MUSE: small images of several sizes, all of whose places speak for their class.
+"""MUSE: small images of several sizes, in which every position shows the class.
 
 Paper: Tran et al., "Large-Scale Data-Free Knowledge Distillation for ImageNet via Multi-Resolution Data
 Generation", arXiv:2411.17046 (2024). No code could be read.
 
 The paper's own words, from its abstract and captions: images are made at a lower resolution than the net's
 own, and at several; a quality loss made of class-activation maps keeps what is specific to a class; an
-embedding diversity loss has two sides: the student's embedding of what was made before is taught to lie near
+embedding diversity loss has two sides: the student's embedding of earlier samples is drawn towards
 the text embedding e_y of its label, and the generator makes new images whose embedding in the student lies far
 from it. A review quotes x = G_l(Z(e_y)), l the side. Its other equations were not at hand: all forms and weights
-below are ours, on the ground of NAYER's released code (nayer.py), whose constants are the defaults.
+below are ours, on top of NAYER's released code (nayer.py), whose constants are the defaults.
 
-    one generator         the last doubling goes to the wanted side, in every inner loop another one
+        one generator         the last upsampling goes to the chosen side, another one in every inner loop
     L_G = NAYER's L, the adversarial term included
         + cam L_cam       cells:  -mean_ij log softmax_c(M(i, j) / tau)_y,  M the maps of fcil/nets/cam.py
                           masked: CE(T(x' up(norm M_y)), y), the mask without a gradient
         - aed mean_i min(d_i, m)      d_i = |P(h(x'_i)) - e_y|^2 / D, h the student's features, P a linear layer
     L_S = T^2 KL(teacher || student) + ed mean_i d_i,  P learns with the student
 
-The mean of M_y over the places is the logit, so a cross-entropy on logits is content with one small patch;
-`cells` asks every place. The margin m bounds what can be won by going far. L_aed waits until P has learnt once.
-Where somebody else teaches the student, P alone learns here, from what the student sees in a few batches, and is
-lent to them with its term (`beside`), as `fcil distill` uses it.
+The mean of M_y over the positions is the logit, so one small patch can satisfy a cross-entropy on logits;
+`cells` asks every position. The margin m bounds the gain from distance. L_aed waits until P has learnt once.
+If the caller trains the student (`fcil distill`), only P is trained here, on student features of a few batches;
+`beside` returns its loss term for the caller to add.
 Each ingredient has a switch: `sizes: [native]`, `sizes` of one, `cam: 0`, `ed: 0`. With all of them off this is
-NAYER to the bit. Where null, `cam` and `aed` are set once so that the pull of their term on an image is 0.3
+NAYER to the bit. Where null, `cam` and `aed` are set once so that the gradient norm of their term on an image is 0.3
 and 0.1 of that of batch-norm matching at the first step.
 
-The pool holds images of every size, made as large as the data's own. A student outside a federation gets
-batches of one size instead, each size as often as there are images of it, shown as `student_view` says.
+The pool holds images of every size, resized to the data's own. A student outside a federation gets
+batches of one size instead, each size in proportion to its number of images, shown as `student_view` says.
 
 Shapes: B batch, C classes, D width of e_y, l side of an image: that of its longer axis.
 """
@@ -53,25 +53,25 @@ from fcil.synthesis.families.noisy_layer import NoisyLayerReplica
 from fcil.types import Count, Index, NonNegative, Output, Positive, Tensors, Terms, Weight
 
 PULLS = {"cam": 0.3, "aed": 0.1}
-"""Where the weight of a term is null: its pull on an image, in parts of that of batch-norm matching at first."""
+"""Target gradient norm on an image of a term whose weight is null, relative to that of batch-norm matching."""
 
 
 @dataclass
 class StudentTermState:
-    """What a chain keeps besides NAYER's."""
+    """State of a chain beyond NAYER's."""
 
     pools: bool  # whether the teacher pools its last maps, so that its classifier gives the maps of classes
-    apart: Tensor  # mean over pairs of classes of what d is between their texts
+    apart: Tensor  # mean over pairs of classes of d between their texts
     head: nn.Linear | None = None  # P
     told: Tensor | None = None  # running mean of d over episodes of the student; none before it has learnt
-    weights: Tensors = field(default_factory=dict)  # of terms that were null, and the pull of `bn` they go by
+    weights: Tensors = field(default_factory=dict)  # of terms that were null, and the gradient norm of `bn`
 
 
 @dataclass(frozen=True, kw_only=True)
 class MUSE(MultiResolution):
-    """Small images of several sizes, whose every place speaks for the class."""
+    """Small images of several sizes, in which every position shows the class."""
 
-    # NAYER's own constants; what each is says its class.
+    # NAYER's own constants, documented in its class.
     schedule: Literal["lander", "nayer"] = "nayer"
     rounds: Count = 100
     warmup: Index = 20
@@ -92,19 +92,19 @@ class MUSE(MultiResolution):
     student_text: NonNegative = 0.0
 
     cam: Weight | None = None
-    """Weight of the quality loss by class-activation maps; null: it pulls 0.3 as strongly as `bn` at first."""
+    """Weight of the quality loss by class-activation maps; null: 0.3 times the gradient norm of `bn` at first."""
     cam_form: Literal["cells", "masked"] = "cells"
-    """Every place votes for the class, or the image masked by its map is still of the class."""
+    """Quality loss: each position votes for the class, or the image masked by its class map is classified."""
     cam_temperature: Positive = 1.0
-    """Divides the votes of places (`tau`)."""
+    """Divisor of the votes of positions (`tau`)."""
     ed: NonNegative = 1.0
-    """Weight with which the student's embedding of old samples is drawn to their text; 0: no embedding diversity."""
+    """Weight of drawing the student's embedding of old samples to their class text; 0: no embedding diversity."""
     aed: NonNegative | None = None
-    """Weight with which new samples flee from it; null: they are pulled 0.1 as strongly as by `bn` at first."""
+    """Weight of the repulsion of new samples from their class text; null: 0.1 times `bn`'s gradient norm at first."""
     margin: Positive | None = None
-    """Squared distance, mean over D, beyond which they gain no more; null: the student's own plus that of classes."""
+    """Squared distance, mean over D, of no further gain; null: the student's own plus that between classes."""
     ed_batches: Count = 8
-    """Batches in which another's student is looked at per episode; P takes `student_steps` steps on what it saw."""
+    """Batches per episode on which an externally trained student is evaluated, for `student_steps` steps of P."""
     bn_late: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Weight of the last quarter of batch norms, where small images differ most from large ones (0.5 halves it)."""
 
@@ -123,7 +123,7 @@ class MUSE(MultiResolution):
 
     @property
     def flees(self) -> bool:
-        """Whether the generator keeps away from what the student was taught."""
+        """Return whether the generator is repelled from the student's class texts."""
         return bool(self.ed) and self.aed != 0
 
     # Method -----------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class MUSE(MultiResolution):
         adversarial: bool,
         rng: torch.Generator,
     ) -> tuple[Terms, Statistics]:
-        """The weighted terms of L_G for a batch of raw images (B, channels, h, w) of one size."""
+        """Return the weighted terms of L_G for a batch of raw images (B, channels, h, w) of one size."""
         own, x = chain.beyond, self.seen(problem, chain, images, rng)
         with record_statistics(problem.teacher) as statistics, record_maps(problem.teacher) as maps:
             teacher = problem.teacher(x)
@@ -177,12 +177,12 @@ class MUSE(MultiResolution):
         return self.bn_late * super().distance(problem, chain, last) + rest
 
     def reach(self, chain: NoisyLayerReplica) -> Tensor:
-        """The margin m."""
+        """Return the margin m."""
         apart: Tensor = chain.beyond.apart
         return apart.new_tensor(self.margin) if self.margin is not None else chain.beyond.told + apart
 
     def _balanced(self, chain: NoisyLayerReplica, terms: Terms, images: Tensor) -> Terms:
-        """Weights of the terms that are MUSE's; a null one is set when its term is there for the first time."""
+        """Return MUSE's terms with their weights; a null weight is set when its term first occurs."""
         weights: Tensors = chain.beyond.weights
         by_bn = self.cam is None or (self.flees and self.aed is None)
         if by_bn and "bn" not in weights:
@@ -205,7 +205,7 @@ class MUSE(MultiResolution):
         return problem.teaches or bool(self.ed)
 
     def beside(self, problem: SynthesisProblem, state: NoisyLayerReplica, view: Views, student: Output) -> Terms:
-        """The part of L_S that draws a student to the texts of old samples, with P as it has learnt last."""
+        """Return the part of L_S that draws a student to the texts of old samples, with the latest P."""
         own = state.beyond
         if own.told is None or problem.anchors is None:
             return {}
@@ -218,7 +218,7 @@ class MUSE(MultiResolution):
     def teach(
         self, problem: SynthesisProblem, chain: NoisyLayerReplica, key: tuple[Key, ...], past: float = 0.0
     ) -> dict[str, Tensor]:
-        """L_S: steps of the student and of P beside it, or of P alone where the student is somebody else's."""
+        """Minimise L_S: train the student together with P, or P alone where the caller trains the student."""
         own, optimizer = chain.beyond, self.optimizer(problem, chain, past)
         rng, chance = generator(*key, "student batches", device=problem.device), generator(*key, "sizes")
         views = self.views(problem, chain, self.student_batch, rng, chance)
@@ -233,7 +233,7 @@ class MUSE(MultiResolution):
     def _teach_both(
         self, problem: SynthesisProblem, chain: NoisyLayerReplica, views: Iterator[Views], optimizer: optim.SGD
     ) -> dict[str, Tensor]:
-        """Steps on batches of one size each; the means of the terms."""
+        """Train on batches of one size each; return the means of the terms."""
         learners, head, sums = self.learners(problem, chain), chain.beyond.head, dict[str, Tensor]()
         chain.student.train()
         for parameter in learners:
@@ -264,7 +264,7 @@ class MUSE(MultiResolution):
         optimizer: optim.SGD,
         rng: torch.Generator,
     ) -> Tensor:
-        """Steps of P on what the student, who stands still, sees in a few batches; the mean of its term."""
+        """Train P on features of the fixed student in a few batches; return the mean of its term."""
         chain.student.eval()
         with torch.no_grad(), problem.autocast():
             looked = [(chain.student(x).features, y) for x, y, _ in islice(views, self.ed_batches)]
@@ -281,7 +281,7 @@ class MUSE(MultiResolution):
 
 
 def gradient_norm(term: Tensor, images: Tensor) -> Tensor:
-    """How strongly a term pulls at a batch: the norm of its gradient."""
+    """Return the norm of a term's gradient with respect to a batch."""
     (slope,) = torch.autograd.grad(term, images, retain_graph=True)
     strength: Tensor = torch.linalg.vector_norm(slope.float())
     return strength

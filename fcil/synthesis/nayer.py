@@ -16,8 +16,8 @@ layer between e_y and the convolutions, drawn from N(0, 1) at each episode and t
 
 Each inner loop keeps the batch of its lowest L; the student S learns from what was kept.
 
-`schedule` says in which order things happen (a table is in noisy.py), the other fields how much of
-each. The defaults are LANDER's: two episodes of the student before it plays against the generator.
+`schedule` sets the order of events (a table is in `families/noisy_layer.py`), the other fields the amounts.
+The defaults are LANDER's: two episodes of the student before the adversarial term starts.
 NAYER on its own has a longer warm-up of ten loops an episode, whose batches are kept, a generator
 that is rebuilt every ten episodes, and one student optimizer: `ALONE` holds its constants for
 CIFAR-10. As YAML they are
@@ -83,7 +83,7 @@ ALONE: dict[str, Any] = {
 
 
 class Optimised(NamedTuple):
-    """What one inner loop found."""
+    """Result of one inner loop."""
 
     kept: Tensor  # (B, channels, H, W) in [0, 1], of the step with the lowest loss
     statistics: Tensor  # (2, channels), the mean and deviation of that step
@@ -116,7 +116,7 @@ class NAYER(NoisyLayerLoop):
         return made
 
     def beyond(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Any:
-        """What a method that builds on this one keeps besides; nothing here."""
+        """Return the extra state of a method that builds on this one; none here."""
         return None
 
     def episode(self, problem: SynthesisProblem, chain: NoisyLayerReplica, number: int) -> dict[str, float]:
@@ -141,7 +141,7 @@ class NAYER(NoisyLayerLoop):
         return readable(means, number)
 
     def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> Tensor:
-        """Labels of one batch (B,): whole sweeps over the classes, then a random rest."""
+        """Return labels of one batch (B,): whole sweeps over the classes, then a random rest."""
         return sample_labels(problem, self.batch_size, "balanced", rng)
 
     def optimise(
@@ -153,7 +153,7 @@ class NAYER(NoisyLayerLoop):
         adversarial: bool,
         rng: torch.Generator,
     ) -> Optimised:
-        """One inner loop: `steps` Adam steps, with a fresh Adam, on one batch of labels."""
+        """Run one inner loop: `steps` Adam steps, with a fresh Adam, on one batch of labels."""
         groups = [{"params": list(chain.generator.parameters()), "lr": self.lr}]
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
@@ -185,7 +185,7 @@ class NAYER(NoisyLayerLoop):
         adversarial: bool,
         rng: torch.Generator,
     ) -> tuple[Terms, Statistics]:
-        """The weighted terms of L for a batch of raw images (B, channels, H, W)."""
+        """Return the weighted terms of L for a batch of raw images (B, channels, H, W)."""
         mean, std = self.statistics(problem, chain)
         x = normalise(problem.augment(images, rng), mean, std)
         with record_statistics(problem.teacher) as statistics:
@@ -202,7 +202,7 @@ class NAYER(NoisyLayerLoop):
         teacher: Output,
         student: Output | None,
     ) -> Terms:
-        """The terms of L from what both nets answer; without a student's answer the adversarial one is left out."""
+        """Return the terms of L from the outputs of both nets; without a student's there is no adversarial one."""
         terms = {
             "bn": self.bn * self.distance(problem, chain, statistics),
             "ce": self.ce * F.cross_entropy(teacher.logits, labels),
@@ -212,21 +212,21 @@ class NAYER(NoisyLayerLoop):
         return terms | problem.bounded(teacher.embedding, labels)
 
     def distance(self, problem: SynthesisProblem, chain: NoisyLayerReplica, statistics: Statistics) -> Tensor:
-        """How far a batch is from what the teacher's batch norms remember, without a weight."""
+        """Return the unweighted distance of batch statistics from the teacher's running batch-norm statistics."""
         return statistics_distance(problem.teacher, statistics, chain.averages, self.bn_momentum)
 
     def statistics(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> tuple[Tensor, Tensor]:
-        """The mean and deviation (channels,) that the teacher's input is normalised by."""
+        """Return the mean and deviation (channels,) that normalise the teacher's input."""
         if not self.learn_stats:
             return problem.mean, problem.std
         return chain.mean, chain.spread if self.settled.sigma == "free" else F.softplus(chain.spread)
 
     def learners(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[nn.Parameter]:
-        """What learns from the pool."""
+        """Return the parameters that are trained on the pool."""
         return list(chain.student.parameters())
 
     def optimizer(self, problem: SynthesisProblem, chain: NoisyLayerReplica, past: float) -> optim.SGD:
-        """The one that serves all episodes, at its present rate, or a new one where each has its own."""
+        """Return the optimizer of all episodes at its present rate, or a new one where each episode has its own."""
         if chain.teaching is None:
             return self.sgd(self.learners(problem, chain))
         return super().optimizer(problem, chain, past)
@@ -243,7 +243,7 @@ class NAYER(NoisyLayerLoop):
         return {name: t[rows] for name, t in ({"x": torch.cat(chain.images)} | self.about(chain)).items()}
 
     def about(self, chain: NoisyLayerReplica) -> Tensors:
-        """What is known of every image that was kept: its label, and the statistics it was made under."""
+        """Return the label of every kept image, and the statistics it was made under."""
         about = {"y": torch.cat(chain.labels)}
         if self.learn_stats and self.settled.stats == "carry":
             made_under = torch.stack(chain.statistics).repeat_interleave(self.batch_size, dim=0)  # (N, 2, channels)
@@ -251,7 +251,7 @@ class NAYER(NoisyLayerLoop):
         return about
 
     def rows(self, chain: NoisyLayerReplica) -> Tensor | slice:
-        """Which images of all that were kept are in the pool."""
+        """Return which of all kept images are in the pool."""
         return chain.rows(self.share(chain.number), self.settled.cut or "latest")
 
     def _generator(self, problem: SynthesisProblem, chain: int, life: int) -> NoisyGenerator:

@@ -1,4 +1,4 @@
-"""RDSKD: certainty, balance and diversity without weights, for a generator that is done before any student learns.
+"""RDSKD: certainty, balance and diversity without weights, for a generator trained before any student.
 
 Paper: Han et al., "Robustness and Diversity Seeking Data-Free Knowledge Distillation", ICASSP 2021, arXiv:2011.03749.
 Code: github.com/PengchaoHan/RDSKD @ 8512a9d, generator-train.py.
@@ -10,9 +10,9 @@ predictions, q their mean over the batch:
     L_oh = CE(T(x), argmax T(x))          L_ie = sum_k q_k log q_k
     L_ds = 1 / (|x_2 - x_1| / |p_2 - p_1|)                          Frobenius norms
 
-c_oh and c_ie are what L_oh and L_ie were in the second step of this episode, or of the last one until that step is
-done, and 0 in the beginning: a rise above them costs exponentially, a fall hardly pays. So an episode means something
-here: it is the code's epoch. The generator is the one that MFCL has too. No term asks a student, so none is there.
+c_oh and c_ie are the L_oh and L_ie of the second step of this episode, or of the last episode until that step is
+done, and 0 at first: a rise above them costs exponentially, a fall hardly pays. So the episode matters
+here: it is the code's epoch. The generator is MFCL's. No term needs a student, so there is none.
 
 Shapes: as in `fcil.synthesis.families.generator_loop`, which holds the loop.
 """
@@ -38,14 +38,14 @@ from fcil.types import Count, Terms
 
 @dataclass(frozen=True, kw_only=True)
 class RDSKD(GeneratorLoop):
-    """Exponential rises and a ratio of differences."""
+    """Exponential penalties of rises and a ratio of differences."""
 
     rounds: Count = 20
     """Episodes; each has new references for certainty and balance (`n_epochs`)."""
     steps: Count = 120
     """Steps of the generator in an episode."""
     batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 512
-    """Samples per step of the generator: two halves whose differences count."""
+    """Samples per step of the generator: two halves that are compared for diversity."""
     latent: Count = 1000
     """Width of the noise (`latent_dim`; 100 for MNIST)."""
     width: Count = 128

@@ -6,7 +6,7 @@ arXiv:1905.09768. Constants and architecture for CIFAR from github.com/zju-vipa/
     L   = - KL(T(x) || S(x))         one step of G,    x = (G(z) - mean) / std
     L_S =   KL(T(x) || S(x))         five steps of S, each on new x
 
-T is the teacher, S the student, G the generator. Nothing makes an image look like one, or classes equally frequent.
+T is the teacher, S the student, G the generator. No term asks for natural images or balanced classes.
 
 Differs: the paper's student also matches the teacher's attention maps; as in the code above, ours does not.
 

@@ -1,1 +1,1 @@
-"""Image files: archives, folders, layouts, and what becomes of them as arrays."""
+"""Image files: archives, folders, layouts, and their decoding to arrays."""

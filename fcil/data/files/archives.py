@@ -18,13 +18,13 @@ from fcil.errors import DataError
 from fcil.io.bounded import UnreadableError, open_file, read_bytes
 
 MAX_MEMBER_BYTES = 256 * 2**20
-"""No image file is larger; a zip member that claims more is not unpacked into memory."""
+"""Most bytes of an image file; a zip member that claims more is not unpacked into memory."""
 MAX_FOLDERS = 200_000
-"""Below one folder; links that lead to links can make far more of a few."""
+"""Most folders below one folder; links that lead to links can make far more of a few."""
 MAX_DEPTH = 32
 SPLITS = ("train", "test", "val")
 JUNK = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found"}
-"""What systems and network drives put beside and between images, thumbnails among it; in lower case."""
+"""Files of systems and network drives beside and between images, thumbnails among them; in lower case."""
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _DAMAGES = (
     OSError,
@@ -36,7 +36,7 @@ _DAMAGES = (
     ValueError,
     struct.error,
 )
-"""What zipfile raises when a zip is not what it says."""
+"""Exceptions of zipfile for a damaged zip."""
 
 
 class Archive:
@@ -45,7 +45,7 @@ class Archive:
     A single folder around everything, as in the official Tiny-ImageNet zip, does not count as a part.
 
     Args:
-        whole: whether all folders of a folder are looked into, and not its splits alone.
+        whole: whether all folders of a folder are searched, and not its splits alone.
     Raises:
         DataError: (at the first use) the path is missing, or is no folder and no zip.
     """
@@ -54,9 +54,9 @@ class Archive:
         self.path = Path(os.path.expanduser(path))
         self.whole = whole
         self.tops: tuple[str, ...] = ()
-        """What lies at the top, sorted; known when the names are."""
+        """Entries at the top, sorted; set when the names are known."""
         self.empty: tuple[str, ...] = ()
-        """Folders that hold nothing; known when the names are."""
+        """Empty folders; set when the names are known."""
         self._empty: list[str] = []
         self._lock = threading.Lock()
 
@@ -71,14 +71,14 @@ class Archive:
             raise DataError(f"{self}: no such folder or zip")
         try:
             file = open_file(self.path, 2**62)
-            weakref.finalize(self, file.close)  # a zip does not close what it was given
+            weakref.finalize(self, file.close)  # a zip does not close a file that it was given
             return zipfile.ZipFile(file)
         except (UnreadableError, *_DAMAGES) as error:
             raise DataError(f"{self}: neither a folder nor a readable zip ({_line(error)})") from None
 
     @cached_property
     def _paths(self) -> dict[str, str]:
-        """From the name below the top to the name as stored."""
+        """Return stored names by the names below the top."""
         with self._lock:
             seen = list(self._stored(self._zip) if self._zip else self._walk())
         tops = {name.split("/", 1)[0] for name in seen}
@@ -90,7 +90,7 @@ class Archive:
         return paths
 
     def _stored(self, file: zipfile.ZipFile) -> Iterator[str]:
-        """The files of a zip. Nothing is extracted, but a name that means to lead elsewhere is no honest mistake."""
+        """Yield the files of a zip. Nothing is extracted, but a name that leads outside is refused as malicious."""
         given = set()
         for info in file.infolist():
             name = info.filename
@@ -109,7 +109,7 @@ class Archive:
         self._empty = [name for name in shown if name not in held]
 
     def _walk(self) -> Iterator[str]:
-        """The files at the top of a folder and in its splits; the rest of a disk is nobody's business."""
+        """Yield the files at the top of a folder and in its splits; other folders are not scanned."""
         folders, files = self._list("")
         prefix = ""
         if len(folders) == 1 and not files and folders[0] not in SPLITS:
@@ -123,7 +123,7 @@ class Archive:
                 yield from self._below(f"{prefix}{name}/", ())
 
     def _below(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """The files at any depth. Links are followed, since subsets are often made of them, but not in circles."""
+        """Yield the files at any depth. Links are followed, as subsets are often made of them, but not in circles."""
         found = os.stat(self.path / folder)
         here = found.st_dev, found.st_ino
         self._folders += 1
@@ -139,7 +139,7 @@ class Archive:
             yield from self._below(f"{folder}{name}/", (*above, here))
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
-        """The folders and files in a folder that are not hidden, sorted."""
+        """Return the folders and files in a folder that are not hidden, sorted."""
         kinds: tuple[list[str], list[str]] = ([], [])
         try:
             with os.scandir(self.path / folder) as entries:
@@ -152,11 +152,11 @@ class Archive:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All files, sorted."""
+        """Return all files, sorted."""
         return tuple(sorted(self._paths))
 
     def holds(self, folder: str) -> bool:
-        """Whether there is a folder of this path below the top, also one that is not looked into."""
+        """Return whether there is a folder of this path below the top, also one that is not scanned."""
         if self._zip is None:
             inner = [self.path / top for top in self.tops if len(self.tops) == 1]
             return any((place / folder).is_dir() for place in (self.path, *inner))
@@ -166,10 +166,10 @@ class Archive:
         return name in self._paths
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file; safe to call from many threads.
+        """Return the bytes of a file; thread-safe.
 
         Raises:
-            DataError: the file cannot be read, or is absurdly large.
+            DataError: the file cannot be read, or is too large.
         """
         try:
             if self._zip is None:
@@ -177,12 +177,12 @@ class Archive:
             info = self._zip.getinfo(self._paths[name])
             _check_member(info)
             with self._zip.open(info) as member:
-                return member.read(info.file_size + 1)  # a size that is told bounds what is unpacked, `read()` does not
+                return member.read(info.file_size + 1)  # a given size bounds the unpacked bytes, `read()` does not
         except (UnreadableError, *_DAMAGES) as error:
             raise DataError(f"{self}: {name} cannot be read ({_line(error)})") from None
 
     def size(self, name: str) -> int:
-        """Bytes of a file, as far as they can be known without reading it."""
+        """Return the bytes of a file, if known without reading it."""
         try:
             return self._zip.getinfo(self._paths[name]).file_size if self._zip else self._stat(name).st_size
         except OSError:
@@ -192,11 +192,11 @@ class Archive:
         return os.stat(self.path / self._paths[name])
 
     def text(self, name: str) -> list[str]:
-        """The lines of a text file that are not blank."""
+        """Return the lines of a text file that are not blank."""
         return [line for line in self.read(name).decode("utf-8", errors="replace").splitlines() if line.strip()]
 
     def fingerprint(self) -> str:
-        """Changes when a file is added, removed, resized or touched; no file is opened."""
+        """Return a digest that changes when a file is added, removed, resized or touched; no file is opened."""
         digest = hashlib.blake2b(os.fsencode(os.path.realpath(self.path)), digest_size=16)
         if not os.path.lexists(self.path):
             raise DataError(f"{self}: no such folder or zip")
@@ -216,12 +216,12 @@ class Archive:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads nowhere; reading it will say so
+    except OSError:  # a broken link; reading it will report that
         return False
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:
-    """Refuse to unpack what could be no image, or could fill the memory."""
+    """Refuse to unpack a member that cannot be an image, or could fill the memory."""
     if info.file_size > MAX_MEMBER_BYTES:
         raise UnreadableError(f"it unpacks to {info.file_size:,} bytes; at most {MAX_MEMBER_BYTES:,} are allowed")
     if info.compress_type not in _PACKINGS:
@@ -235,7 +235,7 @@ def _hidden(part: str) -> bool:
 
 
 def _folders_of(name: str) -> Iterator[str]:
-    """The folders that a file lies in."""
+    """Return the folders that a file lies in."""
     parts = name.split("/")
     for count in range(1, len(parts)):
         yield "/".join(parts[:count])

@@ -1,7 +1,7 @@
 """Image files to uint8 arrays: one by one, or a whole archive once, into a cache that is mapped into memory.
 
 A cache is a folder of npy files named by the archive's fingerprint. It is written beside its final
-name and renamed when complete, under a lock, so that any number of processes may ask for it.
+name and renamed when complete, under a lock, so that several processes can use it at once.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from fcil.errors import DataError
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
-"""Told what is going on, how much is done, and how much there is."""
+"""Called with the current step, the amount done and the total."""
 
 MAX_PIXELS = 64 * 2**20
-"""Of one image, before and after it is resized."""
+"""Most pixels of one image, before and after it is resized."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What a file may hold whatever it is called; other formats that Pillow knows start programs or fetch files."""
+"""Formats that are read, whatever the name of a file; others that Pillow knows start programs or fetch files."""
 LARGE = 2**24
 """Bytes or pixels; larger images are decoded and resized one after the other."""
 _LARGE = threading.RLock()
 Finish = Callable[[Image.Image], Image.Image]
-"""What is done with an image as long as it is in memory at its full size."""
-warnings.filterwarnings("ignore", module=r"PIL\.")  # what it warns of is refused or does not matter here
+"""Operation on an image while it is in memory at its full size."""
+warnings.filterwarnings("ignore", module=r"PIL\.")  # its warnings are about refused or harmless files
 THREADS = min(16, os.cpu_count() or 1)
 _CHUNK = 128
 _FORMAT = 3
-"""Counts up when the content of the cache changes its meaning."""
+"""Version of the cache's content; counts up when its meaning changes."""
 
 
 def decode(data: bytes, where: str, finish: Finish | None = None, rendering: Rendering = USUAL) -> Image.Image:
-    """The image in `data`, of mode L where it is stored as 8-bit gray and RGB otherwise.
+    """Return the image in `data`, of mode L where it is stored as 8-bit gray and RGB otherwise.
 
     Raises:
         DataError: it is empty, truncated, no image, too large, or has 16 bits a channel.
@@ -80,7 +80,7 @@ def _turn(size: int) -> AbstractContextManager[object]:
 
 
 def load(archive: Archive, name: str, finish: Finish | None = None, rendering: Rendering = USUAL) -> Image.Image:
-    """An image file of an archive, decoded; many threads may ask.
+    """Return an image file of an archive, decoded; thread-safe.
 
     Raises:
         DataError: it cannot be read or decoded.
@@ -113,21 +113,21 @@ def fit(image: Image.Image, short: int, side: int, position: float = 0.5, where:
 
 
 def to_array(image: Image.Image, channels: int) -> Pixels:
-    """(channels, height, width); gray is repeated where three channels are wanted."""
+    """Return (channels, height, width); gray is repeated where three channels are wanted."""
     levels = np.asarray(image if channels == 1 else image.convert("RGB"), dtype=np.uint8)
     return levels[None] if channels == 1 else levels.transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the images of an archive are brought to."""
+    """Target size of the images of an archive."""
 
     side: int | None = None
-    """In pixels, of a square; None: as they are."""
+    """Side of a square in pixels; None: the images' own size."""
     rendering: Rendering = USUAL
 
     def load(self, archive: Archive, name: str) -> Image.Image:
-        """One of them.
+        """Return one of the images.
 
         Raises:
             DataError: it cannot be used.
@@ -149,27 +149,27 @@ class Arrays:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     folders: tuple[str, ...]
-    """Of each class, the name of its folder."""
+    """Folder name of each class."""
 
 
 def already(archive: Archive, layout: Layout, wanted: Wanted) -> Arrays | None:
-    """The decoded archive if it is in the cache folder; nothing is decoded or written.
+    """Return the decoded archive if it is in the cache folder; nothing is decoded or written.
 
     Raises:
-        DataError: the archive is not there.
+        DataError: the archive is missing.
     """
     return _read(_cache(archive, layout, wanted))
 
 
 def _cache(archive: Archive, layout: Layout, wanted: Wanted) -> Path:
-    """Where it lies, or would."""
+    """Return the cache folder of an archive, which may not exist yet."""
     name = getattr(layout, "__name__", repr(layout))
     key = json.dumps([_FORMAT, name, archive.fingerprint(), *astuple(wanted)])
     return cache_folder() / "images" / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
 
 
 def cached(archive: Archive, layout: Layout, wanted: Wanted, progress: Progress | None) -> Arrays:
-    """The decoded archive, from the cache folder if it is there, else decoded into it.
+    """Return the decoded archive, from the cache folder if it is there, else decoded into it.
 
     Raises:
         DataError: an image cannot be used, sizes differ and no side is wanted, or the cache folder
@@ -184,7 +184,7 @@ def cached(archive: Archive, layout: Layout, wanted: Wanted, progress: Progress 
     with _writable(parent), FileLock(f"{folder}.lock"):
         found = _read(folder)  # another process may have finished while this one waited
         if found is None:
-            for left in parent.glob(f"{folder.name}.tmp*"):  # of a process that was killed
+            for left in parent.glob(f"{folder.name}.tmp*"):  # of a killed process
                 shutil.rmtree(left, ignore_errors=True)
             unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp", dir=parent))
             try:
@@ -230,7 +230,7 @@ def _read(folder: Path) -> Arrays | None:
 
 
 class _ColourError(Exception):
-    """A colour image turned up among gray ones."""
+    """A colour image among gray ones."""
 
 
 def _write(folder: Path, archive: Archive, listing: Listing, wanted: Wanted, progress: Progress | None) -> None:
@@ -277,7 +277,7 @@ def _write_splits(
 
 
 def _decode_into(x: Pixels, archive: Archive, members: Members, wanted: Wanted) -> Iterator[int]:
-    """Fill `x` with many threads; yields how many images were added."""
+    """Fill `x` with many threads; yield the number of added images."""
 
     def fill(start: int) -> int:
         stop = min(start + _CHUNK, len(x))
@@ -298,7 +298,7 @@ def _decode_into(x: Pixels, archive: Archive, members: Members, wanted: Wanted) 
 
 
 def check_size(image: Image.Image, size: tuple[int, ...], where: str) -> None:
-    """See that an image has the (height, width) of the first one.
+    """Check that an image has the (height, width) of the first one.
 
     Raises:
         DataError: it has another.
@@ -311,7 +311,7 @@ def check_size(image: Image.Image, size: tuple[int, ...], where: str) -> None:
 
 
 def channel_statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel of `x` (N, channels, ...), of levels in [0, 1]."""
+    """Return mean and standard deviation of every channel of `x` (N, channels, ...), of levels in [0, 1]."""
     total, squares = np.zeros((2, x.shape[1]))
     axes = (0, *range(2, x.ndim))
     for start in range(0, len(x), 1024):
@@ -321,5 +321,5 @@ def channel_statistics(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]
     count = x.size / x.shape[1]
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    deviation = np.maximum(deviation, 1.0)  # images of one colour; less than one level cannot be told from rounding
+    deviation = np.maximum(deviation, 1.0)  # images of one colour; less than one level is rounding error
     return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())

@@ -1,4 +1,4 @@
-"""Where data and caches lie when nobody says otherwise."""
+"""Default folders of data and caches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """What can be made again: `$FCIL_CACHE`, or `~/.cache/fcil`."""
+    """Return the folder of reproducible files: `$FCIL_CACHE`, or `~/.cache/fcil`."""
     return Path(os.path.expanduser(os.environ.get("FCIL_CACHE") or "~/.cache/fcil"))
 
 
 def data_folder() -> Path:
-    """Downloaded and hand-placed data sets: `$FCIL_DATA`, or `~/.cache/fcil/data`."""
+    """Return the folder of downloaded and hand-placed data sets: `$FCIL_DATA`, or `~/.cache/fcil/data`."""
     return Path(os.path.expanduser(os.environ.get("FCIL_DATA") or "~/.cache/fcil/data"))

@@ -1,4 +1,4 @@
-"""Which files of an archive are images of which class: the layouts that data sets come in."""
+"""Layouts of data sets: which files of an archive are images of which class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fcil.errors import DataError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 MAX_CHARACTERS = 200
-"""Of a class name."""
+"""Most characters of a class name."""
 KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-"""Where Kaggle's archive of ImageNet has its splits."""
+"""Folders of the splits in Kaggle's archive of ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Members:
 
 @dataclass(frozen=True)
 class Listing:
-    """What an archive holds."""
+    """Contents of an archive."""
 
     class_names: tuple[str, ...]
     train: Members
     test: Members
     folders: tuple[str, ...]
-    """Of each class, the name of its folder."""
+    """Folder name of each class."""
 
 
 Layout = Callable[[Archive], Listing]
-"""Finds the splits and the classes of an archive; its name is part of the name of the cache."""
+"""Function that finds the splits and the classes of an archive; its name is part of the name of the cache."""
 
 
 def image_folder(archive: Archive, test_names: tuple[str, ...] = ("test", "val")) -> Listing:
-    """`train/<class>/...` and `test/<class>/...` or `val/<class>/...`, classes sorted by folder name.
+    """Return `train/<class>/...` and `test/<class>/...` or `val/<class>/...`, classes sorted by folder name.
 
     Class names are the folder names, unless a `classnames.txt`, `LOC_synset_mapping.txt` or `words.txt`
     with lines `<folder> <name>[, <other names>]` lies beside the splits.
@@ -72,7 +72,7 @@ def image_folder(archive: Archive, test_names: tuple[str, ...] = ("test", "val")
 class SharedFolder:
     """The layout of an image folder without a test split: `train/<class>/...` alone, or `<class>/...` at the top.
 
-    A share of every class tests. Which images they are depends on the names of class and file below the class folder,
+    A share of every class tests. The draw depends on the names of class and file below the class folder,
     and on the seed: not on the order of a listing, on other classes, or on whether it is a folder or a zip.
     """
 
@@ -80,7 +80,7 @@ class SharedFolder:
     seed: int
 
     def __call__(self, archive: Archive) -> Listing:
-        """Find classes and images, and share them out.
+        """Find classes and images, and split them into training and test images.
 
         Raises:
             DataError: there is a test split, no class, or a class of a single image.
@@ -103,21 +103,21 @@ class SharedFolder:
         return _listing(archive, train, test)
 
     def _rank(self, name: str) -> tuple[bytes, str]:
-        """Where an image stands in the draw; equal for every way to write its name down."""
+        """Return the sort key of an image in the draw; equal for every Unicode spelling of its name."""
         text = unicodedata.normalize("NFC", f"{self.seed}\n{name}")
         return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), name
 
 
 def imagenet_folder(archive: Archive) -> Listing:
-    """As `image_folder`, but the labelled `val` images test, also beside an unlabelled `test`."""
+    """Return the listing as `image_folder`, but the labelled `val` images test, also beside an unlabelled `test`."""
     return image_folder(archive, ("val", "test"))
 
 
 def tiny_imagenet(archive: Archive) -> Listing:
-    """The official Tiny-ImageNet layout, complete or with fewer classes; class numbers follow the sorted wnids.
+    """Return the official Tiny-ImageNet layout, complete or with fewer classes; class numbers follow the sorted wnids.
 
     Class names are the first synonym in `words.txt`. A `val` that was sorted into class folders is
-    understood as well, also where the script that sorted it left `val_annotations.txt` behind.
+    accepted as well, also where the script that sorted it left `val_annotations.txt` behind.
 
     Raises:
         DataError: a split is missing, `val` is sorted in part, or the annotations name an image that is not there.
@@ -150,7 +150,7 @@ def tiny_imagenet(archive: Archive) -> Listing:
 
 
 def _check_sorted(archive: Archive) -> None:
-    """See that images of a sorted `val` lie where the annotations that were left behind want them."""
+    """Check that images of a sorted `val` are in the folders of the remaining annotations."""
     lines = (line.split() for line in archive.text("val/val_annotations.txt"))
     wanted = {line[0]: line[1] for line in lines if len(line) > 1}
     for name in filter(_in_class_folder, archive.names):
@@ -160,7 +160,7 @@ def _check_sorted(archive: Archive) -> None:
 
 
 def _in_class_folder(name: str) -> bool:
-    """Whether it is an image in a class folder of a sorted `val`."""
+    """Return whether it is an image in a class folder of a sorted `val`."""
     parts = name.split("/")
     return _is_image(name) and parts[0] == "val" and len(parts) > 2 and parts[1] != "images"
 
@@ -170,10 +170,10 @@ def _is_image(name: str) -> bool:
 
 
 def _by_class(archive: Archive, split: str, advice: str = "") -> dict[str, list[str]]:
-    """The image files below `split/<class>/`, or below `<class>/` for the split "", at any depth.
+    """Return the image files below `split/<class>/`, or below `<class>/` for the split "", at any depth.
 
     Raises:
-        DataError: there is none, or one lies in no class folder; the line about none ends with `advice`.
+        DataError: there is none, or one lies in no class folder; the first error ends with `advice`.
     """
     found: dict[str, list[str]] = {}
     top = f"{split}/" if split else ""
@@ -193,7 +193,7 @@ def _by_class(archive: Archive, split: str, advice: str = "") -> dict[str, list[
 
 
 def _train_help(archive: Archive) -> str:
-    """What may be meant by a folder without a training split."""
+    """Return the likely meaning of a folder without a training split."""
     if archive.path.name in SPLITS and archive.path.is_dir() and (archive.path.parent / "train").is_dir():
         return f"; data.root is one folder too deep, the splits lie in {archive.path.parent}"
     nested = next((place for place in KAGGLE if archive.holds(f"{place}/train")), None)
@@ -208,7 +208,7 @@ def _train_help(archive: Archive) -> str:
 
 
 def _class_help(archive: Archive, alone: str, others: dict[str, list[str]]) -> str:
-    """Why one split lacks a class that the other has."""
+    """Return why one split lacks a class that the other has."""
     if "val/val_annotations.txt" in archive and any(name.startswith("val/images/") for name in archive.names):
         return "; this is Tiny-ImageNet as it is published: say data.dataset: tiny_imagenet"
     alike = next((other for other in sorted(others) if other != alone and plain(other) == plain(alone)), None)
@@ -220,12 +220,12 @@ def _class_help(archive: Archive, alone: str, others: dict[str, list[str]]) -> s
 
 
 def plain(folder: str) -> str:
-    """What names of folders have in common that a person would take for one."""
+    """Return the normal form of a folder name, equal for names that look the same to a person."""
     return unicodedata.normalize("NFC", folder).casefold()
 
 
 def _sorting_help(name: str) -> str:
-    """The file that says which class a flat validation image of ImageNet has."""
+    """Return a hint at the file with the classes of flat validation images of ImageNet."""
     if not os.path.basename(name).startswith("ILSVRC2012_val_"):
         return ""
     return " (LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt of the devkit, says which class it is of)"
@@ -249,7 +249,7 @@ def _class_names(archive: Archive, folders: list[str]) -> tuple[str, ...]:
     for folder, name in zip(folders, names, strict=True):
         if (
             not name.strip() or not name.isprintable() or len(name) > MAX_CHARACTERS
-        ):  # it goes to terminals, figures and text encoders
+        ):  # names go to terminals, figures and text encoders
             raise DataError(
                 f'{archive}: class folder "{folder}": its name must be printable and have at most'
                 f" {MAX_CHARACTERS} characters"

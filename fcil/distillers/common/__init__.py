@@ -1,1 +1,1 @@
-"""What distillers share: the seam, and which of them learn from which samples."""
+"""Parts shared by distillers: the seam, and checks of distiller and samples."""

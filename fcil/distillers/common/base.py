@@ -1,6 +1,6 @@
-"""The seam of distillation: a `Distiller` turns what student and teacher say of samples into a loss.
+"""The seam of distillation: a `Distiller` turns the outputs of student and teacher into a loss.
 
-Whoever teaches owns the student, its optimizer and the samples:
+The caller owns the student, its optimizer and the samples:
 
     state = distiller.start(problem, student, samples, key)
     optimizer = SGD([*student.parameters(), *distiller.parameters(state)])
@@ -29,15 +29,15 @@ from fcil.types import Output, Terms
 
 @dataclass
 class Stateless:
-    """The state of a distiller that has none."""
+    """The state of a stateless distiller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distiller:
-    """A method of distillation. `self` is hyper-parameters; what it remembers is an argument."""
+    """A method of distillation: `self` is hyper-parameters; its state is an argument."""
 
     def start(self, problem: SynthesisProblem, student: Net, samples: int, key: tuple[Key, ...]) -> Any:
-        """State of the method before the first step: a dataclass that `fcil.synthesis.common.state_codec` saves.
+        """Return the state before the first step: a dataclass that `fcil.synthesis.common.state_codec` saves.
 
         Args:
             samples: the most that the pool will ever hold; every `Views.id` is below it.
@@ -46,11 +46,11 @@ class Distiller:
         return Stateless()
 
     def parameters(self, state: Any) -> Iterable[nn.Parameter]:
-        """What is trained beside the student, by the student's optimizer."""
+        """Return the parameters that the student's optimizer trains beside the student."""
         return ()
 
     def loss(self, state: Any, student: Output, teacher: Output, views: Views) -> Terms:
-        """The weighted terms whose sum is minimised in this step; may change `state`.
+        """Return the weighted terms whose sum is minimised in this step; may change `state`.
 
         Args:
             student: with gradients.
@@ -62,7 +62,7 @@ class Distiller:
 
     @property
     def needs_numbers(self) -> bool:
-        """Whether it wants to know which sample of a pool a view shows (`Views.id`); fresh samples have no number."""
+        """Return whether it needs the number of a view's sample in the pool (`Views.id`); fresh samples have none."""
         return False
 
     @property
@@ -82,17 +82,17 @@ class Distiller:
 
 
 def distiller_names() -> list[str]:
-    """The methods of this package."""
+    """Return the methods of this package."""
     return names_in("fcil.distillers")
 
 
 def distiller_class(name: str) -> type[Distiller]:
-    """The `Distiller` subclass defined in the module of this name."""
+    """Return the `Distiller` subclass defined in the module of this name."""
     return class_in(f"fcil.distillers.{name}", Distiller)
 
 
 def create(name: str, **options: Any) -> Distiller:
-    """A distiller by name, with its options checked.
+    """Return a distiller by name, with its options checked.
 
     Raises:
         ConfigError: unknown name or option, or a value that is not allowed.

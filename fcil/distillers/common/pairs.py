@@ -1,4 +1,4 @@
-"""What a synthesizer, a distiller and a student's schedule ask of each other: said before anything is trained."""
+"""Compatibility of a synthesizer, a distiller and a student's schedule, checked before any training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from fcil.synthesis import Learns, Synthesizer
 
 
 def contradiction(synthesizer: Synthesizer, distiller: Distiller, learns: Learns, key: str = "learns") -> str:
-    """What keeps them from working together, beginning with a setting; an empty string where nothing does.
+    """Return why they cannot work together, beginning with a setting; an empty string if they can.
 
     Args:
-        key: where `learns` is said.
+        key: the setting of `learns`.
     """
     between = learns == "between"
     if learns == "within" and not synthesizer.can_teach:

@@ -1,1 +1,1 @@
-"""What several synthesizers share: the seam, pools, losses, layers, sizes."""
+"""Parts shared by several synthesizers: the seam, pools, losses, layers, resolutions."""

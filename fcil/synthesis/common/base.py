@@ -1,9 +1,9 @@
-"""The seam of synthesis: an `SynthesisProblem` is the problem, a `Synthesizer` the method, a chain its state.
+"""The seam of synthesis: a `SynthesisProblem` is the problem, a `Synthesizer` the method, a chain its state.
 
 A synthesizer works in episodes. One or several independent chains (each with its own generator
-and random stream) share the episodes; a chain is what a worker runs. How many chains there are is
-a hyper-parameter of the method, and how many of them run at once is not: the same pool comes out
-of one worker or four.
+and random stream) share the episodes; a worker runs one chain. The number of chains is
+a hyper-parameter of the method; the number that run at once is not: one worker or four
+give the same pool.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 NEEDS = {"anchors": "label-text embeddings", "batchnorm": "batch-norm layers in the net (net.norm: batch)"}
-"""What a method may need, in words."""
+"""Requirements of a method, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """LANDER's bounding loss as a term of a generator: samples stay within reach of their anchor."""
+    """LANDER's bounding loss as a term of a generator: samples stay within a radius of their anchor."""
 
     weight: Weight = 5.0
     """Weight of the term (`lambda_ltc`)."""
     radius: NonNegative = 0.015
-    """Mean squared distance to the anchor that costs nothing (`r`)."""
+    """Mean squared distance to the anchor at which the loss is still zero (`r`)."""
     hinge: Literal["sample", "batch"] = "sample"
     """Whether each sample has its own hinge, or the batch mean has one."""
 
@@ -54,10 +54,10 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisProblem:
-    """What a synthesizer is asked for and what it may use. All tensors are on one device."""
+    """The task of a synthesizer and the inputs it may use; all tensors are on one device."""
 
     teacher: Net  # eval mode, without gradients
-    labels: tuple[int, ...]  # the classes to make samples of
+    labels: tuple[int, ...]  # the classes to synthesise
     shape: tuple[int, ...]  # of one sample: channels, height, width
     anchors: Tensor | None  # (C, D), one row for each of the teacher's classes
     bound: Bound | None
@@ -83,26 +83,26 @@ class SynthesisProblem:
         return self.student is None or self.student_learns == "method"
 
     def bounded(self, embedding: Tensor | None, labels: Tensor) -> Terms:
-        """The bounding loss to the anchors of labels (B,), where it is asked for and there is a text head."""
+        """Return the bounding loss to the anchors of labels (B,), if it is enabled and there is a text head."""
         if self.bound is None or self.anchors is None or embedding is None:
             return {}
         return {"bound": self.bound(embedding, self.anchors[labels])}
 
     def autocast(self) -> torch.autocast:
-        """bf16 arithmetic where it is asked for; weights and statistics stay in fp32."""
+        """Return the context of bf16 arithmetic, if enabled; weights and statistics stay in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 class Views(NamedTuple):
-    """What a student learns from in one step."""
+    """Input of one student step."""
 
     x: Tensor  # (B, *shape), augmented and normalised
-    y: Tensor  # (B,), the labels asked for, or the teacher's answers
+    y: Tensor  # (B,), the requested labels, or the teacher's predictions
     id: Tensor | None  # (B,), which sample of the pool each is a view of; None for fresh ones
 
 
 def views_of(pool: Tensors, problem: SynthesisProblem, count: int, rng: torch.Generator) -> Iterator[Views]:
-    """Random views of a pool, in passes without end."""
+    """Yield random views of a pool, in passes without end."""
     for rows in endless_rows(len(pool["x"]), count, rng, problem.device):
         x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
         yield Views(x, pool["y"][rows], rows)
@@ -124,7 +124,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesizer:
-    """A method of data-free synthesis. `self` is hyper-parameters; a chain's state is an argument."""
+    """A method of data-free synthesis: `self` is hyper-parameters; a chain's state is an argument."""
 
     samples: Count = 10_000
     """Samples kept in the pool."""
@@ -148,36 +148,36 @@ class Synthesizer:
 
     @property
     def episodes(self) -> int:
-        """Episodes of one chain."""
+        """Return the number of episodes of one chain."""
         raise NotImplementedError
 
     def start(self, problem: SynthesisProblem, chain: int) -> Any:
-        """The state of a chain before its first episode: nets, averages, an empty pool."""
+        """Return the state of a chain before its first episode: nets, averages, an empty pool."""
         raise NotImplementedError
 
     def episode(self, problem: SynthesisProblem, state: Any, number: int) -> dict[str, float]:
-        """Episode `number` (from 1): changes `state`, returns the mean of each loss term."""
+        """Run episode `number` (from 1): changes `state`, returns the mean of each loss term."""
         raise NotImplementedError
 
     def pool(self, problem: SynthesisProblem, state: Any) -> Tensors:
-        """At most `share(chain)` samples: `x`, `y`, and `mean`, `std` where they replace the real data's."""
+        """Return at most `share(chain)` samples: `x`, `y`, and `mean`, `std` where they replace the real data's."""
         raise NotImplementedError
 
     # The rest is shared -------------------------------------------------------------------------
 
     def ready(self, state: Any) -> bool:
-        """Whether there are samples: there are none while a method warms up whose first batches are not kept."""
+        """Return whether there are samples: none exist during a warm-up whose batches are not kept."""
         return bool(getattr(state, "images", True))
 
     def views(self, problem: SynthesisProblem, state: Any, count: int, rng: torch.Generator) -> Iterator[Views]:
-        """Batches for a student without end: random views of the pool as it stands.
+        """Yield batches for a student without end: random views of the pool at that moment.
 
-        A method whose generator lives on gives fresh samples of it instead, which have no number.
+        A method with a persistent generator yields fresh samples of it instead, which have no number.
         """
         yield from views_of(self.pool(problem, state), problem, count, rng)
 
     def beside(self, problem: SynthesisProblem, state: Any, view: Views, student: Output) -> Terms:
-        """Weighted terms for a student whom somebody else teaches, beside what the teacher says; none here."""
+        """Return weighted loss terms for a student that the caller trains, besides the distillation loss; none here."""
         return {}
 
     def run(
@@ -205,11 +205,11 @@ class Synthesizer:
             mean, std: of the real data (channels,); 0.5 and 0.25 where they are unknown.
             augment: random views of the samples while they are optimised; none by default.
             key: names the random streams; the same key gives the same pool.
-            progress: is told of each episode; None: a bar, where standard error is a terminal.
+            progress: is called after each episode; None: a bar, if standard error is a terminal.
         Returns:
             `x` uint8 (N, channels, H, W), `y` (N,), and `mean`, `std` (N, channels) where the method learns its own.
         Raises:
-            ConfigError: the method needs something that is not there.
+            ConfigError: a requirement of the method is not met.
         """
         device = teacher.classifier.weight.device
         problem = SynthesisProblem(
@@ -229,7 +229,7 @@ class Synthesizer:
             return merge([self._played(problem, chain, told) for chain in range(self.chains)])
 
     def _played(self, problem: SynthesisProblem, chain: int, progress: Progress | None) -> Tensors:
-        """What a chain contributes after all its episodes."""
+        """Run all episodes of a chain and return its samples."""
         state = self.start(problem, chain)
         for number in range(1, self.episodes + 1):
             terms = self.episode(problem, state, number)
@@ -238,11 +238,11 @@ class Synthesizer:
         return self.pool(problem, state)
 
     def share(self, chain: int) -> int:
-        """How many of the samples a chain contributes."""
+        """Return the number of samples that a chain contributes."""
         return self.samples // self.chains + (chain < self.samples % self.chains)
 
     def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
-        """The problem, if it has all this method needs."""
+        """Return the problem, if it meets all requirements of this method."""
         has_batchnorm = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in problem.teacher.modules())
         missing = {"anchors": problem.anchors is None, "batchnorm": not has_batchnorm}
         for need in sorted(self.required):
@@ -257,7 +257,7 @@ class Synthesizer:
 
     @property
     def required(self) -> frozenset[str]:
-        """What of `needs` the method cannot do without under these settings."""
+        """Return which of `needs` apply under these settings."""
         return self.needs
 
     def unread(self, learns: Learns | None) -> dict[str, str]:
@@ -269,11 +269,11 @@ class Synthesizer:
         return {}
 
     def smoke(self) -> Self:
-        """The same method, cut to a few steps."""
+        """Return the same method, cut to a few steps."""
         return self
 
     def with_fidelity(self, fidelity: Fidelity) -> Self:
-        """The same method on the caller's side of paper or reference, where it has not chosen itself."""
+        """Return the same method on the caller's side of paper or reference, unless it has chosen itself."""
         return self
 
     @property
@@ -293,9 +293,9 @@ class Synthesizer:
 
 
 def merge(pools: Sequence[Tensors]) -> Tensors:
-    """One pool from those of the chains, in order; statistics a chain learnt stay with its samples.
+    """Return one pool from those of the chains, in order; statistics a chain learnt stay with its samples.
 
-    The pool of one chain stays as it is: it may hold more than samples, a generator's weights.
+    The pool of one chain stays as it is: it may hold more than samples, such as a generator's weights.
     """
     if len(pools) == 1:
         return dict(pools[0])
@@ -303,17 +303,17 @@ def merge(pools: Sequence[Tensors]) -> Tensors:
 
 
 def synthesizer_names() -> list[str]:
-    """The methods: every module of `fcil.synthesis`; what they share lies in the packages beside them."""
+    """Return the methods: every module of `fcil.synthesis`; shared code lies in the packages beside them."""
     return names_in("fcil.synthesis")
 
 
 def synthesizer_class(name: str) -> type[Synthesizer]:
-    """The `Synthesizer` subclass defined in the module of this name."""
+    """Return the `Synthesizer` subclass defined in the module of this name."""
     return class_in(f"fcil.synthesis.{name}", Synthesizer)
 
 
 def create(name: str, **options: Any) -> Synthesizer:
-    """A synthesizer by name, with its options checked.
+    """Return a synthesizer by name, with its options checked.
 
     Raises:
         ConfigError: unknown name or option, or a value that is not allowed.

@@ -1,8 +1,8 @@
-"""What tells images apart: a net's view of them, directions that are held against each other, and pieces.
+"""Contrastive discrimination of images: a net's features of them, projected directions, and crops.
 
-The machinery of CMI (`fcil.synthesis.cmi`), as pure functions.
+The parts of CMI (`fcil.synthesis.cmi`), as pure functions.
 
-Shapes: B batch, D channels that are looked at, d width of the directions, R rows, channels x H x W an image.
+Shapes: B batch, D channels observed, d width of the directions, R rows, channels x H x W an image.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fcil.nets import Net
 from fcil.types import Output
 
 WIDE = 4096
-"""Most channels of all BatchNorm layers together that are all looked at where `layers` is left open."""
+"""Most channels of all BatchNorm layers together for which all layers are used where `layers` is null."""
 FEW = 4
-"""Layers that are looked at else; the released code takes the four stages of a ResNet-34."""
+"""Layers that are used otherwise; the released code takes the four stages of a ResNet-34."""
 
 
 class Projector(nn.Sequential):
-    """What the teacher sees (R, D) -> directions (R, d) of length 1, by two layers."""
+    """Teacher's features (R, D) -> directions (R, d) of length 1, by two layers."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         layers = OrderedDict[str, nn.Module](
@@ -44,14 +44,14 @@ class Projector(nn.Sequential):
 
 
 def looked_at(net: nn.Module, count: int | None) -> dict[str, int]:
-    """Name and channels of the BatchNorm layers whose inputs are compared.
+    """Return name and channels of the BatchNorm layers whose inputs are compared.
 
     Args:
         count: how many, evenly over their order in the net and with the last; None: all, or `FEW` where all have
             more than `WIDE` channels.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: the net has fewer layers.
     """
     every = {name: layer.num_features for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)}
     if count is None:
@@ -63,7 +63,7 @@ def looked_at(net: nn.Module, count: int | None) -> dict[str, int]:
 
 
 def look(net: Net, layers: Iterable[str], x: Tensor) -> tuple[Output, Tensor]:
-    """What a net says of x, and the means over positions of the inputs of these layers, side by side (B, D)."""
+    """Return a net's output for x, and the means over positions of the inputs of these layers, side by side (B, D)."""
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for name in layers:
@@ -75,14 +75,14 @@ def look(net: Net, layers: Iterable[str], x: Tensor) -> tuple[Output, Tensor]:
 
 def _note(seen: dict[str, Tensor], name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     x: Tensor = inputs[0]  # (B, channels) or (B, channels, ...)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 would round what tells two images apart
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 would round off the differences between images
     seen[name] = x.flatten(2).mean(dim=2) if x.dim() > 2 else x
 
 
 def contrastive(locals_: Tensor, globals_: Tensor, fresh: int, temperature: float) -> Tensor:
-    """mean_{i < fresh} C_i + mean_{i >= fresh} C_i for directions (R, d) of parts and wholes; wholes are constant.
+    """Return mean_{i < fresh} C_i + mean_{i >= fresh} C_i for directions (R, d) of parts and (constant) wholes.
 
-    One mean over all rows would leave little of the gradient to the fresh ones, as the bank is much larger.
+    One mean over all rows would leave little gradient to the fresh ones, as the bank is much larger.
     """
     logits = locals_ @ globals_.detach().T / temperature  # (R, R)
     each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
@@ -95,14 +95,14 @@ def contrastive(locals_: Tensor, globals_: Tensor, fresh: int, temperature: floa
 
 
 def enlarged(images: Tensor, starts: Tensor, lengths: Tensor, mirror: Tensor) -> Tensor:
-    """Pieces of images (B, channels, H, W), brought to their whole size with linear interpolation along each side.
+    """Return crops of images (B, channels, H, W), enlarged to full size with linear interpolation along each side.
 
-    Two products of matrices: unlike torch's own sampling, their gradient is equal on a GPU each time.
+    Two matrix products: unlike torch's own sampling, their gradient is reproducible on a GPU.
 
     Args:
-        starts: where each piece begins, (2, B), in shares of height and width.
-        lengths: how long it is, the same.
-        mirror: which are reversed from left to right, (B,) bool.
+        starts: where each crop begins, (2, B), as fractions of height and width.
+        lengths: its height and width, the same.
+        mirror: which are mirrored left to right, (B,) bool.
     """
     down, across = (_weights(side, starts[k], lengths[k]) for k, side in enumerate(images.shape[2:]))
     across = torch.where(mirror[:, None, None], across.flip(1), across)
@@ -110,7 +110,7 @@ def enlarged(images: Tensor, starts: Tensor, lengths: Tensor, mirror: Tensor) ->
 
 
 def _weights(side: int, start: Tensor, length: Tensor) -> Tensor:
-    """What each place of the piece takes from each of the whole (B, side, side); rows add up to 1."""
+    """Return interpolation weights (B, side, side) from pixels of the whole to those of the crop; rows add up to 1."""
     places = torch.arange(side, device=start.device, dtype=start.dtype)
     taken = side * start[:, None] + (places + 0.5) * length[:, None] - 0.5  # (B, side)
     return F.relu(1 - (taken.clamp(0, side - 1)[:, :, None] - places).abs())

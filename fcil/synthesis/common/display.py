@@ -1,4 +1,4 @@
-"""A bar of episodes for whoever calls a synthesizer by hand and waits before a terminal."""
+"""A progress bar of episodes for a caller who runs a synthesizer by hand in a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def episode_bar(name: str, total: int) -> Iterator[Callable[[int, int, dict[str, float]], None] | None]:
-    """What is told of each episode, shown on standard error and wiped off at the end; None where that is no terminal.
+    """Yield the callback of a bar on standard error, erased at the end; None where standard error is no terminal.
 
     Args:
         name: of the method.

@@ -1,4 +1,4 @@
-"""Methods whose paper and released code differ: one switch for all of it, and a field for each difference."""
+"""Methods whose paper and released code differ: one switch for all differences, and a field for each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fcil.synthesis.common.base import Synthesizer
 
 @dataclass(frozen=True, kw_only=True)
 class WithFidelity(Synthesizer):
-    """A method with two sides."""
+    """A method with a paper side and a reference side."""
 
     fidelity: Fidelity | None = None
-    """Side taken where paper and code differ, in every field that is null; null: as the caller, or `paper`."""
+    """Side taken where paper and code differ, in every field that is null; null: the caller's side, or `paper`."""
 
     differences: ClassVar[Mapping[str, tuple[object, object]]] = {}
-    """What a field that is null becomes: the paper's, or ours where the paper is silent; the released code's."""
+    """Value of a field that is null: the paper's, or ours where the paper is silent; the released code's."""
 
     @property
     def settled(self) -> Self:
-        """The same settings with every null that `fidelity` decides filled in."""
+        """Return the same settings with every null that `fidelity` decides filled in."""
         return resolve(self, self.fidelity or "paper", self.differences)
 
     def with_fidelity(self, fidelity: Fidelity) -> Self:

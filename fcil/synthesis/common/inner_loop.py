@@ -1,4 +1,4 @@
-"""What loops of synthesizers share: labels for a batch, the best batch of a loop, batches so far, terms to be read."""
+"""Parts of synthesizers' inner loops: labels for a batch, the best batch, batches so far, loss terms as numbers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fcil.synthesis.common.pool import string_sorted
 from fcil.types import Count, Tensors, Terms
 
 Cut = Literal["latest", "string-sorted"]
-"""Which samples stay when there are too many."""
+"""Samples that stay when there are too many."""
 
 # Labels ----------------------------------------------------------------------------------------
 
 
 def target_classes(problem: SynthesisProblem) -> Tensor:
-    """The classes asked for, on the device."""
+    """Return the requested classes, on the device."""
     return _row(problem.labels, problem.device)
 
 
 @lru_cache(maxsize=8)
 def _row(labels: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept, because a copy to a GPU at every step is a wait."""
+    """Return labels as a tensor, cached: a copy to a GPU at every step would make it wait."""
     with torch.inference_mode(False):  # a tensor made under inference mode could not be used in training later
         return torch.tensor(labels, device=device)
 
@@ -37,7 +37,7 @@ def _row(labels: tuple[int, ...], device: torch.device) -> Tensor:
 def sample_labels(
     problem: SynthesisProblem, count: int, how: Literal["random", "balanced"], rng: torch.Generator
 ) -> Tensor:
-    """Labels (count,): each by itself, or whole sweeps over the classes and a random rest."""
+    """Return labels (count,): each drawn by itself, or whole sweeps over the classes and a random rest."""
     if how == "balanced":
         return balanced_labels(problem.labels, count, rng, problem.device)
     rows = torch.randint(len(problem.labels), (count,), generator=rng, device=rng.device)
@@ -45,7 +45,7 @@ def sample_labels(
 
 
 def balanced_labels(labels: Sequence[int], count: int, rng: torch.Generator, device: torch.device) -> Tensor:
-    """Labels (count,): whole sweeps over the classes, then a random rest."""
+    """Return labels (count,): whole sweeps over the classes, then a random rest."""
     classes = torch.tensor(labels, device=device)
     whole, rest = divmod(count, len(classes))
     tail = torch.randint(len(classes), (rest,), generator=rng, device=rng.device).to(device)
@@ -56,9 +56,9 @@ def balanced_labels(labels: Sequence[int], count: int, rng: torch.Generator, dev
 
 
 class BestBatch:
-    """Keeps what came with the lowest loss, whichever step that was.
+    """Tensors of the step with the lowest loss.
 
-    No number is read on the host: that would stop a GPU each step.
+    No number is read on the host: that would make a GPU wait at each step.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class BestBatch:
 
     @torch.no_grad()
     def offer(self, loss: Tensor, *tensors: Tensor) -> None:
-        """The tensors of a step; the first step's are kept whatever its loss."""
+        """Consider the tensors of a step; the first step's are kept whatever its loss."""
         if self._loss is None:
             self.kept, self._loss = [t.detach() for t in tensors], loss.detach()
             return
@@ -77,23 +77,23 @@ class BestBatch:
 
 
 class LossHistory:
-    """The terms of all steps of a loop, which stay on the device."""
+    """The loss terms of all steps of a loop, kept on the device."""
 
     def __init__(self) -> None:
         self._steps: list[Terms] = []
 
     def add(self, terms: Terms, total: Tensor) -> None:
-        """The terms of a step, and their sum."""
+        """Add the terms of a step, and their sum."""
         self._steps.append({name: term.detach() for name, term in (terms | {"total": total}).items()})
 
     @property
     def terms(self) -> Tensors:
-        """Each (steps,)."""
+        """Return each term (steps,)."""
         return {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
 
 
 def readable(means: Mapping[str, Tensor], number: int) -> dict[str, float]:
-    """The terms of an episode as numbers.
+    """Return the terms of an episode as numbers.
 
     Raises:
         TrainingError: a term is not finite; names it.
@@ -110,10 +110,10 @@ def readable(means: Mapping[str, Tensor], number: int) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Batchwise(Synthesizer):
-    """A method each of whose episodes adds a batch to the pool."""
+    """A method in which each episode adds a batch to the pool."""
 
     rounds: Count | None = None
-    """Episodes, the batch of each entering the pool; null: as many as fill `samples`."""
+    """Episodes, each of which adds its batch to the pool; null: as many as fill `samples`."""
     steps: Count = 1000
     """Steps per episode (`g_steps`)."""
     batch_size: Count = 256
@@ -127,19 +127,19 @@ class Batchwise(Synthesizer):
 
 @dataclass
 class Batches:
-    """What a chain has kept so far, batch by batch."""
+    """The batches that a chain has kept so far."""
 
     number: int  # of the chain
     images: list[Tensor] = field(default_factory=list, kw_only=True)  # uint8 (B, channels, H, W) each
     labels: list[Tensor] = field(default_factory=list, kw_only=True)  # (B,) each
 
     def keep(self, images: Tensor, labels: Tensor) -> None:
-        """A batch in bytes, and what was asked for."""
+        """Store a batch of uint8 images, and their requested labels."""
         self.images.append(images)
         self.labels.append(labels)
 
     def rows(self, share: int, cut: Cut) -> Tensor | slice:
-        """Which of all images the chain contributes, where all batches are of one length."""
+        """Return which of all images the chain contributes, where all batches are of one length."""
         if cut == "latest":
             return slice(-share, None)
         rows = string_sorted(len(self.images), len(self.labels[0]), share)

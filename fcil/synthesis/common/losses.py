@@ -1,4 +1,4 @@
-"""Loss terms that methods of synthesis share: what makes an image of a generator a good one to a net.
+"""Loss terms shared by methods of synthesis: measures of how useful a generator's image is to a net.
 
 Each is a pure function and returns a scalar to be minimised, without a weight.
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from fcil.losses import Statistics, kl_divergence, record_statistics
 
 EPSILON = 1e-8
-"""Added to variances before they are divided by."""
+"""Addend to variances before a division."""
 
 
 def batchnorm_divergence(net: nn.Module, stats: Statistics) -> Tensor:
-    """Mean over BatchNorm layers and channels of KL(N(M, V) || N(m, v)), all variances plus 1e-8:
+    """Return the mean over BatchNorm layers and channels of KL(N(M, V) || N(m, v)), all variances plus 1e-8:
 
         1/2 log(v / V) - 1/2 [1 - (V + (M - m)^2) / v]
 
@@ -42,18 +42,18 @@ def batchnorm_divergence(net: nn.Module, stats: Statistics) -> Tensor:
 
 
 def confidence(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """-1/B sum_i log softmax(z_i / T)_{argmax z_i}: cross-entropy with the net's own answer, logits z (B, C).
+    """Return -1/B sum_i log softmax(z_i / T)_{argmax z_i}: cross-entropy with the net's prediction, logits z (B, C).
 
-    At T = 1000, as in MFCL's released code, it is log C whatever the net says, nearly without a gradient.
+    At T = 1000, as in MFCL's released code, it is about log C for any prediction, nearly without a gradient.
     """
     return F.cross_entropy(logits / temperature, logits.argmax(dim=1))
 
 
 def balance(logits: Tensor) -> Tensor:
-    """1 + 1/log C sum_k q_k log q_k with q = 1/B sum_i softmax(z_i): 0 where a batch has as much of every class.
+    """Return 1 + 1/log C sum_k q_k log q_k with q = 1/B sum_i softmax(z_i): 0 where a batch is balanced.
 
     It is 1 where all samples are surely of one class. The information entropy of DAFL (Chen et al., ICCV 2019)
-    and MFCL, shifted to begin at 0. A net of one class has nothing to balance and gives 0. Logits z (B, C).
+    and MFCL, shifted to start at 0. A net of one class is always balanced and gives 0. Logits z (B, C).
     """
     classes = logits.shape[1]
     if classes == 1:
@@ -62,7 +62,7 @@ def balance(logits: Tensor) -> Tensor:
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """sum_k q_k log q_k with q = 1/B sum_i softmax(z_i): the balance as DAFL has it, from -log C up to 0.
+    """Return sum_k q_k log q_k with q = 1/B sum_i softmax(z_i): the balance of DAFL, from -log C up to 0.
 
     In code "information entropy" or "balance" (RDSKD @ 8512a9d, DataFree @ 9e79fa9). Logits z (B, C).
     """
@@ -71,17 +71,17 @@ def negative_entropy(logits: Tensor) -> Tensor:
 
 
 def activation(features: Tensor) -> Tensor:
-    """-mean |f|: real images excite a net more than noise does (DAFL). Features f (B, F), as the classifier reads."""
+    """Return -mean |f|: real images excite a net more than noise does (DAFL); f (B, F) is the classifier's input."""
     return -features.abs().mean()
 
 
 def disagreement(student: Tensor, teacher: Tensor, distance: Literal["kl", "l1"], temperature: float = 1.0) -> Tensor:
-    """How far apart two nets are on a batch, differentiable in both; logits s, t (B, C).
+    """Return the disagreement of two nets on a batch, differentiable in both; logits s, t (B, C).
 
         kl    T^2 / B sum_i KL(softmax(t_i / T) || softmax(s_i / T))
         l1    mean |s - t| over all entries
 
-    A generator is after much of it (Micaelli and Storkey, NeurIPS 2019: kl; DFAD: l1), a student after little.
+    A generator maximises it (Micaelli and Storkey, NeurIPS 2019: kl; DFAD: l1), a student minimises it.
     """
     if distance == "l1":
         return F.l1_loss(student, teacher)
@@ -89,10 +89,10 @@ def disagreement(student: Tensor, teacher: Tensor, distance: Literal["kl", "l1"]
 
 
 def sameness(x: Tensor, logits: Tensor) -> Tensor:
-    """|p_2 - p_1| / |x_2 - x_1|, Frobenius norms of the two halves of a batch apart, p = softmax(z).
+    """Return |p_2 - p_1| / |x_2 - x_1|, Frobenius norms of the two halves of a batch apart, p = softmax(z).
 
-    Images are to differ more than what the net says of them. RDSKD's diversity (@ 8512a9d) is
-    1 / (|x_2 - x_1| / |p_2 - p_1| + 1e-20); so written, equal answers do no harm. Input x (B, ...), logits z (B, C).
+    Images are to differ more than the net's predictions for them. RDSKD's diversity (@ 8512a9d) is
+    1 / (|x_2 - x_1| / |p_2 - p_1| + 1e-20); equal predictions are harmless here. Input x (B, ...), logits z (B, C).
     """
     halves = (t.chunk(2) for t in (x, logits.softmax(dim=1)))
     apart, answers = (torch.linalg.vector_norm(second - first) for first, second in halves)
@@ -101,7 +101,7 @@ def sameness(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def gaussian(sigma: float, side: int = 5) -> Tensor:
-    """A blur (side, side) proportional to exp(-r^2 / 2 sigma^2), r in pixels from the middle; its sum is 1."""
+    """Return a blur (side, side) proportional to exp(-r^2 / 2 sigma^2), r in pixels from the middle; its sum is 1."""
     steps = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     line = (-steps.square() / (2 * sigma**2)).exp()
     line = line / line.sum()
@@ -109,7 +109,7 @@ def gaussian(sigma: float, side: int = 5) -> Tensor:
 
 
 def smoothness(images: Tensor, blur: Tensor) -> Tensor:
-    """Mean of (x - blur * x)^2, with the border mirrored: an image is to have little that a blur takes away.
+    """Return the mean of (x - blur * x)^2, with the border mirrored: the part of an image that a blur removes.
 
     Images x (B, c, H, W) of sides above half the blur's, blur (side, side) with an odd side.
     """
@@ -120,7 +120,7 @@ def smoothness(images: Tensor, blur: Tensor) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """How much neighbouring pixels differ: mean |a - b| for each of four directions, summed; x (B, c, H, W).
+    """Return the total variation: mean |a - b| over neighbours in each of four directions, summed; x (B, c, H, W).
 
     To the right, downwards and along both diagonals, so sides are at least 2. DeepInversion in the form of
     DataFree (@ 9e79fa9, `get_image_prior_losses`); NVlabs' own code takes Euclidean norms instead of means.
@@ -135,7 +135,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def jensen_shannon(one: Tensor, other: Tensor, temperature: float = 1.0) -> Tensor:
-    """1/B sum_i 1/2 [KL(p_i || m_i) + KL(q_i || m_i)], m = (p + q) / 2: 0 where both agree, log 2 at most.
+    """Return 1/B sum_i 1/2 [KL(p_i || m_i) + KL(q_i || m_i)], m = (p + q) / 2: 0 where both agree, log 2 at most.
 
     p, q are the softmax of logits (B, C) divided by `temperature`.
     """
@@ -146,10 +146,10 @@ def jensen_shannon(one: Tensor, other: Tensor, temperature: float = 1.0) -> Tens
 
 
 def clamped_jensen_shannon(one: Tensor, other: Tensor, temperature: float = 1.0) -> Tensor:
-    """1/B sum_i 1/2 [KL(m_i || p_i) + KL(m_i || q_i)], with p, q and m cut to [0.01, 0.99] after m was formed.
+    """Return 1/B sum_i 1/2 [KL(m_i || p_i) + KL(m_i || q_i)], p, q and m clamped to [0.01, 0.99] after m was formed.
 
     The released codes of DeepInversion (NVlabs; DataFree @ 9e79fa9, `jsdiv`): the divergences run the other
-    way. What is cut has no gradient; with a hundred classes that is most of p and q. Logits (B, C).
+    way. Clamped values have no gradient; with a hundred classes that is most of p and q. Logits (B, C).
     """
     p, q = (F.softmax(logits / temperature, dim=1) for logits in (one, other))
     m, p, q = (t.clamp(0.01, 0.99) for t in ((p + q) / 2, p, q))
@@ -159,14 +159,14 @@ def clamped_jensen_shannon(one: Tensor, other: Tensor, temperature: float = 1.0)
 
 @torch.no_grad()
 def bns_score(net: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
-    """How unlike a net's training data samples are: `batchnorm_divergence` with the statistics of all of them.
+    """Return the distance of samples from a net's training data: `batchnorm_divergence` with statistics of all samples.
 
     So it is KL(net || samples), its mean over layers and channels; near 0 for training data. The measure of data
-    similarity of "The Knowledge Within" (CVPR 2020). x (N, ...) as the net's input is; `batch_size` is a matter
-    of memory alone: means and variances of the batches are put together exactly.
+    similarity of "The Knowledge Within" (CVPR 2020). x (N, ...) as the net's input is; `batch_size` affects
+    memory alone: means and variances of the batches are combined exactly.
 
     Raises:
-        ValueError: the net is in train mode, which would change what it remembers, or has no BatchNorm.
+        ValueError: the net is in train mode, which would change its running statistics, or has no BatchNorm.
     """
     if net.training:
         raise ValueError("a net in train mode would learn from the samples it is to judge; call eval() first")

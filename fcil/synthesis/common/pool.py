@@ -1,7 +1,7 @@
 """The pool: synthetic samples as tensors in memory, `x` uint8 (N, channels, H, W) and `y` (N,).
 
 A pool may carry `mean` and `std` (N, channels): the statistics its samples are to be normalised
-by, where a synthesizer learnt its own instead of being told the real data's.
+by, where a synthesizer learnt its own instead of using the real data's.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Statistics = Tensor | tuple[float, ...]
 
 
 def to_bytes(images: Tensor, rounding: Rounding) -> Tensor:
-    """Images in [0, 1] as uint8. `floor` loses half a level on average, as 8-bit files of the references do."""
-    levels = images.clamp(0, 1).float() * 255  # in bf16 a twelfth of the levels would be another
+    """Return images in [0, 1] as uint8; `floor` loses half a level on average, as the references' 8-bit files do."""
+    levels = images.clamp(0, 1).float() * 255  # bf16 would change one level in twelve
     return (levels.round() if rounding == "round" else levels.floor()).to(torch.uint8)
 
 
 def string_sorted(batches: int, rows: int, keep: int) -> list[int]:
-    """Positions (batch * rows + row) of the first `keep` of the names "batch-row.png", sorted as text.
+    """Return positions (batch * rows + row) of the first `keep` of the names "batch-row.png", sorted as text.
 
-    This is how the reference code cuts its pool: batch 10 comes before batch 2, and what is
-    dropped is the end of the alphabet, not the oldest samples.
+    The reference code cuts its pool this way: batch 10 comes before batch 2, and the samples that are
+    dropped are the last in alphabetical order, not the oldest.
     """
     names = sorted((f"{b}-{r}.png", b * rows + r) for b in range(batches) for r in range(rows))
     return [position for _, position in names[:keep]]
@@ -38,7 +38,7 @@ def string_sorted(batches: int, rows: int, keep: int) -> list[int]:
 def view(
     pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, mean: Statistics, std: Statistics
 ) -> Tensor:
-    """Augmented and normalised samples (len(rows), channels, H, W), as the nets expect them."""
+    """Return augmented and normalised samples (len(rows), channels, H, W), as the nets expect them."""
     x = augment(pool["x"][rows], rng)
     if "mean" not in pool:
         return normalise(x, mean, std)
@@ -47,7 +47,7 @@ def view(
 
 
 def newest(pool: Tensors, each: int, classes: int) -> Tensors:
-    """The last `each` samples of every class, or of `classes` of them spread evenly where there are more."""
+    """Return the last `each` samples of every class, or of `classes` of them, evenly spread, where there are more."""
     present = torch.unique(pool["y"])
     chosen = present[torch.linspace(0, len(present) - 1, min(classes, len(present))).round().long()]
     rows = torch.cat([(pool["y"] == label).nonzero().flatten()[-each:] for label in chosen])
@@ -55,9 +55,9 @@ def newest(pool: Tensors, each: int, classes: int) -> Tensors:
 
 
 def endless_rows(size: int, batch: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Row numbers in batches, reshuffled at each pass, for ever.
+    """Yield row numbers in batches without end, reshuffled at each pass.
 
-    Differs: a short rest of a pass is left out, where the loaders of the references serve it; the next
+    Differs: the incomplete last batch of a pass is left out, where the references' loaders serve it; the next
     pass is shuffled anew, so no sample is neglected.
     """
     batch = min(batch, size)

@@ -1,4 +1,4 @@
-"""What a pool of synthetic samples is like, measured with the net it was made from."""
+"""Quality of a pool of synthetic samples, measured with the net it was made from."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Quality:
-    """Numbers of a pool."""
+    """Quality measures of a pool."""
 
     samples: int
     counts: tuple[int, ...]
     """Samples of each class of the net."""
     agreement: float
-    """Share of samples that the net sees as the class they are labelled with."""
+    """Share of samples that the net predicts as the class they are labelled with."""
     bns: float | None
     """Mean KL divergence between the net's batch-norm statistics and the pool's; None for a net without."""
     diversity: float | None
@@ -34,10 +34,10 @@ class Quality:
 
 
 def quality(net: Net, pool: Tensors, mean: Tensor, std: Tensor) -> Quality:
-    """Measure a pool `x`, `y` as a net in eval mode sees it, without augmentation.
+    """Measure a pool `x`, `y` with a net in eval mode, without augmentation.
 
     Args:
-        mean, std: of the real data (channels,), for samples that bring no statistics of their own.
+        mean, std: of the real data (channels,), for samples without statistics of their own.
     """
     still, stream = Augment(), generator("quality", device=pool["x"].device)
     logits, features, seen = [], [], []
@@ -59,9 +59,9 @@ def quality(net: Net, pool: Tensors, mean: Tensor, std: Tensor) -> Quality:
 
 
 def diversity(features: Tensor, labels: Tensor) -> float | None:
-    """1 - the mean cosine between features (N, F) of two samples of a class, averaged over the classes that have two.
+    """Return 1 - mean cosine between features (N, F) of two samples of a class, averaged over classes with two or more.
 
-    0 where all samples of a class look alike to the net. The sum over pairs is |sum f|^2 - n for unit features f.
+    0 where all samples of a class have the same features. The sum over pairs is |sum f|^2 - n for unit features f.
     """
     unit, found = F.normalize(features.double(), dim=1), []
     for label in sorted(set(labels.tolist())):

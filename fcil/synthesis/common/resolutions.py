@@ -1,6 +1,6 @@
-"""Images of several sizes: one generator that makes them all, and a pool that keeps them apart.
+"""Images of several sizes: one generator for all of them, and a pool that groups images by size.
 
-A size is the side l of the longer axis; the other goes with it.
+A size is the side l of the longer axis; the other axis keeps the aspect ratio.
 
 Shapes: B batch, c channels, H x W the data's own size, h x w another.
 """
@@ -28,36 +28,36 @@ from fcil.types import Tensors
 Size = tuple[int, int]
 """Height and width."""
 Shown = Literal["native", "up", "canvas", "mixed"]
-"""How a small image is shown to a net: as it is, stretched to H x W, at a random place of H x W, or one of them."""
+"""Placement of a small image for a net: as it is, stretched to H x W, at a random place of H x W, or one of them."""
 KINDS: tuple[Literal["native", "up", "canvas"], ...] = ("native", "up", "canvas")
 
 
 def usual_sizes(native: int) -> tuple[int, ...]:
-    """96, 112 and 128 for 224 pixels; below 128 pixels a half, three quarters and the whole."""
+    """Return 96, 112 and 128 for 224 pixels; below 128 pixels a half, three quarters and the whole."""
     shares = (3 / 7, 1 / 2, 4 / 7) if native >= 128 else (1 / 2, 3 / 4, 1)
     return tuple(dict.fromkeys(max(1, round(native * share)) for share in shares))
 
 
 def native(shape: Shape) -> Size:
-    """Height and width of the data."""
+    """Return height and width of the data."""
     return shape[1], shape[2]
 
 
 def scaled(shape: Shape, side: int) -> Size:
-    """Height and width of images of c x H x W whose longer axis has `side` pixels."""
+    """Return height and width of images of c x H x W whose longer axis has `side` pixels."""
     high, wide = shape[1:]
     return max(1, round(high * side / max(high, wide))), max(1, round(wide * side / max(high, wide)))
 
 
 def shrunk(augment: Augment, size: Sequence[int], shape: Shape) -> Augment:
-    """The same changes for a smaller image: crops move it by the same share of its side."""
+    """Return the same augmentation for a smaller image: crops move it by the same share of its side."""
     return replace(augment, padding=round(augment.padding * max(size) / max(shape[1:])))
 
 
 def resize(x: Tensor, size: Size) -> Tensor:
-    """Bilinear interpolation of x (B, c, h, w), corners not aligned, as two products of matrices.
+    """Return x (B, c, h, w) in another size: bilinear interpolation, corners not aligned, as two matrix products.
 
-    The backward pass of torch's own adds in any order on a GPU, so that no run would equal another.
+    The backward pass of torch's own adds in any order on a GPU, so runs would not be reproducible.
     """
     if tuple(x.shape[2:]) == size:
         return x
@@ -67,21 +67,21 @@ def resize(x: Tensor, size: Size) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _line(length: int, wanted: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Weights (length, wanted) of linear interpolation, kept because a copy to a GPU for every batch is a wait."""
+    """Return weights (length, wanted) of linear interpolation, cached: a copy to a GPU for every batch is a wait."""
     with torch.inference_mode(False):
         weights = F.interpolate(torch.eye(length, dtype=torch.float64)[None], size=wanted, mode="linear")
         return weights[0].to(device, dtype)
 
 
 def enlarged(images: Tensor, size: Size) -> Tensor:
-    """Images of bytes (B, c, h, w) in another size, some at a time: as numbers they need four times the memory."""
+    """Return uint8 images (B, c, h, w) in another size, in chunks: as floats they need four times the memory."""
     if tuple(images.shape[2:]) == size:
         return images
     return torch.cat([to_bytes(resize(part / 255, size), "round") for part in torch.split(images, 256)])
 
 
 class LateResize(nn.Module):
-    """The last doubling of a generator, which may lead to any size; a true doubling repeats pixels as the others do."""
+    """The last upsampling of a generator, to any size; an exact doubling repeats pixels as the others do."""
 
     size: Size | None = None
 
@@ -100,7 +100,7 @@ class SizedGenerator(NoisyGenerator):
 
     Args:
         shape: c, H, W of the data.
-        sides: the sizes it is to make.
+        sides: the sizes to generate.
     """
 
     def __init__(
@@ -121,17 +121,17 @@ class SizedGenerator(NoisyGenerator):
         setattr(self, self._late, LateResize())
 
     def aim(self, size: Size) -> None:
-        """Height and width of the images of the next forwards."""
+        """Set the height and width of the images of the next forwards."""
         cast(LateResize, self.get_submodule(self._late)).size = size
 
 
 def by_size(batches: Sequence[Tensor], about: Tensors, held: Tensor) -> list[Tensors]:
-    """A bucket for every size: its images `x`, what else is known of them, and `id`, where `held` names them.
+    """Return a bucket for every size: its images `x`, their other tensors, and `id`, their places in `held`.
 
     Args:
         batches: images (B, c, h, w) of one size each, all of one B.
-        about: tensors of a row for every image of all batches.
-        held: which images are wanted, (N,), counted over all batches.
+        about: tensors with a row for every image of all batches.
+        held: the selected images, (N,), counted over all batches.
     """
     count, sizes = len(batches[0]), [tuple(images.shape[2:]) for images in batches]
     buckets: list[Tensors] = []
@@ -155,12 +155,12 @@ def bucketed(
     chance: torch.Generator,
     shown: Shown,
 ) -> Iterator[Views]:
-    """Batches without end, each of one bucket, which is drawn as often as its images are many.
+    """Yield batches without end, each of one bucket, drawn in proportion to its number of images.
 
     Args:
         buckets: `x` of one size each, `y`, and `id`: which row of the pool each is.
-        rng: orders and changes images.
-        chance: draws buckets and the way they are shown; its numbers are read on the host, many at a time.
+        rng: orders and augments images.
+        chance: draws buckets and placements; its numbers are read on the host, many at a time.
     """
     ends = list(accumulate(len(bucket["x"]) for bucket in buckets))
     passes = [endless_rows(len(bucket["x"]), count, rng, problem.device) for bucket in buckets]
@@ -174,13 +174,13 @@ def bucketed(
 
 
 def _fractions(chance: torch.Generator) -> Iterator[list[float]]:
-    """Four numbers in [0, 1) at a time, without end."""
+    """Yield four numbers in [0, 1) at a time, without end."""
     while True:
         yield from torch.rand(256, 4, generator=chance, device=chance.device).tolist()
 
 
 def _show(x: Tensor, whole: Size, kind: Literal["native", "up", "canvas"], down: float, across: float) -> Tensor:
-    """Normalised images x (B, c, h, w); around them a canvas is 0, the mean of the data."""
+    """Place normalised images x (B, c, h, w); the canvas around them is 0, the mean of the data."""
     high, wide = whole[0] - x.shape[2], whole[1] - x.shape[3]
     if kind == "native" or (high, wide) == (0, 0):
         return x

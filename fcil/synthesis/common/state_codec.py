@@ -1,8 +1,8 @@
-"""The state of a chain as values and back, so that a synthesis can be saved, moved and gone on with.
+"""The state of a chain as values and back, so that a synthesis can be saved, moved and resumed.
 
-A method keeps its state in a dataclass of live things: nets, parameters, optimizers, lists of
-tensors, numbers. Its author writes no line for saving them. To go on, a chain is started as always,
-and what `values` took is put into it.
+A method keeps its state in a dataclass of live objects: nets, parameters, optimizers, lists of
+tensors, numbers. Its author writes no code for saving them. To resume, a chain is started as always,
+and the state that `values` returned is put into it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from fcil.types import State, Value
 
 KIND = "~"
-"""The name under which a container notes what it was: state has mappings alone."""
+"""Key under which a container records its type: state has mappings alone."""
 
 
 def values(chain: Any) -> State:
-    """The state of a chain, as named tensors, numbers and strings.
+    """Return the state of a chain as named tensors, numbers and strings.
 
     Raises:
         TypeError: a field holds something that cannot be saved; names it.
@@ -30,7 +30,7 @@ def values(chain: Any) -> State:
 
 
 def restore(chain: Any, state: State) -> None:
-    """Bring a chain that was just started to a state that `values` took."""
+    """Bring a newly started chain to a state that `values` returned."""
     for field in fields(chain):
         live = getattr(chain, field.name)
         setattr(chain, field.name, _put(live, state[field.name], _device(chain)))
@@ -66,7 +66,7 @@ def _numbered(things: Any, name: str) -> dict[str, Value]:
 
 
 def _put(live: Any, saved: Any, device: torch.device) -> Any:
-    """What `live` is to become: the same object with the saved content where it is an object with a life of its own."""
+    """Return the restored `live`: the same object with the saved content where it is mutable."""
     if isinstance(live, nn.Module):
         live.load_state_dict(saved["weights"])
         return live.train(bool(saved["training"]))
@@ -88,7 +88,7 @@ def _put(live: Any, saved: Any, device: torch.device) -> Any:
 
 
 def _give(saved: Any, device: torch.device) -> Any:
-    """Plain values from saved ones."""
+    """Return plain values from saved ones."""
     if isinstance(saved, Tensor):
         return saved.to(device, copy=True)
     if not isinstance(saved, dict):
@@ -111,12 +111,12 @@ def _key(mark: str) -> str | int:
 
 
 def _device(chain: Any) -> torch.device:
-    """Where the nets of a chain are."""
+    """Return the device of a chain's nets."""
     return next(_devices(chain), torch.get_default_device())
 
 
 def _devices(thing: Any) -> Iterator[torch.device]:
-    """Where tensors are that belong to a thing, also to a chain within it."""
+    """Yield the devices of an object's tensors, also of a chain within it."""
     if isinstance(thing, Tensor):
         yield thing.device
     elif isinstance(thing, nn.Module):

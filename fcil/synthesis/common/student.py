@@ -1,7 +1,7 @@
 """The server-side student: a net that learns from synthetic samples what the teacher knows.
 
 During synthesis it tells the generator where samples are still informative (the adversarial
-term); on its own it is what data-free distillation is after.
+term); on its own it is the goal of data-free distillation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fcil.types import Output, Tensors, Terms
 
 
 def distillation(student: Output, teacher: Output, temperature: float, text_weight: float) -> Terms:
-    """T^2 KL(teacher/T || student/T) + w mean (g_student - g_teacher)^2, g of the label-text heads."""
+    """Return T^2 KL(teacher/T || student/T) + w mean (g_student - g_teacher)^2, g of the label-text heads."""
     terms = {"kl": kl_divergence(student.logits, teacher.logits, temperature)}
     if text_weight and student.embedding is not None and teacher.embedding is not None:
         terms["embedding"] = text_weight * F.mse_loss(student.embedding, teacher.embedding)
@@ -33,12 +33,12 @@ def distillation(student: Output, teacher: Output, temperature: float, text_weig
 
 
 def student_of(problem: SynthesisProblem, start: Literal["fresh", "reference"], *key: Key) -> Net:
-    """The student that the problem brings along, or an untrained copy of the teacher."""
+    """Return the student of the problem, or an untrained copy of the teacher."""
     return problem.student if problem.student is not None else untrained_copy(problem.teacher, start, *key)
 
 
 def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key) -> Net:
-    """A student of the teacher's architecture that knows nothing, or nearly.
+    """Return a student of the teacher's architecture that is untrained, or nearly.
 
     `fresh` draws every weight anew. `reference` does what the released code of LANDER does: it
     redraws convolutions, batch-norm gains and the label-text head, but its classifier and the
@@ -74,7 +74,7 @@ def _draw_as_reference(module: nn.Module) -> None:
 
 
 def cosine(first: float, last: float, past: float) -> float:
-    """From `first` towards `last` along half a cosine; `past` in [0, 1) is the share that lies behind."""
+    """Return the value on half a cosine from `first` towards `last` after the share `past` in [0, 1)."""
     return last + (first - last) * ((1 + math.cos(math.pi * past)) / 2)
 
 
@@ -89,7 +89,7 @@ def train_student(
     optimizer: torch.optim.Optimizer,
     key: tuple[Key, ...],
 ) -> dict[str, Tensor]:
-    """`steps` steps on random views of the pool. Returns the mean of each term, on the device."""
+    """Run `steps` steps on random views of the pool; return the mean of each term, on the device."""
     rng = generator(*key, "student batches", device=problem.device)
     student.train().requires_grad_(True)
     sums: dict[str, Tensor] = {}

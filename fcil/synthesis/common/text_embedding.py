@@ -1,11 +1,11 @@
-"""A student's embedding: what it sees in a sample, brought by a linear layer P to where the texts of classes are.
+"""A student's text embedding: a linear layer P maps its features to the text embeddings of classes.
 
-The ground of MUSE's embedding diversity (`fcil.synthesis.muse`), as pure functions, and the lessons of P where it
-learns alone.
+The parts of MUSE's embedding diversity (`fcil.synthesis.muse`), as pure functions, and the training of P on its
+own.
 
     d_i = |P(h_i) - e_i|^2 / D        h the student's features, e the text embedding of the label
 
-Shapes: B batch, N samples that were looked at, F width of features, D width of texts.
+Shapes: B batch, N samples observed, F width of features, D width of texts.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ MEMORY = 0.9
 
 
 def new_head(student: Net, anchors: Tensor, *key: Key) -> nn.Linear:
-    """P as it begins, for the features of a student and anchors (classes, D)."""
+    """Return the initial P for the features of a student and anchors (classes, D)."""
     with seeded(*key, "embedding"):
         head = nn.Linear(student.classifier.in_features, anchors.shape[1])
     return head.to(anchors).requires_grad_(False)
 
 
 def text_distance(head: nn.Linear, features: Tensor, anchors: Tensor) -> Tensor:
-    """d (B,) for features h (B, F) and anchors e (B, D), one a sample, constant."""
+    """Return d (B,) for features h (B, F) and anchors e (B, D), one a sample, constant."""
     embedding: Tensor = head(features).to(anchors)
     return (embedding - anchors.detach()).square().mean(dim=1)
 
 
 def classes_apart(anchors: Tensor) -> Tensor:
-    """Mean over pairs of classes of |e_c - e_c'|^2 / D for anchors (classes, D); 0 where there is one class."""
+    """Return the mean over pairs of classes of |e_c - e_c'|^2 / D for anchors (classes, D); 0 for a single class."""
     return 2 * anchors.var(dim=0).mean() if len(anchors) > 1 else anchors.new_zeros(())
 
 
 def remembered(before: Tensor | None, now: Tensor) -> Tensor:
-    """The running mean of d, from what it was before."""
+    """Return the running mean of d, updated from its earlier value."""
     return now if before is None else MEMORY * before + (1 - MEMORY) * now
 
 
@@ -58,11 +58,11 @@ def learn_alone(
     steps: int,
     batch_size: int,
 ) -> Tensor:
-    """Steps of P down weight * mean d; the mean of that.
+    """Train P on weight * mean d; return the mean of that.
 
     Args:
-        looked: features (B, F) and labels (B,) of batches. A student who stands still sees the same in them each
-            time, so that nobody has to look again for every step.
+        looked: features (B, F) and labels (B,) of batches. The features of a fixed student do not change, so they
+            are computed once for all steps.
     """
     assert problem.anchors is not None
     features, labels = (torch.cat(parts) for parts in zip(*looked, strict=True))  # (N, F), (N,)

@@ -1,1 +1,1 @@
-"""Base classes of kinds of synthesizers: with a generator loop, over pixels, with a student, of several sizes."""
+"""Base classes of synthesizers: with a generator loop, over pixels, with a student, of several resolutions."""

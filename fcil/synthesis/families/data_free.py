@@ -1,4 +1,4 @@
-"""The loss that DAFL, ZSKT, DFQ and DFAD have in common: five terms, of which each method has its own mixture.
+"""The shared loss of DAFL, ZSKT, DFQ and DFAD: five terms, weighted differently by each method.
 
 After GenerativeSynthesizer of github.com/zju-vipa/DataFree @ 9e79fa9. T is the teacher, S the student, G the generator
 of images x, f the features that T's classifier reads, q the mean prediction of T over a batch:
@@ -13,10 +13,10 @@ of images x, f the features that T's classifier reads, q the mean prediction of 
     L_S = D(T(x), S(x))                              on fresh x, for several steps to one of G
 
 D is the KL of the predictions, T's in front, or the mean absolute difference of logits. Where only some classes are
-asked for, the argmax and q are over those.
+requested, the argmax and q are over those.
 
-In the driver of the reference the temperature it is given does not reach L_S, whose T is 1; here 1 is the default, and
-another one counts. In that of Fast-Datafree S is T itself, and they never disagree: such a pair is refused.
+In the driver of the reference its temperature does not reach L_S, whose T is 1; here 1 is the default, and
+other values take effect. In that of Fast-Datafree S is T itself, and they never disagree: such a pair is refused.
 
 Shapes: B batch, C classes, n width of the noise, (c, H, W) an image.
 """
@@ -44,24 +44,24 @@ from fcil.types import Count, NonNegative, Positive, Terms, Weight
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialLoop(GeneratorLoop, WithStudent):
-    """A generator with any of five terms, and a student where they disagree."""
+    """A generator with any of five terms, and a student for their disagreement."""
 
     bn: Weight = 0.0
     """Weight of batch-norm matching."""
     ce: Weight = 0.0
-    """Weight of the cross-entropy with the teacher's own answer (`oh`)."""
+    """Weight of the cross-entropy with the teacher's own prediction (`oh`)."""
     balance: Weight = 0.0
-    """Weight of having as much of every class."""
+    """Weight of the class balance, the negative entropy of the mean prediction."""
     act: Weight = 0.0
-    """Weight of the size of the features."""
+    """Weight of the mean absolute feature."""
     adv: NonNegative = 0.0
     distance: Literal["kl", "l1"] = "kl"
-    """What student and generator contend over: KL of the predictions, or mean absolute difference of logits."""
+    """Measure of the disagreement: KL of the predictions, or mean absolute difference of logits."""
     student_steps: Count = 5
     """Student steps to one of the generator, each on a new batch (`kd_steps`)."""
     student_batch: Annotated[int, Field(ge=2)] = 256
     temperature: Positive = 1.0
-    """Softens both nets in the student's KL, which then carries T^2; the generator's has none (`T`)."""
+    """Temperature of both nets in the student's KL, which then carries T^2; the generator's has none (`T`)."""
 
     student_first: ClassVar[bool] = False
     """Whether an alternation begins with the student."""
@@ -124,7 +124,7 @@ class AdversarialLoop(GeneratorLoop, WithStudent):
         return terms | problem.bounded(out.embedding, answers)
 
     def teach(self, problem: SynthesisProblem, chain: GeneratorReplica, rng: torch.Generator) -> Terms:
-        """The student's steps, where it is ours to teach; the mean of its loss."""
+        """Run the student's steps, where it is trained here; return the mean of its loss."""
         if chain.student is None or chain.teaching is None:
             return {}
         student, total = chain.student.train().requires_grad_(True), torch.zeros((), device=problem.device)

@@ -1,16 +1,16 @@
-"""Generators that live on: noise becomes images, one generator learns step by step, and samples are drawn at the end.
+"""Persistent generators: noise becomes images, one generator learns step by step, and samples are drawn at the end.
 
-What DAFL, ZSKT, DFQ, DFAD and RDSKD have in common. Beside the generator nothing is kept while it learns: a
-student sees fresh samples in each of its steps, and so does whoever asks for `views`. Samples are drawn with the
-generator in eval mode, where its batch norms use the averages they have taken.
+The shared base of DAFL, ZSKT, DFQ, DFAD and RDSKD. Only the generator persists while it learns: a
+student sees fresh samples in each of its steps, and so does the caller of `views`. Samples are drawn with the
+generator in eval mode, where its batch norms use their running averages.
 
     z ~ N(0, 1),   x = (G(z) - mean) / std        mean, std of the real data
 
-Nobody tells G which class to make: the answer of the teacher T is the label. Where only some classes are asked
-for, the terms of G speak of those, and of the samples drawn in the end those are kept that T, all its classes
-considered, puts into one of them.
+G is given no target class: the prediction of the teacher T is the label. Where only some classes are requested,
+the terms of G are over those, and of the samples drawn at the end those are kept that T, over all its classes,
+assigns to one of them.
 
-Augmentation plays no part, as in the code of these methods: there are no two looks at a fresh sample.
+Augmentation is not used, as in the code of these methods: a fresh sample is seen only once.
 
 Shapes: B batch, C classes, n width of the noise, (c, H, W) an image.
 """
@@ -37,7 +37,7 @@ from fcil.synthesis.common.preconditions import check_classes_can_be_made
 from fcil.types import Count, Positive, Tensors, Terms
 
 PATIENCE = 20
-"""How many times as many samples as are wanted are drawn at most, where only some classes are asked for."""
+"""Most samples drawn, as a multiple of those requested, where only some classes are requested."""
 
 
 @dataclass
@@ -48,18 +48,18 @@ class GeneratorReplica:
     generator: nn.Sequential  # noise (B, n) -> images (B, c, H, W)
     optimizer: torch.optim.Adam
     student: Net | None = None
-    teaching: torch.optim.SGD | None = None  # None where nobody teaches the student, or somebody else does
-    memory: Tensors = field(default_factory=dict)  # what a method remembers from step to step
+    teaching: torch.optim.SGD | None = None  # None without a student, or where the caller trains it
+    memory: Tensors = field(default_factory=dict)  # values that a method carries from step to step
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorLoop(Synthesizer):
-    """A generator that is trained in place and sampled when it is asked."""
+    """A generator that is trained in place and sampled on request."""
 
     rounds: Count = 800
-    """Episodes, after each of which training can be saved; they mean nothing to the method."""
+    """Episodes, after each of which training can be saved; the method itself has none."""
     steps: Count = 20
-    """Steps of the generator in an episode, each with the student's that belong to it."""
+    """Steps of the generator in an episode, each with its student steps."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Samples per step of the generator (`synthesis_batch_size`)."""
     lr: Positive = 1e-3
@@ -71,20 +71,20 @@ class GeneratorLoop(Synthesizer):
 
     numbered: ClassVar[bool] = False
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
-    """Adam's."""
+    """Betas of Adam."""
 
     # A method implements these ------------------------------------------------------------------
 
     def terms(self, problem: SynthesisProblem, chain: GeneratorReplica, x: Tensor) -> Terms:
-        """The weighted terms of the generator's loss for a batch of the nets' input (B, c, H, W)."""
+        """Return the weighted terms of the generator's loss for a batch of the nets' input (B, c, H, W)."""
         raise NotImplementedError
 
     def new_generator(self, shape: Shape) -> nn.Sequential:
-        """An untrained generator; it takes its weights from torch's global stream."""
+        """Return an untrained generator; its weights come from torch's global stream."""
         return PlainGenerator(shape, self.latent, self.width, first=4)
 
     def inputs(self, problem: SynthesisProblem, chain: GeneratorReplica, z: Tensor) -> Tensor:
-        """Noise (B, n) -> the nets' input (B, c, H, W), normalised; in the mode that the generator is in."""
+        """Map noise (B, n) to the nets' input (B, c, H, W), normalised; in the generator's current mode."""
         return normalise(chain.generator(z).to(problem.mean), problem.mean, problem.std)
 
     # The rest is shared -------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class GeneratorLoop(Synthesizer):
         return readable({name: total / self.steps for name, total in sums.items()}, number)
 
     def alternate(self, problem: SynthesisProblem, chain: GeneratorReplica, step: int, rng: torch.Generator) -> Terms:
-        """Step `step` (from 0) of an episode; the terms that it found, without gradients."""
+        """Run step `step` (from 0) of an episode; return its terms, without gradients."""
         chain.generator.train()
         with problem.autocast():
             terms = self.terms(problem, chain, self.inputs(problem, chain, self.noise(problem, self.batch_size, rng)))
@@ -127,30 +127,30 @@ class GeneratorLoop(Synthesizer):
         return {name: term.detach() for name, term in (terms | {"total": loss}).items()}
 
     def noise(self, problem: SynthesisProblem, count: int, rng: torch.Generator) -> Tensor:
-        """(count, n); drawn in single precision where the stream lives, so equal on every device."""
+        """Return noise (count, n), drawn in single precision on the stream's device, so equal on every device."""
         return torch.randn(count, self.latent, generator=rng, device=rng.device).to(problem.mean)
 
     @torch.no_grad()
     def fresh(self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator) -> Tensor:
-        """New input for the nets (count, c, H, W), of the generator as it stands."""
+        """Return new input for the nets (count, c, H, W), from the current generator."""
         chain.generator.eval()
         return self.inputs(problem, chain, self.noise(problem, count, rng))
 
     def views(
         self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator
     ) -> Iterator[Views]:
-        """Fresh samples of the generator as it stands at each batch, as they are, with the teacher's answers.
+        """Yield fresh samples of the generator at each batch, unaugmented, with the teacher's predictions.
 
-        A batch is smaller where few samples are of the classes asked for.
+        A batch is smaller where few samples are of the requested classes.
         """
         while True:
             x, y = self.drawn(problem, chain, count, rng, rounded=False)
             yield Views(x, y, None)
 
     def pool(self, problem: SynthesisProblem, chain: GeneratorReplica) -> Tensors:
-        """Samples cut to [0, 1] in 8 bits, `x`, and what the teacher says of them, `y`.
+        """Return samples clamped to [0, 1] in 8 bits, `x`, and the teacher's predictions for them, `y`.
 
-        They are fewer than the share where the generator hardly makes the classes asked for: `PATIENCE`.
+        They are fewer than the share where the generator hardly makes the requested classes: `PATIENCE`.
         """
         rng = generator(*problem.key, chain.number, "pool", device=problem.device)
         x, y = self.drawn(problem, chain, self.share(chain.number), rng, rounded=True)
@@ -160,7 +160,7 @@ class GeneratorLoop(Synthesizer):
     def drawn(
         self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator, *, rounded: bool
     ) -> tuple[Tensor, Tensor]:
-        """At most `count` samples with the teacher's answers (N,), none of another class than the ones asked for.
+        """Return at most `count` samples with the teacher's predictions (N,), all of requested classes.
 
         Raises:
             TrainingError: there is none.

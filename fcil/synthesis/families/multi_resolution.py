@@ -1,6 +1,6 @@
-"""NAYER whose images have several sizes: one generator makes them all, and the pool keeps them apart.
+"""NAYER with images of several sizes: one generator makes them all, and the pool groups them by size.
 
-What `muse` builds on. A size is drawn for every inner loop. `fcil.synthesis.common.resolutions` has the parts.
+The base of `muse`. A size is drawn for every inner loop. `fcil.synthesis.common.resolutions` has the parts.
 
 Shapes: B batch, h x w an image of any size, H x W one of the data.
 """
@@ -43,12 +43,12 @@ class MultiResolution(NAYER):
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     """Sides of the images, one drawn for every inner loop; null: 96, 112, 128 for 224 pixels, 16, 24, 32 for 32."""
     view: Literal["native", "up"] = "native"
-    """How the teacher sees them in synthesis: as they are, or stretched to the data's own size."""
+    """Size at which the teacher sees images in synthesis: as they are, or stretched to the data's own size."""
     student_view: Shown = "mixed"
-    """How a student does: as they are, stretched, at a random place of a plain canvas, or any of these at random."""
+    """View of a student: as they are, stretched, at a random place of a plain canvas, or any of these at random."""
 
     def sides(self, problem: SynthesisProblem) -> tuple[int, ...]:
-        """The sizes of images."""
+        """Return the sizes of images."""
         return self.sizes or usual_sizes(max(problem.shape[1:]))
 
     def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
@@ -84,7 +84,7 @@ class MultiResolution(NAYER):
         return super().optimise(problem, chain, labels, adversarial=adversarial, rng=rng)
 
     def seen(self, problem: SynthesisProblem, chain: NoisyLayerReplica, images: Tensor, rng: torch.Generator) -> Tensor:
-        """What the nets get of raw images (B, channels, h, w) of one size, in synthesis."""
+        """Return the nets' input for raw images (B, channels, h, w) of one size, in synthesis."""
         mean, std = self.statistics(problem, chain)
         x = normalise(shrunk(problem.augment, images.shape[2:], problem.shape)(images, rng), mean, std)
         return resize(x, native(problem.shape)) if self.view == "up" else x
@@ -97,11 +97,11 @@ class MultiResolution(NAYER):
         rng: torch.Generator,
         chance: torch.Generator | None = None,
     ) -> Iterator[Views]:
-        """Batches of one size each, a size as often as the pool has images of it; `chance` draws sizes."""
+        """Yield batches of one size each, in proportion to the images of that size; `chance` draws sizes."""
         yield from bucketed(self.buckets(problem, state), problem, count, rng, chance or rng, self.student_view)
 
     def pool(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> Tensors:
-        """The images made as large as the data's own; `buckets` has them as they were made."""
+        """Return the images resized to the data's own size; `buckets` returns them in their original sizes."""
         size, about, rows = native(problem.shape), self.about(chain), self.rows(chain)
         pool = {name: t[rows] for name, t in about.items()}
         x = torch.empty(len(pool["y"]), problem.shape[0], *size, dtype=torch.uint8, device=problem.device)
@@ -110,7 +110,7 @@ class MultiResolution(NAYER):
         return {"x": x} | pool
 
     def buckets(self, problem: SynthesisProblem, chain: NoisyLayerReplica) -> list[Tensors]:
-        """The pool by size: `x` as made, what else is known of it, and `id`, its rows in the pool."""
+        """Return the pool by size: `x` in its original size, its other tensors, and `id`, its rows in the pool."""
         about, rows = self.about(chain), self.rows(chain)
         held = torch.arange(len(about["y"]), device=problem.device)[rows]  # of all that were kept, in the pool's order
         return by_size(chain.images, about, held)

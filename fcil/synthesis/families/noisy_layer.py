@@ -1,6 +1,6 @@
-"""What methods with a noisy layer share: their settings, the state of a chain and the order of events.
+"""Shared base of methods with a noisy layer: their settings, the state of a chain and the schedules.
 
-`nayer` holds the method; `muse` builds on it. Two schedules are known (episodes count from 1, w = `warmup`):
+`nayer` holds the method; `muse` builds on it. There are two schedules (episodes count from 1, w = `warmup`):
 
     schedule                        lander                        nayer
     generator rebuilt (`life` f)    1 + f, 1 + 2 f, ...           also w + 1 and f, 2 f, ... before and after it
@@ -53,11 +53,11 @@ class NoisyLayerReplica(Batches):
     averages: Averages | None = None
     statistics: list[Tensor] = field(default_factory=list)  # (2, channels) each: what the batch was made under
     teaching: optim.SGD | None = None  # of the student, where one serves all episodes
-    beyond: Any = None  # a dataclass of what a method that builds on this one keeps besides
+    beyond: Any = None  # a dataclass of the extra state of a method that builds on this one
 
 
 class Moment(NamedTuple):
-    """What an episode does."""
+    """Actions of an episode."""
 
     rebuild: bool
     loops: int
@@ -72,7 +72,7 @@ class NoisyLayerLoop(PoolStudentLoop):
     """Settings of methods with a noisy layer."""
 
     schedule: Literal["lander", "nayer"] = "lander"
-    """The order of events: LANDER's on its server, or that of NAYER alone; a table of both is in noisy.py."""
+    """The order of events: LANDER's on its server, or that of NAYER alone; a table of both heads this module."""
     rounds: Count = 40
     """Episodes after the warm-up, whose batches enter the pool (`syn_round`; 100, 200 or 300 in NAYER alone)."""
     warmup: Index = 10
@@ -86,7 +86,7 @@ class NoisyLayerLoop(PoolStudentLoop):
     warmup_loops: Count | None = None
     """Inner loops per episode of the warm-up (`gwp_loops`; 10 in NAYER alone); null: as many as later."""
     life: Count | None = None
-    """Rebuild the whole generator every so many episodes (`g_life`; 10 in NAYER alone, never in LANDER)."""
+    """Episodes between rebuilds of the whole generator (`g_life`; 10 in NAYER alone, never in LANDER)."""
     lr: Positive = 2e-3
     """Adam's rate for the generator (`lr_g`; 4e-3 in NAYER alone)."""
     stats_lr: Positive = 1e-2
@@ -103,11 +103,11 @@ class NoisyLayerLoop(PoolStudentLoop):
     bn_momentum: Share = 0.9
     """Share of the past in the matched statistics, the same on both sides; 0 matches every batch by itself."""
     ce: Weight = 0.5
-    """Weight of the cross-entropy to the wanted class (`oh`)."""
+    """Weight of the cross-entropy to the target class (`oh`)."""
     adv: Weight = 1.0
     """Weight of the disagreement with the student (1.33 in NAYER alone)."""
     learn_stats: bool = True
-    """Learn the mean and deviation that normalise samples (LANDER), instead of being told the real ones."""
+    """Learn the mean and deviation that normalise samples (LANDER), instead of using the real ones."""
     stats: Literal["carry", "discard"] | None = None
     """Whether samples keep the learnt statistics (paper) or are normalised by the real ones later (reference)."""
     sigma: Literal["positive", "free"] | None = None
@@ -123,7 +123,7 @@ class NoisyLayerLoop(PoolStudentLoop):
     student_lr: Positive = 0.1
     """SGD rate of the student (0.2 in NAYER alone)."""
     student_lr_end: NonNegative = 2e-4
-    """SGD rate towards which the cosine of NAYER's schedule goes."""
+    """SGD rate at the end of the cosine of NAYER's schedule."""
     student_batch: Count = 128
     """Samples per student step (512 in NAYER alone)."""
     student_decay: NonNegative = 2e-4
@@ -131,7 +131,7 @@ class NoisyLayerLoop(PoolStudentLoop):
     student_text: Weight = 5.0
     """Weight of matching the label-text heads of teacher and student, where there are any (0 in NAYER alone)."""
     cut: Cut | None = None
-    """Which samples are kept when there are too many: the latest (ours), or by file name (reference)."""
+    """Samples that are kept when there are too many: the latest (ours), or by file name (reference)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors", "batchnorm"})
     differences = SIDES
@@ -154,11 +154,11 @@ class NoisyLayerLoop(PoolStudentLoop):
 
     @property
     def episodes(self) -> int:
-        """Every chain warms up; the rounds that are kept are shared."""
+        """Return the episodes of a chain: every chain warms up; the rounds that are kept are shared."""
         return self.warmup + -(-self.rounds // self.chains)
 
     def moment(self, number: int) -> Moment:
-        """What episode `number` does under the schedule."""
+        """Return the actions of episode `number` under the schedule."""
         warm, before, alone = number <= self.warmup, number - 1, self.schedule == "nayer"
         rebuild = self.life is not None and before > 0 and before % self.life == 0
         if alone and self.life is not None and before > 0:

@@ -1,6 +1,6 @@
-"""Images that are optimised themselves, without a generator: Adam on pixels, inside the box of what an image can be.
+"""Images optimised directly, without a generator: Adam on pixels, within the range of images.
 
-What DeepInversion and The Knowledge Within share. Images are normalised, as the net's input is, so the box is
+The shared base of DeepInversion and The Knowledge Within. Images are normalised, as the net's input is, so the box is
 [(0 - mean) / std, (1 - mean) / std] in every channel.
 
 Shapes: B batch, N images so far, (c, H, W) an image.
@@ -31,7 +31,7 @@ BETAS = (0.5, 0.99)
 
 @dataclass
 class LatestSamples:
-    """What a chain has made so far: the latest samples, no more than it may contribute."""
+    """The latest samples of a chain, no more than its share."""
 
     number: int
     x: Tensor  # uint8 (N, c, H, W)
@@ -46,7 +46,7 @@ class LatestSamples:
 
 
 def empty_batch(problem: SynthesisProblem) -> tuple[Tensor, Tensor]:
-    """No images, and no labels of them."""
+    """Return no images, and no labels."""
     x = torch.empty(0, *problem.shape, dtype=torch.uint8, device=problem.device)
     return x, torch.empty(0, dtype=torch.int64, device=problem.device)
 
@@ -64,9 +64,9 @@ class Shift(NamedTuple):
 
 
 def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: torch.Generator) -> list[Shift]:
-    """One view for every step: up to `share` of each side either way, half of them mirrored if `mirror`.
+    """Return one view for every step: up to `share` of each side either way, half of them mirrored if `mirror`.
 
-    Drawn at once and on the CPU, since whoever rolls has to know by how much, and a GPU would have to stop.
+    Drawn at once and on the CPU: rolling needs the amounts on the host, and a GPU would have to wait.
     """
     drawn = [torch.randint(-reach, reach + 1, (steps,), generator=rng) for reach in (int(n * share) for n in shape[1:])]
     mirrored = torch.rand(steps, generator=rng) < (0.5 if mirror else 0.0)
@@ -74,18 +74,18 @@ def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: 
 
 
 def noise(problem: SynthesisProblem, count: int, rng: torch.Generator) -> Tensor:
-    """Where images begin: N(0, 1) in every pixel, (count, c, H, W)."""
+    """Return initial images: N(0, 1) in every pixel, (count, c, H, W)."""
     return torch.randn(count, *problem.shape, generator=rng, device=rng.device).to(problem.mean)
 
 
 def stored(problem: SynthesisProblem, x: Tensor, rounding: Rounding = "round") -> Tensor:
-    """Normalised images as bytes."""
+    """Return normalised images as uint8."""
     mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
     return to_bytes(x * std + mean, rounding)
 
 
 class Optimised(NamedTuple):
-    """What an optimisation found."""
+    """Result of an optimisation."""
 
     x: Tensor  # (B, c, H, W), normalised
     terms: Tensors  # each (steps,), measured before the step
@@ -100,12 +100,12 @@ def optimise(
     lr: float,
     kept: Kept,
 ) -> Optimised:
-    """`steps` Adam steps of a batch of images down the sum of the terms, back into the box after each.
+    """Run `steps` Adam steps of a batch of images down the sum of the terms, clamped to the box after each.
 
     Args:
         start: (B, c, H, W), normalised; it is not changed.
         terms: the weighted terms of a batch, and the number of the step from 0.
-        kept: `best`, the iterate of the lowest loss among those that were measured, or what the last step made.
+        kept: `best`, the iterate of the lowest loss among those that were measured, or the result of the last step.
     """
     low, high = ((bound - problem.mean.view(-1, 1, 1)) / problem.std.view(-1, 1, 1) for bound in (0.0, 1.0))
     x = nn.Parameter(start.clone())
@@ -128,12 +128,12 @@ def optimise(
 
 @dataclass(frozen=True, kw_only=True)
 class PixelLoop(Batchwise):
-    """A method whose images are optimised themselves."""
+    """A method whose images are optimised directly."""
 
     lr: Positive = 0.1
     """Adam's rate for the pixels."""
     labels: Literal["random", "balanced"] = "random"
-    """Every label by itself, or whole sweeps over the classes and a random rest."""
+    """Labels drawn independently, or whole sweeps over the classes and a random rest."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.125
     """Share of a side by which the images are rolled at most, either way, anew in each step."""
     flip: bool | None = None
@@ -156,12 +156,12 @@ class PixelLoop(Batchwise):
         return problem
 
     def shifts(self, problem: SynthesisProblem, key: tuple[Key, ...]) -> list[Shift]:
-        """What is done to the images before the nets see them, for every step."""
+        """Return the transformation of the images before the nets see them, for every step."""
         mirror = problem.augment.flip if self.flip is None else self.flip
         return shifts(self.steps, problem.shape, self.jitter, mirror, generator(*key, "shifts"))
 
     def likely(self, x: Tensor) -> Terms:
-        """The weighted terms that ask of a batch (B, c, H, W) what any image has: even neighbours, no extremes."""
+        """Return the weighted image priors of a batch (B, c, H, W): total variation and norm."""
         terms: Terms = {}
         if self.tv:
             terms["tv"] = self.tv * total_variation(x)

@@ -1,6 +1,6 @@
-"""Methods with a student: whom they ask where samples are still informative, and teach between episodes.
+"""Methods with a student: it shows where samples are still informative, and is trained between episodes.
 
-A student that the problem brings along is asked in the same way, and taught by whoever brought it.
+A student that the caller provides is used in the same way, and trained by the caller.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ TEACHING = ("student_steps", "student_lr", "student_lr_end", "student_batch", "s
 
 @dataclass(frozen=True, kw_only=True)
 class WithStudent(Synthesizer):
-    """Settings of a student, and how one begins."""
+    """Settings of a student, and its initial state."""
 
     adv: Weight = 1.0
     """Weight of the disagreement with the student; at 0 there is no student."""
     student_steps: Index = 400
     """Student steps per episode in which it learns (`kd_steps`)."""
     student_lr: Positive = 0.1
-    """SGD rate with which the student begins; a cosine over its episodes, momentum 0.9 kept all the way."""
+    """SGD rate with which the student begins; a cosine over its episodes, with constant momentum 0.9."""
     student_lr_end: NonNegative = 2e-4
-    """SGD rate towards which the cosine goes."""
+    """SGD rate at the end of the cosine."""
     student_batch: Count = 256
     """Samples per student step."""
     student_decay: NonNegative = 1e-4
     """Weight decay of the student."""
     temperature: Positive = 20.0
-    """Softens teacher and student where the student learns (`T`); the loss carries T^2."""
+    """Temperature of teacher and student in the student's loss (`T`), which carries T^2."""
 
     can_teach = True
 
@@ -55,7 +55,7 @@ class WithStudent(Synthesizer):
         return problem
 
     def sgd(self, parameters: Iterable[nn.Parameter]) -> optim.SGD:
-        """The optimizer of a student as it begins."""
+        """Return a new optimizer of a student."""
         return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
 
     def pupil(self, problem: SynthesisProblem, chain: int) -> tuple[Net | None, optim.SGD | None]:
@@ -67,7 +67,7 @@ class WithStudent(Synthesizer):
         return student, self.sgd(student.parameters()) if problem.teaches else None
 
     def rate(self, past: float) -> float:
-        """The student's rate where the share `past`, in [0, 1), of its episodes lies behind it."""
+        """Return the student's rate after the share `past`, in [0, 1), of its episodes."""
         return cosine(self.student_lr, self.student_lr_end, past)
 
 
@@ -76,18 +76,18 @@ class PoolStudentLoop(WithStudent, WithFidelity, Batchwise):
     """A method that fills a pool batch by batch, from which its student learns."""
 
     rounding: Literal["round", "floor"] | None = None
-    """How [0, 1] becomes 8 bits: nearest (ours), or truncated as the reference's image files are."""
+    """Conversion of [0, 1] to 8 bits: nearest (ours), or truncated as the reference's image files are."""
 
     def smoke(self) -> Self:
         batch, student_steps = min(self.batch_size, 32), min(self.student_steps, 1)
         return replace(self, rounds=3, steps=2, batch_size=batch, student_steps=student_steps)
 
     def lesson(self, student: Output, teacher: Output) -> Terms:
-        """The weighted terms of the student's loss."""
+        """Return the weighted terms of the student's loss."""
         return distillation(student, teacher, self.temperature, 0.0)
 
     def optimizer(self, problem: SynthesisProblem, chain: Any, past: float) -> optim.SGD:
-        """The one that serves all episodes of a chain, `chain.teaching`, at its present rate."""
+        """Return the optimizer of all episodes of a chain, `chain.teaching`, at its present rate."""
         teaching: optim.SGD = chain.teaching
         teaching.param_groups[0]["lr"] = self.rate(past)
         return teaching
@@ -95,10 +95,10 @@ class PoolStudentLoop(WithStudent, WithFidelity, Batchwise):
     def teach(
         self, problem: SynthesisProblem, chain: Any, key: tuple[Key, ...], past: float = 0.0
     ) -> dict[str, Tensor]:
-        """Steps of the student, `chain.student`, on the pool so far; its loss terms are reported as `student_...`.
+        """Train the student, `chain.student`, on the pool so far; its loss terms are reported as `student_...`.
 
         Args:
-            past: the share of the student's episodes that lies behind it, in [0, 1).
+            past: the share of the student's episodes that is done, in [0, 1).
         """
         means = train_student(
             chain.student,
