@@ -43,7 +43,7 @@ class Apart:
         )
 
     def outcome(self) -> dict[str, Any]:
-        """As `Played.outcome`, once the process has ended."""
+        """Return the same as `Played.outcome`, once the process has ended."""
         code = self.process.wait(PATIENCE)
         answer = self.folder / "outcome.json"
         if not answer.is_file():

@@ -1,4 +1,4 @@
-"""What the text of a strategy's file may not hold, read from its syntax; nothing is executed."""
+"""Laws on the text of a strategy's file, checked on its syntax tree; nothing is executed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _import(name: str) -> str | None:
 
 
 def _is_above(name: str, parts: list[str]) -> bool:
-    """Whether something of `fcil` lies above strategies: the one law for the house's own and for those of users."""
+    """Return whether a module of `fcil` lies above strategies: one law for built-in strategies and those of users."""
     theirs, own = floor(name), floor("strategies")
     return (len(parts) == 2 and parts[1] in FOR_EXPERIMENTS) or (
         theirs is not None and own is not None and theirs > own

@@ -48,15 +48,15 @@ def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation
 
 @dataclass
 class TrialRun:
-    """What came of a run."""
+    """Outcome of a run."""
 
     context: RunContext
     folder: Path
     records: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
-    """By task and round, without what a clock says; round 0 is the end of a task."""
+    """Records by task and round, without timings; round 0 is the end of a task."""
     rows: dict[int, list[AccuracyRow]] = field(default_factory=dict)
     problem: str | None = None
-    """Why the run did not end, and where in the strategy's file."""
+    """Reason why the run did not end, and the place in the strategy's file."""
     touched: tuple[str, ...] = ()
     """The global random streams that the run drew from or seeded."""
     grid: RecordingGrid | None = None
@@ -192,7 +192,7 @@ class Trials:
 
 @contextmanager
 def executed_anew(plan: Plan) -> Iterator[None]:
-    """Within the block whoever asks for the strategy of this plan gets another copy of its module."""
+    """Give callers within the block that ask for the strategy of this plan another copy of its module."""
     name = type(plan.strategy.strategy).__module__
     module = sys.modules.pop(name)
     try:
@@ -226,7 +226,7 @@ def _streams() -> dict[str, Any]:
 
 
 def explain(error: BaseException, path: str, notes: Sequence[str] = ()) -> str:
-    """What was raised, in a line, and the last place in the strategy's own file that led to it."""
+    """Describe an error in a line, with the last place in the strategy's own file that led to it."""
     first = (str(error).strip().splitlines() or [""])[0]
     line = printable(first if isinstance(error, TrainingError) else f"{type(error).__name__}: {first}")
     told = [note for note in notes if "Traceback" in note]  # of a client, on whose answer the server only waits

@@ -80,21 +80,21 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check."""
+    """Result of one check."""
 
     name: str
     what: str
     passed: bool | None
     """None where another check failed that this one needs."""
     problem: str
-    """What is wrong and where to look, in one line; or which check it needs; or, of one that passed, an advice."""
+    """Error and where to look, in one line; or the check that this one needs; or, for one that passed, an advice."""
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "seconds": round(self.seconds, 2)}
 
     def row(self) -> dict[str, Any]:
-        """What a table says of it."""
+        """Return the row of the result in a table."""
         verdict = {True: "pass", False: "FAIL", None: "left out"}[self.passed]
         return {"check": self.name, "": verdict, "what": f"{self.what}\n{self.problem}".strip()}
 
@@ -122,7 +122,7 @@ class Report:
 
     @property
     def conclusion(self) -> str:
-        """How many passed, in how many seconds."""
+        """Return the number of checks that passed, and the seconds they took."""
         passed = sum(bool(result.passed) for result in self.results)
         return f"{self.strategy}: {passed} of {len(self.results)} checks passed in {self.seconds:.0f} s"
 

@@ -76,13 +76,13 @@ class Command:
 
 
 def lacking(strategies: Iterable[str]) -> list[str]:
-    """Which bounds are not among some strategies."""
+    """Return the bounds that are not among some strategies."""
     there = set(strategies)
     return [name for name in BOUNDS if name not in there]
 
 
 def sentence(split: str, missing: Sequence[str], command: Command | None) -> str:
-    """What a table of a split lacks, and the command that adds it."""
+    """Name the bounds that a table of a split lacks, and the command that adds them."""
     names = " and no ".join(f"{name} (the {BOUNDS[name]})" for name in missing)
     line = command.adding(missing) if command is not None else None
     change = f"strategy={missing[0]}" if len(missing) == 1 else f"matrix.strategy=[{','.join(missing)}]"
@@ -91,7 +91,7 @@ def sentence(split: str, missing: Sequence[str], command: Command | None) -> str
 
 
 def has_bounds(run: Run) -> bool:
-    """Whether a floor and a ceiling make sense: tasks that can be forgotten, in a federation that learns from data."""
+    """Return whether lower and upper bound make sense: tasks that can be forgotten, in a federation that learns on data."""
     return not is_student(run.strategy) and _tasks(run.summary) > 1 and not is_smoke(run.config)
 
 

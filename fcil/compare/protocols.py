@@ -31,7 +31,7 @@ class Protocol:
     fraction: float | None = None
     """Share of the clients in a round."""
     rounds: int | None = None
-    """In a task."""
+    """Rounds per task."""
     local_epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -40,7 +40,7 @@ class Protocol:
 
 
 LINEAGE: dict[str, Any] = {"clients": 5, "fraction": 1.0, "rounds": 100}
-"""What TARGET began and LANDER and others kept."""
+"""Settings introduced by TARGET and kept by LANDER and others."""
 SKEWS: tuple[Partition, ...] = (("iid", None), ("dirichlet", 1.0), ("dirichlet", 0.5), ("dirichlet", 0.1))
 LANDER = "arXiv:2403.14101; github.com/tmtuan1307/lander @ 44d7acc"
 RATES: dict[str, Any] = {"local_epochs": 2, "batch_size": 128, "lr": 0.04, "net": "resnet18"}
@@ -65,7 +65,7 @@ PROTOCOLS = (
     Protocol(methods=("mfcl",), source="arXiv:2311.07784; github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b",
              dataset="tiny_imagenet", tasks=(10,), partition=(("dirichlet", 1.0),), clients=50, fraction=0.1,
              rounds=100, local_epochs=10, batch_size=32),
-    # The federation grows by 10 clients in every task, of whom 10 take part in a round.
+    # The federation grows by 10 clients in every task, 10 of which take part in a round.
     Protocol(methods=("glfc",), source="arXiv:2203.11473; github.com/conditionWang/FCIL", dataset="cifar100",
              tasks=(5, 10, 20), partition=(("classes", 6),), clients=30, rounds=10, local_epochs=20),
     # Clients learn tasks of their own, in an order of their own.
@@ -81,7 +81,7 @@ COMPARED = tuple(f.name for f in fields(Protocol) if f.name not in ("methods", "
 
 
 def differences(config: Mapping[str, Any]) -> list[str]:
-    """In what a run differs from the published protocol of its method; nothing where none is known.
+    """Return the differences between a run and the published protocol of its method; nothing where none is known.
 
     Args:
         config: a plan as YAML has it (`config.yaml` of a run, `Plan.to_yaml()`).

@@ -1,4 +1,4 @@
-"""When a run will be done, and when all of several will."""
+"""Estimated end of one run and of several."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TimeLeft:
 
 @dataclass
 class Pace:
-    """How fast a run gets on, from how far it was when it was first looked at and how far it is now."""
+    """Speed of a run, from its progress at the first look and its progress now."""
 
     total: int
     """Rounds, of all tasks."""

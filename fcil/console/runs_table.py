@@ -1,6 +1,6 @@
-"""Several runs at once, for whoever sits before the screen: a table that moves, or a line for each change of state.
+"""Progress of several runs at once: a table that is redrawn, or a line for each change of state.
 
-How far a run is, is read from its folder, so it does not matter which process plays it.
+Progress is read from the run folder, so it does not matter which process plays the run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Row:
     label: str
     folder: RunFolder
     rounds: int
-    """Of a task."""
+    """Rounds per task."""
     tasks: int
     pace: Pace
     state: str = "waiting"
@@ -64,7 +64,7 @@ class Row:
     accuracy: float | None = None
     began: float | None = None
     seconds: float | None = None
-    """It took, once it is finished."""
+    """Seconds it took, once it is finished."""
 
     def look(self) -> None:
         """Read how far it is."""

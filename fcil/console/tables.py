@@ -1,4 +1,4 @@
-"""What is printed before and after a run: settings, who holds what, the accuracy matrix, metrics."""
+"""Tables printed before and after a run: settings, data of each client, the accuracy matrix, metrics."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _plain(value: Any) -> str:
 
 
 def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
-    """Who holds what of each task.
+    """Return the table of each client's data in each task.
 
     Args:
         counts: examples (tasks, clients, classes), classes in order of appearance.
@@ -215,7 +215,7 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
 
 
 def failures_line(summary: Mapping[str, Any]) -> str:
-    """What failed in a run, by kind and by client; empty if nothing did."""
+    """Return the failures of a run, by kind and by client; empty if there were none."""
     if not summary.get("failures"):
         return ""
     kinds, clients = (summary.get(key) or {} for key in ("failures_by_kind", "failures_by_client"))

@@ -43,7 +43,7 @@ def show(source: Source, *overrides: str) -> list[dict[str, Any]]:
 
 
 def as_values(found: Sequence[Surveyed]) -> list[dict[str, Any]]:
-    """What `show` returns of these."""
+    """Return these findings as the value of `show`."""
     return [
         {**settings, "counts": scenario.counts.tolist(), "remarks": list(remarks)}
         for settings, scenario, remarks in found

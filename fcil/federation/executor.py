@@ -33,7 +33,7 @@ class Keeper(Protocol):
 
     @property
     def due(self) -> bool:
-        """Whether now is a good time to save."""
+        """Return whether now is a good time to save."""
         ...
 
     def keep(self, chain: int, episodes: int, state: State) -> None: ...
@@ -106,7 +106,7 @@ class RayExecutor:
     PATIENCE = 300.0
     """Seconds until the first worker must have started."""
     DEATHS = 3
-    """How many workers a chain may lose without getting further."""
+    """Workers that a chain may lose without getting further."""
 
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         # On a GPU they are made at once: what they need is theirs before clients divide up the rest.
@@ -124,7 +124,7 @@ class RayExecutor:
         except BaseException:
             for chain in chains:
                 if chain.actor is not None:
-                    self._pool.drop(chain.actor)  # whatever it is at, nobody will ask for it
+                    self._pool.drop(chain.actor)  # its result is no longer needed
             raise
         return [chain.pool or {} for chain in chains]
 
@@ -200,7 +200,7 @@ class _RayChain:
         return actor.start.remote(self._job, self._keeper.reached(self.number))
 
     def next(self) -> Any:
-        """What the worker is to do now."""
+        """Return the next task of the worker."""
         last = self.done == self.episodes
         if self.doing == "step" and (last or self._keeper.due):
             self.doing = "state"
@@ -232,7 +232,7 @@ class _RayChain:
 
 
 def _get(reference: Any) -> Any:
-    """What a worker answered; an error it raised on purpose is raised as it was."""
+    """Return the answer of a worker; an error it raised on purpose is raised as it was."""
     import ray
 
     try:

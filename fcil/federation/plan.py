@@ -32,21 +32,21 @@ class Sections:
     name: str
     """Names the folder of the results."""
     data: DataSettings
-    """What is learnt, task by task and client by client."""
+    """Data set and its split by task and by client."""
     federation: FederationSettings = FederationSettings()
-    """Who trains, and for how long."""
+    """Clients, rounds and epochs of training."""
     optimizer: OptimizerSettings = OptimizerSettings()
-    """How clients train."""
+    """Optimizer of the clients."""
     net: NetSettings = NetSettings()
-    """What is trained."""
+    """Net that is trained."""
     anchors: AnchorSettings = AnchorSettings()
-    """Where label-text embeddings come from."""
+    """Source of the label-text embeddings."""
     strategy: StrategySpec
     """The method."""
     resources: Resources = Resources()
-    """What the run may use."""
+    """Resources the run may use."""
     logger: Logger | None = None
-    """Who else is told of every round: `tensorboard` or `wandb`; null: nobody."""
+    """Logger that is told of every round: `tensorboard` or `wandb`; null: none."""
 
     def sections(self) -> dict[str, Any]:
         """The value of each, by its key."""
@@ -79,7 +79,7 @@ class Plan(Sections):
 
     @property
     def folder(self) -> Path:
-        """Where its results lie, below the output folder."""
+        """Return the folder of its results, below the output folder."""
         return Path(self.name) / f"{self.strategy.name}-{self.variant}" / f"seed{self.seed}"
 
     def smoke(self) -> Plan:
@@ -92,7 +92,7 @@ class Plan(Sections):
         return {"name": self.name, "seed": self.seed} | {k: dump(value) for k, value in self.sections().items()}
 
     def to_json(self) -> str:
-        """For a worker: the plan with the text of the strategy's file."""
+        """Return the plan for a worker, with the text of the strategy's file."""
         spec = self.strategy
         strategy = {"name": spec.name, "options": spec.strategy.options(), "source": spec.source, "path": spec.path}
         return json.dumps({**self.to_yaml(), "strategy": strategy}, sort_keys=True)
@@ -151,7 +151,7 @@ def _resolved(values: dict[str, Any], where: Where) -> Plan:
 
 
 def needs_anchors(plan: Plan) -> bool:
-    """Whether the strategy, or a synthesizer of its, reads label-text embeddings."""
+    """Return whether the strategy, or a synthesizer of its, reads label-text embeddings."""
     strategy = plan.strategy.strategy
     required = [value.required for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     return "anchors" in strategy.needs.union(*required)

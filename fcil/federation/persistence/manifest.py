@@ -23,7 +23,7 @@ _NAME = re.compile(r"task([0-9]{1,18})-round([0-9]{1,18})\.json")
 
 
 def manifest_path(folder: Path, task: int, round: int) -> Path:
-    """Where the list of the checkpoint after `round` rounds of `task` lies."""
+    """Return the path of the list of the checkpoint after `round` rounds of `task`."""
     return folder / f"task{task:03d}-round{round:05d}.json"
 
 
@@ -39,7 +39,7 @@ def manifest_paths(folder: Path) -> list[Path]:
 
 
 def has_saved(folder: Path) -> bool:
-    """Whether anything in a folder of checkpoints, a synthesis under way included, is there to go on from."""
+    """Return whether a folder of checkpoints, a synthesis under way included, holds anything to go on from."""
     return bool(manifest_paths(folder)) or (folder / "synthesis.json").is_file()
 
 
@@ -149,7 +149,7 @@ def last_blobs(folder: Path) -> dict[str, str]:
 
 
 def version() -> str:
-    """Of this package: numbers may differ between two of them, so no run is made by both."""
+    """Return the version of this package: numbers may differ between two of them, so no run is made by both."""
     try:
         return metadata.version("fcil")
     except metadata.PackageNotFoundError:
@@ -170,7 +170,7 @@ def difference(theirs: Any, ours: Any, path: str = "") -> str:
 
 
 def digest_of(about: Mapping[str, Any]) -> str:
-    """What shows that a list is as it was written."""
+    """Return the digest that shows that a list is as it was written."""
     return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

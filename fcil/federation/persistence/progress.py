@@ -1,4 +1,4 @@
-"""What a run has told of itself, kept with its checkpoints: rounds and accuracies that are lost are written again.
+"""Log of a run kept with its checkpoints: rounds and accuracies that are lost are written again.
 
 The newest lines are in the list of a checkpoint itself. When they have become many they are made a part, a page,
 which later checkpoints name; so a checkpoint does not grow with the rounds before it.
@@ -44,7 +44,7 @@ class Record(Observer):
         self._lines.append(_Line(task.number, math.inf, json.dumps({"rows": [list(row) for row in rows]})))
 
     def saved(self, task: int, round: int, parts: Blobs) -> dict[str, Any]:
-        """What the list of a checkpoint after `round` rounds of `task` holds of it.
+        """Return the log's entry in the list of a checkpoint after `round` rounds of `task`.
 
         Raises:
             StoreError: a page cannot be written.

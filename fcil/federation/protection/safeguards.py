@@ -1,4 +1,4 @@
-"""What is asked of a run's aggregation, privacy, mods and attack before it begins."""
+"""Checks of a run's aggregation, privacy, mods and attack before it begins."""
 
 from __future__ import annotations
 

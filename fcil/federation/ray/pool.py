@@ -113,6 +113,6 @@ class StartedPool(ActorPool):
 
 
 def death(error: Exception) -> str:
-    """What an error of Ray's says of an actor that died, in a line."""
+    """Return what an error of Ray's says of an actor that died, in a line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""Ray, for as long as somebody needs it."""
+"""Ray, started for as long as a caller needs it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables in the environment of processes that are started in this block."""
+    """Set these variables in the environment of processes that are started in this block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

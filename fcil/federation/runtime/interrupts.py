@@ -35,7 +35,7 @@ class Interrupts:
     def __init__(self, announce: Callable[[str], None] = lambda line: None) -> None:
         self.requested = False
         self._listening = False
-        self._patient = False  # whether somebody looks at `requested`
+        self._patient = False  # whether a caller looks at `requested`
         self._overdue = False
         self._announce = announce
         self._before: dict[int, Any] = {}
@@ -65,7 +65,7 @@ class Interrupts:
             self._timer.cancel()
         if self._ends is not None:
             signal.set_wakeup_fd(self._woken)
-            for end in reversed(self._ends):  # the thread reads that there is nobody left
+            for end in reversed(self._ends):  # the thread reads end of file and stops
                 end.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)

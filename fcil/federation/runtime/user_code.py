@@ -68,7 +68,7 @@ def check_update(update: Any, verb: str, *, optional: bool) -> None:
 
 
 def kind_of_value(value: Any) -> str:
-    """What a value is, for messages: `None`, `a list`, `an int`."""
+    """Name the kind of a value, for messages: `None`, `a list`, `an int`."""
     if value is None:
         return "None"
     name = type(value).__name__
