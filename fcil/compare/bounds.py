@@ -91,7 +91,7 @@ def sentence(split: str, missing: Sequence[str], command: Command | None) -> str
 
 
 def has_bounds(run: Run) -> bool:
-    """Return whether lower and upper bound make sense: tasks that can be forgotten, in a federation that learns on data."""
+    """Return whether both bounds make sense: tasks that can be forgotten, in a federation that learns from data."""
     return not is_student(run.strategy) and _tasks(run.summary) > 1 and not is_smoke(run.config)
 
 

@@ -82,7 +82,7 @@ def _shares(n: int) -> npt.NDArray[np.float64]:
 
 
 def surely_better(best: Mapping[int, float], other: Mapping[int, float]) -> bool:
-    """Return whether the interval of the differences over common seeds lies above zero, with enough seeds for a test."""
+    """Return whether the interval of the differences over common seeds lies above zero, with at least FEWEST seeds."""
     common = sorted(best.keys() & other.keys())
     return len(common) >= FEWEST and interval([best[s] - other[s] for s in common])[0] > 0
 

@@ -87,7 +87,7 @@ class FederationSettings:
     aggregation: Aggregation = Mean()
     """Aggregation of updates: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""
     privacy: Privacy | None = None
-    """Client-level central differential privacy: clip updates, average without weights, add Gaussian noise; null: none."""
+    """Client-level central differential privacy: updates clipped, plain mean, Gaussian noise; null: none."""
     attack: Attack | None = None
     """Attack of malicious clients on the net: `label_flip`, `sign_flip`, `noise` or `scale`; null: none."""
 

@@ -31,10 +31,10 @@ from fcil.store.groups import Group, group_runs
 from fcil.store.read import Run
 
 MOST_PARTITIONS = 12
-"""That are drawn; each seed has one of its own."""
+"""Partitions that are drawn, at most; each seed has one of its own."""
 MOST_LOGS = 20
 MOST_LINES = 100
-"""On what was left out."""
+"""Lines on what was left out, at most."""
 OPEN = 3
 """Groups up to this number are shown in full from the beginning."""
 NAME = "report.html"
@@ -66,7 +66,7 @@ class Section:
 
 @dataclass
 class Found:
-    """What lies in the folders."""
+    """Content of the folders."""
 
     finished: list[Run]
     unfinished: list[Run]

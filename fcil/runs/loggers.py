@@ -35,7 +35,7 @@ Pictures = Mapping[str, npt.NDArray[np.uint8]]  # name -> (H, W, 3)
 
 
 class Writer(Protocol):
-    """What is behind a logger."""
+    """Writer behind a logger."""
 
     def write(self, step: int, scalars: Mapping[str, float], pictures: Pictures) -> None:
         """Everything about one step, at once."""
@@ -94,7 +94,7 @@ class Logged(Observer):
             self._recall(finished_rounds)
 
     def _recall(self, step: int) -> None:
-        """What the record has of the last finished round: a process that died may not have told it."""
+        """Log the last finished round again from the record: a process that died may not have logged it."""
         task, round = (step - 1) // self._rounds + 1, (step - 1) % self._rounds + 1
         for record in files.read_last_rounds(self._folder.rounds)[-1:]:
             self._scalars |= of_round(record)
@@ -159,7 +159,7 @@ def of_round(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_end(record: Mapping[str, Any]) -> dict[str, float]:
-    """What the end of a task cost beyond its rounds."""
+    """Return the costs of the end of a task beyond its rounds."""
     return _numbers({f"bytes/{way} after task": record.get(f"bytes_{way}") or None for way in ("up", "down")})
 
 

@@ -87,7 +87,7 @@ class Engines:
 
 @dataclass(frozen=True)
 class SequentialContext:
-    """Where runs are played, one after the other, and how."""
+    """Context of runs that are played one after the other."""
 
     out: Path
     console: Console

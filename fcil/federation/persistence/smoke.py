@@ -18,7 +18,7 @@ MEANING = "smoke run: two batches a round; whether it runs, not how well"
 def is_smoke(config: Mapping[str, Any]) -> bool:
     """Return whether a configuration (`config.yaml` of a run, `Plan.to_yaml()`) is that of a smoke run.
 
-In a distillation the teacher has one task, and the student is cut in its own steps.
+    In a distillation the teacher has one task, and the student is cut in its own steps.
     """
     name, federation, strategy = (config.get(key) for key in ("name", "federation", "strategy"))
     if not isinstance(name, str) or not name.removesuffix("-teacher").endswith(SUFFIX):

@@ -39,9 +39,9 @@ COLUMN = 3.3
 """Inches: 8.4 cm, one column of a two-column page."""
 PAGE = 6.9
 MOST_LINES = 4
-"""Of what stands below a title."""
+"""Lines of the text below a title, at most."""
 SHADES = LinearSegmentedColormap.from_list("shades", ("#E8F1F8", "#7FB3D9", "#0072B2", "#003A5C"))
-"""From little to much, in one hue."""
+"""Colour map from little to much, in one hue."""
 FAINT = "#D9D9D9"
 
 _TITLES: ContextVar[bool] = ContextVar("_TITLES", default=True)
@@ -119,7 +119,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
 
 
 def titled() -> bool:
-    """Whether figures have titles."""
+    """Return whether figures have titles."""
     return _TITLES.get()
 
 

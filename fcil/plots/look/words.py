@@ -60,7 +60,7 @@ def drawable(text: str) -> str:
 
 
 def _has(character: str) -> bool:
-    """Whether a font has the character; one that is found for it is used from now on."""
+    """Return whether a font has the character; one that is found for it is used from now on."""
     point = ord(character)
     if any(point in _points(family) for family in families()):
         return True
