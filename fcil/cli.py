@@ -108,7 +108,7 @@ def distill(
 @verb(app)
 def resume(
     run_dir: RunDir,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, even if untrusted.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
 ) -> None:
     """Go on with an interrupted run."""
     from fcil.experiment import resume
@@ -120,7 +120,7 @@ def resume(
 def verify(
     run_dir: RunDir,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to play again, from the first on.")] = 1,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, even if untrusted.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
     as_json: Json = False,
 ) -> None:
     """Play the first rounds of a run again: does this machine give the numbers of its record?"""
