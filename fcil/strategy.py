@@ -1,4 +1,4 @@
-"""The seam every method plugs into: what runs on a client, what runs on the server.
+"""Interface of every method: what runs on a client, what runs on the server.
 
 A strategy is a frozen dataclass: `self` holds hyper-parameters and nothing else. State is an
 argument, and it is values (named tensors, numbers, strings), so that it can travel, be saved and
@@ -127,7 +127,7 @@ class Strategy:
         return False
 
     def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
-        """See that the files which its settings name can serve.
+        """Check that the files which its settings name can serve.
 
         Args:
             net: what clients train.

@@ -14,14 +14,14 @@ from fcil.check.trials import Trials
 from fcil.federation.plan import Plan, from_json
 
 HASH_SEED = "20"
-"""Orders sets in the other process; in this one their order is drawn when it starts."""
+"""Hash seed of the other process, which orders its sets; in this one it is drawn when it starts."""
 PATIENCE = 300
 """Seconds for the run."""
 
 
 @dataclass
 class Apart:
-    """The process and the folder that its answer comes to."""
+    """Process that plays the run, and the folder that its answer comes to."""
 
     folder: Path
     process: subprocess.Popen[bytes]

@@ -21,7 +21,7 @@ FOR_EXPERIMENTS = {"Run", "distill", "load", "resume", "run", "show"}
 
 
 def offences(source: str) -> Iterator[tuple[int, str]]:
-    """Line and deed of everything that no strategy does."""
+    """Find every line that a strategy may not hold, and what it does."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((node.lineno, deed) for name in _imported(node) if (deed := _import(name)))
@@ -32,7 +32,7 @@ def offences(source: str) -> Iterator[tuple[int, str]]:
 
 
 def global_draws(source: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each call that looks as if it drew from a global random stream, or seeded it."""
+    """Find the line and name of each call that looks as if it drew from a global random stream, or seeded it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and not any(k.arg == "generator" for k in node.keywords):
             called = ast.unparse(node.func)
@@ -41,7 +41,7 @@ def global_draws(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """Whole names: `from a import b` is `a.b`."""
+    """Return whole names: `from a import b` is `a.b`."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]

@@ -33,7 +33,7 @@ from fcil.roles import Server
 
 
 def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation: Any) -> Plan:
-    """Two tasks of two classes, three clients, two rounds, unless said otherwise; syntheses take a few steps."""
+    """Return a plan of two tasks of two classes, three clients, two rounds, unless changed; syntheses are short."""
     settings = {"clients": 3, "rounds": 2, "local_epochs": 1, "batch_size": 16, "max_batches": 2, "stop_after": 2}
     return Plan(
         name="check",
@@ -69,7 +69,7 @@ class TrialRun:
         return final_server(self.context, self.folder)
 
     def outcome(self) -> dict[str, Any]:
-        """All that two equal runs have in common, as plain values."""
+        """Return all that two equal runs have in common, as plain values."""
         records = {f"task {t}, round {r}" if r else f"the end of task {t}": v for (t, r), v in self.records.items()}
         rows = {str(task): [tuple(row) for row in rows] for task, rows in self.rows.items()}
         parts = {} if self.problem else self.parts
@@ -105,7 +105,7 @@ class Listener(Observer):
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
-    """A run was interrupted on purpose."""
+    """Interruption of a run on purpose."""
 
 
 # Playing ------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Trials:
         return self._play_watched(played, Listener(played), seed, backwards=backwards, fails=fails)
 
     def play_on_ray(self, name: str, plan: Plan) -> TrialRun:
-        """The same on Ray workers."""
+        """Play the same on Ray workers."""
         plan = replace(plan, federation=replace(plan.federation, backend="ray"))
         played = TrialRun(self._datasets.open(plan), self.folder / name)
         with Engine(plan.federation, plan.resources) as engine:

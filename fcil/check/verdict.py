@@ -1,4 +1,4 @@
-"""Holds a strategy to the contract of the house: `fcil check mine.py`.
+"""Check of a strategy against the contract: `fcil check mine.py`.
 
     from fcil.check import check
     report = check("mine.py")
@@ -75,7 +75,7 @@ CHECKS = (
     Check("scale", check_scale, ("ends",)),
     Check("ray", check_ray, (*_STEADY, "separate", "process", "resume", "order")),
 )
-"""Cheap ones and those that explain others first."""
+"""Checks in order: cheap ones and those that explain others first."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Result:
     name: str
     what: str
     passed: bool | None
-    """None where another check failed that this one needs."""
+    """True if it passed; None where another check failed that this one needs."""
     problem: str
     """Error and where to look, in one line; or the check that this one needs; or, for one that passed, an advice."""
     seconds: float
@@ -113,7 +113,7 @@ class Report:
 
     @property
     def failed(self) -> list[Result]:
-        """Those that failed themselves, not those left out because of them."""
+        """Return the checks that failed themselves, not those left out because of them."""
         return [result for result in self.results if result.passed is False]
 
     def to_json(self) -> dict[str, Any]:

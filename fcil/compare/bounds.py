@@ -1,4 +1,4 @@
-"""Floor and ceiling of a comparison: what no defence gives, and what all data gives, on the same split.
+"""Lower and upper bound of a comparison: plain fine-tuning, and training on all data, on the same split.
 
 A number of a method says little without them. What is missing is said in a line, with a command that adds it:
 
@@ -36,7 +36,7 @@ class Command:
 
     @classmethod
     def of(cls, folder: RunFolder) -> Command | None:
-        """The one that a run was begun with; None if it was another, or its file is not there any more."""
+        """Return the command that a run was begun with; None if it was another, or its file is not there any more."""
         try:
             words = read_json(folder.env).get("command")
         except StoreError:
@@ -49,7 +49,7 @@ class Command:
         return None if source is None else cls(Path(source), tuple(overrides), out)
 
     def with_seeds(self, seeds: Iterable[int]) -> Command:
-        """The same for these seeds, if seeds were named in it at all."""
+        """Return the same for these seeds, if seeds were named in it at all."""
         wanted = f"seeds=[{','.join(map(str, sorted(seeds)))}]"
         changed = (wanted if text.startswith("seeds=") else text for text in self.overrides)
         return replace(self, overrides=tuple(changed))
@@ -101,7 +101,7 @@ def _tasks(summary: dict[str, Any]) -> int:
 
 
 def offer(run: Run, command: Command) -> str:
-    """The sentence about a run that stands alone in its folder; nothing where floor and ceiling make no sense.
+    """Return the sentence about a run that stands alone in its folder; nothing where bounds make no sense.
 
     Beside others a comparison has said what they lack.
     """

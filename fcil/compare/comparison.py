@@ -1,4 +1,4 @@
-"""Runs grouped over seeds and put beside each other, a table for each split."""
+"""Runs grouped over seeds and compared, in a table for each split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADLINE = "final_accuracy"
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run."""
+    """Metric of a run."""
 
     name: str
     title: str

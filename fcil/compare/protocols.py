@@ -1,4 +1,4 @@
-"""Published protocols, and in what a run differs from that of its method's paper.
+"""Published protocols, and the differences of a run from that of its method's paper.
 
 What stands here was read in a paper or in the code released with it; what is not known is left out and never
 compared. A method that several papers run in several ways has several entries, and a run is held against the
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 Partition = tuple[str, float | None]
-"""`("dirichlet", 0.5)`, `("iid", None)`, `("classes", 6)`."""
+"""Partition: `("dirichlet", 0.5)`, `("iid", None)`, `("classes", 6)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ PROTOCOLS = (
              dataset="mnist", tasks=(1,), clients=20, fraction=0.5, rounds=200, local_epochs=20, batch_size=32,
              lr=0.01),
 )  # fmt: skip
-"""None is known to us of FOT and FedProx in this setting."""
+"""Published protocols; none is known to us of FOT and FedProx in this setting."""
 COMPARED = tuple(f.name for f in fields(Protocol) if f.name not in ("methods", "source"))
 
 

@@ -21,7 +21,7 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class Spread:
-    """One number over seeds."""
+    """Mean, deviation and interval of one number over seeds."""
 
     mean: float
     std: float | None
@@ -44,7 +44,7 @@ class Pair:
     p: float
     """p-value of Wilcoxon's signed-rank test, two-sided."""
     adjusted: float
-    """The same after Holm's correction for all pairs of the table."""
+    """p-value after Holm's correction for all pairs of the table."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Progress(Observer):
         self.close()
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
 
     def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
         self.tasks, self.rounds, self.clients = tasks, rounds, clients
@@ -112,7 +112,7 @@ class Progress(Observer):
         self.line(f"done in {duration(seconds)}")
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(Text(text), soft_wrap=True, highlight=False)
 
     def loss(self) -> str:

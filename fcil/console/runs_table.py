@@ -144,7 +144,7 @@ class RunsTable:
                 row.look()
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(Text(text), soft_wrap=True, highlight=False)
 
     def _enter(self, plan: Plan, state: str) -> Row:
@@ -161,7 +161,7 @@ class RunsTable:
     # How long ---------------------------------------------------------------------------------
 
     def seconds_left(self) -> float | None:
-        """Until all are done; None before anything is known."""
+        """Return the seconds until all are done; None before anything is known."""
         paces = [row.pace.seconds_per_round() for row in self.rows.values()]
         known = [p for p in paces if p is not None]
         if not known:

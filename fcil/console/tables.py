@@ -29,13 +29,13 @@ MEANING = {
     "lander": "best task of a stage less end",
     "libcontinual": "as first, less one task",
 }
-"""A few words for every metric; the formulas are in `fcil.metrics`."""
+"""Descriptions of every metric, in a few words; the formulas are in `fcil.metrics`."""
 POINTS = ("bwt", *metrics.FORGETTING)
-"""Differences of accuracies: points, not percent."""
+"""Metrics that are differences of accuracies: points, not percent."""
 NONE = "\N{EN DASH}"
-"""Nothing, or nothing known."""
+"""Sign for a value that is empty or unknown."""
 UNDEFINED = "n/a"
-"""A metric that so few tasks do not define."""
+"""Sign for a metric that so few tasks do not define."""
 SPARKS = "▁▂▃▄▅▆▇█"
 MOST_CLIENTS, MOST_COLUMNS = 12, 50
 

@@ -106,7 +106,7 @@ def cores() -> Finding:
 
 
 def usable_cores() -> int:
-    """Those that this process may use."""
+    """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

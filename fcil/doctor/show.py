@@ -1,4 +1,4 @@
-"""An experiment or a distillation before anything is played: every setting, and who would hold what."""
+"""Display of an experiment or a distillation before anything is played: every setting, and each client's data."""
 
 from __future__ import annotations
 

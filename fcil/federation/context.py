@@ -109,7 +109,7 @@ class RunContext:
         return net.eval()
 
     def for_clients(self, plan: Plan) -> RunContext:
-        """The same run for clients in this process, who read a plan of their own and the same data."""
+        """Return the same run for clients in this process, who read a plan of their own and the same data."""
         return replace(self, plan=plan)
 
 
@@ -151,7 +151,7 @@ class Datasets:
         return self._loaded
 
     def forget(self) -> None:
-        """Let go of the data."""
+        """Release the data."""
         self._loaded = None
         self._shared_out.cache_clear()
 

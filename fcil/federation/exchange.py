@@ -1,7 +1,7 @@
 """Questions to clients and their answers: in order, a window ahead, with failures dealt with.
 
-The loop above sees clean updates in order of client number; who was late, died, raised or sent
-rubbish is in the record of the round.
+The loop above sees valid updates in order of client number; clients that were late, died, raised or
+sent invalid answers are in the record of the round.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ Tick = Callable[[int, dict[str, float]], None]
 
 
 class Keeper(Protocol):
-    """Saves chains. What `keep` was given last is what `reached` tells."""
+    """Saver of chains; `reached` returns the last state given to `keep`."""
 
     @property
     def due(self) -> bool:
@@ -160,7 +160,7 @@ class RayExecutor:
                 tick(sum(c.done for c in chains), terms)
 
     def _next(self, active: dict[Any, _RayChain]) -> Any:
-        """The next call that has ended.
+        """Return the next call that has ended.
 
         Raises:
             ConfigError: a worker could not even start.
@@ -181,7 +181,7 @@ class RayExecutor:
 
 
 class WorkerDied(Exception):  # noqa: N818 (told of, not raised to users)
-    """A synthesis worker ended while it was at something."""
+    """End of a synthesis worker during a call."""
 
 
 class _RayChain:

@@ -50,7 +50,7 @@ class LocalGrid(Grid):
         return list(self._nodes)
 
     def context(self, node: int) -> Context:
-        """A client's context without state."""
+        """Return a client's context without state."""
         identity = {"partition-id": node - 1, "num-partitions": len(self._nodes)}
         return new_context(self._run.run_id, node, identity)
 
@@ -77,7 +77,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def snapshot(self) -> Callable[[], None]:
-        """Something to call that makes clients remember what they do now, and forget messages under way."""
+        """Return a function that makes clients remember what they do now, and forget messages under way."""
 
     def _late(self, message: Message) -> Message:
         return error_reply(message, TIMED_OUT, f"no answer within {self._timeout:g} seconds")
@@ -140,7 +140,7 @@ class InProcessGrid(LocalGrid):
 
 
 class _Identity(NamedTuple):
-    """Equal only where it holds the very same objects, which it keeps alive."""
+    """Key that is equal only where it holds the very same objects, which it keeps alive."""
 
     records: tuple[Any, ...]
 

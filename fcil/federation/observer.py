@@ -24,7 +24,7 @@ class Restored:
 
 
 class Observer:
-    """Hears of everything, in order, in the server's process. Every method does nothing here."""
+    """Observer that is called on every event, in order, in the server's process. Every method does nothing here."""
 
     def restored(self, found: Restored) -> None:
         """Told before `run_started`, also of a run that begins."""

@@ -30,7 +30,7 @@ class Sections:
     """The sections of an experiment, which are those of each of its runs: the one list of them."""
 
     name: str
-    """Names the folder of the results."""
+    """Name of the experiment, and of the folder of the results."""
     data: DataSettings
     """Data set and its split by task and by client."""
     federation: FederationSettings = FederationSettings()
@@ -42,14 +42,14 @@ class Sections:
     anchors: AnchorSettings = AnchorSettings()
     """Source of the label-text embeddings."""
     strategy: StrategySpec
-    """The method."""
+    """Strategy, the method."""
     resources: Resources = Resources()
     """Resources the run may use."""
     logger: Logger | None = None
     """Logger that is told of every round: `tensorboard` or `wandb`; null: none."""
 
     def sections(self) -> dict[str, Any]:
-        """The value of each, by its key."""
+        """Return the value of each section, by its key."""
         return {f.name: getattr(self, f.name) for f in fields(Sections)}
 
 
@@ -59,14 +59,14 @@ _SETTINGS = {k: c for k, c in _CLASSES if isinstance(c, type) and is_dataclass(c
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Sections):
-    """One strategy, one seed, one scenario."""
+    """Plan of one run: one strategy, one seed, one scenario."""
 
     seed: Index
-    """Every random stream of the run is derived from it."""
+    """Seed of the run, from which every random stream is derived."""
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
-        """Every setting that can change the result, the seed aside."""
+        """Return every setting that can change the result, the seed aside."""
         parts = without(effective(self.to_yaml()), ("name", "seed"))
         if self.data.split is not None:
             parts["data"]["split"] = self.data.split.digest  # the same split, in whichever file
@@ -83,7 +83,7 @@ class Plan(Sections):
         return Path(self.name) / f"{self.strategy.name}-{self.variant}" / f"seed{self.seed}"
 
     def smoke(self) -> Plan:
-        """Two tasks, one round, two batches: does it run at all?"""
+        """Return the plan of a smoke run: two tasks, one round, two batches, to see that it runs at all."""
         federation = replace(self.federation, **CUT)
         strategy = replace(self.strategy, strategy=self.strategy.strategy.smoke())
         return replace(self, name=f"{self.name}{SUFFIX}", federation=federation, strategy=strategy)
@@ -99,7 +99,7 @@ class Plan(Sections):
 
 
 def check_runs(name: str, seeds: Sequence[int]) -> None:
-    """See that runs of these seeds can lie in a folder of this name.
+    """Check that runs of these seeds can lie in a folder of this name.
 
     Raises:
         ValueError: names the setting, the value and what is allowed.

@@ -26,7 +26,7 @@ PAPER_SHARE = 0.04
 
 
 def check_foreseen(context: RunContext, *, files: bool = True) -> None:
-    """See that nothing in a plan would end its run in the middle.
+    """Check that nothing in a plan would end its run in the middle.
 
     Args:
         files: whether those that the strategy names are looked at.
@@ -49,7 +49,7 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
 
 
 def _check_exemplars(context: RunContext) -> None:
-    """No client may want to keep more images than the federation allows."""
+    """Check that no client wants to keep more images than the federation allows."""
     plan, scenario = context.plan, context.scenario
     most, strategy = plan.federation.exemplars, plan.strategy.strategy
     if not most or "exemplars" not in strategy.needs:  # none at all: another line tells of it
@@ -93,7 +93,7 @@ def _met(context: RunContext) -> Iterator[Counts]:
 
 
 def check_fits(context: RunContext) -> None:
-    """Ask for everything a run will need, so that what is missing is said before it starts.
+    """Load everything a run will need, so that what is missing is said before it starts.
 
     Raises:
         UserError: the device, data, partition, anchors, or what a synthesizer needs.
@@ -127,7 +127,7 @@ def remarks(context: RunContext) -> list[str]:
 
 
 def introduction(context: RunContext) -> list[str]:
-    """The same, and what was decided for a run by its settings and is not to be seen in them."""
+    """Return `remarks`, and what was decided for a run by its settings and is not to be seen in them."""
     return [*_test_share(context), *remarks(context)]
 
 

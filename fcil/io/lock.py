@@ -42,7 +42,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Wait until no other process is at the files of this name, and keep others from them while the block lasts.
+    """Wait until no other process uses the files of this name, and keep others from them while the block lasts.
 
     Raises:
         StoreError: nothing can be written beside them.

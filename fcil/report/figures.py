@@ -37,7 +37,7 @@ MOST_NUMBERS = 200
 MOST_CELLS = 20_000
 """Cells of a heat map, at most."""
 MOST_LABELS = 15
-"""Along a side of a heat map."""
+"""Labels along a side of a heat map, at most."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Lines:
         return [100 * (start - 0.5 - left) / (right - left) for start in self.starts[1:]]
 
     def path(self, line: Line) -> str:
-        """The line, interrupted where a value is missing and where a task begins."""
+        """Return the line, interrupted where a value is missing and where a task begins."""
         return "".join(f"M{' '.join(f'{a:g},{b:g}' for a, b in part)}" for part in self._parts(line.y) if len(part) > 1)
 
     def dots(self, line: Line) -> str:

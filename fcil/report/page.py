@@ -1,4 +1,4 @@
-"""The page: what is in it and in which order. How it looks is said by the files beside this one."""
+"""Content and order of the page; its look is in the files beside this one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _content(found: Found) -> dict[str, Any]:
-    """Everything the template asks for."""
+    """Return everything the template asks for."""
     comparison = compare(found.finished, teachers=True)
     groups = group_runs(found.finished)
     begun = group_runs(found.unfinished)
@@ -201,7 +201,7 @@ def _facts(found: Found, comparison: Comparison) -> list[tuple[str, str]]:
 
 @cache
 def _environment() -> Environment:
-    """Everything that a template writes is escaped."""
+    """Return the template's environment, which escapes everything it writes."""
     found = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                         loader=FunctionLoader(_file))  # fmt: skip
     found.filters["breakable"] = _breakable

@@ -19,7 +19,7 @@ LARGEST = 2 * 2**20
 MOST = 2
 """Pictures of a run, at most: the first and the last."""
 MOST_PIXELS = 4000
-"""Along a side."""
+"""Pixels along a side, at most."""
 MOST_BYTES = 4 * 2**20
 """Bytes of all pictures of a page, at most."""
 

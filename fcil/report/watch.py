@@ -56,7 +56,7 @@ class Watch:
 
 
 def fingerprint(dirs: Sequence[Path]) -> str:
-    """Changes when a run has written something."""
+    """Return a stamp that changes when a run has written something."""
     seen = []
     for top in dirs:
         for place, _, names in os.walk(top):
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle is no news."""
+        """Ignore a browser that leaves in the middle."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -158,4 +158,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing is said of each request."""
+        """Log nothing of requests."""

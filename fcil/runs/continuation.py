@@ -81,7 +81,7 @@ def begin(folder: RunFolder, context: RunContext) -> Lines:
 
 
 def check_begun(plans: Sequence[Plan], datasets: Datasets, out: Path) -> list[str]:
-    """See that runs which were begun, and which no other process plays, can go on as the same runs.
+    """Check that runs which were begun, and which no other process plays, can go on as the same runs.
 
     Returns:
         What is to be said of them.
@@ -168,7 +168,7 @@ def _first_line(there: str, here: str) -> tuple[int, str, str]:
 
 
 def _check_config(folder: RunFolder, there: Mapping[str, Any], now: Intended) -> None:
-    """See that every decisive setting that is written is as it was; what an earlier fcil did not write is a default."""
+    """Check that every decisive setting is as written; a setting that an earlier fcil did not write is a default."""
     old, new = (_decisive(config, now.plan) for config in (there, now.config))
     _check_equal(folder.config, old, _restricted(new, old))
 

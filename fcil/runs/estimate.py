@@ -76,7 +76,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float | None:
-        """Until all are finished; None if a run's is unknown."""
+        """Return the seconds until all are finished; None if a run's is unknown."""
         ahead = [run.seconds for run in self.runs if run.state != "finished"]
         known = [s for s in ahead if s is not None]
         return seconds_for_all([], known, self.at_once) if len(known) == len(ahead) else None
@@ -102,7 +102,7 @@ def estimate(
 
 
 def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Estimate:
-    """The same of plans. Nothing is downloaded or written; of image files few are decoded.
+    """Return the same of plans. Nothing is downloaded or written; of image files few are decoded.
 
     Raises:
         UserError: something in them, the data or the label-text embeddings is wrong.

@@ -1,8 +1,8 @@
 """TensorBoard and Weights & Biases, for those who watch runs there: `logger: tensorboard` in an experiment.
 
 They are shown what is in the run folder, by global round: accuracy, loss terms, bytes, seconds, and pictures of the
-pool. What belongs to a round is held until the next one begins, and the round that a resumed run goes on from is
-told again from the record, in place of what was told of it before: steps go on, and none is there twice.
+pool. Values are buffered until the next round starts. After a resume, the restart round is logged again from
+`rounds.jsonl` and replaces its earlier entry, so no step appears twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fcil.store import RunFolder, files
 from fcil.types import Task, Tensors
 
 NEEDS: dict[str, str] = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
-"""The module of each."""
+"""Module of each logger."""
 Pictures = Mapping[str, npt.NDArray[np.uint8]]  # name -> (H, W, 3)
 
 
@@ -38,14 +38,14 @@ class Writer(Protocol):
     """Writer behind a logger."""
 
     def write(self, step: int, scalars: Mapping[str, float], pictures: Pictures) -> None:
-        """Everything about one step, at once."""
+        """Write everything about one step, at once."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the writer."""
 
 
 def check_logger(name: Logger | None) -> None:
-    """See that the package of a logger is there.
+    """Check that the package of a logger is there.
 
     Raises:
         ConfigError: it is not.
@@ -138,7 +138,7 @@ class Logged(Observer):
             self._scalars, self._pictures = {}, {}
 
     def close(self) -> None:
-        """Tell what is left, and end."""
+        """Log what is left, and close."""
         self._commit()
         if self._writer is not None:
             self._writer.close()

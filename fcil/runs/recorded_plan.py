@@ -30,7 +30,7 @@ def load_plan(folder: RunFolder, *, trust: bool = False) -> Plan:
 
 
 def _check_familiar(folder: RunFolder, strategy: object, source: str, where: Where) -> None:
-    """See that no code would be run which is not also in the file that the settings name.
+    """Check that no code would be run which is not also in the file that the settings name.
 
     A run folder may come from anywhere, and its strategy.py would be executed.
     """

@@ -79,7 +79,7 @@ class Engines:
         return self._engine
 
     def close(self) -> None:
-        """Let go of the engine, and of all that a run which failed has left in it."""
+        """Release the engine, and all that a run which failed has left in it."""
         self._engine = None
         self._stack.close()
         gc.collect()

@@ -50,7 +50,7 @@ SAYING = {
 
 
 class Difference(NamedTuple):
-    """A number that is another here."""
+    """Difference between a recorded number and its value here."""
 
     task: int
     round: int
@@ -109,7 +109,7 @@ class Verification:
 
 
 class Enough(Exception):  # noqa: N818 (not an error)
-    """Signal that as many rounds were played as were asked for."""
+    """End of the replay: as many rounds were played as were asked for."""
 
 
 class _Rounds(Observer):
@@ -164,7 +164,7 @@ def verify(
 
 
 def _check_places(folder: RunFolder, plan: Plan, recorded: Sequence[Mapping[str, Any]]) -> None:
-    """See that the lines are those of the first rounds, each in its place.
+    """Check that the lines are those of the first rounds, each in its place.
 
     Raises:
         StoreError: one was lost.

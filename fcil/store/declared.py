@@ -17,7 +17,7 @@ from fcil.store.folder import RunFolder
 KEY = "method"
 """Key of `env.json` under which they stand."""
 MOST = 100
-"""Entries of a list that are believed."""
+"""Entries of a list that are read, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ COLUMNS = ("trained_task", "tested_task", "correct", "examples", "accuracy")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; a number that is not finite becomes null, because JSON has no word for it."""
+    """Write indented JSON; a number that is not finite becomes null, because JSON has no word for it."""
     write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -96,7 +96,7 @@ class RunFolder:
         return found
 
     def truncate_after(self, task: int, round: int) -> None:
-        """Forget what happened after `round` of `task`, the last one a checkpoint holds (round 0: none of the task).
+        """Delete records after `round` of `task`, the last one a checkpoint holds (round 0: none of the task).
 
         Accuracies of `task` itself stay if none of its rounds was dropped. Without this, a resumed
         run would count the rounds between its checkpoint and its death twice.
@@ -126,7 +126,7 @@ def write_split(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def check_writable(out: Path | str) -> None:
-    """See that results can be written under `out`, and leave no trace.
+    """Check that results can be written under `out`, and leave no trace.
 
     Raises:
         StoreError: `out` is no folder, or nothing can be written there.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # half a second that a table of finished runs need not wait
 MOST_EXAMPLES = 2**40
 """Examples of a class on a client, at most; sums of them still fit into 64 bits."""
 MOST_FOLDERS = 64
-"""Within each other, where runs are looked for."""
+"""Folders within each other in which runs are looked for, at most."""
 LONG_TEXT = 2**16
 """Characters of a configuration that is not read section by section."""
 

@@ -39,7 +39,7 @@ def go_back(folder: RunFolder, found: Restored) -> list[str]:
 
 
 def check_whole(folder: RunFolder, last: Place, rounds: int, tasks: int) -> None:
-    """See that the files hold what happened before a checkpoint that has no copy of it.
+    """Check that the files hold what happened before a checkpoint that has no copy of it.
 
     Args:
         last: the task and the round of it that the checkpoint follows.

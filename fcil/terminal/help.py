@@ -54,7 +54,7 @@ EXAMPLES = {
 MOST_FILES = 200
 """Files that are offered for completion."""
 _SCANNED = 2
-"""Folders deep that are looked through for them."""
+"""Depth of folders that are searched for them."""
 
 
 # Help ---------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Verb(TyperCommand):
                     param.help = about.help
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Nothing: `format_options` of typer lists the arguments, and click 8.5 would list them once more."""
+        """Write nothing: `format_options` of typer lists the arguments, and click 8.5 would list them once more."""
 
     def get_help(self, ctx: click.Context) -> str:
         return _without_markup(super().get_help(ctx))

@@ -170,7 +170,7 @@ def _limits() -> str:
 
 
 def address_space() -> int | None:
-    """Bytes of address space that a process of this shell may have; None: as many as it likes."""
+    """Bytes of address space that a process of this shell may have; None: no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
 

@@ -28,7 +28,7 @@ class Credentials:
 
     @property
     def authority(self) -> Path:
-        """The certificate by which everybody knows the server's."""
+        """Path of the certificate that identifies the server."""
         return self.folder / "ca.pem"
 
     @property

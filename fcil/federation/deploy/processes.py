@@ -54,7 +54,7 @@ class Processes:
             )
 
     def check(self) -> None:
-        """See that all that was started still runs.
+        """Check that all that was started still runs.
 
         Raises:
             TrainingError: something has ended; says what it wrote last.

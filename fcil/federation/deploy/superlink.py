@@ -52,7 +52,7 @@ clientapp = "fcil.federation.flower_app:client"
 
 [tool.flwr.app.config]
 """
-"""An app without code: everybody who runs it has the package."""
+"""App without code: all participants have the package."""
 
 
 def environment(ray_address: str | None = None) -> dict[str, str]:

@@ -256,7 +256,7 @@ class AuditLog:
 
 @contextmanager
 def asserted_unchanged(server: Server) -> Iterator[None]:
-    """See that a block in which test images are shown leaves the server's state as it was.
+    """Check that a block in which test images are shown leaves the server's state as it was.
 
     Raises:
         LeakError: it did not; what is kept of a test image may reach the clients.

@@ -29,7 +29,7 @@ Outcome = Literal["retried", "skipped", "stopped"]
 
 @dataclass(frozen=True)
 class Failure:
-    """One answer that did not come as it should, as it stands in `rounds.jsonl`."""
+    """Failed answer of a client, as it stands in `rounds.jsonl`."""
 
     client: int
     attempt: int

@@ -1,4 +1,4 @@
-"""The lists of parts that checkpoints are: written whole, in order of their rounds, and never believed unseen."""
+"""Manifests of checkpoints, lists of parts: written whole, ordered by rounds, and validated before use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fcil.io.blobs import UNTOUCHED, DamagedError
 
 FORMAT = 2
 SIZE_LIMIT = 64 * 2**20
-"""Bytes; a longer list of parts was not written by us."""
+"""Bytes of a manifest, at most; a longer one was not written by us."""
 SET_ASIDE = ".damaged"
 """Added to the name of a list that cannot be used."""
 _NAME = re.compile(r"task([0-9]{1,18})-round([0-9]{1,18})\.json")
@@ -75,7 +75,7 @@ def read_manifest(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sound_manifest(path: Path) -> dict[str, Any]:
-    """The list in a file, whichever run it is of.
+    """Return the list in a file, whichever run it is of.
 
     Raises:
         DamagedError: it is not what was written.
@@ -93,7 +93,7 @@ def sound_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_manifests(folder: Path, settings: Mapping[str, Any]) -> None:
-    """See that the last sound list in a folder of checkpoints is of this version and these settings.
+    """Check that the last sound list in a folder of checkpoints is of this version and these settings.
 
     Raises:
         StoreError: it is not.
@@ -107,7 +107,7 @@ def check_manifests(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Take a damaged list out of the way: it must not stand in the place of a good one.
+    """Rename a damaged list: it must not stand in the place of a good one.
 
     Raises:
         StoreError: the folder cannot be written.

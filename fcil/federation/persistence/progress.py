@@ -27,7 +27,7 @@ class _Line(NamedTuple):
 
 
 class Record(Observer):
-    """Hears what the run folder is told, and gives it back from a checkpoint."""
+    """Observer that records what the run folder is told, and gives it back from a checkpoint."""
 
     def __init__(self) -> None:
         self._known = True  # False if what was told before is not: an earlier fcil wrote the checkpoint, or damage
@@ -79,7 +79,7 @@ class Record(Observer):
         return Restored(task, round, *found)
 
     def forget(self) -> Restored:
-        """Begin anew."""
+        """Clear the record."""
         self._known, self._pages, self._lines = True, [], []
         return Restored(1, 0, [], [])
 

@@ -32,7 +32,7 @@ LOG = "log"
 LONGEST, MOST = 2000, 20
 """Characters of a line, and lines of a reply, that the server takes into its log."""
 Who = tuple[int, int, int]
-"""Task, round and client."""
+"""Identity of a call: task, round and client."""
 
 
 def around(mods: Mods, seed: int, who: Who, message: Message, context: Context, call_next: CallNext) -> Message:

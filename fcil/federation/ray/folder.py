@@ -21,7 +21,7 @@ _ROOM = 107 - len("/session_2026-11-28_05-21-43_564101_4194304/sockets/plasma_st
 
 
 class RayFolder:
-    """A new folder that is this process's. `path` is None where none can be made: then Ray does what it always does."""
+    """New folder of this process. `path` is None where none can be made: then Ray uses its default."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
@@ -71,7 +71,7 @@ def _made(home: Path) -> tuple[Path, int]:
 
 
 def sweep(home: Path) -> None:
-    """Remove the folders of this user's processes that died."""
+    """Remove the folders of this user's processes that ended."""
     for path in home.glob(f"{PREFIX}?????"):
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -88,7 +88,7 @@ class RaySession:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines in this block: Ray prints the logs of processes that fail, whose error is told afterwards."""
+    """Suppress log lines in this block: Ray prints the logs of processes that fail, whose error is told afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -152,7 +152,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 class DiedStartingError(Exception):
-    """A process of Ray's ended while Ray was starting."""
+    """End of a process of Ray's while Ray was starting."""
 
 
 @contextmanager

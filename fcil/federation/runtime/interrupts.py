@@ -55,7 +55,7 @@ class Interrupts:
         return self
 
     def insist(self) -> None:
-        """Take signals back from a library that helped itself to them, as Ray does when it starts."""
+        """Restore signal handlers that a library has replaced, as Ray does when it starts."""
         if self._listening:
             for number in SIGNALS:
                 signal.signal(number, self._handle)
@@ -81,12 +81,12 @@ class Interrupts:
             self._patient = False
 
     def check(self) -> None:
-        """Leave, if that was asked for. To be called where everything is saved."""
+        """Raise if a stop was requested. To be called where everything is saved."""
         if self.requested:
             raise Interrupted
 
     def _count(self, arrivals: socket.socket) -> None:
-        """See to the second signal, in a thread: the main one may be at something that Python cannot interrupt."""
+        """Handle the second signal in a thread: the main one may be at something that Python cannot interrupt."""
         presses = 0
         with contextlib.suppress(OSError):
             while numbers := arrivals.recv(16):

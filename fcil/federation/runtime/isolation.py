@@ -1,4 +1,4 @@
-"""Clients begin clean: what one client does to things that a process keeps does not reach the next.
+"""Isolation of clients: what one client does to things that a process keeps does not reach the next.
 
 A process plays many clients with one net, one copy of what the server shares, and one strategy. Their
 tensors are loaded anew for each client, and this module sees to the rest: gradients switched off,
@@ -60,7 +60,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def settle(net: nn.Module, *, training: bool, requires_grad: bool) -> None:
-    """Set anew what clients may switch as they like: the mode, and whether weights want gradients."""
+    """Reset what clients may switch as they like: the mode, and whether weights want gradients."""
     net.train(training)
     for parameter in net.parameters():
         parameter.requires_grad_(requires_grad)
@@ -109,7 +109,7 @@ def switches() -> dict[str, Any]:
 
 
 def restore_switches(before: Mapping[str, Any]) -> None:
-    """Set PyTorch as it was."""
+    """Restore PyTorch's settings."""
     for name, (read, write) in _SWITCHES.items():
         if read() != before[name]:
             write(before[name])

@@ -39,7 +39,7 @@ HOUSE = {name: number for number, name in enumerate(_NAMES)}
 """Places of the strategies that come with the platform; a colour's second one is dashed. Lower and upper bound are
 gray and black, which no other strategy gets as long as there are colours."""
 BOUNDS = 2
-"""Colours at the end of the cycle that are those of floor and ceiling."""
+"""Colours at the end of the cycle that are those of the lower and upper bound."""
 Dash = Literal["solid", "dashed", "dotted", "dashdot"]
 
 

@@ -92,7 +92,7 @@ def look() -> Iterator[None]:
 
 @contextmanager
 def styled(path: Path | None = None, *, colours: Path | None = None, titles: bool = True) -> Iterator[None]:
-    """Draw otherwise than the house does, within a block.
+    """Draw in another style than the default, within a block.
 
     Args:
         path: a matplotlib style file, laid over the look of the house.
@@ -151,7 +151,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def _render(figure: Figure, kind: str) -> bytes:
-    """Without `savefig`, which draws everything once more to find its place."""
+    """Return the file's bytes without `savefig`, which draws everything once more to find its place."""
     stream = io.BytesIO()
     with look():
         if kind == "png":
@@ -184,7 +184,7 @@ def head(figure: Figure, text: str, subtitle: str) -> None:
 
 
 def plain_numbers() -> FuncFormatter:
-    """0.01 and 100 instead of powers of ten."""
+    """Return a formatter that writes 0.01 and 100 instead of powers of ten."""
     return FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
 
 
@@ -200,7 +200,7 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
 
 
 def bare(axes: Axes) -> None:
-    """Without grid, frame and ticks: what is drawn has edges of its own."""
+    """Remove grid, frame and ticks: what is drawn has edges of its own."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
