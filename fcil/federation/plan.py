@@ -42,7 +42,7 @@ class Sections:
     anchors: AnchorSettings = AnchorSettings()
     """Source of the label-text embeddings."""
     strategy: StrategySpec
-    """Strategy, the method."""
+    """Strategy (the method) and its hyper-parameters."""
     resources: Resources = Resources()
     """Resources the run may use."""
     logger: Logger | None = None
