@@ -379,7 +379,6 @@ def report(
 
 
 def _tell_estimate(found: Estimate, as_json: bool) -> None:
-    """Print the estimate of a dry run."""
     from fcil.runs.estimate import estimate_table
 
     if as_json:

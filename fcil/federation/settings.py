@@ -62,7 +62,7 @@ class FederationSettings:
     batch_size: Count = 64
     """Real images per step on a client."""
     backend: Literal["ray", "inprocess"] = "ray"
-    """Backend that runs the clients: Ray workers, or this process, one client after the other; the result is the same."""
+    """Backend that runs the clients: Ray workers, or this process, one after the other; the result is the same."""
     evaluate_every: Index = 1
     """Rounds between evaluations of the global net; 0 evaluates at the end of a task alone."""
     checkpoint_every: Index = 1
