@@ -108,7 +108,7 @@ def distill(
 @verb(app)
 def resume(
     run_dir: RunDir,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
 ) -> None:
     """Go on with an interrupted run."""
     from fcil.experiment import resume
@@ -120,7 +120,7 @@ def resume(
 def verify(
     run_dir: RunDir,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to play again, from the first on.")] = 1,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, whoever wrote it.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
     as_json: Json = False,
 ) -> None:
     """Play the first rounds of a run again: does this machine give the numbers of its record?"""
@@ -379,7 +379,6 @@ def report(
 
 
 def _tell_estimate(found: Estimate, as_json: bool) -> None:
-    """What a dry run found."""
     from fcil.runs.estimate import estimate_table
 
     _print_json(found.to_json()) if as_json else Console().print(estimate_table(found))

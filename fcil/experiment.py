@@ -1,4 +1,4 @@
-"""From a YAML file to runs: overrides, the matrix, the seeds, and one run after another.
+"""Runs of an experiment file: overrides, the matrix, the seeds, and one run after another.
 
 runs = run("experiments/quickstart.yaml", "federation.rounds=5", out="results")
 """
@@ -66,7 +66,7 @@ def resume(path: str | Path, console: Console | None = None, *, trust: bool = Fa
     Args:
         trust: run the strategy.py of the folder even if the file it was copied from is another now, or gone.
     Raises:
-        StoreError: the folder holds no run, one whose settings were changed, or code that may be a stranger's.
+        StoreError: the folder holds no run, one whose settings were changed, or untrusted code.
     """
     folder = RunFolder(os.path.realpath(path))
     plan, where = load_plan(folder, trust=trust), Where(str(folder.config))

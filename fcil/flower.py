@@ -49,7 +49,7 @@ cli = typer.Typer(
 
 
 def _play(source: Path, overrides: list[str], out: Path, open_engine: OpenEngine) -> None:
-    """In the ServerApp: what `fcil run` does, on clients that are elsewhere."""
+    """Play the experiment in the ServerApp: what `fcil run` does, on clients that are elsewhere."""
     console = Console(file=sys.stdout, force_terminal=False)  # Flower keeps what is written, line by line
     execute(_plans(source, overrides), out, console, Where(str(source)), open_engine)
 

@@ -1,4 +1,4 @@
-"""What a strategy is handed: a client for one round, or the server."""
+"""Arguments of a strategy's methods: a client for one round, or the server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Client:
     _built: dict[str, nn.Module] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
-        """This client's stream for this round and purpose."""
+        """Return this client's stream for this round and purpose."""
         return generator(self.seed, purpose, self.task.number, self.round, self.index, device=self.device)
 
     def frozen(self, name: str) -> Net:
@@ -56,7 +56,7 @@ class Client:
         return self.frozen_net(name)
 
     def built(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
-        """What `build` makes, with the weights that are `shared[name]`: a generator that the server has trained.
+        """Return the result of `build`, with the weights of `shared[name]`: a generator that the server has trained.
 
         In eval mode and without gradients for its weights; this client's own copy in this round.
         """
@@ -201,12 +201,12 @@ class Teacher(NamedTuple):
     """A net to be inverted that is not the global one."""
 
     settings: NetSettings
-    """Which net it is."""
+    """Settings of its net."""
     weights: Tensors
 
 
 class ServerServices:
-    """What a server can ask of the run that it belongs to; here for a server that belongs to none.
+    """Services that a server can ask of its run; here for a server that belongs to none.
 
     The first argument of each is the server that asks.
     """
@@ -285,7 +285,7 @@ class Server:
 
 
 def are_samples(kept: Value) -> bool:
-    """Whether this is what `Client.keep` puts into a client's memory."""
+    """Return whether this is what `Client.keep` puts into a client's memory."""
     return isinstance(kept, Mapping) and kept.keys() == {"indices", "labels", "tasks"}
 
 

@@ -1,4 +1,4 @@
-"""The seam every method plugs into: what runs on a client, what runs on the server.
+"""Interface of every method: what runs on a client, what runs on the server.
 
 A strategy is a frozen dataclass: `self` holds hyper-parameters and nothing else. State is an
 argument, and it is values (named tensors, numbers, strings), so that it can travel, be saved and
@@ -50,16 +50,16 @@ class Strategy:
 
     # Declared by the class and read by listings, tables and diagnostics; only `needs` and `data` change a run.
     paper: ClassVar[str] = ""
-    """Where the method was published: authors, title, venue and year, arXiv number."""
+    """Paper of the method: authors, title, venue and year, arXiv number."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What must be there before the first round: `anchors` (a label-text head), `exemplars` (leave to keep images)."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after runs without them: at their defaults they are left out of what tells runs apart."""
     data: ClassVar[Literal["task", "seen"]] = "task"
-    """Which of its own data a client may touch: the current task's, or all tasks seen (an upper bound)."""
+    """Own data that a client may touch: the current task's, or all tasks seen (an upper bound)."""
     uses: ClassVar[frozenset[str]] = frozenset()
-    """What clients work with: `exemplars` (`client.keep`), `teacher` (`client.frozen`), `samples` of what the server
-    shares (`client.draw`, `client.built`), `notes` (`client.memory`)."""
+    """Means that clients work with: `exemplars` (`client.keep`), `teacher` (`client.frozen`), `samples` of what the
+    server shares (`client.draw`, `client.built`), `notes` (`client.memory`)."""
     loss_terms: ClassVar[tuple[str, ...]] = ()
     """Terms of the clients' loss after the first task; one that never appears is reported as inert."""
     broadcasts: ClassVar[tuple[str, ...]] = ()
@@ -113,7 +113,7 @@ class Strategy:
         return out.logits
 
     def sample(self, server: Server, count: int) -> Sequence[int]:
-        """Which clients take part in this round: `count` of them, drawn anew each round."""
+        """Return the clients of this round: `count` of them, drawn anew each round."""
         return drawn_clients(server.generator("sample"), server.num_clients, count)
 
     # Before a run ------------------------------------------------------------------------------
@@ -125,11 +125,11 @@ class Strategy:
 
     @property
     def reads_metrics(self) -> bool:
-        """Whether `aggregate` reads metrics of clients, which `federation.privacy` withholds."""
+        """Return whether `aggregate` reads metrics of clients, which `federation.privacy` withholds."""
         return False
 
     def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
-        """See that the files which its settings name can serve.
+        """Check that the files which its settings name can serve.
 
         Args:
             net: what clients train.
@@ -140,7 +140,7 @@ class Strategy:
         """
 
     def keeps(self, met: Sequence[int]) -> int | None:
-        """How many of its own images a client keeps when a task ends; None where nobody can tell beforehand.
+        """Return the number of its own images a client keeps when a task ends; None if it is not known beforehand.
 
         Args:
             met: how many images of each class it has met, classes in order of appearance.
@@ -148,7 +148,7 @@ class Strategy:
         return None
 
     def replays(self, met: Sequence[int]) -> int | None:
-        """How many images of earlier tasks a client trains on in a round of the next task; as `keeps`."""
+        """Return the number of images of earlier tasks a client trains on in a round of the next task; as `keeps`."""
         return self.keeps(met)
 
     # Settings ---------------------------------------------------------------------------------

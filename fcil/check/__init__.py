@@ -1,4 +1,4 @@
-"""`fcil check`: holds a strategy to the contract of the house, in tiny federations of its own."""
+"""`fcil check`: checks of a strategy against the contract, in tiny federations of its own."""
 
 from __future__ import annotations
 

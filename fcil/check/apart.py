@@ -14,14 +14,14 @@ from fcil.check.trials import Trials
 from fcil.federation.plan import Plan, from_json
 
 HASH_SEED = "20"
-"""Orders sets in the other process; in this one their order is drawn when it starts."""
+"""Hash seed of the other process, which orders its sets; in this one it is drawn when it starts."""
 PATIENCE = 300
 """Seconds for the run."""
 
 
 @dataclass
 class Apart:
-    """The process and the folder that its answer comes to."""
+    """Process that plays the run, and the folder that its answer comes to."""
 
     folder: Path
     process: subprocess.Popen[bytes]
@@ -43,7 +43,7 @@ class Apart:
         )
 
     def outcome(self) -> dict[str, Any]:
-        """As `Played.outcome`, once the process has ended."""
+        """Return the same as `Played.outcome`, once the process has ended."""
         code = self.process.wait(PATIENCE)
         answer = self.folder / "outcome.json"
         if not answer.is_file():

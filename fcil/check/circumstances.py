@@ -37,7 +37,7 @@ def check_uneven(case: Case) -> str | None:
 
 
 def _unevenly(scenario: Scenario) -> Scenario:
-    """Another partition of the same samples; none of the settings is as uneven as this."""
+    """Return another partition of the same samples, more uneven than any of the settings."""
     labels, held = scenario.dataset.train.y.numpy(), []
     for clients in scenario.held:
         first, *others = np.sort(np.concatenate(clients)).tolist()

@@ -225,7 +225,7 @@ def check_ray(case: Case) -> str | None:
 
 
 def difference(got: dict[str, Any], expected: dict[str, Any]) -> str | None:
-    """Where one outcome first departs from another."""
+    """Describe the first difference between two outcomes."""
     if got["problem"] or expected["problem"]:
         return got["problem"] if got["problem"] != expected["problem"] else None
     for place, record in expected["records"].items():

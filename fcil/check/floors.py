@@ -1,4 +1,4 @@
-"""The floors of the house, from the ground up: a module imports from its own floor or from lower ones.
+"""Layers of the package, from the lowest: a module imports from its own layer or from lower ones.
 
 `tests/laws` hold every module of `fcil/` and `strategies/` to it, `fcil check` every strategy.
 """

@@ -1,4 +1,4 @@
-"""What the text of a strategy's file may not hold, read from its syntax; nothing is executed."""
+"""Laws on the text of a strategy's file, checked on its syntax tree; nothing is executed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOR_EXPERIMENTS = {"Run", "distill", "load", "resume", "run", "show"}
 
 
 def offences(source: str) -> Iterator[tuple[int, str]]:
-    """Line and deed of everything that no strategy does."""
+    """Find every line that a strategy may not hold, and what it does."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((node.lineno, deed) for name in _imported(node) if (deed := _import(name)))
@@ -32,7 +32,7 @@ def offences(source: str) -> Iterator[tuple[int, str]]:
 
 
 def global_draws(source: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each call that looks as if it drew from a global random stream, or seeded it."""
+    """Find the line and name of each call that looks as if it drew from a global random stream, or seeded it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and not any(k.arg == "generator" for k in node.keywords):
             called = ast.unparse(node.func)
@@ -41,7 +41,7 @@ def global_draws(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """Whole names: `from a import b` is `a.b`."""
+    """Return whole names: `from a import b` is `a.b`."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
@@ -65,7 +65,7 @@ def _import(name: str) -> str | None:
 
 
 def _is_above(name: str, parts: list[str]) -> bool:
-    """Whether something of `fcil` lies above strategies: the one law for the house's own and for those of users."""
+    """Return whether a module of `fcil` lies above strategies: one law for built-in strategies and those of users."""
     theirs, own = floor(name), floor("strategies")
     return (len(parts) == 2 and parts[1] in FOR_EXPERIMENTS) or (
         theirs is not None and own is not None and theirs > own

@@ -33,7 +33,7 @@ from fcil.roles import Server
 
 
 def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation: Any) -> Plan:
-    """Two tasks of two classes, three clients, two rounds, unless said otherwise; syntheses take a few steps."""
+    """Return a plan of two tasks of two classes, three clients, two rounds, unless changed; syntheses are short."""
     settings = {"clients": 3, "rounds": 2, "local_epochs": 1, "batch_size": 16, "max_batches": 2, "stop_after": 2}
     return Plan(
         name="check",
@@ -48,15 +48,15 @@ def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation
 
 @dataclass
 class TrialRun:
-    """What came of a run."""
+    """Outcome of a run."""
 
     context: RunContext
     folder: Path
     records: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
-    """By task and round, without what a clock says; round 0 is the end of a task."""
+    """Records by task and round, without timings; round 0 is the end of a task."""
     rows: dict[int, list[AccuracyRow]] = field(default_factory=dict)
     problem: str | None = None
-    """Why the run did not end, and where in the strategy's file."""
+    """Reason why the run did not end, and the place in the strategy's file."""
     touched: tuple[str, ...] = ()
     """The global random streams that the run drew from or seeded."""
     grid: RecordingGrid | None = None
@@ -69,7 +69,7 @@ class TrialRun:
         return final_server(self.context, self.folder)
 
     def outcome(self) -> dict[str, Any]:
-        """All that two equal runs have in common, as plain values."""
+        """Return all that two equal runs have in common, as plain values."""
         records = {f"task {t}, round {r}" if r else f"the end of task {t}": v for (t, r), v in self.records.items()}
         rows = {str(task): [tuple(row) for row in rows] for task, rows in self.rows.items()}
         parts = {} if self.problem else self.parts
@@ -105,7 +105,7 @@ class Listener(Observer):
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
-    """A run was interrupted on purpose."""
+    """Interruption of a run on purpose."""
 
 
 # Playing ------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Trials:
         return self._play_watched(played, Listener(played), seed, backwards=backwards, fails=fails)
 
     def play_on_ray(self, name: str, plan: Plan) -> TrialRun:
-        """The same on Ray workers."""
+        """Play the same on Ray workers."""
         plan = replace(plan, federation=replace(plan.federation, backend="ray"))
         played = TrialRun(self._datasets.open(plan), self.folder / name)
         with Engine(plan.federation, plan.resources) as engine:
@@ -192,7 +192,7 @@ class Trials:
 
 @contextmanager
 def executed_anew(plan: Plan) -> Iterator[None]:
-    """Within the block whoever asks for the strategy of this plan gets another copy of its module."""
+    """Give callers within the block that ask for the strategy of this plan another copy of its module."""
     name = type(plan.strategy.strategy).__module__
     module = sys.modules.pop(name)
     try:
@@ -226,7 +226,7 @@ def _streams() -> dict[str, Any]:
 
 
 def explain(error: BaseException, path: str, notes: Sequence[str] = ()) -> str:
-    """What was raised, in a line, and the last place in the strategy's own file that led to it."""
+    """Describe an error in a line, with the last place in the strategy's own file that led to it."""
     first = (str(error).strip().splitlines() or [""])[0]
     line = printable(first if isinstance(error, TrainingError) else f"{type(error).__name__}: {first}")
     told = [note for note in notes if "Traceback" in note]  # of a client, on whose answer the server only waits

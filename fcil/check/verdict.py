@@ -1,4 +1,4 @@
-"""Holds a strategy to the contract of the house: `fcil check mine.py`.
+"""Check of a strategy against the contract: `fcil check mine.py`.
 
     from fcil.check import check
     report = check("mine.py")
@@ -75,26 +75,26 @@ CHECKS = (
     Check("scale", check_scale, ("ends",)),
     Check("ray", check_ray, (*_STEADY, "separate", "process", "resume", "order")),
 )
-"""Cheap ones and those that explain others first."""
+"""Checks in order: cheap ones and those that explain others first."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check."""
+    """Result of one check."""
 
     name: str
     what: str
     passed: bool | None
-    """None where another check failed that this one needs."""
+    """True if it passed; None where another check failed that this one needs."""
     problem: str
-    """What is wrong and where to look, in one line; or which check it needs; or, of one that passed, an advice."""
+    """Error and where to look, in one line; or the check that this one needs; or, for one that passed, an advice."""
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "seconds": round(self.seconds, 2)}
 
     def row(self) -> dict[str, Any]:
-        """What a table says of it."""
+        """Return the row of the result in a table."""
         verdict = {True: "pass", False: "FAIL", None: "left out"}[self.passed]
         return {"check": self.name, "": verdict, "what": f"{self.what}\n{self.problem}".strip()}
 
@@ -113,7 +113,7 @@ class Report:
 
     @property
     def failed(self) -> list[Result]:
-        """Those that failed themselves, not those left out because of them."""
+        """Return the checks that failed themselves, not those left out because of them."""
         return [result for result in self.results if result.passed is False]
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Report:
 
     @property
     def conclusion(self) -> str:
-        """How many passed, in how many seconds."""
+        """Return the number of checks that passed, and the seconds they took."""
         passed = sum(bool(result.passed) for result in self.results)
         return f"{self.strategy}: {passed} of {len(self.results)} checks passed in {self.seconds:.0f} s"
 

@@ -1,4 +1,4 @@
-"""How many bytes a strategy sends, measured in a tiny run with a net of the usual size."""
+"""Bytes a strategy sends, measured in a tiny run with a net of the usual size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weighed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measured(spec: StrategySpec) -> dict[str, Any]:
-    """What `ABOUT` says, by name.
+    """Measure the quantities of `ABOUT`, by name.
 
     Raises:
         TrainingError: the run did not end.
@@ -46,7 +46,7 @@ def measured(spec: StrategySpec) -> dict[str, Any]:
 
 
 def in_words(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each strategy sends, for a table."""
+    """Return the table rows of what each strategy sends."""
     return [
         {"strategy": r["strategy"], "down": r["down"], "up": r["up"], **{k: size(r[k]) for k in BYTES}} for r in rows
     ]

@@ -1,4 +1,4 @@
-"""Floor and ceiling of a comparison: what no defence gives, and what all data gives, on the same split.
+"""Lower and upper bound of a comparison: plain fine-tuning, and training on all data, on the same split.
 
 A number of a method says little without them. What is missing is said in a line, with a command that adds it:
 
@@ -36,7 +36,7 @@ class Command:
 
     @classmethod
     def of(cls, folder: RunFolder) -> Command | None:
-        """The one that a run was begun with; None if it was another, or its file is not there any more."""
+        """Return the command that a run was begun with; None if it was another, or its file is not there any more."""
         try:
             words = read_json(folder.env).get("command")
         except StoreError:
@@ -49,7 +49,7 @@ class Command:
         return None if source is None else cls(Path(source), tuple(overrides), out)
 
     def with_seeds(self, seeds: Iterable[int]) -> Command:
-        """The same for these seeds, if seeds were named in it at all."""
+        """Return the same for these seeds, if seeds were named in it at all."""
         wanted = f"seeds=[{','.join(map(str, sorted(seeds)))}]"
         changed = (wanted if text.startswith("seeds=") else text for text in self.overrides)
         return replace(self, overrides=tuple(changed))
@@ -76,13 +76,13 @@ class Command:
 
 
 def lacking(strategies: Iterable[str]) -> list[str]:
-    """Which bounds are not among some strategies."""
+    """Return the bounds that are not among some strategies."""
     there = set(strategies)
     return [name for name in BOUNDS if name not in there]
 
 
 def sentence(split: str, missing: Sequence[str], command: Command | None) -> str:
-    """What a table of a split lacks, and the command that adds it."""
+    """Name the bounds that a table of a split lacks, and the command that adds them."""
     names = " and no ".join(f"{name} (the {BOUNDS[name]})" for name in missing)
     line = command.adding(missing) if command is not None else None
     change = f"strategy={missing[0]}" if len(missing) == 1 else f"matrix.strategy=[{','.join(missing)}]"
@@ -91,7 +91,7 @@ def sentence(split: str, missing: Sequence[str], command: Command | None) -> str
 
 
 def has_bounds(run: Run) -> bool:
-    """Whether a floor and a ceiling make sense: tasks that can be forgotten, in a federation that learns from data."""
+    """Return whether both bounds make sense: tasks that can be forgotten, in a federation that learns from data."""
     return not is_student(run.strategy) and _tasks(run.summary) > 1 and not is_smoke(run.config)
 
 
@@ -101,7 +101,7 @@ def _tasks(summary: dict[str, Any]) -> int:
 
 
 def offer(run: Run, command: Command) -> str:
-    """The sentence about a run that stands alone in its folder; nothing where floor and ceiling make no sense.
+    """Return the sentence about a run that stands alone in its folder; nothing where bounds make no sense.
 
     Beside others a comparison has said what they lack.
     """

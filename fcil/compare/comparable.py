@@ -1,4 +1,4 @@
-"""Which runs may stand in one table: what must agree besides the strategy, and what each method keeps."""
+"""Comparability of runs: settings that must agree besides the strategy, and data that each method keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_LINES = 20
 
 
 def confounders(group: Group) -> dict[str, str]:
-    """What a group was run under, by key path; the encoder only where the runs have used one."""
+    """Return the settings a group was run under, by key path; the encoder only where the runs have used one."""
     run = group.runs[0]
     apart = APART[:2] if used_anchors(run.folder) else APART
     found = {key: value for key, value in settings_of(run).items() if key.split(".")[0] not in apart}
@@ -28,7 +28,7 @@ def confounders(group: Group) -> dict[str, str]:
 
 
 def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """For each group in what it differs from what most of them have: `federation.rounds 10 (others 20)`."""
+    """Return for each group its differences from most of the groups: `federation.rounds 10 (others 20)`."""
     under = [confounders(group) for group in groups]
     usual: dict[str, str] = {}
     for key in dict.fromkeys(key for one in under for key in one):
@@ -38,7 +38,7 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
 
 
 def kept(group: Group) -> str:
-    """What a method's clients keep of earlier tasks: `all data`, `images`, or nothing.
+    """Return what a method's clients keep of earlier tasks: `all data`, `images`, or nothing.
 
     Exemplars are `all data` where there are as many as images: that is the upper bound under another name. What a
     method has not declared, its runs may have counted.
@@ -50,14 +50,14 @@ def kept(group: Group) -> str:
 
 
 def _held(run: Run) -> bool:
-    """Whether clients held images of earlier tasks when a task ended, as the run's summary tells."""
+    """Return whether clients held images of earlier tasks when a task ended, according to the run's summary."""
     activity = run.summary.get("activity")
     counts = activity.get("exemplars") if isinstance(activity, Mapping) else None
     return isinstance(counts, list) and any(isinstance(count, int) and count > 0 for count in counts)
 
 
 def replays_all(group: Group) -> bool:
-    """Whether clients trained on every image of earlier tasks again, as the runs' summaries tell."""
+    """Return whether clients trained on every image of earlier tasks again, according to the runs' summaries."""
     return all(run.summary.get("replayed_share") == 1 for run in group.runs)
 
 
@@ -67,7 +67,7 @@ def idle(group: Group) -> tuple[str, ...]:
 
 
 def mixed(group: Group) -> tuple[str, ...]:
-    """What changed as runs were resumed, as their summaries tell: `torch 2.9.1 and 2.10.0 (seed 1)`."""
+    """Return what changed as runs were resumed, according to their summaries: `torch 2.9.1 and 2.10.0 (seed 1)`."""
     return _told_by(group, lambda summary: _both(summary.get("mixed")))
 
 
@@ -79,7 +79,7 @@ def _both(found: Any) -> list[str]:
 
 
 def _told_by(group: Group, lines: Callable[[Mapping[str, Any]], Any]) -> tuple[str, ...]:
-    """What summaries of the runs tell, each sentence once; with the seeds, where it was not so in all of them."""
+    """Return the sentences of the runs' summaries, each once; with the seeds, where it was not so in all of them."""
     seeds: dict[str, list[int]] = {}
     for run in group.runs:
         told = lines(run.summary)

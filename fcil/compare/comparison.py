@@ -1,4 +1,4 @@
-"""Runs grouped over seeds and put beside each other, a table for each split."""
+"""Runs grouped over seeds and compared, in a table for each split."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fcil.store.read import Run
 
 Unit = Literal["percent", "points", "bytes", "seconds", "number"]
 HEADLINE = "final_accuracy"
-"""What the tests are about."""
+"""Metric that the tests compare."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run."""
+    """Metric of a run."""
 
     name: str
     title: str
@@ -32,7 +32,7 @@ class Metric:
     of: Callable[[dict[str, Any]], Any]
 
     def value(self, run: Run) -> float | None:
-        """In the unit of the table: shares become percent and points."""
+        """Return the value in the unit of the table: shares become percent and points."""
         found = self.of(run.quality if self.name in STUDENTS else run.summary)
         if not isinstance(found, int | float):
             return None
@@ -65,7 +65,7 @@ def _metrics() -> dict[str, Metric]:
 
 
 METRICS = _metrics()
-"""What is compared, by name; `forgetting` is Chaudhry's."""
+"""Metrics that are compared, by name; `forgetting` is Chaudhry's."""
 
 
 def _of_students() -> dict[str, Metric]:
@@ -83,7 +83,7 @@ def _of_students() -> dict[str, Metric]:
 
 
 STUDENTS = _of_students()
-"""What `quality.json` of a distillation adds: the teacher, and what the samples are like to it."""
+"""Metrics that `quality.json` of a distillation adds: the teacher's, and the similarity of the samples to it."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class Entry:
     group: Group
     spreads: dict[str, Spread | None]
     keeps: str
-    """Of earlier tasks, on clients: nothing, `images` or `all data`, which makes it an upper bound."""
+    """Data of earlier tasks kept on clients: nothing, `images` or `all data`, which makes it an upper bound."""
     differs: tuple[str, ...]
-    """In what it was run otherwise than most of the table."""
+    """Settings that differ from those of most of the table."""
     idle: tuple[str, ...] = ()
     """Ingredients that did nothing, a sentence each."""
     unlike_paper: tuple[str, ...] | None = None
-    """In what it was run otherwise than its paper did; None where no protocol is known."""
+    """Settings that differ from those of its paper; None where no protocol is known."""
     mixed: tuple[str, ...] = ()
-    """What changed as its runs were resumed, such as torch or the processor, with the values."""
+    """Circumstances that changed as its runs were resumed, such as torch or the processor, with the values."""
 
     @property
     def label(self) -> str:
@@ -109,7 +109,7 @@ class Entry:
 
     @property
     def rival(self) -> bool:
-        """Whether it may be called the best: a bound may not, nor what was run under other circumstances."""
+        """Return whether it may be called the best: a bound may not, nor one that was run under other circumstances."""
         return self.keeps != "all data" and not self.differs
 
     def by_seed(self, metric: str) -> dict[int, float]:
@@ -119,16 +119,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Split:
-    """What was learnt, and how well each strategy did."""
+    """Results of all strategies on one split of the data."""
 
     label: str
     entries: tuple[Entry, ...]
     students: bool = False
-    """Whether they learnt from a teacher without data, each in a run of its own."""
+    """True if they learnt from a teacher without data, each in a run of its own."""
 
     @property
     def smoke(self) -> bool:
-        """Whether its runs are smoke runs, of which nothing can be said."""
+        """Return whether its runs are smoke runs, which support no conclusion."""
         return any(is_smoke(run.config) for entry in self.entries for run in entry.group.runs)
 
     @cached_property
@@ -185,7 +185,7 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        """What the numbers cannot say, a line each."""
+        """Return the limits of the numbers, a line each."""
         lines = []
         for split in self.splits:
             if split.smoke:
@@ -220,7 +220,7 @@ class Comparison:
 
     @property
     def hints(self) -> list[str]:
-        """What did nothing, and which floor and ceiling are missing, a line each."""
+        """Return the components that had no effect, and the missing lower and upper bounds, a line each."""
         lines = [f"{s.label}: {e.label}: {line}" for s in self.splits for e in s.entries for line in e.idle]
         for split in self.splits:
             learnt = [e.group for e in split.entries if has_bounds(e.group.runs[0])]

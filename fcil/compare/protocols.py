@@ -1,4 +1,4 @@
-"""Published protocols, and in what a run differs from that of its method's paper.
+"""Published protocols, and the differences of a run from that of its method's paper.
 
 What stands here was read in a paper or in the code released with it; what is not known is left out and never
 compared. A method that several papers run in several ways has several entries, and a run is held against the
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 Partition = tuple[str, float | None]
-"""`("dirichlet", 0.5)`, `("iid", None)`, `("classes", 6)`."""
+"""Partition: `("dirichlet", 0.5)`, `("iid", None)`, `("classes", 6)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Protocol:
     fraction: float | None = None
     """Share of the clients in a round."""
     rounds: int | None = None
-    """In a task."""
+    """Rounds per task."""
     local_epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -40,7 +40,7 @@ class Protocol:
 
 
 LINEAGE: dict[str, Any] = {"clients": 5, "fraction": 1.0, "rounds": 100}
-"""What TARGET began and LANDER and others kept."""
+"""Settings introduced by TARGET and kept by LANDER and others."""
 SKEWS: tuple[Partition, ...] = (("iid", None), ("dirichlet", 1.0), ("dirichlet", 0.5), ("dirichlet", 0.1))
 LANDER = "arXiv:2403.14101; github.com/tmtuan1307/lander @ 44d7acc"
 RATES: dict[str, Any] = {"local_epochs": 2, "batch_size": 128, "lr": 0.04, "net": "resnet18"}
@@ -65,7 +65,7 @@ PROTOCOLS = (
     Protocol(methods=("mfcl",), source="arXiv:2311.07784; github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b",
              dataset="tiny_imagenet", tasks=(10,), partition=(("dirichlet", 1.0),), clients=50, fraction=0.1,
              rounds=100, local_epochs=10, batch_size=32),
-    # The federation grows by 10 clients in every task, of whom 10 take part in a round.
+    # The federation grows by 10 clients in every task, 10 of which take part in a round.
     Protocol(methods=("glfc",), source="arXiv:2203.11473; github.com/conditionWang/FCIL", dataset="cifar100",
              tasks=(5, 10, 20), partition=(("classes", 6),), clients=30, rounds=10, local_epochs=20),
     # Clients learn tasks of their own, in an order of their own.
@@ -76,12 +76,12 @@ PROTOCOLS = (
              dataset="mnist", tasks=(1,), clients=20, fraction=0.5, rounds=200, local_epochs=20, batch_size=32,
              lr=0.01),
 )  # fmt: skip
-"""None is known to us of FOT and FedProx in this setting."""
+"""Published protocols; none is known to us of FOT and FedProx in this setting."""
 COMPARED = tuple(f.name for f in fields(Protocol) if f.name not in ("methods", "source"))
 
 
 def differences(config: Mapping[str, Any]) -> list[str]:
-    """In what a run differs from the published protocol of its method; nothing where none is known.
+    """Return the differences between a run and the published protocol of its method; nothing where none is known.
 
     Args:
         config: a plan as YAML has it (`config.yaml` of a run, `Plan.to_yaml()`).

@@ -1,4 +1,4 @@
-"""What several seeds say together: means with intervals, paired tests, and when there are too few to say anything."""
+"""Statistics over seeds: means with intervals, paired tests, and when there are too few seeds for a conclusion."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class Spread:
-    """One number over seeds."""
+    """Mean, deviation and interval of one number over seeds."""
 
     mean: float
     std: float | None
     """Sample standard deviation; None for one value."""
     low: float | None
-    """Of the bootstrap interval; None for one value."""
+    """Lower end of the bootstrap interval; None for one value."""
     high: float | None
     n: int
 
@@ -42,9 +42,9 @@ class Pair:
     difference: float
     """Mean of a less b."""
     p: float
-    """Of Wilcoxon's signed-rank test, two-sided."""
+    """p-value of Wilcoxon's signed-rank test, two-sided."""
     adjusted: float
-    """The same after Holm's correction for all pairs of the table."""
+    """p-value after Holm's correction for all pairs of the table."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 @lru_cache(4)
 def _shares(n: int) -> npt.NDArray[np.float64]:
-    """How large a part of each resample every one of n values is: (DRAWS, n). The same for every n values."""
+    """Return the share of each of n values in each resample: (DRAWS, n). The same for every n values."""
     drawn = rng.numpy_generator("bootstrap", n).integers(n, size=(DRAWS, n))
     counts = np.bincount((drawn + n * np.arange(DRAWS)[:, None]).ravel(), minlength=DRAWS * n)
     return counts.reshape(DRAWS, n) / n
 
 
 def surely_better(best: Mapping[int, float], other: Mapping[int, float]) -> bool:
-    """Whether the interval of the differences over common seeds lies above zero, with enough seeds to mean it."""
+    """Return whether the interval of the differences over common seeds lies above zero, with at least FEWEST seeds."""
     common = sorted(best.keys() & other.keys())
     return len(common) >= FEWEST and interval([best[s] - other[s] for s in common])[0] > 0
 

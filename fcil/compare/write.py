@@ -15,12 +15,12 @@ from fcil.errors import printable
 from fcil.io.atomic import write_text
 
 COLUMNS = ("final_accuracy", "average_incremental_accuracy", "forgetting", "bytes_up", "bytes_down", "seconds")
-"""Of the tables for readers; the CSV has every metric."""
+"""Columns of the tables for readers; the CSV has every metric."""
 LATEX = {"final_accuracy": "final", "average_incremental_accuracy": "average", "forgetting": "forgetting"}
 LATEX_STUDENTS = {"final_accuracy": "student", "teacher_accuracy": "teacher", "agreement": "agreement"}
 """Columns and their titles."""
 STUDENT_COLUMNS = ("final_accuracy", "teacher_accuracy", "agreement", "bns", "diversity", "samples", "seconds")
-"""Of a table of students."""
+"""Columns of a table of students."""
 STUDENT_TITLES = {"final_accuracy": "student"}
 DETAILS = (
     "forgetting",
@@ -29,7 +29,7 @@ DETAILS = (
     "plasticity",
     "stability",
 )
-"""Of the second table: every definition of forgetting, and what else an accuracy matrix tells."""
+"""Columns of the second table: every definition of forgetting, and other metrics of an accuracy matrix."""
 WORDS = ("keeps", "unlike the paper")
 """Columns of a table that hold no numbers."""
 MARKS = {
@@ -37,7 +37,7 @@ MARKS = {
     "‡": ("\\ddagger", "idle", "an ingredient did nothing"),
     "§": ("\\S", "mixed", "went on in another environment"),
 }
-"""What stands after a name; in LaTeX, where an `Entry` has it, and what it says."""
+"""Marks after a name: the mark in LaTeX, the field of an `Entry` that sets it, and its meaning."""
 ACROSS = 3
 """Splits beside each other on a page."""
 ALL = METRICS | STUDENTS
@@ -126,18 +126,18 @@ def _markdown_table(split: Split) -> str:
 
 
 def marks(entry: Entry) -> str:
-    """What stands after a name: run otherwise, with an ingredient that did nothing, in several environments."""
+    """Return the marks after a name: run otherwise, with an ingredient that did nothing, in several environments."""
     return "".join(f" {mark}" for mark, (_, key, _) in MARKS.items() if getattr(entry, key))
 
 
 def meanings(entries: Sequence[Entry], tex: bool = False) -> list[str]:
-    """What the marks after names of these entries say: `† run under other circumstances`."""
+    """Return the meanings of the marks after names of these entries: `† run under other circumstances`."""
     marked = {mark: one for mark, one in MARKS.items() if any(getattr(entry, one[1]) for entry in entries)}
     return [f"{f'$^{sign}$' if tex else mark} {said}" for mark, (sign, _, said) in marked.items()]
 
 
 def _unlike(entry: Entry, unknown: str, write: Callable[[str], str] = str) -> str:
-    """In what a run differs from its paper's protocol, in a cell."""
+    """Return the differences between a run and its paper's protocol, for a cell."""
     found = entry.unlike_paper
     return unknown if found is None else write("; ".join(map(printable, found)))
 
@@ -156,7 +156,7 @@ def _definition(name: str) -> str:
 
 
 def _md_tests(split: Split) -> list[str]:
-    """How the others differ from the first, in a line; none where no two share seeds."""
+    """Return the differences of the others from the first, in a line; none where no two share seeds."""
     first, found = split.against_first()
     told = [f"{_md(p.b)} {p.difference:+.1f}, p = {p.adjusted:.2g} (n = {p.n})" for p in found]
     about = "final accuracy less that of the others, Wilcoxon's signed-rank test over common seeds, p after Holm"

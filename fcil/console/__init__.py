@@ -1,1 +1,1 @@
-"""What the command line shows: tables, progress, time left, help and listings."""
+"""Output of the command line: tables, progress, time left, help and listings."""

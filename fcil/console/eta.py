@@ -1,4 +1,4 @@
-"""When a run will be done, and when all of several will."""
+"""Estimated end of one run and of several."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TimeLeft:
 
 @dataclass
 class Pace:
-    """How fast a run gets on, from how far it was when it was first looked at and how far it is now."""
+    """Speed of a run, from its progress at the first look and its progress now."""
 
     total: int
     """Rounds, of all tasks."""
@@ -97,13 +97,13 @@ class Pace:
             self._last = self.clock(), done
 
     def seconds_per_round(self) -> float | None:
-        """None before a round was seen to end."""
+        """Return the seconds per round; None before a round was seen to end."""
         if self._first is None or self._last[1] == self._first[1]:
             return None
         return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
 
     def seconds(self) -> float | None:
-        """Seconds left; None before a round was seen to end."""
+        """Return the seconds left; None before a round was seen to end."""
         each = self.seconds_per_round()
         if each is None:
             return None

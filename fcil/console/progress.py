@@ -1,4 +1,4 @@
-"""What is going on, for whoever sits before the screen: live bars on a terminal, plain lines elsewhere.
+"""Progress display: live bars on a terminal, plain lines elsewhere.
 
 The tables printed before and after a run are in `fcil.console.tables`, and are given here too.
 """
@@ -64,7 +64,7 @@ class Progress(Observer):
         self.close()
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
 
     def run_started(self, *, tasks: int, rounds: int, clients: int, finished_rounds: int) -> None:
         self.tasks, self.rounds, self.clients = tasks, rounds, clients
@@ -112,7 +112,7 @@ class Progress(Observer):
         self.line(f"done in {duration(seconds)}")
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(Text(text), soft_wrap=True, highlight=False)
 
     def loss(self) -> str:
@@ -190,7 +190,7 @@ def _bar(done: int, total: int) -> ProgressBar:
 
 
 def redraws(console: Console) -> bool:
-    """Whether there is a terminal to redraw; a pipe, a log file or a notebook gets lines."""
+    """Return whether there is a terminal to redraw; a pipe, a log file or a notebook gets lines."""
     return console.is_interactive and not console.is_jupyter and console.file.isatty()
 
 

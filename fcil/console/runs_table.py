@@ -1,6 +1,6 @@
-"""Several runs at once, for whoever sits before the screen: a table that moves, or a line for each change of state.
+"""Progress of several runs at once: a table that is redrawn, or a line for each change of state.
 
-How far a run is, is read from its folder, so it does not matter which process plays it.
+Progress is read from the run folder, so it does not matter which process plays the run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Row:
     label: str
     folder: RunFolder
     rounds: int
-    """Of a task."""
+    """Rounds per task."""
     tasks: int
     pace: Pace
     state: str = "waiting"
@@ -64,7 +64,7 @@ class Row:
     accuracy: float | None = None
     began: float | None = None
     seconds: float | None = None
-    """It took, once it is finished."""
+    """Seconds it took, once it is finished."""
 
     def look(self) -> None:
         """Read how far it is."""
@@ -144,7 +144,7 @@ class RunsTable:
                 row.look()
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(Text(text), soft_wrap=True, highlight=False)
 
     def _enter(self, plan: Plan, state: str) -> Row:
@@ -161,7 +161,7 @@ class RunsTable:
     # How long ---------------------------------------------------------------------------------
 
     def seconds_left(self) -> float | None:
-        """Until all are done; None before anything is known."""
+        """Return the seconds until all are done; None before anything is known."""
         paces = [row.pace.seconds_per_round() for row in self.rows.values()]
         known = [p for p in paces if p is not None]
         if not known:

@@ -1,4 +1,4 @@
-"""What is printed before and after a run: settings, who holds what, the accuracy matrix, metrics."""
+"""Tables printed before and after a run: settings, data of each client, the accuracy matrix, metrics."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MEANING = {
     "lander": "best task of a stage less end",
     "libcontinual": "as first, less one task",
 }
-"""A few words for every metric; the formulas are in `fcil.metrics`."""
+"""Descriptions of every metric, in a few words; the formulas are in `fcil.metrics`."""
 POINTS = ("bwt", *metrics.FORGETTING)
-"""Differences of accuracies: points, not percent."""
+"""Metrics that are differences of accuracies: points, not percent."""
 NONE = "\N{EN DASH}"
-"""Nothing, or nothing known."""
+"""Sign for a value that is empty or unknown."""
 UNDEFINED = "n/a"
-"""A metric that so few tasks do not define."""
+"""Sign for a metric that so few tasks do not define."""
 SPARKS = "▁▂▃▄▅▆▇█"
 MOST_CLIENTS, MOST_COLUMNS = 12, 50
 
@@ -129,7 +129,7 @@ def _plain(value: Any) -> str:
 
 
 def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
-    """Who holds what of each task.
+    """Return the table of each client's data in each task.
 
     Args:
         counts: examples (tasks, clients, classes), classes in order of appearance.
@@ -215,7 +215,7 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
 
 
 def failures_line(summary: Mapping[str, Any]) -> str:
-    """What failed in a run, by kind and by client; empty if nothing did."""
+    """Return the failures of a run, by kind and by client; empty if there were none."""
     if not summary.get("failures"):
         return ""
     kinds, clients = (summary.get(key) or {} for key in ("failures_by_kind", "failures_by_client"))

@@ -1,4 +1,4 @@
-"""What an experiment would ask of this machine: data, anchors, disk, memory, time. Rough, and said to be."""
+"""Needs of an experiment on this machine: data, anchors, disk, memory, time. Rough, and said to be."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROUGH = "reckoned from a timed step of plain training; teachers and synthesis ma
 
 
 def examine(source: Path, overrides: Sequence[str], out: Path) -> Iterator[Finding]:
-    """What the runs of a file need, those aside that are finished.
+    """Return the needs of the runs of a file, except those that are finished.
 
     Raises:
         UserError: the file, or its data as it lies here, is wrong.
@@ -82,7 +82,7 @@ def _plans(source: Path, overrides: Sequence[str], datasets: Datasets, where: Wh
 
 
 def data(plan: Plan, datasets: Datasets, where: Where) -> tuple[Finding, Facts | None]:
-    """Whether the data is there, and how much there is; of image files few are decoded.
+    """Check that the data is there, and measure it; of image files few are decoded.
 
     Raises:
         ConfigError: it cannot be shared out as the settings say.
@@ -111,7 +111,7 @@ def data(plan: Plan, datasets: Datasets, where: Where) -> tuple[Finding, Facts |
 
 
 def anchors(plan: Plan, facts: Facts | None, datasets: Datasets, where: Where) -> Iterator[Finding]:
-    """Whether label-text embeddings can be had, for a method that reads them."""
+    """Check that label-text embeddings can be had, for a method that reads them."""
     encoder = plan.anchors.encoder
     if not needs_anchors(plan):
         return
@@ -128,7 +128,7 @@ def anchors(plan: Plan, facts: Facts | None, datasets: Datasets, where: Where) -
 
 
 def foreseen(plans: Sequence[Plan], datasets: Datasets, where: Where) -> Iterator[Finding]:
-    """What is odd about runs whose data was opened.
+    """Return unusual properties of runs whose data was opened.
 
     Raises:
         ConfigError: one of them would not begin, or end in its middle.
@@ -188,7 +188,7 @@ def _processes(plan: Plan) -> int:
 
 
 def _seconds(plan: Plan, facts: Facts, watch: StepTimer) -> float | None:
-    """Of a run: steps of clients, shared among workers, and looks at the test images."""
+    """Estimate the seconds of a run: steps of clients, shared among workers, and evaluations on the test images."""
     step = watch.step(plan, facts)
     if step is None:
         return None

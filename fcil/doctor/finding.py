@@ -8,7 +8,7 @@ State = Literal["ok", "warn", "fail"]
 
 
 class Finding(NamedTuple):
-    """How something stands, and what to do about it."""
+    """State of one thing, and the advice on it."""
 
     state: State
     what: str

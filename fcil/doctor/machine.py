@@ -1,4 +1,4 @@
-"""What there is: versions, devices, memory, disks, extras, encoders, data."""
+"""Inventory of the machine: versions, devices, memory, disks, extras, encoders, data."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def cores() -> Finding:
 
 
 def usable_cores() -> int:
-    """Those that this process may use."""
+    """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -141,7 +141,7 @@ def existing(path: Path) -> Path:
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Finding]:
-    """Where Ray keeps what processes share; in containers it is often 64 MB."""
+    """Check the shared memory that Ray uses; in containers it is often 64 MB."""
     if not path.is_dir():
         return
     total = shutil.disk_usage(path).total

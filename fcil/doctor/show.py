@@ -1,4 +1,4 @@
-"""An experiment or a distillation before anything is played: every setting, and who would hold what."""
+"""Display of an experiment or a distillation before anything is played: every setting, and each client's data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(source: Source, *overrides: str) -> list[dict[str, Any]]:
 
 
 def as_values(found: Sequence[Surveyed]) -> list[dict[str, Any]]:
-    """What `show` returns of these."""
+    """Return these findings as the value of `show`."""
     return [
         {**settings, "counts": scenario.counts.tolist(), "remarks": list(remarks)}
         for settings, scenario, remarks in found

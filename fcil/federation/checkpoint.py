@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: a list of parts for each checkpoint, written whole or not at all.
+"""Checkpoints of a run on disk: a list of parts for each checkpoint, written whole or not at all.
 
     checkpoints/task002-round00003.json     the list: which part is the net, the memo, each thing that is shared,
                                             what each client remembers; what was told so far; settings; digest
@@ -47,7 +47,7 @@ THROTTLE = 20
 
 @dataclass(frozen=True)
 class Position:
-    """What is finished: `round` rounds of `task`; round 0 is the start of the task."""
+    """Position in a run: `round` rounds of `task` are finished; round 0 is the start of the task."""
 
     task: int = 1
     round: int = 0
@@ -69,9 +69,9 @@ class Checkpoints:
         self.folder, self.settings = folder, json.loads(json.dumps(settings))
         self.parts = Blobs(folder / "parts")
         self.record = Record()
-        """To be told what the run folder is."""
+        """Record that is told everything the run folder is told."""
         self.restored = self.record.forget()
-        """Where `restore` has led, and what had been told by then."""
+        """Position that `restore` has led to, and what had been told by then."""
         self._clients: dict[int, tuple[Hashable, str]] = {}  # version of a state, its part
 
     # Rounds -----------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Checkpoints:
 
 
 class SavedChains:
-    """What chains of one synthesis have reached, so that none begins anew after an interruption."""
+    """Progress of the chains of one synthesis, so that none starts again after an interruption."""
 
     def __init__(self, checkpoints: Checkpoints, name: str) -> None:
         self._home, self._name, self._path = checkpoints, name, checkpoints.folder / "synthesis.json"
@@ -219,7 +219,7 @@ class SavedChains:
 
     @property
     def due(self) -> bool:
-        """Whether saving has cost little enough to do it again."""
+        """Return whether saving has cost little enough to do it again."""
         return self._spent * THROTTLE <= time.monotonic() - self._began
 
     def keep(self, chain: int, episodes: int, state: State) -> None:

@@ -91,7 +91,7 @@ def _trained(call: _Call) -> Message:
 
 
 def _after_task(call: _Call) -> Message:
-    """What the strategy asks of each client when a task ends."""
+    """Answer with what the strategy's `after_local_task` returns."""
     client, audit = _client(call)
     with call.site.playing(client, "after_local_task"):
         update = call.site.plan.strategy.strategy.after_local_task(client)
@@ -100,7 +100,7 @@ def _after_task(call: _Call) -> Message:
 
 
 def identify(message: Message, context: Context) -> Message:
-    """Which client this node plays: Flower numbers nodes anew in every run, and clients keep their number.
+    """Return the client number of this node: Flower numbers nodes anew in every run, and clients keep their number.
 
     It is asked when a run of ours begins, of which one run of Flower's may hold many: the client begins anew.
     """
@@ -163,7 +163,7 @@ def _reply(call: _Call, client: Client, audit: Audit, update: Update | None) -> 
 
 
 def _without_variance(site: Site, client: Client) -> int:
-    """How many of its training batches were one image, at which a BatchNorm layer had no variance."""
+    """Return the number of training batches of one image, in which a BatchNorm layer had no variance."""
     if not client.single_batches or normalises_one(site.plan.net, site.context.scenario.dataset.shape):
         return 0
     return client.single_batches

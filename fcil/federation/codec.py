@@ -36,7 +36,7 @@ def to_arrays(tensors: Tensors) -> ArrayRecord:
 
 
 def to_ndarray(name: str, array: Array) -> NDArray[Any]:
-    """The content of one array of a record, which a stranger may have sent.
+    """Return the content of one array of a record, which may be untrusted input.
 
     What its header says is believed as far as there are bytes for it: nothing is set aside for
     numbers that are not there, and nothing is unpickled.
@@ -84,7 +84,7 @@ def to_tensors(record: ArrayRecord, device: torch.device | str = "cpu", *, copy:
     """The tensors of a record. Without `copy` they may be shared with other processes: read only.
 
     Raises:
-        ValueError: what a stranger sent is no array of numbers; names it.
+        ValueError: an array received is no array of numbers; names it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -21,7 +21,7 @@ TIMED_OUT = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
 class RefArray(Array):
-    """A flwr `Array` that holds its ndarray and serialises only if somebody asks for bytes.
+    """A flwr `Array` that holds its ndarray and serialises only if bytes are read.
 
     Within a process it moves by reference; pickled by Ray it becomes one out-of-band buffer, so
     workers read it from shared memory without a copy. Flower's own engines see ordinary bytes.
@@ -62,7 +62,7 @@ def new_run(run_id: int) -> Run:
 
 
 def app_folder(run: Run) -> Path | None:
-    """Where Flower has unpacked the app of a run; None for a run that was not submitted as one."""
+    """Return the folder where Flower has unpacked the app of a run; None for a run that was not submitted as one."""
     return get_project_dir(run.fab_id, run.fab_version, run.fab_hash) if run.fab_hash else None
 
 

@@ -1,4 +1,4 @@
-"""What a run has once (its data shared out, label-text embeddings, the net it begins with), and who holds the data."""
+"""Context of a run: its data shared out, label-text embeddings, the initial net, and each client's data."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Loaded:
 
     @cached_property
     def digest(self) -> str:
-        """Of images, labels and class names."""
+        """Return the digest of images, labels and class names."""
         return content_digest(self.dataset)
 
     @cached_property
     def oddities(self) -> tuple[str, ...]:
-        """What is odd about the data, a line each."""
+        """Return unusual properties of the data, a line each."""
         return tuple(oddities(self.dataset))
 
 
@@ -49,7 +49,7 @@ class RunContext:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the server and the clients of this process compute."""
+        """Return the device of the server and of the clients of this process."""
         return self.plan.resources.torch_device()
 
     @cached_property
@@ -109,7 +109,7 @@ class RunContext:
         return net.eval()
 
     def for_clients(self, plan: Plan) -> RunContext:
-        """The same run for clients in this process, who read a plan of their own and the same data."""
+        """Return the same run for clients in this process, who read a plan of their own and the same data."""
         return replace(self, plan=plan)
 
 
@@ -151,7 +151,7 @@ class Datasets:
         return self._loaded
 
     def forget(self) -> None:
-        """Let go of the data."""
+        """Release the data."""
         self._loaded = None
         self._shared_out.cache_clear()
 

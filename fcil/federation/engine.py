@@ -36,7 +36,7 @@ class Engine:
     resources: Resources
     interrupts: Interrupts = field(default_factory=Interrupts)
     grid: Grid | None = None
-    """Where the clients are, if not where this engine would put them; then it starts no Ray."""
+    """Grid of the clients, if not the one this engine would create; then it starts no Ray."""
     _pool: WorkerPool | None = None
     _executor: Executor = field(default_factory=LocalExecutor)
     _session: RaySession | None = None
@@ -125,7 +125,7 @@ class Engine:
 
 
 def gpu_slots(gpus: int, resources: Resources) -> int:
-    """How many clients fit beside the synthesis workers, no client across two GPUs.
+    """Return the number of clients that fit beside the synthesis workers, no client across two GPUs.
 
     Raises:
         ConfigError: not one.

@@ -1,7 +1,7 @@
 """Questions to clients and their answers: in order, a window ahead, with failures dealt with.
 
-The loop above sees clean updates in order of client number; who was late, died, raised or sent
-rubbish is in the record of the round.
+The loop above sees valid updates in order of client number; clients that were late, died, raised or
+sent invalid answers are in the record of the round.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from fcil.federation.settings import FederationSettings
 from fcil.types import Update
 
 Answer = Update | tuple[Kind, str] | None
-"""Of a client: an update, what went wrong and why, or nothing to say."""
+"""Answer of a client: an update, an error and its reason, or nothing to say."""
 PAUSES = (0.01, 0.2)
 """Seconds between two looks for answers on a grid of Flower's: at first, and at most."""
 ASKED = 3
-"""How often a node is asked which client it plays."""
+"""Times a node is asked which client it plays."""
 PATIENCE = 10.0
 """Seconds until it is said which clients a run waits for."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What some clients are asked at one moment of a run."""
+    """Request to some clients at one moment of a run."""
 
     place: str  # for messages: "task 2, round 3"
     clients: Sequence[int]
@@ -111,7 +111,7 @@ class Dispatcher:
                 replies = [(n, self._read(question, waiting[n][0], r)) for n, r in found.items() if n in waiting]
                 if replies:
                     return replies
-                # Grids of our own time each call; of Flower's we know only that nobody answers.
+                # Grids of our own time each call; of Flower's we know only that no client answers.
                 if not isinstance(self.grid, LocalGrid) and time.monotonic() > deadline:
                     return [(number, ("timeout", late)) for number in waiting]
                 if not isinstance(self.grid, LocalGrid):
@@ -158,7 +158,7 @@ class Dispatcher:
 def find_nodes(
     grid: Grid, clients: int, plan: ConfigRecord, timeout: float, say: Callable[[str], None] = lambda line: None
 ) -> dict[int, int]:
-    """Which node plays which client, by client number.
+    """Return the node of each client, by client number.
 
     Flower's own grids number nodes at random and let them join when they are ready, so each is asked.
     A node that answers no client's number is left alone after `ASKED` questions; of two nodes that

@@ -29,11 +29,11 @@ Tick = Callable[[int, dict[str, float]], None]
 
 
 class Keeper(Protocol):
-    """Saves chains. What `keep` was given last is what `reached` tells."""
+    """Saver of chains; `reached` returns the last state given to `keep`."""
 
     @property
     def due(self) -> bool:
-        """Whether now is a good time to save."""
+        """Return whether now is a good time to save."""
         ...
 
     def keep(self, chain: int, episodes: int, state: State) -> None: ...
@@ -106,7 +106,7 @@ class RayExecutor:
     PATIENCE = 300.0
     """Seconds until the first worker must have started."""
     DEATHS = 3
-    """How many workers a chain may lose without getting further."""
+    """Workers that a chain may lose without getting further."""
 
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         # On a GPU they are made at once: what they need is theirs before clients divide up the rest.
@@ -124,7 +124,7 @@ class RayExecutor:
         except BaseException:
             for chain in chains:
                 if chain.actor is not None:
-                    self._pool.drop(chain.actor)  # whatever it is at, nobody will ask for it
+                    self._pool.drop(chain.actor)  # its result is no longer needed
             raise
         return [chain.pool or {} for chain in chains]
 
@@ -160,7 +160,7 @@ class RayExecutor:
                 tick(sum(c.done for c in chains), terms)
 
     def _next(self, active: dict[Any, _RayChain]) -> Any:
-        """The next call that has ended.
+        """Return the next call that has ended.
 
         Raises:
             ConfigError: a worker could not even start.
@@ -181,7 +181,7 @@ class RayExecutor:
 
 
 class WorkerDied(Exception):  # noqa: N818 (told of, not raised to users)
-    """A synthesis worker ended while it was at something."""
+    """End of a synthesis worker during a call."""
 
 
 class _RayChain:
@@ -200,7 +200,7 @@ class _RayChain:
         return actor.start.remote(self._job, self._keeper.reached(self.number))
 
     def next(self) -> Any:
-        """What the worker is to do now."""
+        """Return the next task of the worker."""
         last = self.done == self.episodes
         if self.doing == "step" and (last or self._keeper.due):
             self.doing = "state"
@@ -232,7 +232,7 @@ class _RayChain:
 
 
 def _get(reference: Any) -> Any:
-    """What a worker answered; an error it raised on purpose is raised as it was."""
+    """Return the answer of a worker; an error it raised on purpose is raised as it was."""
     import ray
 
     try:

@@ -1,4 +1,4 @@
-"""What Flower's own engines load: the ClientApp, and a ServerApp that plays an experiment on their grid.
+"""Apps that Flower's own engines load: the ClientApp, and a ServerApp that plays an experiment on their grid.
 
     flwr run . -c 'experiment="experiments/flower.yaml" overrides="seeds=[0,1]" out="results"'
 
@@ -28,7 +28,7 @@ Play = Callable[[Path, list[str], Path, OpenEngine], None]
 """Plays an experiment file with overrides into a folder, on engines that the last argument opens."""
 KEYS = ("experiment", "overrides", "out")
 app = client_app()
-"""Of this process, which Flower's engine starts for clients alone."""
+"""ClientApp of this process, which Flower's engine starts for clients alone."""
 
 
 class _Answering(ClientApp):
@@ -100,7 +100,7 @@ def find_experiment(name: str, app: Path | None) -> Path:
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
-    """What was raised on purpose says all in its message: Flower logs that, and no traceback."""
+    """Reduce a record of an error raised on purpose to its message: Flower logs that, and no traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, FCILError):
         record.msg, record.args, record.exc_info = str(error), (), None

@@ -1,4 +1,4 @@
-"""Where clients run: what our Grids have in common, and the one that calls the ClientApp in this process.
+"""Grids, which run the clients: the common part, and the one that calls the ClientApp in this process.
 
 On any of them a client that raised, died or took too long keeps the state it had before.
 """
@@ -23,10 +23,10 @@ from fcil.federation.runtime.user_code import StrategyError
 
 
 class LocalGrid(Grid):
-    """What both grids share: node ids 1..n that are the clients 0..n-1, in every run alike."""
+    """Common base of both grids: node ids 1..n that are the clients 0..n-1, in every run alike."""
 
     window: int = 1
-    """How many clients are worth asking before the first has answered."""
+    """Number of clients worth asking before the first has answered."""
 
     def __init__(self, num_clients: int, timeout: float = math.inf, run_id: int = 1) -> None:
         """`timeout`: seconds that a client may take for a message; then it is given up, and answered for."""
@@ -50,7 +50,7 @@ class LocalGrid(Grid):
         return list(self._nodes)
 
     def context(self, node: int) -> Context:
-        """A client's context without state."""
+        """Return a client's context without state."""
         identity = {"partition-id": node - 1, "num-partitions": len(self._nodes)}
         return new_context(self._run.run_id, node, identity)
 
@@ -69,7 +69,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def state(self, client: int) -> RecordDict:
-        """What a client remembers; empty if nothing."""
+        """Return the state of a client; empty if it has none."""
 
     @abstractmethod
     def restore(self, states: dict[int, RecordDict]) -> None:
@@ -77,7 +77,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def snapshot(self) -> Callable[[], None]:
-        """Something to call that makes clients remember what they do now, and forget messages under way."""
+        """Return a function that makes clients remember what they do now, and forget messages under way."""
 
     def _late(self, message: Message) -> Message:
         return error_reply(message, TIMED_OUT, f"no answer within {self._timeout:g} seconds")
@@ -140,7 +140,7 @@ class InProcessGrid(LocalGrid):
 
 
 class _Identity(NamedTuple):
-    """Equal only where it holds the very same objects, which it keeps alive."""
+    """Key that is equal only where it holds the very same objects, which it keeps alive."""
 
     records: tuple[Any, ...]
 
@@ -152,6 +152,6 @@ class _Identity(NamedTuple):
 
 
 def reason(error: Exception) -> str:
-    """What an error reply says: a line, and the traceback."""
+    """Return the content of an error reply: a line, and the traceback."""
     line = str(error) if isinstance(error, StrategyError) else shortage(error) or f"{type(error).__name__}: {error}"
     return f"{line}\n{traceback.format_exc()}"

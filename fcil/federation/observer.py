@@ -1,4 +1,4 @@
-"""What a running federation tells whoever watches: the run folder, the progress view, a test."""
+"""Interface of observers of a running federation: the run folder, the progress view, a test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for t
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a run goes on: after `round` rounds of `task`, and what had been told by then."""
+    """Position a run goes on from: after `round` rounds of `task`, with what had been told by then."""
 
     task: int
     round: int
@@ -24,7 +24,7 @@ class Restored:
 
 
 class Observer:
-    """Hears of everything, in order, in the server's process. Every method does nothing here."""
+    """Observer that is called on every event, in order, in the server's process. Every method does nothing here."""
 
     def restored(self, found: Restored) -> None:
         """Told before `run_started`, also of a run that begins."""
@@ -55,7 +55,7 @@ class Observer:
         """Accuracy on the test images of every task seen so far, under one head over all classes seen."""
 
     def task_concluded(self, task: int, record: dict[str, Any]) -> None:
-        """What the end of a task cost beyond its rounds: bytes_up, bytes_down, failures."""
+        """Take the costs of the end of a task beyond its rounds: bytes_up, bytes_down, failures."""
 
     def note(self, text: str) -> None:
         """A line for the log."""

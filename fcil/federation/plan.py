@@ -30,26 +30,26 @@ class Sections:
     """The sections of an experiment, which are those of each of its runs: the one list of them."""
 
     name: str
-    """Names the folder of the results."""
+    """Name of the experiment, and of the folder of the results."""
     data: DataSettings
-    """What is learnt, task by task and client by client."""
+    """Data set and its split by task and by client."""
     federation: FederationSettings = FederationSettings()
-    """Who trains, and for how long."""
+    """Clients, rounds and epochs of training."""
     optimizer: OptimizerSettings = OptimizerSettings()
-    """How clients train."""
+    """Optimizer of the clients."""
     net: NetSettings = NetSettings()
-    """What is trained."""
+    """Net that is trained."""
     anchors: AnchorSettings = AnchorSettings()
-    """Where label-text embeddings come from."""
+    """Source of the label-text embeddings."""
     strategy: StrategySpec
-    """The method."""
+    """Strategy (the method) and its hyper-parameters."""
     resources: Resources = Resources()
-    """What the run may use."""
+    """Resources the run may use."""
     logger: Logger | None = None
-    """Who else is told of every round: `tensorboard` or `wandb`; null: nobody."""
+    """Logger that is told of every round: `tensorboard` or `wandb`; null: none."""
 
     def sections(self) -> dict[str, Any]:
-        """The value of each, by its key."""
+        """Return the value of each section, by its key."""
         return {f.name: getattr(self, f.name) for f in fields(Sections)}
 
 
@@ -59,14 +59,14 @@ _SETTINGS = {k: c for k, c in _CLASSES if isinstance(c, type) and is_dataclass(c
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Sections):
-    """One strategy, one seed, one scenario."""
+    """Plan of one run: one strategy, one seed, one scenario."""
 
     seed: Index
-    """Every random stream of the run is derived from it."""
+    """Seed of the run, from which every random stream is derived."""
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
-        """Every setting that can change the result, the seed aside."""
+        """Return every setting that can change the result, the seed aside."""
         parts = without(effective(self.to_yaml()), ("name", "seed"))
         if self.data.split is not None:
             parts["data"]["split"] = self.data.split.digest  # the same split, in whichever file
@@ -79,11 +79,11 @@ class Plan(Sections):
 
     @property
     def folder(self) -> Path:
-        """Where its results lie, below the output folder."""
+        """Return the folder of its results, below the output folder."""
         return Path(self.name) / f"{self.strategy.name}-{self.variant}" / f"seed{self.seed}"
 
     def smoke(self) -> Plan:
-        """Two tasks, one round, two batches: does it run at all?"""
+        """Return the plan of a smoke run: two tasks, one round, two batches, to see that it runs at all."""
         federation = replace(self.federation, **CUT)
         strategy = replace(self.strategy, strategy=self.strategy.strategy.smoke())
         return replace(self, name=f"{self.name}{SUFFIX}", federation=federation, strategy=strategy)
@@ -92,14 +92,14 @@ class Plan(Sections):
         return {"name": self.name, "seed": self.seed} | {k: dump(value) for k, value in self.sections().items()}
 
     def to_json(self) -> str:
-        """For a worker: the plan with the text of the strategy's file."""
+        """Return the plan for a worker, with the text of the strategy's file."""
         spec = self.strategy
         strategy = {"name": spec.name, "options": spec.strategy.options(), "source": spec.source, "path": spec.path}
         return json.dumps({**self.to_yaml(), "strategy": strategy}, sort_keys=True)
 
 
 def check_runs(name: str, seeds: Sequence[int]) -> None:
-    """See that runs of these seeds can lie in a folder of this name.
+    """Check that runs of these seeds can lie in a folder of this name.
 
     Raises:
         ValueError: names the setting, the value and what is allowed.
@@ -151,7 +151,7 @@ def _resolved(values: dict[str, Any], where: Where) -> Plan:
 
 
 def needs_anchors(plan: Plan) -> bool:
-    """Whether the strategy, or a synthesizer of its, reads label-text embeddings."""
+    """Return whether the strategy, or a synthesizer of its, reads label-text embeddings."""
     strategy = plan.strategy.strategy
     required = [value.required for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     return "anchors" in strategy.needs.union(*required)

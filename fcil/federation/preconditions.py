@@ -1,4 +1,4 @@
-"""What would end a run in its middle and is known before it begins: settings that contradict each other or the data."""
+"""Errors that would end a run in its middle and are known before: settings that contradict each other or the data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fcil.synthesis import Synthesizer
 
 Counts = NDArray[np.int64]
 PAPER_SHARE = 0.04
-"""Of its images that a learner keeps under the protocol of iCaRL: 2,000 of the 50,000 of CIFAR-100."""
+"""Share of its images that a learner keeps under the protocol of iCaRL: 2,000 of the 50,000 of CIFAR-100."""
 
 
 def check_foreseen(context: RunContext, *, files: bool = True) -> None:
-    """See that nothing in a plan would end its run in the middle.
+    """Check that nothing in a plan would end its run in the middle.
 
     Args:
         files: whether those that the strategy names are looked at.
@@ -49,7 +49,7 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
 
 
 def _check_exemplars(context: RunContext) -> None:
-    """No client may want to keep more images than the federation allows."""
+    """Check that no client wants to keep more images than the federation allows."""
     plan, scenario = context.plan, context.scenario
     most, strategy = plan.federation.exemplars, plan.strategy.strategy
     if not most or "exemplars" not in strategy.needs:  # none at all: another line tells of it
@@ -66,7 +66,7 @@ def _check_exemplars(context: RunContext) -> None:
 
 
 def _check_answers(context: RunContext) -> None:
-    """A robust rule has enough clients with images in each round, where nobody but the seed chooses clients."""
+    """Check that a robust rule has enough clients with images in each round, where the seed alone chooses clients."""
     plan, scenario = context.plan, context.scenario
     federation, strategy, kind = plan.federation, plan.strategy.strategy, type(plan.strategy.strategy)
     theirs = kind.local_train is not Strategy.local_train and plan.strategy.path is not None
@@ -88,12 +88,12 @@ def _check_answers(context: RunContext) -> None:
 
 
 def _met(context: RunContext) -> Iterator[Counts]:
-    """How many images of each class the clients have met after each task that is played, (clients, classes)."""
+    """Return the images of each class the clients have met after each task that is played, (clients, classes)."""
     return iter(context.scenario.counts.cumsum(axis=0)[: len(context.tasks)])
 
 
 def check_fits(context: RunContext) -> None:
-    """Ask for everything a run will need, so that what is missing is said before it starts.
+    """Load everything a run will need, so that what is missing is said before it starts.
 
     Raises:
         UserError: the device, data, partition, anchors, or what a synthesizer needs.
@@ -122,17 +122,17 @@ def check_fits(context: RunContext) -> None:
 
 
 def remarks(context: RunContext) -> list[str]:
-    """What is odd about a run that can be played, a line each."""
+    """Return unusual properties of a run that can be played, a line each."""
     return [*_single_images(context), *_all_kept(context), *_odd_data(context)]
 
 
 def introduction(context: RunContext) -> list[str]:
-    """The same, and what was decided for a run by its settings and is not to be seen in them."""
+    """Return `remarks`, and what was decided for a run by its settings and is not to be seen in them."""
     return [*_test_share(context), *remarks(context)]
 
 
 def facts(context: RunContext) -> dict[str, float]:
-    """What a summary says of a run that is known before it."""
+    """Return the facts of a summary that are known before the run."""
     share = replayed_share(context)
     return {} if share is None else {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
 
@@ -195,7 +195,7 @@ def _all_kept(context: RunContext) -> Iterator[str]:
 
 
 def replayed_share(context: RunContext) -> float | None:
-    """How much of what they met in earlier tasks clients train on again in the last one.
+    """Return the share of the images met in earlier tasks that clients train on again in the last one.
 
     None where there is one task, the strategy keeps no images or cannot tell.
     """

@@ -49,7 +49,7 @@ from fcil.types import Task, Tensors, Update
 
 @dataclass(frozen=True)
 class Services(ServerServices):
-    """What strategies ask of a run."""
+    """Services that strategies use in a run."""
 
     averager: Averager
     syntheses: Syntheses
@@ -113,7 +113,7 @@ class Loop:
     # Tasks ------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """From the beginning or the last checkpoint to the end."""
+        """Run from the beginning or the last checkpoint to the end."""
         with self.interrupts.patience():
             server, position = self._resume_or_start()
             for task in self.context.tasks[position.task - 1 :]:
@@ -185,7 +185,7 @@ class Loop:
         self.observer.task_done(server.task, rows)
 
     def _conclusions(self, server: Server, failures: list[Failure], record: dict[str, Any]) -> Iterator[Update]:
-        """What `after_local_task` returns on each client that has something to say, in order of clients."""
+        """Collect what `after_local_task` returns on each client that has something to say, in order of clients."""
         if type(self.strategy).after_local_task is Strategy.after_local_task:
             return
         everyone = range(self.plan.federation.clients)
@@ -282,7 +282,7 @@ class Loop:
     def _question(
         self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
     ) -> Request:
-        """What clients are asked; `record` gets the bytes that they are sent."""
+        """Return the question to the clients; `record` gets the bytes that they are sent."""
         weights, head, task = server.net.weights(), server.net.text_head, server.task.number
         with named_state(f"task {task}, round {server.round}: server.shared"):
             self.shared.update(server.shared)
@@ -331,7 +331,7 @@ class Loop:
 
 
 class _Standing:
-    """What the server's state was, to see later whether anything was replaced or changed in place."""
+    """Snapshot of the server's state, to see later whether anything was replaced or changed in place."""
 
     def __init__(self, server: Server) -> None:
         state = {"net": server.net.state_dict(), "shared": server.shared, "memo": server.memo}

@@ -49,7 +49,7 @@ def settled(threads: int) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class FederationSettings:
-    """Who trains how long, and where the clients run."""
+    """Clients, rounds and epochs, and the place where the clients run."""
 
     clients: Count = 5
     """Clients of the federation."""
@@ -62,7 +62,7 @@ class FederationSettings:
     batch_size: Count = 64
     """Real images per step on a client."""
     backend: Literal["ray", "inprocess"] = "ray"
-    """Where clients run: on Ray workers, or one after the other in this process; the result is the same."""
+    """Backend that runs the clients: Ray workers, or this process, one after the other; the result is the same."""
     evaluate_every: Index = 1
     """Rounds between evaluations of the global net; 0 evaluates at the end of a task alone."""
     checkpoint_every: Index = 1
@@ -70,9 +70,9 @@ class FederationSettings:
     timeout: Positive = 3600.0
     """Seconds that a client may take for a round."""
     on_failure: Literal["stop", "retry", "skip"] = "stop"
-    """What to do about a client that fails: end the run, ask again and then skip it, or skip it in this round."""
+    """Reaction to a client that fails: end the run, ask again and then skip it, or skip it in this round."""
     retries: Index = 2
-    """How often a client is asked again: one whose process died always, any other if `on_failure` is retry."""
+    """Times a client is asked again: one whose process died always, any other if `on_failure` is retry."""
     min_success: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of a round's clients that must succeed; with fewer the run ends."""
     stop_after: Count | None = None
@@ -85,11 +85,11 @@ class FederationSettings:
     """Mods around each client, the outermost first: `arrays_size`, `message_size`, `local_dp`,
     `fixed_clipping`, `adaptive_clipping`."""
     aggregation: Aggregation = Mean()
-    """How updates become one: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""
+    """Aggregation of updates: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""
     privacy: Privacy | None = None
-    """Differential privacy of clients towards whoever sees the net, with a mean that weighs them alike; null: none."""
+    """Client-level central differential privacy: updates clipped, plain mean, Gaussian noise; null: none."""
     attack: Attack | None = None
-    """What some clients do to spoil the net: `label_flip`, `sign_flip`, `noise` or `scale`; null: nothing."""
+    """Attack of malicious clients on the net: `label_flip`, `sign_flip`, `noise` or `scale`; null: none."""
 
     @property
     def clients_per_round(self) -> int:
@@ -98,7 +98,7 @@ class FederationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a run may use. On a CPU and at an equal number of threads, nothing here changes the result."""
+    """Resources a run may use. On a CPU and at an equal number of threads, nothing here changes the result."""
 
     device: Annotated[str, Field(json_schema_extra={"pattern": f"^({_DEVICES})$"})] = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:k`."""

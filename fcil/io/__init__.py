@@ -1,1 +1,1 @@
-"""How files are read and written: bounded, whole or not at all, locked."""
+"""Reading and writing of files: bounded, whole or not at all, locked."""

@@ -19,11 +19,11 @@ from fcil.io.state import Scalars, digest, flatten, unflatten
 from fcil.types import State, Tensors, Value
 
 UNTOUCHED = "; the last checkpoint is good"
-"""What a line about something that could not be written ends with."""
+"""End of a line about something that could not be written."""
 
 
 class DamagedError(Exception):
-    """What is on disk is not what was written."""
+    """File whose content on disk is not what was written."""
 
 
 class Blobs:
@@ -48,7 +48,7 @@ class Blobs:
         return name
 
     def _is_sound(self, name: str) -> bool:
-        """Whether a part is what its name says: one that an earlier process left may be damaged."""
+        """Return whether a part is what its name says: one that an earlier process left may be damaged."""
         if name not in self._sound:
             try:
                 self.get(name)

@@ -1,4 +1,4 @@
-"""Files that strangers hand over, read with a limit: no pipe is waited for and no device is read for ever."""
+"""Bounded reading of untrusted files: no pipe is waited for and no device is read for ever."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a dev
 
 LAST_LINES = 15
 LAST_BYTES = 8192
-"""Of a log, which nobody reads in full."""
+"""Bytes read from the end of a log; the rest is not read."""
 
 
 class UnreadableError(Exception):
-    """Why a file cannot be read, in a few words."""
+    """File that cannot be read; the message says why, in a few words."""
 
 
 def open_file(path: Path, limit: int) -> BinaryIO:

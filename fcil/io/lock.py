@@ -1,4 +1,4 @@
-"""Who plays a run: the process that holds the lock beside its folder.
+"""Lock of a run: the process that plays it holds the lock beside its folder.
 
 The kernel lets go of a lock when its holder ends, however that comes about, so a run whose process
 died is free again. The lock is an empty file beside the folder and stays there: to delete it would
@@ -32,7 +32,7 @@ def claimed(folder: Path) -> Iterator[bool]:
             lock.acquire(timeout=0)
         except Timeout:
             ours = False
-        except NotImplementedError:  # a file system without locks: whoever shares one has to see to it themselves
+        except NotImplementedError:  # a file system without locks: its users have to avoid conflicts themselves
             pass
     try:
         yield ours
@@ -42,7 +42,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Wait until no other process is at the files of this name, and keep others from them while the block lasts.
+    """Wait until no other process uses the files of this name, and keep others from them while the block lasts.
 
     Raises:
         StoreError: nothing can be written beside them.

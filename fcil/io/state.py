@@ -1,4 +1,4 @@
-"""State as flat names, and a name for what it holds: `a/b/c` to a tensor, a number or text."""
+"""State as flat names, with a digest of its content: `a/b/c` to a tensor, a number or text."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def unflatten(tensors: Tensors, scalars: Scalars) -> State:
 
 
 def number_types() -> str:
-    """`NUMBERS` in words."""
+    """Names of `NUMBERS` in words."""
     return ", ".join(sorted(NUMBERS))
 
 
@@ -101,7 +101,7 @@ def num_bytes(tensors: Tensors) -> int:
 
 
 def digest(tensors: Tensors, scalars: Scalars) -> str:
-    """A name for this content; equal content has an equal name."""
+    """Return a digest of this content; equal content has an equal digest."""
     total = hashlib.blake2b(json.dumps(scalars, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         content = np.ascontiguousarray(on_cpu(name, tensors[name]))

@@ -32,7 +32,7 @@ from fcil.store.read import Run
 Array = npt.NDArray[np.float64]
 Curve = Callable[[Run], Array]
 Figures = dict[str, tuple[Callable[[], Figure], Sequence[Run]]]
-"""What draws a figure, and the runs that it shows, by its name."""
+"""Figures by name: the function that draws each, and the runs that it shows."""
 MOST_MARKERS = 25
 """Points of a line that are marked; more would be a thick line."""
 CLEAR = 7
@@ -76,7 +76,7 @@ def draw_missing_comparison(runs: Sequence[Run], home: Path) -> list[Path]:
 
 
 def _digests(figures: Figures, home: Path) -> dict[str, str]:
-    """What each figure shows of the runs below `home`, by its name; others may be beside them."""
+    """Return the digest of each figure's runs below `home`, by its name; others may be beside them."""
     top = Path(os.path.realpath(home))
     shown = {id(runs): [run for run in runs if run.path.is_relative_to(top)] for _, runs in figures.values()}
     digests = {key: digest_of_all(runs) for key, runs in shown.items()}  # one for all figures of a split
@@ -84,7 +84,7 @@ def _digests(figures: Figures, home: Path) -> dict[str, str]:
 
 
 def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> Figures:
-    """What draws each figure, and the runs it shows, by the name of its file.
+    """Return the function that draws each figure, and the runs it shows, by the name of its file.
 
     Args:
         kinds: which ones, by kind or by the whole name.
@@ -105,7 +105,7 @@ def _figures(runs: Sequence[Run], kinds: Sequence[str] = ()) -> Figures:
 
 
 def _drawers(groups: list[Group]) -> dict[str, Callable[[], Figure]]:
-    """What can be drawn of the groups of a split, by the name of the figure."""
+    """Return the functions that draw the groups of a split, by the name of the figure."""
     if all(is_distillation(run) for group in groups for run in group.runs):
         axis = round_axis(run for group in groups for run in group.runs)
         groups = [replace(group, label=student_label(group.label)) for group in groups]

@@ -1,4 +1,4 @@
-"""What was sent, and what it bought."""
+"""Cost against accuracy: what was sent, and the accuracy reached with it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def bytes_accuracy_figure(groups: Sequence[Group]) -> Figure:
 
 
 def _room(sizes: Array) -> tuple[float, float]:
-    """From where to where a log axis goes: a little beyond the sizes, and never so narrow that numbers are alike."""
+    """Return the limits of a log axis: a little beyond the sizes, and never so narrow that numbers are alike."""
     low, high = float(sizes.min()), float(sizes.max())
     beyond = max(1.06, (high / low) ** 0.07)
     wider = max(1.0, (NARROWEST / (beyond**2 * high / low)) ** 0.5)

@@ -40,7 +40,7 @@ def is_distillation(run: Run) -> bool:
 
 
 def _about(run: Run) -> str:
-    """What a run is, with its synthesizer in the place of its strategy, which is that of every distillation."""
+    """Describe a run with its synthesizer in the place of its strategy, which is that of every distillation."""
     return subtitle(replace(run, strategy=_method(run)))
 
 
@@ -49,7 +49,7 @@ def _method(run: Run) -> str:
 
 
 def distillation_drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
-    """By the name of a figure, whether there is something to draw, and what draws it."""
+    """Return by the name of a figure whether there is something to draw, and the function that draws it."""
     return {
         "accuracy": (bool(np.isfinite(learning_curve(run)).any()), learning_figure),
         "terms": (any(r.get("terms") for r in run.rounds), terms_figure),
@@ -61,7 +61,7 @@ def distillation_drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figu
 
 
 def learning_curve(run: Run) -> Array:
-    """Percent on the test images after each round; NaN where nobody looked."""
+    """Return the percent on the test images after each round; NaN for a round without an evaluation."""
     told = [r.get("accuracy") for r in run.rounds]
     values = np.array([100.0 * a if isinstance(a, int | float) else np.nan for a in told])
     if run.rows and len(values):  # rows are written once the last round is over
@@ -111,7 +111,7 @@ def round_ticks() -> MaxNLocator:
 
 
 def student_label(label: str) -> str:
-    """What tells one student from another: `fast` of `distill (fast)`."""
+    """Return the part of a label that distinguishes students: `fast` of `distill (fast)`."""
     found = re.fullmatch(r"distill \((.*)\)", label)
     return found[1] if found else label
 
@@ -173,7 +173,7 @@ def snapshots(run: Run) -> dict[int, Path]:
 
 
 def samples_figure(run: Run) -> Figure:
-    """What was made as it was in some rounds: a row for each of them, the newest sample of each class.
+    """Draw the samples as they were in some rounds: a row for each of them, the newest sample of each class.
 
     Raises:
         StoreError: samples of two rounds are not of one shape.

@@ -1,8 +1,8 @@
-"""Which figures were drawn of which record: `drawn.json`, beside the folder of the figures and written after them.
+"""Record of the figures that were drawn: `drawn.json`, beside the folder of the figures and written after them.
 
 A folder of figures says nothing about whether all of them are in it, nor whether they are as new as the run.
 What `drawn.json` does not name, or names with the digest of another record, is still to be drawn. What it names
-with the digest of the record as it stands was drawn; if it lies there no more, somebody has deleted it, and it
+with the digest of the record as it stands was drawn; if it is missing, a user has deleted it, and it
 is not drawn again unasked.
 """
 
@@ -38,7 +38,7 @@ def note(home: Path, done: Mapping[str, str]) -> None:
 
 
 def _told(home: Path) -> dict[str, object]:
-    """What was noted so far; nothing where nothing was, or where it cannot be read."""
+    """Return the figures noted so far; nothing if there is no file, or if it cannot be read."""
     try:
         figures = read_json(home / NAME).get("figures")
     except StoreError:
@@ -47,19 +47,19 @@ def _told(home: Path) -> dict[str, object]:
 
 
 def digest_of(run: Run) -> str:
-    """What the figures of a run show: accuracies, rounds, who held what, and which samples there are."""
+    """Return the digest of what the figures of a run show: accuracies, rounds, data of each client, and samples."""
     folder = run.folder
     pools = sorted(folder.synthetic.glob("task*.safetensors"))
     return _digest([folder.accuracy, folder.rounds, folder.partition], [f"{p.name} {_size(p)}" for p in pools])
 
 
 def digest_of_quality(run: Run) -> str:
-    """What is known of the teacher of a student."""
+    """Return the digest of what is known of the teacher of a student."""
     return _digest([run.path / "quality.json"], [])
 
 
 def digest_of_all(runs: Iterable[Run]) -> str:
-    """What figures of several runs show, whatever the order of the runs."""
+    """Return the digest of what figures of several runs show, whatever the order of the runs."""
     own = sorted(
         _digest([r.folder.accuracy, r.folder.summary, r.path / "quality.json"], r.path.parts[-3:]) for r in runs
     )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fcil.plots.look.style import save
 
 Job = tuple[Path, Callable[[], Figure]]
-"""Where a figure goes, without `.png` and `.pdf`, and what draws it."""
+"""Job of drawing: the path of a figure without `.png` and `.pdf`, and the function that draws it."""
 FEW = 6
 """Figures that one process draws before a second one is worth its start."""
 MOST_PROCESSES = 4
@@ -33,7 +33,7 @@ def save_all(jobs: Sequence[Job]) -> list[Path]:
 
 
 def _shared_out(jobs: Sequence[Job], count: int) -> None:
-    """Every so manyth job to each of `count` processes, of which this is one."""
+    """Give every `count`-th job to each of `count` processes, of which this is one."""
     if count < 2 or "fork" not in multiprocessing.get_all_start_methods():
         _save(jobs)
     else:

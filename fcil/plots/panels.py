@@ -1,4 +1,4 @@
-"""What becomes of each task: its accuracy line by line, its forgetting, and whole matrices beside each other."""
+"""Panels of each task: its accuracy line by line, its forgetting, and whole matrices beside each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def task_accuracies(run: Run) -> Array:
 
 
 def task_drops(run: Run) -> Array:
-    """How far each task has fallen from its best so far; zero when it is learnt."""
+    """Return how far each task has fallen from its best so far; zero when it is learnt."""
     matrix = task_accuracies(run)
     best: Array = np.fmax.accumulate(matrix, axis=0)
     return best - matrix

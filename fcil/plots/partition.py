@@ -1,4 +1,4 @@
-"""Who holds what: a disc for each client and class, its area in proportion to the examples."""
+"""Plot of the partition: a disc for each client and class, its area in proportion to the examples."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def partition_figure(run: Run) -> Figure:
 
 
 def _discs(figure: Figure, axes: Axes, table: Counts) -> None:
-    """On a faint grid, so that a place without a disc is seen to be empty; none touches another."""
+    """Draw discs on a faint grid, so that a place without a disc is seen to be empty; none touches another."""
     figure.draw_without_rendering()
     box = axes.get_window_extent()
     widest = 0.92 * 72 / figure.dpi * min(box.width / table.shape[1], box.height / table.shape[0])

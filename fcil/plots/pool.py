@@ -13,7 +13,7 @@ from fcil.errors import StoreError
 from fcil.io.bounded import UnreadableError, open_file
 
 MOST_PIXELS = 4096
-"""Along a side of a sample."""
+"""Pixels along a side of a sample, at most."""
 
 
 def read_pool(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:

@@ -116,7 +116,7 @@ def _wanted(run: Run) -> dict[str, str]:
 
 
 def _drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
-    """By the name of a figure, whether there is something to draw, and what draws it."""
+    """Return by the name of a figure whether there is something to draw, and the function that draws it."""
     told = any(r.get("terms") or r.get("accuracy") is not None for r in run.rounds)
     drawers: dict[str, tuple[bool, Callable[[Run], Figure]]] = {
         "accuracy": (bool(run.rows), accuracy_figure),
@@ -169,7 +169,7 @@ def accuracy_figure(run: Run) -> Figure:
 
 
 def forgetting_figure(run: Run) -> Figure:
-    """How far each task has fallen from its best, and the mean of the falls (Chaudhry's forgetting)."""
+    """Draw how far each task has fallen from its best, and the mean of the falls (Chaudhry's forgetting)."""
     matrix, _ = metrics.accuracy_matrix(run.rows)
     count = len(matrix)
     mean = 100 * metrics.forgetting_after_each_task(matrix)

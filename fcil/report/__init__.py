@@ -2,7 +2,7 @@
 
 Figures are SVG that this package writes, with a script of its own for zooming and hovering. The page
 has two kinds of figure, lines and heat maps; plotly would draw them too, for 4.8 MB of script in
-every page, nothing at all where scripts are off, and names of strangers read as its own mark-up.
+every page, nothing at all where scripts are off, and untrusted names read as its own mark-up.
 """
 
 from fcil.report.page import report, write_report

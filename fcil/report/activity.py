@@ -1,4 +1,4 @@
-"""How active the ingredients of a method were, and which of them did nothing."""
+"""Activity of the ingredients of a method, and those that did nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Activity:
-    """Of one group."""
+    """Activity of one group."""
 
     tables: Sequence[Table]
     inert: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From runs to figures: what happens after each task, round after round, and who held which data."""
+"""Figures of runs: accuracy after each task, round after round, and the data of each client."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def key(*parts: object) -> str:
 
 
 def address(group: Group) -> tuple[str, ...]:
-    """What tells a group from every other, in other folders too."""
+    """Return the address that tells a group from every other, in other folders too."""
     return group.split, group.strategy, group.variant, group.runs[0].name
 
 
 def seeds(groups: Sequence[Group]) -> str:
-    """How many runs a line stands for."""
+    """Return the number of runs a line stands for."""
     counts = sorted({len(group.runs) for group in groups})
     if counts == [1]:
         return "one seed (n = 1)"

@@ -29,15 +29,15 @@ SIDE = 1000
 STEPS = 12
 """Shades of a heat map."""
 MOST_POINTS = 300
-"""Of a line; longer ones are thinned, and the caption says so."""
+"""Points of a line, at most; longer ones are thinned, and the caption says so."""
 MOST_DOTS = 40
 """Points that are marked one by one."""
 MOST_NUMBERS = 200
 """Cells whose numbers are written out."""
 MOST_CELLS = 20_000
-"""Of a heat map."""
+"""Cells of a heat map, at most."""
 MOST_LABELS = 15
-"""Along a side of a heat map."""
+"""Labels along a side of a heat map, at most."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Lines:
     starts: Sequence[int] = ()
     """Rounds with which tasks begin, where x counts rounds; a line pauses there."""
     joined: bool = False
-    """Whether lines run on from task to task, and over rounds without a value."""
+    """True if lines run on from task to task, and over rounds without a value."""
     kind: str = field(default="lines", init=False)
 
     @cached_property
     def log(self) -> bool:
-        """Whether values are positive and more than two decades apart."""
+        """Return whether values are positive and more than two decades apart."""
         known = self._known()
         return bool(self.starts) and not self.joined and min(known) > 0 and max(known) > 100 * min(known)
 
@@ -138,12 +138,12 @@ class Lines:
         return duration(value) if self.unit == "s" else f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
     def marks(self) -> list[float]:
-        """Where tasks begin, in percent."""
+        """Return where tasks begin, in percent."""
         left, right, *_ = self.span
         return [100 * (start - 0.5 - left) / (right - left) for start in self.starts[1:]]
 
     def path(self, line: Line) -> str:
-        """The line, interrupted where a value is missing and where a task begins."""
+        """Return the line, interrupted where a value is missing and where a task begins."""
         return "".join(f"M{' '.join(f'{a:g},{b:g}' for a, b in part)}" for part in self._parts(line.y) if len(part) > 1)
 
     def dots(self, line: Line) -> str:
@@ -177,14 +177,14 @@ class Lines:
 
     @property
     def about(self) -> str:
-        """What a screen reader says of it."""
+        """Return the description for a screen reader."""
         ends = [(line.name, [v for v in line.y if v is not None]) for line in self.lines]
         told = ", ".join(f"{name} {self.words(float(f'{known[-1]:.3g}'))}" for name, known in ends[:20] if known)
         return f"{self.title}; {self.y_label} by {self.x_label}, from {self.x[0]} to {self.x[-1]}. At the end: {told}."
 
     @property
     def data(self) -> dict[str, Any]:
-        """For the script."""
+        """Return the data for the script."""
         lines = [
             {"name": line.name, "style": line.colour, "dash": line.dash, "y": digits(line.y)}
             | ({"low": digits(line.low), "high": digits(line.high)} if line.low else {})
@@ -209,9 +209,9 @@ class Heat:
     """(rows, columns); NaN where there is nothing."""
     unit: str = ""
     notes: Sequence[Sequence[str]] = ()
-    """What is said of a cell beside its number."""
+    """Notes of each cell, shown beside its number."""
     wide: float = 1.0
-    """Of the page, as a share."""
+    """Width as a share of the page."""
     kind: str = field(default="heat", init=False)
 
     @property
@@ -244,7 +244,7 @@ class Heat:
 
     @property
     def numbers(self) -> list[dict[str, Any]]:
-        """What is written into the cells, if they are few."""
+        """Return the numbers that are written into the cells, if they are few."""
         rows, columns = self.values.shape
         if rows * columns > MOST_NUMBERS or columns > MOST_LABELS:
             return []

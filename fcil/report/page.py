@@ -1,4 +1,4 @@
-"""The page: what is in it and in which order. How it looks is said by the files beside this one."""
+"""Content and order of the page; its look is in the files beside this one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from fcil.store.groups import Group, group_runs
 from fcil.store.read import Run
 
 MOST_PARTITIONS = 12
-"""That are drawn; each seed has one of its own."""
+"""Partitions that are drawn, at most; each seed has one of its own."""
 MOST_LOGS = 20
 MOST_LINES = 100
-"""On what was left out."""
+"""Lines on what was left out, at most."""
 OPEN = 3
 """Groups up to this number are shown in full from the beginning."""
 NAME = "report.html"
@@ -66,7 +66,7 @@ class Section:
 
 @dataclass
 class Found:
-    """What lies in the folders."""
+    """Content of the folders."""
 
     finished: list[Run]
     unfinished: list[Run]
@@ -114,7 +114,7 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _content(found: Found) -> dict[str, Any]:
-    """Everything the template asks for."""
+    """Return everything the template asks for."""
     comparison = compare(found.finished, teachers=True)
     groups = group_runs(found.finished)
     begun = group_runs(found.unfinished)
@@ -201,7 +201,7 @@ def _facts(found: Found, comparison: Comparison) -> list[tuple[str, str]]:
 
 @cache
 def _environment() -> Environment:
-    """Everything that a template writes is escaped."""
+    """Return the template's environment, which escapes everything it writes."""
     found = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                         loader=FunctionLoader(_file))  # fmt: skip
     found.filters["breakable"] = _breakable

@@ -17,11 +17,11 @@ from fcil.store.read import Run
 LARGEST = 2 * 2**20
 """Bytes of a picture."""
 MOST = 2
-"""Of a run: the first and the last."""
+"""Pictures of a run, at most: the first and the last."""
 MOST_PIXELS = 4000
-"""Along a side."""
+"""Pixels along a side, at most."""
 MOST_BYTES = 4 * 2**20
-"""Of all pictures of a page."""
+"""Bytes of all pictures of a page, at most."""
 
 
 Drawn = tuple[int, int | None, Path]
@@ -48,7 +48,7 @@ class Album:
         self._problems = problems
 
     def of(self, group: Group) -> list[Picture]:
-        """Of the group's first seed that has some: the first and the last one."""
+        """Return pictures of the group's first seed that has some: the first and the last one."""
         for run in group.runs:
             drawn = _drawn(run)
             if drawn:

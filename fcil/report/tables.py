@@ -164,7 +164,7 @@ def tests(split: Split, number: int) -> Table | None:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What the numbers cannot say, and the ranks over splits."""
+    """Return the limits of the numbers, and the ranks over splits."""
     lines = [*comparison.warnings, *comparison.hints]
     if ranks := comparison.ranks:
         order = sorted(ranks.ranks.items(), key=lambda one: one[1])
@@ -249,7 +249,7 @@ def _said(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come that is not finished."""
+    """Progress of a run that is not finished."""
 
     name: str
     seed: int
@@ -259,9 +259,9 @@ class Progress:
     rounds: int | None
     accuracy: str
     share: float | None
-    """Of its rounds, from 0 to 1."""
+    """Share of its rounds, from 0 to 1."""
     seen: str
-    """When it last wrote."""
+    """Time of its last write."""
 
 
 def progress(run: Run, label: str, seen: str) -> Progress:
@@ -278,7 +278,7 @@ def progress(run: Run, label: str, seen: str) -> Progress:
 
 
 def _tasks(run: Run) -> int | None:
-    """As many as there are shares of the data."""
+    """Return the number of tasks: as many as there are shares of the data."""
     try:
         return len(run.partition()[0])
     except StoreError:

@@ -1,4 +1,4 @@
-"""What went wrong: answers of clients that did not come, and the last lines of the logs of runs that stand still."""
+"""Failures: answers of clients that did not come, and the last lines of the logs of runs that stand still."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fcil.store.groups import Group, flat
 from fcil.store.read import Run
 
 MOST_FAILURES = 200
-"""That are listed."""
+"""Failures that are listed, at most."""
 CARD_LIMIT = 2**20
 """Bytes of `failure.json`."""
 
@@ -55,7 +55,7 @@ def _failed(run: Run) -> Iterator[tuple[int, int, list[Cell]]]:
 
 
 def cards(runs: Sequence[Run], problems: list[str]) -> list[Table]:
-    """What runs that died have left behind, a table for each."""
+    """Return a table for each run that died, of what it has left behind."""
     found = []
     for run in runs:
         path = run.folder.failure

@@ -1,7 +1,7 @@
 """`fcil report --watch`: the page while runs go on, for a browser on this machine alone.
 
 The server listens on 127.0.0.1, answers `GET /` and `HEAD /`, and only to requests that call it by that
-name: a page of a stranger whose name was made to point here (DNS rebinding) sends the stranger's name along.
+name: an untrusted page whose name was made to point here (DNS rebinding) sends its own name along.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 PATIENCE = 10.0
 """Seconds a browser is waited for."""
 SHARE = 0.1
-"""Of the time the page may be in the making: runs beside it need the machine."""
+"""Share of the time in which the page may be in the making: runs beside it need the machine."""
 WATCHED = ("config.yaml", "rounds.jsonl", "accuracy.csv", "summary.json")
 
 
@@ -56,7 +56,7 @@ class Watch:
 
 
 def fingerprint(dirs: Sequence[Path]) -> str:
-    """Changes when a run has written something."""
+    """Return a stamp that changes when a run has written something."""
     seen = []
     for top in dirs:
         for place, _, names in os.walk(top):
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle is no news."""
+        """Ignore a browser that leaves in the middle."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -158,4 +158,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing is said of each request."""
+        """Log nothing of requests."""

@@ -1,1 +1,1 @@
-"""How plans become finished runs: rehearsed, one after another or several at once, watched, logged, forecast."""
+"""Execution of plans: rehearsed, one after another or several at once, watched, logged, forecast."""

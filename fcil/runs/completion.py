@@ -1,4 +1,4 @@
-"""What is left to do when runs have ended: figures that lack, and all runs of a folder beside each other."""
+"""Work left when runs have ended: missing figures, and all runs of a folder beside each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcil.store import Run, find_runs
 
 
 def complete(runs: Iterable[Run], console: Console) -> None:
-    """Draw what was not drawn of finished runs: somebody may have been killed between a last number and a last figure.
+    """Draw the missing figures of finished runs: a process may have ended between the last number and the figures.
 
     A run that another process holds is left to it.
     """

@@ -1,8 +1,8 @@
-"""How a run folder begins, and how a run that was begun goes on in it: what was written is compared, not rewritten.
+"""Start of a run folder, and continuation of a run in it: what was written is compared, not rewritten.
 
 A run goes on from a checkpoint only as the same run. Settings, data and partition have to be those that were written;
-threads and the kind of device, which are in no hash, those it has had; or it is refused in one line. What nobody can
-bring back at will (another release of torch, another processor) is told, and kept in `env.json` and `summary.json`.
+threads and the kind of device, which are in no hash, those it has had; or it is refused in one line. What cannot be
+restored at will (another release of torch, another processor) is told, and kept in `env.json` and `summary.json`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from fcil.store.environment import changes, environment, environments, facts
 
 UNDO = "undo the change, or begin anew under another --out"
 SETTINGS = {"threads": "resources.threads", "device": "resources.device"}
-"""What a user can set as it was, and which setting does it."""
+"""Settings that a user can set as they were, by the name of what they set."""
 
 
 @dataclass(frozen=True)
 class Intended:
-    """What a run would write of itself if it began now."""
+    """Files that a run would write of itself if it began now."""
 
     plan: Plan
     config: dict[str, Any]
@@ -53,7 +53,7 @@ class Intended:
 
 
 class Lines(NamedTuple):
-    """What is to be told of a run that goes on."""
+    """Messages about a run that goes on."""
 
     said: list[str]
     logged: list[str]
@@ -81,7 +81,7 @@ def begin(folder: RunFolder, context: RunContext) -> Lines:
 
 
 def check_begun(plans: Sequence[Plan], datasets: Datasets, out: Path) -> list[str]:
-    """See that runs which were begun, and which no other process plays, can go on as the same runs.
+    """Check that runs which were begun, and which no other process plays, can go on as the same runs.
 
     Returns:
         What is to be said of them.
@@ -124,7 +124,7 @@ def compared(folder: RunFolder, now: Intended) -> Lines:
 
 
 def finished_line(path: Path, plan: Plan) -> str:
-    """What is said of a finished run that is asked for: also what was set otherwise, of what its hash does not hold."""
+    """Return the line on a finished run that is asked for, with settings that differ and are not in its hash."""
     folder = RunFolder(path)
     try:
         recorded = files.read_json(folder.env) if files.is_there(folder.env) else {}
@@ -145,7 +145,7 @@ def finished_line(path: Path, plan: Plan) -> str:
 
 
 def _check_strategy(folder: RunFolder, plan: Plan, recorded: Mapping[str, Any] | None) -> list[str]:
-    """See that nobody has changed the copy of the strategy's file.
+    """Check that the copy of the strategy's file is unchanged.
 
     A built-in one may be another in this fcil, where the copy is what it was; that is told, like another torch.
     """
@@ -168,7 +168,7 @@ def _first_line(there: str, here: str) -> tuple[int, str, str]:
 
 
 def _check_config(folder: RunFolder, there: Mapping[str, Any], now: Intended) -> None:
-    """See that every decisive setting that is written is as it was; what an earlier fcil did not write is a default."""
+    """Check that every decisive setting is as written; a setting that an earlier fcil did not write is a default."""
     old, new = (_decisive(config, now.plan) for config in (there, now.config))
     _check_equal(folder.config, old, _restricted(new, old))
 
@@ -215,7 +215,7 @@ def _config(folder: RunFolder) -> dict[str, Any]:
 
 
 def _told_by(config: Mapping[str, Any]) -> dict[str, Any]:
-    """As much of an environment as the settings tell, where its own file is lost."""
+    """Return as much of an environment as the settings tell, where its own file is lost."""
     resources = config.get("resources")
     return {"threads": resources.get("threads")} if isinstance(resources, Mapping) else {}
 
@@ -267,7 +267,7 @@ def _write(folder: RunFolder, now: Intended, names: Iterable[str]) -> None:
 
 
 def _plain(values: Any) -> Any:
-    """As JSON has it: what YAML wrote and what is in memory become alike."""
+    """Convert values to what JSON has: what YAML wrote and what is in memory become alike."""
     return json.loads(json.dumps(values))
 
 

@@ -1,4 +1,4 @@
-"""What an experiment file would play, and about what it would take; nothing is played and nothing is written."""
+"""Estimate of an experiment file's runs and of their cost; nothing is played and nothing is written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BASES = {
     "one step": "from one timed step of plain training; what the method adds is not in it",
     "unknown": "unknown",
 }
-"""Where an estimate comes from."""
+"""Sources of an estimate."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class ExpectedRun:
     state: State
     rounds_done: int
     rounds: int
-    """Of all its tasks."""
+    """Rounds of all its tasks."""
     seconds: float | None
     """Still to come; None: unknown."""
     basis: str | None
-    """Where `seconds` comes from, a key of `BASES`; None for a finished run."""
+    """Source of `seconds`, a key of `BASES`; None for a finished run."""
     messages: int
-    """To and from clients, in all."""
+    """Messages to and from clients, in all."""
     bytes: int
-    """They carry; of a run that is not finished the weights of the net alone."""
+    """Bytes of the messages; for a run that is not finished, of the weights of the net alone."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Estimate:
     runs: tuple[ExpectedRun, ...]
     at_once: int
     notes: tuple[str, ...] = ()
-    """What the runs would download, and what is odd about them or their data."""
+    """Notes on what the runs would download, and on unusual properties of them or their data."""
 
     @property
     def seconds(self) -> float | None:
-        """Until all are finished; None if a run's is unknown."""
+        """Return the seconds until all are finished; None if a run's is unknown."""
         ahead = [run.seconds for run in self.runs if run.state != "finished"]
         known = [s for s in ahead if s is not None]
         return seconds_for_all([], known, self.at_once) if len(known) == len(ahead) else None
@@ -102,7 +102,7 @@ def estimate(
 
 
 def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Estimate:
-    """The same of plans. Nothing is downloaded or written; of image files few are decoded.
+    """Return the same of plans. Nothing is downloaded or written; of image files few are decoded.
 
     Raises:
         UserError: something in them, the data or the label-text embeddings is wrong.
@@ -152,7 +152,7 @@ def _expected(
     there: Mapping[Path, Run | str | None],
     watch: StepTimer,
 ) -> ExpectedRun:
-    """What is known of a run; its context is None where its data is not at hand."""
+    """Return the estimate of a run; its context is None where its data is not at hand."""
     run = there[plan.folder]
     tasks = task_sizes(plan) if context is None else tuple(task.num_new for task in context.tasks)
     total = len(tasks) * plan.federation.rounds
@@ -181,7 +181,7 @@ def _seconds(
     others: Sequence[Run],
     watch: StepTimer,
 ) -> tuple[float | None, str]:
-    """How long a run takes, and how that is known: the best of what there is. Without its data no step is timed."""
+    """Estimate the seconds of a run, and name the source: the best there is. Without its data no step is timed."""
     for basis, alike in {
         "other seeds": [r for r in others if r.variant == plan.variant],
         "strategy": [r for r in others if r.strategy == plan.strategy.name],
@@ -212,7 +212,7 @@ def _steps(context: RunContext) -> float:
 
 
 def _step_seconds(context: RunContext, watch: StepTimer) -> float | None:
-    """Of plain training; None if this machine cannot make a step, or too many were made already."""
+    """Return the seconds of a step of plain training; None if this machine cannot make one, or has made too many."""
     scenario = context.scenario
     data, shard = scenario.dataset, max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
     facts = Facts(len(data.train), len(data.test), len(scenario.tasks), len(scenario.order), data.shape, shard)

@@ -10,7 +10,7 @@ from fcil.federation.context import RunContext
 from fcil.store.folder import write_split
 
 DECIDING = ("dataset", "fingerprint", "tasks", "indices")
-"""What makes two splits two."""
+"""Keys in which two splits differ."""
 
 
 def export(found: Sequence[RunContext], path: Path) -> str:

@@ -1,7 +1,7 @@
-"""What a run that died leaves for whoever finds its folder: `failure.json`, and the same to read in `failure.md`.
+"""Report of a run that died: `failure.json`, and the same to read in `failure.md`.
 
 The card says what was asked for beyond the defaults, how far the run came, what ended it and how to go on. It goes
-when the run is finished after all. Runs that somebody stopped leave none: nothing is wrong with them.
+when the run is finished after all. Runs that a user stopped leave none: nothing is wrong with them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """TensorBoard and Weights & Biases, for those who watch runs there: `logger: tensorboard` in an experiment.
 
 They are shown what is in the run folder, by global round: accuracy, loss terms, bytes, seconds, and pictures of the
-pool. What belongs to a round is held until the next one begins, and the round that a resumed run goes on from is
-told again from the record, in place of what was told of it before: steps go on, and none is there twice.
+pool. Values are buffered until the next round starts. After a resume, the restart round is logged again from
+`rounds.jsonl` and replaces its earlier entry, so no step appears twice.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from fcil.store import RunFolder, files
 from fcil.types import Task, Tensors
 
 NEEDS: dict[str, str] = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
-"""The module of each."""
+"""Module of each logger."""
 Pictures = Mapping[str, npt.NDArray[np.uint8]]  # name -> (H, W, 3)
 
 
 class Writer(Protocol):
-    """What is behind a logger."""
+    """Writer behind a logger."""
 
     def write(self, step: int, scalars: Mapping[str, float], pictures: Pictures) -> None:
-        """Everything about one step, at once."""
+        """Write everything about one step, at once."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the writer."""
 
 
 def check_logger(name: Logger | None) -> None:
-    """See that the package of a logger is there.
+    """Check that the package of a logger is there.
 
     Raises:
         ConfigError: it is not.
@@ -94,7 +94,7 @@ class Logged(Observer):
             self._recall(finished_rounds)
 
     def _recall(self, step: int) -> None:
-        """What the record has of the last finished round: a process that died may not have told it."""
+        """Log the last finished round again from the record: a process that died may not have logged it."""
         task, round = (step - 1) // self._rounds + 1, (step - 1) % self._rounds + 1
         for record in files.read_last_rounds(self._folder.rounds)[-1:]:
             self._scalars |= of_round(record)
@@ -138,7 +138,7 @@ class Logged(Observer):
             self._scalars, self._pictures = {}, {}
 
     def close(self) -> None:
-        """Tell what is left, and end."""
+        """Log what is left, and close."""
         self._commit()
         if self._writer is not None:
             self._writer.close()
@@ -159,7 +159,7 @@ def of_round(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_end(record: Mapping[str, Any]) -> dict[str, float]:
-    """What the end of a task cost beyond its rounds."""
+    """Return the costs of the end of a task beyond its rounds."""
     return _numbers({f"bytes/{way} after task": record.get(f"bytes_{way}") or None for way in ("up", "down")})
 
 

@@ -36,13 +36,13 @@ Entry = Callable[[str, Path, int], Outcome]
 
 
 def jobs_asked_for(plans: Sequence[Plan], jobs: int | None) -> int | None:
-    """What `jobs` means where runs say on which backend they are played: `inprocess` asks for this one process."""
+    """Return `jobs`, given the backends of the runs: `inprocess` asks for this one process."""
     inprocess = any(plan.federation.backend == "inprocess" for plan in plans)
     return 1 if jobs is None and inprocess else jobs
 
 
 def how_many(plans: Sequence[Plan], jobs: int | None) -> int:
-    """How many runs to play at once.
+    """Return how many runs to play at once.
 
     Args:
         jobs: what was asked for; None: as many as fit by cores, GPU shares and memory, unless one run after
@@ -69,7 +69,7 @@ def how_many(plans: Sequence[Plan], jobs: int | None) -> int:
 
 
 def _largest(plans: Sequence[Plan]) -> Resources:
-    """What each process is given, so that every run has what it asks for."""
+    """Return the resources of each process, so that every run has what it asks for."""
     every = [plan.resources for plan in plans]
     return replace(
         every[0],
@@ -104,7 +104,7 @@ def run_in_parallel(
 
 
 class Pool(Protocol):
-    """What `fcil.federation.ray.runs.Runners` offers."""
+    """Interface of `fcil.federation.ray.runs.Runners`."""
 
     @property
     def busy(self) -> int: ...

@@ -1,4 +1,4 @@
-"""From a YAML file to plans: overrides, the matrix, the seeds."""
+"""Plans of a YAML file: overrides, the matrix, the seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From plans to finished runs: checked first, then one after another or several at once, with figures."""
+"""Runs of plans: checked first, then played one after another or several at once, with figures."""
 
 from __future__ import annotations
 

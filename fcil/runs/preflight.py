@@ -1,5 +1,5 @@
-"""What is asked of plans before the first of them is played, so that nothing is written for a mistake; and what is
-told of each before it is.
+"""Checks of plans before the first of them is played, so that nothing is written for a mistake; and the introduction
+of each run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def preflight(
 
 
 def check_offline(context: RunContext, where: Where) -> None:
-    """As much of the same as can be asked of a run where nothing may be downloaded.
+    """Check as much of the same as can be checked of a run where nothing may be downloaded.
 
     Raises:
         ConfigError: a run of it would not begin, or end in its middle.
@@ -91,7 +91,7 @@ def share_out(plan: Plan, datasets: Datasets, where: Where, progress: Progress |
 
 
 def introduce(context: RunContext, console: Console) -> None:
-    """What is about to be run: the settings, who holds how much of what, and what is odd about the anchors."""
+    """Print what is about to be run: the settings, the data of each client, and unusual properties of the anchors."""
     plan, scenario = context.plan, context.scenario
     names = scenario.tasks[-1].names
     console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))

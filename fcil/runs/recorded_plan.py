@@ -14,10 +14,10 @@ from fcil.store import RunFolder
 
 
 def load_plan(folder: RunFolder, *, trust: bool = False) -> Plan:
-    """The plan of a run that was begun, from its config.yaml and strategy.py.
+    """Return the plan of a run that was begun, from its config.yaml and strategy.py.
 
     Raises:
-        StoreError: there is no run, or running its strategy.py would run code that may be a stranger's.
+        StoreError: there is no run, or running its strategy.py would run untrusted code.
         ConfigError: its settings are not those of a run.
     """
     if not folder.begun:
@@ -30,7 +30,7 @@ def load_plan(folder: RunFolder, *, trust: bool = False) -> Plan:
 
 
 def _check_familiar(folder: RunFolder, strategy: object, source: str, where: Where) -> None:
-    """See that no code would be run which is not also in the file that the settings name.
+    """Check that no code would be run which is not also in the file that the settings name.
 
     A run folder may come from anywhere, and its strategy.py would be executed.
     """

@@ -1,4 +1,4 @@
-"""What is known of data that is not here, and would be downloaded."""
+"""Facts on data that is not here, and would be downloaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES = {
 
 
 def reckoned(plan: Plan) -> Facts | None:
-    """What the catalogue knows of a set that was not opened."""
+    """Return the catalogue's facts on a set that was not opened."""
     info, known = DATASETS[plan.data.dataset], SIZES.get(plan.data.dataset)
     if known is None or info.num_classes is None or info.shape is None or plan.data.split is not None:
         return None
@@ -44,7 +44,7 @@ def reckoned(plan: Plan) -> Facts | None:
 
 
 def task_sizes(plan: Plan) -> tuple[int, ...]:
-    """How many classes each task brings that is played, of a set that was not opened."""
+    """Return the classes of each task that is played, of a set that was not opened."""
     info = DATASETS[plan.data.dataset]
     if plan.data.split is not None:
         sizes = tuple(len(classes) for classes in plan.data.split.read().tasks)

@@ -79,7 +79,7 @@ class Engines:
         return self._engine
 
     def close(self) -> None:
-        """Let go of the engine, and of all that a run which failed has left in it."""
+        """Release the engine, and all that a run which failed has left in it."""
         self._engine = None
         self._stack.close()
         gc.collect()
@@ -87,7 +87,7 @@ class Engines:
 
 @dataclass(frozen=True)
 class SequentialContext:
-    """Where runs are played, one after the other, and how."""
+    """Context of runs that are played one after the other."""
 
     out: Path
     console: Console

@@ -1,4 +1,4 @@
-"""How long a training step takes here: one is made, and timed, where nothing is known from earlier runs."""
+"""Time of a training step on this machine: one is made, and timed, where nothing is known from earlier runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEW = 8
 
 
 class Facts(NamedTuple):
-    """What is known about the data of a plan."""
+    """Facts on the data of a plan."""
 
     train: int
     test: int
@@ -35,7 +35,7 @@ class Facts(NamedTuple):
     classes: int
     shape: tuple[int, ...]
     shard: Shard | None = None
-    """What some client holds, if the data was opened."""
+    """Data of some client, if the data was opened."""
 
 
 @dataclass

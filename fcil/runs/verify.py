@@ -33,14 +33,14 @@ from fcil.store import RunFolder, files
 from fcil.store.environment import environment
 
 TOLERANCE = 1e-3
-"""Of a loss term, as a share of it; of an accuracy, ten times as much in absolute terms."""
+"""Tolerance of a loss term, as a share of it; of an accuracy, ten times as much in absolute terms."""
 GROWN = 100
-"""How many times as far later rounds may be apart: what is rounded differently grows. Two threads instead of one
+"""Factor by which later rounds may be further apart: rounding differences grow. Two threads instead of one
 changed the loss of finetune on digits by 7e-9 of it in the first round, 0.2 % in the fourth and 5 % in the sixth."""
 UNCOMPARED = ("seconds", "after_task", "failures")
-"""What a clock says, what comes after a round, and what happened to processes."""
+"""Keys not compared: timings, what comes after a round, and what happened to processes."""
 APART = ("started", "command", "resumed", "cpus", "commit", "modified", "user_repository")
-"""Of `env.json`: what no number depends on, or only through something that is named beside it."""
+"""Keys of `env.json` on which no number depends, or only through something that is named beside it."""
 Verdict = Literal["bit", "close", "different"]
 SAYING = {
     "bit": "this machine reproduces the record to the bit",
@@ -50,7 +50,7 @@ SAYING = {
 
 
 class Difference(NamedTuple):
-    """A number that is another here."""
+    """Difference between a recorded number and its value here."""
 
     task: int
     round: int
@@ -67,14 +67,14 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of playing rounds again."""
+    """Result of playing rounds again."""
 
     rounds: int
     differences: tuple[Difference, ...]
     circumstances: tuple[str, ...]
-    """What is not as it was when the run began: versions, threads, processor."""
+    """Circumstances that are not as they were when the run began: versions, threads, processor."""
     remarks: tuple[str, ...]
-    """What limits the comparison."""
+    """Limits of the comparison."""
 
     @property
     def verdict(self) -> Verdict:
@@ -87,7 +87,7 @@ class Verification:
         return self.verdict != "different"
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """Return the result as lines for a reader."""
         yield from (d.line() for d in self.differences)
         yield from self.remarks
         if self.differences and self.circumstances:
@@ -109,7 +109,7 @@ class Verification:
 
 
 class Enough(Exception):  # noqa: N818 (not an error)
-    """As many rounds were played as were asked for."""
+    """End of the replay: as many rounds were played as were asked for."""
 
 
 class _Rounds(Observer):
@@ -139,7 +139,7 @@ def verify(
         trust: run the strategy.py of the folder even if the file it was copied from is another now, or gone.
         tolerance: how far a loss term may be off in the first round that is another, as a share of it.
     Raises:
-        StoreError: there is no run, no round in its record, fewer than asked for, or code that may be a stranger's.
+        StoreError: there is no run, no round in its record, fewer than asked for, or untrusted code.
         TrainingError: the rounds cannot be played here.
     """
     folder, console = RunFolder(os.path.realpath(path)), console or Console()
@@ -164,7 +164,7 @@ def verify(
 
 
 def _check_places(folder: RunFolder, plan: Plan, recorded: Sequence[Mapping[str, Any]]) -> None:
-    """See that the lines are those of the first rounds, each in its place.
+    """Check that the lines are those of the first rounds, each in its place.
 
     Raises:
         StoreError: one was lost.
@@ -220,7 +220,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], tolerance: 
 
 
 def _close(key: str, there: Any, here: Any, tolerance: float) -> bool:
-    """Whether two unequal values are near: weights, of which only a digest is known, never speak against it."""
+    """Return whether two unequal values are near: weights, of which only a digest is known, always count as near."""
     if key == "weights":
         return True
     if not _are_numbers(there, here) or not key.startswith(("terms.", "accuracy", "epsilon")):
@@ -235,7 +235,7 @@ def _are_numbers(*values: Any) -> bool:
 
 
 def _circumstances(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """What a result may depend on that is not as it was."""
+    """Return the changed circumstances that a result may depend on."""
     for key in (k for k in here if k in there and k not in APART):
         old, new = there[key], here[key]
         if isinstance(old, Mapping) and isinstance(new, Mapping):

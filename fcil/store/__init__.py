@@ -31,7 +31,7 @@ _LATER = {
     "final_weights": "fcil.store.weights",
     "load": "fcil.store.frame",
 }
-"""What needs torch or pandas: readers of folders need not wait for them."""
+"""Names that need torch or pandas, imported when first used: readers of folders need not wait for them."""
 
 __all__ = ["Run", "RunFolder", "RunRecorder", "check_writable", "final_weights", "find_runs", "load", "load_run"]
 

@@ -1,4 +1,4 @@
-"""What the files of a run folder may say: anyone may have written them, and tables and figures believe them."""
+"""Checks of the files of a run folder: they are untrusted input, and tables and figures rely on them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fcil.errors import StoreError
 MOST_TASKS = 10_000
 MOST_TERMS = 1000
 MOST_CHARACTERS = 200
-"""Of a name."""
+"""Characters of a name, at most."""
 LARGEST = 1e100
 """No loss, count or time is larger; figures can still draw it."""
 Wish = tuple[str, Callable[[Any], bool]]
-"""What a value may be, in words and as a test."""
+"""Requirement on a value, in words and as a test."""
 
 
 def is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the method of a run declares of itself, read back from `env.json`.
+"""Declarations of the method of a run, read back from `env.json`.
 
 Runs of earlier versions have written none of it: of those, readers know what the records tell.
 """
@@ -15,14 +15,14 @@ from fcil.store.environment import environments
 from fcil.store.folder import RunFolder
 
 KEY = "method"
-"""Of `env.json`, under which it stands."""
+"""Key of `env.json` under which they stand."""
 MOST = 100
-"""Entries of a list that are believed."""
+"""Entries of a list that are read, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """As `fcil.methods.introspection.declared` has it of a class."""
+    """Declarations of a class, as `fcil.methods.introspection.declared` returns them."""
 
     data: str = "task"
     """`seen` where clients use all data of earlier tasks."""
@@ -31,16 +31,16 @@ class Declared:
     weights: Mapping[str, Any] = field(default_factory=dict)
     """Hyper-parameters that weigh a term of the loss, and their defaults; None for one that is no number."""
     radii: Mapping[str, str] = field(default_factory=dict)
-    """By loss term, the hyper-parameter within which the term is 0."""
+    """Hyper-parameter within which the term is 0, by loss term."""
 
 
 def read_declared(folder: RunFolder) -> Declared:
-    """What is written in a run folder, the newest if the run was resumed; the defaults where there is nothing."""
+    """Read the declarations in a run folder, the newest if the run was resumed; the defaults where there is nothing."""
     return parse_declared(next((one[KEY] for one in reversed(_environments(folder)) if KEY in one), None))
 
 
 def used_anchors(folder: RunFolder) -> bool:
-    """Whether a run has read label-text embeddings, as far as it is written."""
+    """Return whether a run has read label-text embeddings, as far as it is written."""
     inputs = [one.get("inputs") for one in _environments(folder)]
     return any(isinstance(one, Mapping) and one.get("anchors") is not None for one in inputs)
 

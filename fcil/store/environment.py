@@ -28,13 +28,13 @@ SWITCHES = (
 """Variables that change how the libraries below torch compute."""
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 INPUTS = ("images", "anchors", "strategy.py")
-"""What is read beside the settings."""
+"""Inputs that are read beside the settings."""
 
 
 def environment(
     devices: Iterable[str] = (), threads: int | None = None, inputs: Mapping[str, str | None] | None = None
 ) -> dict[str, Any]:
-    """What a result may depend on beside its settings.
+    """Return the circumstances a result may depend on beside its settings.
 
     Args:
         devices: names; by default those torch sees.
@@ -102,7 +102,7 @@ def environments(env: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def facts(env: Mapping[str, Any]) -> dict[str, Any]:
-    """What numbers depend on in one environment, by name; what it does not tell is left out."""
+    """Return the facts that numbers depend on in one environment, by name; what it does not tell is left out."""
     devices, versions, inputs, switches = (env.get(key) for key in ("devices", "versions", "inputs", "switches"))
     kind = str(devices[0]).partition(":")[0] if isinstance(devices, list) and devices else None
     found = {"threads": env.get("threads"), "device": kind if kind in DEVICES else None}
@@ -118,13 +118,13 @@ def facts(env: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What numbers depend on that is another now, with both values."""
+    """Return the facts that numbers depend on and that have changed, with both values."""
     old, new = facts(before), facts(now)
     return {name: (old[name], new[name]) for name in old if name in new and old[name] != new[name]}
 
 
 def mixed(env: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What numbers depend on that was not the same all through a run, with every value it had."""
+    """Return the facts that numbers depend on and that changed during the run, with every value they had."""
     found: dict[str, list[Any]] = {}
     for one in environments(env):
         for name, value in facts(one).items():

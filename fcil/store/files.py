@@ -31,7 +31,7 @@ COLUMNS = ("trained_task", "tested_task", "correct", "examples", "accuracy")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; a number that is not finite becomes null, because JSON has no word for it."""
+    """Write indented JSON; a number that is not finite becomes null, because JSON has no word for it."""
     write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -73,7 +73,7 @@ def finite(value: Any) -> Any:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a run folder has this file.
+    """Return whether a run folder has this file.
 
     Raises:
         StoreError: something of this name is there, but no file; to read on without it would hide that.
@@ -138,7 +138,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def _out_of_order(task: int, round: int, last_task: int, last_round: int) -> str | None:
-    """What is wrong with a round that comes after another one; 0 and 0: with the first."""
+    """Describe the error of a round that comes after another one; 0 and 0: of the first; empty if there is none."""
     if (task, round) in ((last_task, last_round + 1), (last_task + 1, 1)) and task:
         return None
     after = f"round {round} of task {task} after round {last_round} of {last_task}" if last_task else ""

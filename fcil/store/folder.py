@@ -1,4 +1,4 @@
-"""Where each file of a run lies, and how the ones known before training are written."""
+"""Paths of the files of a run, and the writing of those known before training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def saved(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Return whether there is a checkpoint to go on from."""
         return any(self.checkpoints.glob("task*.json"))
 
     @property
@@ -84,7 +84,7 @@ class RunFolder:
         files.write_json(self.env, now)
 
     def read_env(self) -> dict[str, Any]:
-        """What `env.json` says.
+        """Return the content of `env.json`.
 
         Raises:
             StoreError: it cannot be read, or an environment could not be added.
@@ -96,7 +96,7 @@ class RunFolder:
         return found
 
     def truncate_after(self, task: int, round: int) -> None:
-        """Forget what happened after `round` of `task`, the last one a checkpoint holds (round 0: none of the task).
+        """Delete records after `round` of `task`, the last one a checkpoint holds (round 0: none of the task).
 
         Accuracies of `task` itself stay if none of its rounds was dropped. Without this, a resumed
         run would count the rounds between its checkpoint and its death twice.
@@ -120,13 +120,13 @@ class RunFolder:
 
 
 def write_split(path: Path, record: Mapping[str, Any]) -> None:
-    """Who holds what, as JSON with a line for each key."""
+    """Write the partition as JSON with a line for each key."""
     lines = [f"{json.dumps(key)}: {json.dumps(files.finite(value))}" for key, value in record.items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def check_writable(out: Path | str) -> None:
-    """See that results can be written under `out`, and leave no trace.
+    """Check that results can be written under `out`, and leave no trace.
 
     Raises:
         StoreError: `out` is no folder, or nothing can be written there.

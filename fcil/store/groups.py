@@ -1,4 +1,4 @@
-"""Which runs belong together: the seeds of one setting, and the settings that share a split of the data."""
+"""Groups of runs: the seeds of one setting, and the settings that share a split of the data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEACHER = "-teacher"
 
 
 def is_student(strategy: str) -> bool:
-    """Whether runs of a strategy are students that learnt from a teacher without data."""
+    """Return whether runs of a strategy are students that learnt from a teacher without data."""
     return strategy == "distill"
 
 
@@ -65,7 +65,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def split_label(config: Mapping[str, Any]) -> str:
-    """What is learnt, in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart."""
+    """Name the split in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart."""
     label = _data_label(config.get("data"))
     return f"{label}, smoke run" if is_smoke(config) else label
 

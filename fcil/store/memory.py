@@ -16,11 +16,11 @@ def forget_peaks() -> None:
 
 
 def peak_memory() -> int | None:
-    """Bytes: the sum over the processes of the most each has held since `forget_peaks`; None where nobody counts it.
+    """Return the sum of the processes' peak memory since `forget_peaks`, in bytes; None where it is not counted.
 
-    Not counted are a GPU's memory, processes on other machines and those that have ended. What processes share, the
-    object store of Ray for instance, counts in each that has touched it, and they need not have been at their most
-    at the same time: the sum is no less than the machine has needed for those that are alive.
+    Not counted are a GPU's memory, processes on other machines and those that have ended. Memory that
+    processes share, such as the object store of Ray, counts in each that has touched it, and peaks need not coincide:
+    the sum is an upper bound for the live processes.
     """
     own, *others = (_peak(pid) for pid in _family())
     return None if own is None else own + sum(peak or 0 for peak in others)

@@ -1,4 +1,4 @@
-"""Which code runs: the commit of this package, or a digest of its files, and the repository it is used from."""
+"""Provenance of the code: the commit of this package, or a digest of its files, and the repository it is used from."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
-"""Where the files of this package lie."""
+"""Folder of the files of this package."""
 SECONDS = 10
-"""That git may take for an answer."""
+"""Seconds that git may take for an answer."""
 
 
 def provenance() -> dict[str, Any]:
-    """`commit` and `modified` of this package, `sources`, and `user_repository`.
+    """Return `commit` and `modified` of this package, `sources`, and `user_repository`.
 
     The first two are null unless a repository tracks the package's own files: one that merely holds an environment
-    it is installed in, or the folder somebody works in, says nothing of it. `sources` is a digest of its files,
+    it is installed in, or a working folder, says nothing of it. `sources` is a digest of its files,
     whether there is git or not. `user_repository` is the repository of the working directory, if it is another one.
     """
     own = repository_of(PACKAGE, tracks="__init__.py")
@@ -62,7 +62,7 @@ def sources_digest(package: Path) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git answers in a folder, whichever repository a hook or a shell has named in its variables."""
+    """Return git's answer in a folder, whichever repository a hook or a shell has named in its variables."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, check=True)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:  # half a second that a table of finished runs need not wait
     import pandas as pd
 
 MOST_EXAMPLES = 2**40
-"""Of a class on a client; sums of them still fit into 64 bits."""
+"""Examples of a class on a client, at most; sums of them still fit into 64 bits."""
 MOST_FOLDERS = 64
-"""Within each other, where runs are looked for."""
+"""Folders within each other in which runs are looked for, at most."""
 LONG_TEXT = 2**16
 """Characters of a configuration that is not read section by section."""
 
@@ -38,17 +38,17 @@ class Run:
 
     path: Path
     name: str
-    """Of the experiment."""
+    """Name of the experiment."""
     strategy: str
     variant: str
     """Eight hex digits of the settings' hash."""
     seed: int
     config: dict[str, Any]
-    """Not to be changed: runs share what is equal in theirs."""
+    """Settings of the run. Not to be changed: runs share what is equal in theirs."""
     rows: tuple[AccuracyRow, ...]
     """The accuracy matrix as counts, sorted."""
     summary: dict[str, Any]
-    """Of a finished run; empty before."""
+    """Summary of a finished run; empty before."""
 
     @cached_property
     def rounds(self) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ class Run:
 
     @cached_property
     def quality(self) -> dict[str, Any]:
-        """What samples of a distillation were like, read when it is first asked for; numbers alone.
+        """Numbers on the quality of a distillation's samples, read when first asked for.
 
         Raises:
             StoreError: the file is damaged.

@@ -36,7 +36,7 @@ class RunRecorder(Observer):
         """Record into a folder.
 
         Args:
-            say: shows a line to whoever sits there; it is in the log as well.
+            say: shows a line to the user; it is in the log as well.
             facts: what is known of the run before it begins, for its summary.
         """
         self.folder = folder
@@ -134,7 +134,7 @@ class RunRecorder(Observer):
         files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
 
     def _mixed(self) -> dict[str, Any]:
-        """What was not the same all through the run, so that a table can tell; nothing for most runs."""
+        """Return the circumstances that changed during the run, so that a table can tell; nothing for most runs."""
         try:
             found = mixed(files.read_json(self.folder.env)) if files.is_there(self.folder.env) else {}
         except StoreError as error:  # it was sound when the run was begun or resumed
@@ -172,7 +172,7 @@ def _cost(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _by_client(clients: Iterable[Any]) -> dict[str, int]:
-    """How often each client is named, by its number."""
+    """Return how often each client is named, by its number."""
     return dict(sorted(Counter(map(str, clients)).items(), key=lambda one: (len(one[0]), one[0])))
 
 

@@ -39,7 +39,7 @@ def go_back(folder: RunFolder, found: Restored) -> list[str]:
 
 
 def check_whole(folder: RunFolder, last: Place, rounds: int, tasks: int) -> None:
-    """See that the files hold what happened before a checkpoint that has no copy of it.
+    """Check that the files hold what happened before a checkpoint that has no copy of it.
 
     Args:
         last: the task and the round of it that the checkpoint follows.
@@ -64,7 +64,7 @@ def check_whole(folder: RunFolder, last: Place, rounds: int, tasks: int) -> None
 
 
 def _about_rounds(path: Path, rounds: Sequence[Mapping[str, Any]]) -> str:
-    """What the file lacks, in a line."""
+    """Describe what the file lacks, in a line."""
     lines = _lines(path)
     known: dict[Place, dict[str, Any]] = {}
     for line in lines:
@@ -99,7 +99,7 @@ def _place(record: Mapping[str, Any]) -> Place:
 
 
 def _same(there: Mapping[str, Any] | None, record: Mapping[str, Any]) -> bool:
-    """Whether a line is what was told; what was added to it after the checkpoint does not count."""
+    """Return whether a line is what was told; what was added to it after the checkpoint does not count."""
     if there is None:
         return False
     after = () if "after_task" in record else ("after_task",)
@@ -107,7 +107,7 @@ def _same(there: Mapping[str, Any] | None, record: Mapping[str, Any]) -> bool:
 
 
 def _about_rows(path: Path, rows: Sequence[AccuracyRow]) -> str:
-    """What the file lacks, in a line."""
+    """Describe what the file lacks, in a line."""
     try:
         there = set(files.read_accuracy(path))
     except StoreError:

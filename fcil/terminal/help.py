@@ -1,4 +1,4 @@
-"""How the command line presents itself: help that ends with an example, and what the Tab key completes."""
+"""Help of the command line, which ends with an example, and completion with the Tab key."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ EXAMPLES = {
     "simulate": "python -m fcil.flower simulate experiments/flower.yaml federation.rounds=2",
     "deploy": "python -m fcil.flower deploy experiments/flower.yaml federation.clients=2 --tls",
 }
-"""With which the help of each verb ends."""
+"""Examples with which the help of each verb ends."""
 MOST_FILES = 200
 """Files that are offered for completion."""
 _SCANNED = 2
-"""Folders deep that are looked through for them."""
+"""Depth of folders that are searched for them."""
 
 
 # Help ---------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Verb(TyperCommand):
                     param.help = about.help
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Nothing: `format_options` of typer lists the arguments, and click 8.5 would list them once more."""
+        """Write nothing: `format_options` of typer lists the arguments, and click 8.5 would list them once more."""
 
     def get_help(self, ctx: click.Context) -> str:
         return _without_markup(super().get_help(ctx))
@@ -88,7 +88,7 @@ class Verbs(TyperGroup):
 
 
 def _without_markup(text: str) -> str:
-    """What typer, where rich is installed, escapes for markup that is switched off."""
+    """Undo the escapes of typer, where rich is installed, for markup that is switched off."""
     return text.replace("\\[", "[")
 
 

@@ -1,4 +1,4 @@
-"""What Ctrl-C does while nothing is at work yet, or no longer."""
+"""Handling of Ctrl-C before work begins, and after it has ended."""
 
 from __future__ import annotations
 

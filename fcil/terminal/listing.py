@@ -1,4 +1,4 @@
-"""What `fcil list` shows on a terminal: a line for each name, and a block for one of them."""
+"""Output of `fcil list` on a terminal: a line for each name, and a block for one of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {
     "nets": "backbones",
     "encoders": "text encoders, whose vectors of class names are the anchors",
 }
-"""What `fcil list` knows, in a few words."""
+"""Kinds that `fcil list` knows, in a few words."""
 
 
 def rows_of(kind: str | None, name: str | None = None, measure: bool = False) -> list[dict[str, Any]]:

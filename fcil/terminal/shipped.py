@@ -14,7 +14,7 @@ import fcil.config
 from fcil.methods import catalogue
 
 SCHEMA = Path(fcil.config.__file__).with_name("experiment.schema.json")
-"""What `fcil show --schema` prints."""
+"""Path of the schema that `fcil show --schema` prints."""
 ABOUT = (
     "A file of `fcil run` or `fcil distill`. Editors that know the YAML language server check a file whose first line "
     "is `# yaml-language-server: $schema=experiment.schema.json`, with the path of this schema from there."
@@ -76,7 +76,7 @@ def _varied(pattern: str) -> Schema:
 
 
 def texts() -> dict[Path, str]:
-    """What each file is to hold."""
+    """Return the content of each file."""
     schema = json.dumps(experiment_schema(), indent=1, ensure_ascii=False)
     return {SCHEMA: f"{schema}\n", catalogue.SHIPPED: catalogue.written()}
 

@@ -1,6 +1,6 @@
-"""Between the command line and the world: streams that nobody reads, and a machine that has no more to give.
+"""Streams of the command line whose reader may be gone, and errors of a machine without resources left.
 
-What a verb prints may be cut short, by `| head -1` or a full disk; what it does is done to its end all the same.
+The output of a verb may be cut short, by `| head -1` or a full disk; its work is done to the end all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fcil.errors import EngineError, FCILError, UserError, printable
 from fcil.terminal.interruption import INTERRUPTED, at_work
 
 SPENT = {errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""Of an `OSError`: there is no memory, process, open file or room on a disk left."""
+"""Numbers of an `OSError` when there is no memory, process, open file or room on a disk left."""
 LEAST_ADDRESSES = 2**30
 """Bytes of address space below which no torch loads."""
 _ALLOWED = "this shell allows {:.1f} GiB of address space (ulimit -v)"
@@ -58,9 +58,9 @@ class Screen:
 
 @contextmanager
 def screens() -> Iterator[Callable[[], str | None]]:
-    """Standard output and error that cannot end a command. The value tells, when all is done, what was lost.
+    """Give standard output and error that cannot end a command. The value tells, when all is done, what was lost.
 
-    A pipe that was closed is no loss: whoever read it had enough.
+    A pipe that was closed is no loss: its reader had enough.
     """
     _open_standard_streams()
     before = sys.stdout, sys.stderr
@@ -132,7 +132,7 @@ def _open_standard_streams() -> None:
 
 
 def complain(text: str) -> None:
-    """Say on standard error what is wrong, a line for each error, if anybody listens."""
+    """Print on standard error what is wrong, a line for each error, if it is open."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write("".join(f"{' '.join(line.split())}\n" for line in text.splitlines() or [""]))
         sys.stderr.flush()
@@ -164,13 +164,13 @@ def _spent(error: BaseException) -> str | None:
 
 
 def _limits() -> str:
-    """The limit of this shell, for whoever set it and forgot."""
+    """Return a note on the memory limit of this shell; empty if there is none."""
     limit = address_space()
     return "" if limit is None else f"; {_ALLOWED.format(limit / 2**30)}, torch and Ray want more"
 
 
 def address_space() -> int | None:
-    """Bytes of address space that a process of this shell may have; None: as many as it likes."""
+    """Bytes of address space that a process of this shell may have; None: no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
 

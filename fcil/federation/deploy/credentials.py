@@ -1,7 +1,7 @@
 """Throw-away keys for a federation on this machine: an authority, the server's certificate, a key for each node.
 
 They hold for a week and for the loopback address alone. The nodes of a real federation make their own
-keys, and send the public ones to whoever runs the SuperLink.
+keys, and send the public ones to the operator of the SuperLink.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Credentials:
 
     @property
     def authority(self) -> Path:
-        """The certificate by which everybody knows the server's."""
+        """Path of the certificate that identifies the server."""
         return self.folder / "ca.pem"
 
     @property

@@ -13,7 +13,7 @@ from fcil.errors import TrainingError
 from fcil.federation.runtime.watcher import Watcher, end
 
 LAST_LINES = 5
-"""Of what a process wrote before it ended unasked, as they are told."""
+"""Lines quoted from the output of a process that ended unasked."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -54,7 +54,7 @@ class Processes:
             )
 
     def check(self) -> None:
-        """See that all that was started still runs.
+        """Check that all that was started still runs.
 
         Raises:
             TrainingError: something has ended; says what it wrote last.

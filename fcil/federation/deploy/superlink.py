@@ -1,7 +1,7 @@
-"""A SuperLink of one's own on this machine: started, given nodes and an app, and asked how the run went.
+"""A private SuperLink on this machine: started, given nodes and an app, and asked for the status of the run.
 
-Only Flower's commands are used. What they do by default and is not done here: join a SuperLink or a
-Ray cluster that happens to run, install dependencies anew for each run, report to anybody, listen on
+Only Flower's commands are used. Their defaults that are not followed here: join a SuperLink or a
+Ray cluster that happens to run, install dependencies anew for each run, send telemetry, listen on
 addresses others can reach, and call a failed run a success.
 """
 
@@ -29,13 +29,13 @@ from fcil.federation.deploy.processes import Processes
 
 HOST = "127.0.0.1"
 NAME = "fcil"
-"""Of the connection, in the configuration of the `flwr` command."""
+"""Name of the connection, in the configuration of the `flwr` command."""
 PATIENCE = 120.0
 """Seconds until a SuperLink must have started."""
 LOOK_AGAIN = 30.0
 """Seconds between two looks at a run that goes on telling."""
 CHATTER = ("Using SuperLink: ", "Successfully installed ")
-"""How lines of Flower's own begin that are of no use."""
+"""Beginnings of Flower's log lines that are dropped."""
 APP = """[project]
 name = "fcil"
 version = "0.1.0"
@@ -52,11 +52,11 @@ clientapp = "fcil.federation.flower_app:client"
 
 [tool.flwr.app.config]
 """
-"""An app without code: everybody who runs it has the package."""
+"""App without code: all participants have the package."""
 
 
 def environment(ray_address: str | None = None) -> dict[str, str]:
-    """What Flower's commands see besides this process's own environment."""
+    """Return the environment of Flower's commands: this process's own, and more."""
     commands = str(Path(sys.executable).parent)  # Flower's commands find each other by name
     direct = [*filter(None, os.environ.get("NO_PROXY", "").split(",")), HOST, "localhost"]
     return {
@@ -76,7 +76,7 @@ def environment(ray_address: str | None = None) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all of them are held until the last is found, so that they differ."""
+    """Return free ports; all of them are held until the last is found, so that they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -86,7 +86,7 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Status:
-    """How a run of Flower's stands."""
+    """Status of a run in Flower."""
 
     ended: bool
     completed: bool
@@ -98,7 +98,7 @@ class SuperLink:
     """A SuperLink among processes.
 
     Args:
-        port: that nobody listens on.
+        port: a free one.
         credentials: for TLS, and for nodes that must be registered; None without both.
     """
 
@@ -220,7 +220,7 @@ class SuperLink:
         return Status(stage == "finished", how == "completed", details)
 
     def _ask(self, *words: str) -> dict[str, Any]:
-        """What a `flwr` command answers.
+        """Return the answer of a `flwr` command.
 
         Raises:
             TrainingError: it refuses, or answers something else.

@@ -1,1 +1,1 @@
-"""What server and clients say to each other, and who is told when it fails."""
+"""Messages between server and clients, and reports of their failures."""

@@ -1,16 +1,16 @@
-"""Who sees what: which real images a client used, against those it may use.
+"""Audit of data access: the real images a client used, compared with those it may use.
 
 Everything that leads from a shard to pixels leads through `Images.stream`, so a client is handed images that
 note which of them were asked for. A client may use the images it holds of the task (of all tasks so far, for a
 strategy whose `data` is "seen"), and those of earlier tasks that `client.keep` kept. When it answers, what was
 used is compared with that, image by image, and goes to the server beside the update: the classes that were used,
-those that were allowed, and a sentence if there is more of one than of the other. Such a sentence ends the run.
+those that were allowed, and an error message if it used others, which ends the run.
 
 Nothing is copied but numbers of images, and no random stream is touched. What cannot be seen: pixels that a
 strategy copies into a tensor of its own, what it reads from a disk by itself, and the nets and gradients it sends.
 
-Test images are with the server, which shows them to `predict` alone. What that leaves behind in the server's state
-would reach the clients, so `asserted_unchanged` sees that nothing is.
+Test images are with the server, which shows them to `predict` alone. Traces of them in the server's state
+would reach the clients, so `asserted_unchanged` checks that there are none.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Audit:
         return cls(scenario, task, client, images, replace(shard, images=images), samples_of(memory, shard.indices))
 
     def record(self, client: Client, *, batches_of_one: int = 0) -> ConfigRecord:
-        """What goes to the server when the client is done.
+        """Return the client's report to the server when it is done.
 
         Args:
             batches_of_one: training batches of one image at which batch norm had no variance.
@@ -106,7 +106,7 @@ class Audit:
         return ConfigRecord({RECORD: json.dumps(told)})
 
     def _kept_too_much(self, now: Tensors | None, most: int | None) -> str:
-        """What is wrong with the exemplars that the client holds now; nothing if nothing is."""
+        """Return the error of the exemplars that the client holds now; nothing if there is none."""
         if now is None:
             return ""
         if most is not None and len(now["indices"]) > most:
@@ -156,7 +156,7 @@ def samples_of(memory: State, near: Tensor) -> Tensors | None:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What a client's reply says of itself, beside its update."""
+    """Report of a client on itself in its reply, beside its update."""
 
     touched: list[int]
     """Classes of the real images that it has used, by label."""
@@ -167,13 +167,13 @@ class ClientReport:
     drawn: dict[str, int]
     """Images drawn from each shared pool; 0 for a shared module that was built."""
     leak: str
-    """What it did and may not; nothing otherwise."""
+    """Description of a forbidden access; empty if there was none."""
     batches_of_one: int = 0
     """Training batches of one image, at which batch norm took the running statistics where a map was 1 x 1."""
 
 
 def read_audit(reply: Message) -> ClientReport | None:
-    """What a reply says of itself; None if it says nothing.
+    """Return the client's report in a reply; None if there is none.
 
     Raises:
         InvalidReplyError: it is not what our clients write.
@@ -203,10 +203,10 @@ Classes = tuple[list[int], list[int]]
 
 @dataclass
 class AuditLog:
-    """What clients have told since the task began, and since the last line was written."""
+    """Reports of clients since the task began, and since the last line was written."""
 
     clients: dict[int, Classes] = field(default_factory=dict)
-    """By client; an entry is replaced, never changed."""
+    """Classes by client; an entry is replaced, never changed."""
     _drawn: dict[str, int] = field(default_factory=dict)
     _kept: int = 0
     _single: set[int] = field(default_factory=set)
@@ -232,8 +232,8 @@ class AuditLog:
             self._single.add(client)
 
     def line(self) -> dict[str, Any]:
-        """What belongs into a line of `rounds.jsonl`, once: what was drawn from each pool, the exemplars held, and the
-        clients with a batch of one image at which batch norm had no variance.
+        """Return the fields of a line of `rounds.jsonl`, once: what was drawn from each pool, the exemplars held, and
+        the clients with a batch of one image at which batch norm had no variance.
         """
         drawn, kept, single = dict(sorted(self._drawn.items())), self._kept, sorted(self._single)
         self._drawn, self._kept, self._single = {}, 0, set()
@@ -246,7 +246,7 @@ class AuditLog:
         return {key: {str(c): both[i] for c, both in clients} for i, key in enumerate(("touched", "allowed"))}
 
     def values(self) -> dict[str, list[list[int]]]:
-        """For a checkpoint."""
+        """Return the values for a checkpoint."""
         return {str(client): list(both) for client, both in self.clients.items()}
 
     @classmethod
@@ -256,7 +256,7 @@ class AuditLog:
 
 @contextmanager
 def asserted_unchanged(server: Server) -> Iterator[None]:
-    """See that a block in which test images are shown leaves the server's state as it was.
+    """Check that a block in which test images are shown leaves the server's state as it was.
 
     Raises:
         LeakError: it did not; what is kept of a test image may reach the clients.

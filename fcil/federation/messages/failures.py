@@ -1,4 +1,4 @@
-"""What can go wrong with a client, and what is done about it.
+"""Failures of a client, and the reaction to each.
 
 | kind      | what happened                                                         |
 |-----------|-----------------------------------------------------------------------|
@@ -29,7 +29,7 @@ Outcome = Literal["retried", "skipped", "stopped"]
 
 @dataclass(frozen=True)
 class Failure:
-    """One answer that did not come as it should, as it stands in `rounds.jsonl`."""
+    """Failed answer of a client, as it stands in `rounds.jsonl`."""
 
     client: int
     attempt: int
@@ -42,7 +42,7 @@ class Failure:
 
 
 def judge(settings: FederationSettings, client: int, attempt: int, kind: Kind, reason: str) -> Failure:
-    """What a federation does about a client that failed at its `attempt`-th try (from 1)."""
+    """Decide what to do about a client that failed at its `attempt`-th try (from 1)."""
     again = attempt <= settings.retries and (kind == "died" or settings.on_failure == "retry")
     last: Outcome = "stopped" if settings.on_failure == "stop" else "skipped"
     return Failure(client, attempt, kind, reason, "retried" if again else last)
@@ -56,7 +56,7 @@ def kind_of(reply: Message) -> Kind:
 
 
 def reason_of(reply: Message) -> tuple[str, str]:
-    """What an error reply says: its first line, and all of it."""
+    """Return the text of an error reply: its first line, and all of it."""
     text = (reply.error.reason or "no reason given").strip()
     return text.splitlines()[0].removeprefix("TrainingError: "), text
 

@@ -49,7 +49,7 @@ class RecordingGrid(InProcessGrid):
         super().__init__(client_app(sites), clients)
         self.window = clients if backwards else 1
         self.changed: list[str] = []
-        """What clients changed of what is not theirs, a line each."""
+        """Descriptions of what clients changed of what is not theirs, a line each."""
         self.names: dict[tuple[int, int], dict[int, frozenset[str]]] = {}
         """The tensors in each client's update, by task and round."""
         self.failed = 0

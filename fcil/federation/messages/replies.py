@@ -1,7 +1,7 @@
-"""What a client's answer must be before it may touch the global net.
+"""Validation of a client's answer before it may touch the global net.
 
 Clients are not trusted: one that sends NaN, a tensor of another shape or -3 examples would spoil
-the net of everybody, and silently.
+the net of all clients, and silently.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class InvalidReplyError(ValueError):
 
 @dataclass(frozen=True)
 class Expected:
-    """What the updates of a round have in common."""
+    """Properties that the updates of a round have in common."""
 
     shapes: dict[str, torch.Size]  # of the global net's tensors
     required: frozenset[str] | None  # the names an update holds, where the strategy does not make updates of its own

@@ -1,4 +1,4 @@
-"""What the server shares with clients besides the weights: sent by content, counted once per change.
+"""Values the server shares with clients besides the weights: sent by content, counted once per change.
 
 Each entry of `server.shared` (a teacher, a pool, anchors) becomes a pair of records that stay the
 same objects until the content changes. A grid stores a record once however many messages carry it,
@@ -58,7 +58,7 @@ class Shared:
         return {name: entry.content_hash for name, entry in self.entries.items()}
 
     def records(self) -> dict[str, ArrayRecord | ConfigRecord]:
-        """What a message carries: `shared/<name>` and `values/<name>`."""
+        """Return the records of a message: `shared/<name>` and `values/<name>`."""
         records: dict[str, ArrayRecord | ConfigRecord] = {}
         for name, entry in self.entries.items():
             records[f"shared/{name}"], records[f"values/{name}"] = entry.arrays, entry.values

@@ -1,1 +1,1 @@
-"""What a run keeps of itself beside its checkpoints."""
+"""Records that a run keeps of itself beside its checkpoints."""

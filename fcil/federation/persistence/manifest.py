@@ -1,4 +1,4 @@
-"""The lists of parts that checkpoints are: written whole, in order of their rounds, and never believed unseen."""
+"""Manifests of checkpoints, lists of parts: written whole, ordered by rounds, and validated before use."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fcil.io.blobs import UNTOUCHED, DamagedError
 
 FORMAT = 2
 SIZE_LIMIT = 64 * 2**20
-"""Bytes; a longer list of parts was not written by us."""
+"""Bytes of a manifest, at most; a longer one was not written by us."""
 SET_ASIDE = ".damaged"
 """Added to the name of a list that cannot be used."""
 _NAME = re.compile(r"task([0-9]{1,18})-round([0-9]{1,18})\.json")
 
 
 def manifest_path(folder: Path, task: int, round: int) -> Path:
-    """Where the list of the checkpoint after `round` rounds of `task` lies."""
+    """Return the path of the list of the checkpoint after `round` rounds of `task`."""
     return folder / f"task{task:03d}-round{round:05d}.json"
 
 
@@ -39,7 +39,7 @@ def manifest_paths(folder: Path) -> list[Path]:
 
 
 def has_saved(folder: Path) -> bool:
-    """Whether anything in a folder of checkpoints, a synthesis under way included, is there to go on from."""
+    """Return whether a folder of checkpoints, a synthesis under way included, holds anything to go on from."""
     return bool(manifest_paths(folder)) or (folder / "synthesis.json").is_file()
 
 
@@ -75,7 +75,7 @@ def read_manifest(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sound_manifest(path: Path) -> dict[str, Any]:
-    """The list in a file, whichever run it is of.
+    """Return the list in a file, whichever run it is of.
 
     Raises:
         DamagedError: it is not what was written.
@@ -93,7 +93,7 @@ def sound_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_manifests(folder: Path, settings: Mapping[str, Any]) -> None:
-    """See that the last sound list in a folder of checkpoints is of this version and these settings.
+    """Check that the last sound list in a folder of checkpoints is of this version and these settings.
 
     Raises:
         StoreError: it is not.
@@ -107,7 +107,7 @@ def check_manifests(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Take a damaged list out of the way: it must not stand in the place of a good one.
+    """Rename a damaged list: it must not stand in the place of a good one.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -149,7 +149,7 @@ def last_blobs(folder: Path) -> dict[str, str]:
 
 
 def version() -> str:
-    """Of this package: numbers may differ between two of them, so no run is made by both."""
+    """Return the version of this package: numbers may differ between two of them, so no run is made by both."""
     try:
         return metadata.version("fcil")
     except metadata.PackageNotFoundError:
@@ -170,7 +170,7 @@ def difference(theirs: Any, ours: Any, path: str = "") -> str:
 
 
 def digest_of(about: Mapping[str, Any]) -> str:
-    """What shows that a list is as it was written."""
+    """Return the digest that shows that a list is as it was written."""
     return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a run has told of itself, kept with its checkpoints: rounds and accuracies that are lost are written again.
+"""Log of a run kept with its checkpoints: rounds and accuracies that are lost are written again.
 
 The newest lines are in the list of a checkpoint itself. When they have become many they are made a part, a page,
 which later checkpoints name; so a checkpoint does not grow with the rounds before it.
@@ -27,7 +27,7 @@ class _Line(NamedTuple):
 
 
 class Record(Observer):
-    """Hears what the run folder is told, and gives it back from a checkpoint."""
+    """Observer that records what the run folder is told, and gives it back from a checkpoint."""
 
     def __init__(self) -> None:
         self._known = True  # False if what was told before is not: an earlier fcil wrote the checkpoint, or damage
@@ -44,7 +44,7 @@ class Record(Observer):
         self._lines.append(_Line(task.number, math.inf, json.dumps({"rows": [list(row) for row in rows]})))
 
     def saved(self, task: int, round: int, parts: Blobs) -> dict[str, Any]:
-        """What the list of a checkpoint after `round` rounds of `task` holds of it.
+        """Return the log's entry in the list of a checkpoint after `round` rounds of `task`.
 
         Raises:
             StoreError: a page cannot be written.
@@ -79,7 +79,7 @@ class Record(Observer):
         return Restored(task, round, *found)
 
     def forget(self) -> Restored:
-        """Begin anew."""
+        """Clear the record."""
         self._known, self._pages, self._lines = True, [], []
         return Restored(1, 0, [], [])
 

@@ -1,4 +1,4 @@
-"""What `--smoke` makes of a run, and how such a run is known again: its record is no result."""
+"""Settings of `--smoke`, and the recognition of such a run: its record is no result."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 CUT: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "max_batches": 2, "stop_after": 2}
 """Settings of the federation in a smoke run."""
 MOST_STEPS = 2
-"""Of a student in a round of a smoke run."""
+"""Steps of a student in a round of a smoke run, at most."""
 SUFFIX = "-smoke"
 """Ends the name of its experiment, before what a teacher's has behind it."""
 MEANING = "smoke run: two batches a round; whether it runs, not how well"
-"""For a reader of its numbers."""
+"""Note for a reader of its numbers."""
 
 
 def is_smoke(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration (`config.yaml` of a run, `Plan.to_yaml()`) is that of a smoke run.
+    """Return whether a configuration (`config.yaml` of a run, `Plan.to_yaml()`) is that of a smoke run.
 
-    Of a distillation the teacher has one task, and the student is cut in its own steps.
+    In a distillation the teacher has one task, and the student is cut in its own steps.
     """
     name, federation, strategy = (config.get(key) for key in ("name", "federation", "strategy"))
     if not isinstance(name, str) or not name.removesuffix("-teacher").endswith(SUFFIX):

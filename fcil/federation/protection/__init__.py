@@ -1,1 +1,1 @@
-"""How updates are combined and guarded: robust means, clipping, noise, attacks."""
+"""Aggregation of updates and its protection: robust means, clipping, noise, attacks."""

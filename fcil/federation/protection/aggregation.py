@@ -1,8 +1,8 @@
-"""How the updates of a round become one: the mean, or a rule that a few malicious clients cannot bend.
+"""Aggregation of the updates of a round: the mean, or a rule that a few malicious clients cannot bend.
 
 | rule           | paper                          | holds while                               |
 |----------------|--------------------------------|-------------------------------------------|
-| `mean`         | McMahan et al., AISTATS 2017   | nobody lies                               |
+| `mean`         | McMahan et al., AISTATS 2017   | no client lies                            |
 | `median`       | Yin et al., ICML 2018          | fewer than half of a round's clients lie  |
 | `trimmed_mean` | Yin et al., ICML 2018          | at most `share` of them lie               |
 | `krum`         | Blanchard et al., NeurIPS 2017 | at most `malicious` of 2 malicious + 3 do |
@@ -34,7 +34,7 @@ class Aggregation:
     name: ClassVar[str] = ""
 
     def problem(self, clients: int) -> str:
-        """Why so many clients in a round do not suffice, or an empty string."""
+        """Return why this number of clients in a round does not suffice, or an empty string."""
         return ""
 
     @classmethod
@@ -78,7 +78,7 @@ class Krum(Aggregation):
     name = "krum"
 
     malicious: Count = 1
-    """How many clients of a round may lie."""
+    """Clients of a round that may lie."""
 
     @property
     def kept(self) -> int:
@@ -93,7 +93,7 @@ class MultiKrum(Krum):
     name = "multi_krum"
 
     keep: Count = 2
-    """How many clients' updates are kept and averaged."""
+    """Clients whose updates are kept and averaged."""
 
     @property
     def kept(self) -> int:
@@ -110,7 +110,7 @@ class Bulyan(Aggregation):
     name = "bulyan"
 
     malicious: Count = 1
-    """How many clients of a round may lie."""
+    """Clients of a round that may lie."""
 
     def problem(self, clients: int) -> str:
         return _too_few(clients, 4, self.malicious)

@@ -31,7 +31,7 @@ from fcil.types import Fraction, Positive, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """What malicious clients do, by name: `{label_flip: {share: 0.2}}`."""
+    """Attack of malicious clients, by name: `{label_flip: {share: 0.2}}`."""
 
     name: ClassVar[str] = ""
     forges: ClassVar[bool] = True  # whether it changes what training has made, or what training is given
@@ -45,7 +45,7 @@ class Attack:
         return sorted(order[: round(self.share * clients)].tolist())
 
     def forged(self, honest: Tensor, start: Tensor, stream: torch.Generator) -> Tensor:
-        """What is sent in place of an honest tensor."""
+        """Return the tensor that is sent in place of an honest one."""
         return honest
 
     @classmethod

@@ -42,7 +42,7 @@ class Averager:
         return updates if self.plan.federation.privacy is None else GuardedUpdates(updates)
 
     def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
-        """What `server.average` returns."""
+        """Return the value of `server.average`."""
         federation = self.plan.federation
         self.calls += 1
         start = server.net.weights()

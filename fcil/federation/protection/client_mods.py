@@ -32,14 +32,14 @@ LOG = "log"
 LONGEST, MOST = 2000, 20
 """Characters of a line, and lines of a reply, that the server takes into its log."""
 Who = tuple[int, int, int]
-"""Task, round and client."""
+"""Identity of a call: task, round and client."""
 
 
 def around(mods: Mods, seed: int, who: Who, message: Message, context: Context, call_next: CallNext) -> Message:
     """Call the app with the mods around it, and return its reply as they leave it.
 
     No mod changes what a client receives, so all are called when it has trained. What the size mods log
-    goes with the reply to the server's log (see `said`); on a worker nobody would read it.
+    goes with the reply to the server's log (see `said`); on a worker it would not be read.
     """
     reply = call_next(message, context)
     if not mods.chosen or reply.has_error() or "weights" not in reply.content:
@@ -111,7 +111,7 @@ def _bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
 
 
 def said(reply: Message) -> list[str]:
-    """What the mods of a client have logged; printable and no longer than lines are, whoever wrote it."""
+    """Return what the mods of a client have logged: untrusted input, made printable and no longer than lines are."""
     record = reply.content.get(LOG)
     lines = record.get("lines") if isinstance(record, ConfigRecord) else None
     told = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []

@@ -62,7 +62,7 @@ class LocalDp(Mod):
     clip: Positive = 1.0
     """Longest step of a client, in the L2 norm over all real tensors it sends."""
     sensitivity: Positive = 2.0
-    """How far apart, in the L2 norm, two clients' steps can be; see above."""
+    """Largest L2 distance between two clients' steps; see above."""
     epsilon: Positive = 1.0
     """Epsilon of one upload; a smaller one is more private and noisier."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
@@ -94,7 +94,7 @@ class AdaptiveClipping(Mod):
     target: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the clients whose step is to be left as it is."""
     rate: Positive = 0.2
-    """How fast the norm follows."""
+    """Rate at which the norm follows."""
 
     def followed(self, norm: float, clipped: float) -> float:
         """The next norm, after a round in which a share of `clipped` clients was shortened.
@@ -114,7 +114,7 @@ class Mods:
     """The mods of a federation; in YAML a list."""
 
     chosen: tuple[Mod, ...] = ()
-    """From the outermost to the innermost."""
+    """Mods from the outermost to the innermost."""
 
     def get(self, kind: type[M]) -> M | None:
         """The mod of this kind, if it is chosen."""

@@ -8,8 +8,8 @@ ICLR 2018: with g the global net, w_k what client k made of it and m clients to 
 
 - Clients count alike, whatever the strategy's weighting: with weights of their own, one client could
   move the sum by more than `clip`.
-- m is how many clients a round has, not how many answered: a client that fails or holds nothing adds
-  zero. Else the divisor would tell of it.
+- m is the number of scheduled clients: one that fails or holds nothing adds zero. Dividing by the number
+  that answered would leak who took part.
 - The norm goes over every real tensor that clients send, batch-norm means and variances included, for
   they are statistics of images; they take their share of `clip` and get their share of the noise. Whole
   numbers (batch counters, which tell how much data a client has) are not taken from clients at all.
@@ -31,7 +31,7 @@ Not covered
 -----------
 - The run folder. Loss terms, bytes, failures and clients without examples in `rounds.jsonl`, and the
   shares in `partition.json`, are told without noise; only nets and what is made of them are private.
-- Whoever knows the seed, which is in the run folder too, can draw the noise again and take it off.
+- A reader who knows the seed, which is in the run folder too, can draw the noise again and subtract it.
   This is a simulation; what it measures is what privacy costs.
 - Floating-point noise is not exactly Gaussian (Mironov, CCS 2012).
 - The server and the way to it: it sees every update as it is. For that there is the mod `local_dp`.
@@ -71,7 +71,7 @@ class Privacy:
 
 
 class Withheld(dict[str, float]):
-    """No metrics, and a word to whoever asks for one."""
+    """Placeholder for withheld metrics, which raises an error that says why when it is read."""
 
     def __missing__(self, name: str) -> float:
         raise TrainingError(f'federation.privacy: the strategy asks for the metric "{name}", which is not private')
@@ -113,7 +113,7 @@ def private_mean(
 
 @lru_cache(maxsize=4096)
 def epsilon(privacy: Privacy, clients: int, per_round: int, rounds: int) -> float:
-    """What `rounds` rounds, of all tasks together, have cost; see above for what it means.
+    """Return the epsilon of `rounds` rounds of all tasks together; see above for its meaning.
 
     Raises:
         ConfigError: the accountant is not installed.

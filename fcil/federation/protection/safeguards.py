@@ -1,4 +1,4 @@
-"""What is asked of a run's aggregation, privacy, mods and attack before it begins."""
+"""Checks of a run's aggregation, privacy, mods and attack before it begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcil.strategy import Strategy
 
 
 def check_safeguards(plan: Plan, class_counts: Iterable[int]) -> None:
-    """See before a run whether its rule, privacy, mods and attack can do what they say.
+    """Check before a run that its rule, privacy, mods and attack can work as configured.
 
     Args:
         class_counts: the number of new classes of each task.
@@ -48,7 +48,7 @@ def _check_privacy(plan: Plan) -> None:
 
 
 def _check_uploads(plan: Plan, what: str) -> None:
-    """Clients send the tensors they train and nothing else."""
+    """Check that clients send the tensors they train and nothing else."""
     kind = type(plan.strategy.strategy)
     for verb in ("local_train", "after_local_task"):
         if getattr(kind, verb) is not getattr(Strategy, verb):

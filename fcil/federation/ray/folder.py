@@ -1,8 +1,8 @@
-"""The folder in which Ray keeps sockets, logs and what does not fit into memory: one for each Ray that is ours.
+"""Ray's folder for sockets, logs and spilled objects: one for each Ray that fcil starts.
 
 It lies in the temporary folder under a name that begins with `PREFIX`, apart from those of other people's Rays, with
-its link `session_latest` in it, and goes when Ray goes. Whoever made it holds a lock on it, which the kernel lets go
-of when its holder ends, however that comes about: so the next one who makes such a folder removes those of the dead.
+its link `session_latest` in it, and goes when Ray goes. Its maker holds a lock on it, which the kernel releases
+when the holder ends for any reason: so the next process that makes such a folder removes abandoned ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROOM = 107 - len("/session_2026-11-28_05-21-43_564101_4194304/sockets/plasma_st
 
 
 class RayFolder:
-    """A new folder that is this process's. `path` is None where none can be made: then Ray does what it always does."""
+    """New folder of this process. `path` is None where none can be made: then Ray uses its default."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
@@ -39,14 +39,14 @@ class RayFolder:
         self.leave()
 
     def leave(self) -> None:
-        """Let go of it as it is, for somebody to look into, until the next one is made."""
+        """Release it as it is, for inspection, until the next one is made."""
         if self._lock >= 0:
             os.close(self._lock)
         self.path, self._lock = None, -1
 
 
 def _homes() -> Iterator[Path]:
-    """Where Ray looks for a temporary folder, and `/tmp` if that is too long for a socket's name."""
+    """Return the folders where Ray looks for a temporary folder, and `/tmp` if that is too long for a socket's name."""
     asked = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     for home in dict.fromkeys((asked, "/tmp")):
         if len(os.fsencode(os.path.join(os.path.abspath(home), f"{PREFIX}12345"))) <= _ROOM:
@@ -54,13 +54,13 @@ def _homes() -> Iterator[Path]:
 
 
 def _made(home: Path) -> tuple[Path, int]:
-    """A new folder and the descriptor that holds its lock; nobody sees it under its name before it is locked."""
+    """Return a new folder and the descriptor that holds its lock; it is locked before it gets its name."""
     path = home / f"{PREFIX}{secrets.token_hex(3)[:5]}"
     unseen = home / f".{path.name}"
     unseen.mkdir(mode=0o700)
     lock = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: nobody will take the folder for a dead one's
+        with contextlib.suppress(OSError):  # a file system without locks: the folder counts as in use
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unseen.rename(path)
     except OSError:
@@ -71,7 +71,7 @@ def _made(home: Path) -> tuple[Path, int]:
 
 
 def sweep(home: Path) -> None:
-    """Remove the folders of this user's processes that died."""
+    """Remove the folders of this user's processes that ended."""
     for path in home.glob(f"{PREFIX}?????"):
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

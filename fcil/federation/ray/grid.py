@@ -54,7 +54,7 @@ class WorkerPool(StartedPool):
 
 
 class _Call(NamedTuple):
-    """A message that a worker is at."""
+    """Message that a worker is processing."""
 
     message: Message
     state: Any  # reference to the client's state after it
@@ -141,7 +141,7 @@ class RayGrid(LocalGrid):
         return reply
 
     def _give_up(self, reference: Any) -> Message:
-        """A worker cannot be asked to leave a client alone, so it goes, and what it would have said with it."""
+        """End the worker, which cannot be asked to leave a client alone; its answer is lost."""
         call = self._running.pop(reference)
         self._pool.drop(call.worker)
         self._dispatch()

@@ -33,7 +33,7 @@ class ActorPool:
         self._unmade = size - len(self._idle)
 
     def take(self) -> Any | None:
-        """An actor that has nothing to do, or a new one if there may be one more."""
+        """Return an actor that has nothing to do, or a new one if there may be one more."""
         if self._idle:
             return self._idle.popleft()
         if not self._unmade:
@@ -45,7 +45,7 @@ class ActorPool:
         self._idle.append(actor)
 
     def replace(self) -> None:
-        """One of the actors died; another may be made."""
+        """Make room for another actor after one has died."""
         self._unmade += 1
 
     def drop(self, actor: Any) -> None:
@@ -62,7 +62,7 @@ class ActorPool:
 
 
 class StartedPool(ActorPool):
-    """The same, with actors that are made at once and handed out when they have started; their class has `ready`."""
+    """Pool of actors that are made at once and handed out when they have started; their class has `ready`."""
 
     PATIENCE = 300.0
     """Seconds within which an actor must have started when there is none."""
@@ -81,7 +81,7 @@ class StartedPool(ActorPool):
             self._began = time.monotonic()  # none is left: from now on one has to start
 
     def take(self) -> Any | None:
-        """An actor that is free, if there is one. An actor Ray has no room for is never handed out."""
+        """Return an actor that is free, if there is one. An actor Ray has no room for is never handed out."""
         self.wait(0.0)
         return self._idle.popleft() if self._idle else None
 
@@ -113,6 +113,6 @@ class StartedPool(ActorPool):
 
 
 def death(error: Exception) -> str:
-    """What an error of Ray's says of an actor that died, in a line."""
+    """Return what an error of Ray's says of an actor that died, in a line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

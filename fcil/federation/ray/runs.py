@@ -21,7 +21,7 @@ from fcil.federation.settings import Resources
 
 
 class Outcome(NamedTuple):
-    """What became of a run that a process was given.
+    """Outcome of a run that a process was given.
 
     `elsewhere`: another process has it; `failed`: `line` says why.
     """
@@ -77,7 +77,7 @@ class Runners:
         self._running[runner.call.remote(play, *arguments)] = _Call(name, runner, place)
 
     def wait(self, seconds: float) -> Iterable[tuple[Hashable, Outcome]]:
-        """What has ended, after at most so many seconds. A process that did not end well is not used again."""
+        """Return what has ended, after at most `seconds`. A process that did not end well is not used again."""
         import ray
 
         done, _ = ray.wait(list(self._running), num_returns=1, timeout=seconds) if self._running else ([], [])
@@ -140,7 +140,7 @@ def _outcome(reference: Any) -> Outcome:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to share out, on this machine or on the cluster that was joined."""
+    """Resources to share out, on this machine or on the cluster that was joined."""
 
     cpus: float
     gpus: int
@@ -158,14 +158,14 @@ class Machine:
         return cls(total.get("CPU", 1.0), int(total.get("GPU", 0.0)), total.get("memory", math.inf))
 
     def room(self, resources: Resources, each: float) -> int:
-        """How many runs of these settings fit at once, by cores, GPU shares and `each` bytes; at least one."""
+        """Return how many runs of these settings fit at once, by cores, GPU shares and `each` bytes; at least one."""
         slots = min(self.cpus / resources.threads, self.memory / each)
         if share := gpu_share(resources):
             slots = min(slots, self.gpus * int((1 + 1e-9) / share) if share <= 1 else self.gpus / share)
         return max(1, int(slots))
 
     def options(self, resources: Resources, at_once: int) -> dict[str, Any]:
-        """What Ray is to set aside for each of so many runs."""
+        """Return the options of Ray that set aside the resources of each of `at_once` runs."""
         cpus: float = resources.threads
         if at_once * cpus > self.cpus:  # more than fit were asked for; they take turns on the cores
             cpus = int(100 * self.cpus / at_once) / 100 if self.cpus < at_once else 1
@@ -173,7 +173,7 @@ class Machine:
 
 
 def gpu_share(resources: Resources) -> float:
-    """Of a run whose clients and synthesis take turns in one process."""
+    """Return the GPU share of a run whose clients and synthesis take turns in one process."""
     if resources.torch_device().type != "cuda":
         return 0.0
     share = max(resources.client_gpus, resources.synthesis_gpus, 0.01)  # to a process with nothing Ray shows no GPU
@@ -181,10 +181,10 @@ def gpu_share(resources: Resources) -> float:
 
 
 def check_devices(resources: Iterable[Resources]) -> None:
-    """See that nobody asks for a GPU by its number, which Ray hands out itself.
+    """Check that no run asks for a GPU by its number, which Ray hands out itself.
 
     Raises:
-        ConfigError: somebody does.
+        ConfigError: a run does.
     """
     for one in resources:
         if ":" in one.device:

@@ -1,4 +1,4 @@
-"""Ray, for as long as somebody needs it."""
+"""Ray, started for as long as a caller needs it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class RaySession:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines in this block: Ray prints the logs of processes that fail, whose error is told afterwards."""
+    """Suppress log lines in this block: Ray prints the logs of processes that fail, whose error is told afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -99,7 +99,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables in the environment of processes that are started in this block."""
+    """Set these variables in the environment of processes that are started in this block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -152,7 +152,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 class DiedStartingError(Exception):
-    """A process of Ray's ended while Ray was starting."""
+    """End of a process of Ray's while Ray was starting."""
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""What surrounds the code of users in a process: workers, signals, time, isolation."""
+"""Process environment of user code: workers, signals, time, isolation."""

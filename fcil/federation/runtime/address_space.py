@@ -17,7 +17,7 @@ LEAST_STORE = 2**28
 
 
 def check_room_for_a_run() -> None:
-    """See that a run in this process may map what it needs: some libraries end a process that cannot.
+    """Check that a run in this process may map what it needs: some libraries end a process that cannot.
 
     Raises:
         EngineError: it may not.
@@ -42,7 +42,7 @@ def store_size() -> int | None:
 
 
 def _room(wanted: int, who: str, remedy: str) -> int | None:
-    """Bytes that are left when so many are taken; None: as many as one likes."""
+    """Bytes that are left when so many are taken; None: no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None

@@ -35,7 +35,7 @@ class Interrupts:
     def __init__(self, announce: Callable[[str], None] = lambda line: None) -> None:
         self.requested = False
         self._listening = False
-        self._patient = False  # whether somebody looks at `requested`
+        self._patient = False  # whether a caller looks at `requested`
         self._overdue = False
         self._announce = announce
         self._before: dict[int, Any] = {}
@@ -55,7 +55,7 @@ class Interrupts:
         return self
 
     def insist(self) -> None:
-        """Take signals back from a library that helped itself to them, as Ray does when it starts."""
+        """Restore signal handlers that a library has replaced, as Ray does when it starts."""
         if self._listening:
             for number in SIGNALS:
                 signal.signal(number, self._handle)
@@ -65,7 +65,7 @@ class Interrupts:
             self._timer.cancel()
         if self._ends is not None:
             signal.set_wakeup_fd(self._woken)
-            for end in reversed(self._ends):  # the thread reads that there is nobody left
+            for end in reversed(self._ends):  # the thread reads end of file and stops
                 end.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -81,12 +81,12 @@ class Interrupts:
             self._patient = False
 
     def check(self) -> None:
-        """Leave, if that was asked for. To be called where everything is saved."""
+        """Raise if a stop was requested. To be called where everything is saved."""
         if self.requested:
             raise Interrupted
 
     def _count(self, arrivals: socket.socket) -> None:
-        """See to the second signal, in a thread: the main one may be at something that Python cannot interrupt."""
+        """Handle the second signal in a thread: the main one may be at something that Python cannot interrupt."""
         presses = 0
         with contextlib.suppress(OSError):
             while numbers := arrivals.recv(16):

@@ -1,4 +1,4 @@
-"""Clients begin clean: what one client does to things that a process keeps does not reach the next.
+"""Isolation of clients: what one client does to things that a process keeps does not reach the next.
 
 A process plays many clients with one net, one copy of what the server shares, and one strategy. Their
 tensors are loaded anew for each client, and this module sees to the rest: gradients switched off,
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from fcil.types import Value
 
 Anatomy = tuple[list[object], list[object]]
-"""Of a net: names, and the objects under them, which are kept alive so that no new one takes an old one's place."""
+"""Anatomy of a net: names, and the objects under them, which are kept alive so that no new one takes their place."""
 _RESET = frozenset({"training"})
 """Attributes of modules that every client finds set anew."""
 
 
 def anatomy(net: nn.Module) -> Anatomy:
-    """What a net is made of beside the values of its weights: modules, attributes, hooks, and kinds of tensors."""
+    """Return the parts of a net beside the values of its weights: modules, attributes, hooks, and kinds of tensors."""
     names: list[object] = []
     parts: list[object] = []
     for name, module in net.named_modules():
@@ -48,7 +48,7 @@ def anatomy(net: nn.Module) -> Anatomy:
 
 
 def is_as_it_was(net: nn.Module, before: Anatomy) -> bool:
-    """Whether a net still is made of the same things."""
+    """Return whether a net still consists of the same things."""
     names, parts = anatomy(net)
     return names == before[0] and len(parts) == len(before[1]) and all(map(_same, parts, before[1]))
 
@@ -60,7 +60,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def settle(net: nn.Module, *, training: bool, requires_grad: bool) -> None:
-    """Set anew what clients may switch as they like: the mode, and whether weights want gradients."""
+    """Reset what clients may switch as they like: the mode, and whether weights want gradients."""
     net.train(training)
     for parameter in net.parameters():
         parameter.requires_grad_(requires_grad)
@@ -104,12 +104,12 @@ _SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 def switches() -> dict[str, Any]:
-    """How PyTorch is set in this process, as far as it changes what a client computes."""
+    """Return PyTorch's settings in this process, as far as they change what a client computes."""
     return {name: read() for name, (read, _) in _SWITCHES.items()}
 
 
 def restore_switches(before: Mapping[str, Any]) -> None:
-    """Set PyTorch as it was."""
+    """Restore PyTorch's settings."""
     for name, (read, write) in _SWITCHES.items():
         if read() != before[name]:
             write(before[name])

@@ -1,4 +1,4 @@
-"""Where a run's time goes: seconds by phase."""
+"""Time of a run: seconds by phase."""
 
 from __future__ import annotations
 

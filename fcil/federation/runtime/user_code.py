@@ -1,4 +1,4 @@
-"""Every way out of a strategy's code: an error that says in which verb, whatever was raised."""
+"""Calls of a strategy's code: an error names the verb, whatever was raised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcil.types import Update
 
 
 class StrategyError(TrainingError):
-    """A strategy's code raised something; the cause is what it raised."""
+    """Error raised by a strategy's code; the cause is what it raised."""
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def _is_shortage(error: BaseException) -> bool:
 
 
 def check_update(update: Any, verb: str, *, optional: bool) -> None:
-    """See that what a strategy returned is an update.
+    """Check that what a strategy returned is an update.
 
     Raises:
         TrainingError: says what it is, and what it must be.
@@ -68,7 +68,7 @@ def check_update(update: Any, verb: str, *, optional: bool) -> None:
 
 
 def kind_of_value(value: Any) -> str:
-    """What a value is, for messages: `None`, `a list`, `an int`."""
+    """Name the kind of a value, for messages: `None`, `a list`, `an int`."""
     if value is None:
         return "None"
     name = type(value).__name__

@@ -35,7 +35,7 @@ class Watcher:
     def __init__(self, folder: Path | None = None) -> None:
         self.mark = uuid4().hex
         self.environment = {MARK: ",".join(filter(None, (os.environ.get(MARK), self.mark)))}
-        """What the processes are to be started with."""
+        """Environment variables to start the processes with."""
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,4 +1,4 @@
-"""What a process keeps between clients: one net, the data, what the server shares, each loaded once."""
+"""State of a process between clients: one net, the data, what the server shares, each loaded once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fcil.types import State, Tensors, Value
 
 
 class Kept(NamedTuple):
-    """What the server shares under one name."""
+    """Content that the server shares under one name."""
 
     content_hash: str
     value: Value
@@ -51,7 +51,7 @@ class Teacher(NamedTuple):
 
 @dataclass
 class Site:
-    """What a process keeps between messages of a run. Every client finds it as the first one did."""
+    """State of a process between messages of a run. Every client finds it as the first one did."""
 
     context: RunContext
     net: Net | None = None
@@ -89,7 +89,7 @@ class Site:
         )
 
     def receive(self, content: RecordDict, hashes: dict[str, str]) -> State:
-        """What the server shares, decoded for each new content, and where a client has changed it."""
+        """Decode what the server shares, for each new content, and where a client has changed it."""
         for name, content_hash in hashes.items():
             known = self.shared.get(name)
             if known is None or known.content_hash != content_hash or not known.untouched.holds(known.value):
@@ -160,7 +160,7 @@ def _tensors_of(shard: Any) -> dict[str, Any]:
 
 
 def _hyper_parameters(strategy: Strategy) -> dict[str, Any]:
-    """What `self` holds, without what `cached_property` has worked out from it."""
+    """Return the attributes of `self`, without what `cached_property` has worked out from it."""
     kind = type(strategy)
     return {k: v for k, v in vars(strategy).items() if not isinstance(getattr(kind, k, None), cached_property)}
 

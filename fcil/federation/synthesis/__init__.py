@@ -1,1 +1,1 @@
-"""How the server makes synthetic samples: jobs, in this process or on workers."""
+"""Synthesis of samples on the server: jobs, in this process or on workers."""

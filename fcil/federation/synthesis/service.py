@@ -1,4 +1,4 @@
-"""What a strategy asks the server to synthesise, run on the executor: saved, resumed and told about."""
+"""Synthesis service of strategies, run on the executor: saved, resumed and reported."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Syntheses:
     checkpoints: Checkpoints
     interrupts: Interrupts
     phases: Phases
-    _failures: list[dict[str, Any]] = field(default_factory=list)  # workers that died, and nobody was told yet
-    _made: list[dict[str, int]] = field(default_factory=list)  # pools that nobody was told of yet
+    _failures: list[dict[str, Any]] = field(default_factory=list)  # workers that died, not yet reported
+    _made: list[dict[str, int]] = field(default_factory=list)  # pools not yet reported
     _place: tuple[Key, ...] = ()
     _count: int = 0
 

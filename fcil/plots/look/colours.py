@@ -1,6 +1,6 @@
-"""Which colour, dashes and marker a strategy is drawn with: its own, whoever is drawn beside it.
+"""Colour, dash and marker of a strategy, independent of the other strategies in a figure.
 
-The strategies of the house have a fixed place; any other name gets one from its hash, and keeps it unless
+Built-in strategies have a fixed place; any other name gets one from its hash, and keeps it unless
 another of the same figure has that colour. Settings of one strategy share its colour and differ in dashes and
 marker; where one strategy stands alone with several settings, each has a colour of its own. A file may say
 otherwise for any name.
@@ -27,24 +27,24 @@ from fcil.store.read import Run
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#707070")
 """Okabe and Ito's colours, without the yellow that white paper swallows, and a gray."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">")
-"""Not as many as colours, so that it takes long until a pair comes again."""
+"""Markers, fewer than colours, so that it takes long until a pair comes again."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
-"""Of the first lines of each colour, of the next ones and so on."""
+"""Dashes of the first lines of each colour, of the next ones and so on."""
 INK = "#222222"
 _NAMES = (
     *("lander", "target", "mfcl", "fedlwf", "fedewc", "icarl", "joint", "finetune"),
     *("glfc", "fot", "fedcil", "fedgen", "fedprox", "replay"),
 )
 HOUSE = {name: number for number, name in enumerate(_NAMES)}
-"""Places of the strategies that come with the platform; a colour's second one is dashed. Floor and ceiling are gray
-and black, which nobody else gets as long as there are colours."""
+"""Places of the strategies that come with the platform; a colour's second one is dashed. Lower and upper bound are
+gray and black, which no other strategy gets as long as there are colours."""
 BOUNDS = 2
-"""Colours at the end of the cycle that are those of floor and ceiling."""
+"""Colours at the end of the cycle that are those of the lower and upper bound."""
 Dash = Literal["solid", "dashed", "dotted", "dashdot"]
 
 
 class Name(NamedTuple):
-    """Who a line stands for."""
+    """Strategy and setting that a line stands for."""
 
     method: str
     variant: str
@@ -57,14 +57,14 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a user wants a name to be drawn; what is null stays as it is."""
+    """User's style for a name; what is null stays as it is."""
 
     colour: str | None = None
     """A name (`crimson`) or hex digits (`"#0072B2"`)."""
     dash: Dash | None = None
-    """Of the line."""
+    """Dash of the line."""
     marker: str | None = None
-    """As matplotlib calls it: `o`, `s`, `^` and so on; an empty text for none."""
+    """Marker as matplotlib calls it: `o`, `s`, `^` and so on; an empty text for none."""
 
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> Style:
@@ -85,7 +85,7 @@ class Style:
 
 
 CHOSEN: ContextVar[Mapping[str, Style]] = ContextVar("CHOSEN", default={})  # noqa: B039 (never written into)
-"""What a user wants, by label or by strategy."""
+"""Styles that the user has chosen, by label or by strategy."""
 
 
 def read_colours(path: Path) -> dict[str, Style]:

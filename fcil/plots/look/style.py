@@ -39,9 +39,9 @@ COLUMN = 3.3
 """Inches: 8.4 cm, one column of a two-column page."""
 PAGE = 6.9
 MOST_LINES = 4
-"""Of what stands below a title."""
+"""Lines of the text below a title, at most."""
 SHADES = LinearSegmentedColormap.from_list("shades", ("#E8F1F8", "#7FB3D9", "#0072B2", "#003A5C"))
-"""From little to much, in one hue."""
+"""Colour map from little to much, in one hue."""
 FAINT = "#D9D9D9"
 
 _TITLES: ContextVar[bool] = ContextVar("_TITLES", default=True)
@@ -92,7 +92,7 @@ def look() -> Iterator[None]:
 
 @contextmanager
 def styled(path: Path | None = None, *, colours: Path | None = None, titles: bool = True) -> Iterator[None]:
-    """Draw otherwise than the house does, within a block.
+    """Draw in another style than the default, within a block.
 
     Args:
         path: a matplotlib style file, laid over the look of the house.
@@ -119,7 +119,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
 
 
 def titled() -> bool:
-    """Whether figures have titles."""
+    """Return whether figures have titles."""
     return _TITLES.get()
 
 
@@ -151,7 +151,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def _render(figure: Figure, kind: str) -> bytes:
-    """Without `savefig`, which draws everything once more to find its place."""
+    """Return the file's bytes without `savefig`, which draws everything once more to find its place."""
     stream = io.BytesIO()
     with look():
         if kind == "png":
@@ -184,7 +184,7 @@ def head(figure: Figure, text: str, subtitle: str) -> None:
 
 
 def plain_numbers() -> FuncFormatter:
-    """0.01 and 100 instead of powers of ten."""
+    """Return a formatter that writes 0.01 and 100 instead of powers of ten."""
     return FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
 
 
@@ -200,7 +200,7 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
 
 
 def bare(axes: Axes) -> None:
-    """Without grid, frame and ticks: what is drawn has edges of its own."""
+    """Remove grid, frame and ticks: what is drawn has edges of its own."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

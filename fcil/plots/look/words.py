@@ -18,7 +18,7 @@ from matplotlib import font_manager
 from fcil.errors import printable
 
 HOUSE = "DejaVu Sans"
-"""Comes with matplotlib."""
+"""Font that comes with matplotlib."""
 OTHERS = (
     *(f"Noto Sans CJK {region}" for region in ("SC", "TC", "HK", "JP", "KR")),
     *("Source Han Sans", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
@@ -27,9 +27,9 @@ OTHERS = (
     *("IPAexGothic", "TakaoPGothic", "NanumGothic", "UnBatang"),
     *("Noto Emoji", "Segoe UI Symbol", "Symbola", "FreeSans", "Unifont"),
 )
-"""Fonts with letters that the house has not, the likeliest first; after them every Noto Sans."""
+"""Fonts with letters that the default font lacks, the likeliest first; after them every Noto Sans."""
 SQUARE = "\N{WHITE SQUARE}"
-"""Stands for a character that no font here has."""
+"""Placeholder for a character that no font here has."""
 FEW = 9
 """Letters of which both ends would say less than the beginning."""
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
@@ -60,7 +60,7 @@ def drawable(text: str) -> str:
 
 
 def _has(character: str) -> bool:
-    """Whether a font has the character; one that is found for it is used from now on."""
+    """Return whether a font has the character; one that is found for it is used from now on."""
     point = ord(character)
     if any(point in _points(family) for family in families()):
         return True
@@ -73,7 +73,7 @@ def _has(character: str) -> bool:
 
 
 def _instead(character: str) -> str:
-    """Nothing for what only changes the character before it, else a square."""
+    """Return nothing for what only changes the character before it, else a square."""
     return "" if unicodedata.category(character) in ("Mn", "Me", "Cf") else SQUARE
 
 

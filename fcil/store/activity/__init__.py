@@ -1,6 +1,6 @@
-"""How active the ingredients of a method were in a run, and which of them did nothing.
+"""Activity of the ingredients of a method in a run, and those that did nothing.
 
-All of it follows from a run folder: loss terms, draws, failures and pools from `rounds.jsonl`, who held what from
+All of it follows from a run folder: loss terms, draws, failures and pools from `rounds.jsonl`, clients' data from
 `partition.json`, what the method sets out to do from `config.yaml` and `env.json`. Runs of earlier versions, which
 recorded less, give less.
 

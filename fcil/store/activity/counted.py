@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 Records = Sequence[Mapping[str, Any]]
 DIGITS = 4
-"""Of a share."""
+"""Decimal digits of a share."""
 
 
 def activity(
     records: Records, counts: npt.NDArray[np.int64] | None = None, samples: Mapping[int, int] | None = None
 ) -> dict[str, Any]:
-    """What each ingredient of a run did, task by task.
+    """Return what each ingredient of a run did, task by task.
 
     Args:
         records: the lines of `rounds.jsonl`.
@@ -60,7 +60,7 @@ def term_shares(records: Records, digits: int = DIGITS) -> dict[str, float]:
 
 
 def audited(records: Records) -> bool:
-    """Whether clients told what they drew, kept and touched; runs of earlier versions did not."""
+    """Return whether clients told what they drew, kept and touched; runs of earlier versions did not."""
     return any("touched" in part for record in records for part in _parts(record))
 
 
@@ -97,7 +97,7 @@ def _sums(values: Iterator[Any]) -> dict[str, int]:
 
 
 def _last(parts: Records, key: str) -> int:
-    """Of the end of the task; of its last round where nobody is asked at the end."""
+    """Return the value at the end of the task; of its last round where no client is asked at the end."""
     return next((p[key] for p in reversed(parts) if type(p.get(key)) is int), 0)
 
 

@@ -33,7 +33,7 @@ def explain(run: Run) -> dict[str, Any]:
 
 
 def unused_components_of(run: Run) -> list[str]:
-    """What did nothing in a run, a sentence each; nothing for a run whose records cannot be read."""
+    """Return the components that did nothing in a run, a sentence each; none for a run whose records cannot be read."""
     try:
         return list(explain(run)["inert"])
     except StoreError:
