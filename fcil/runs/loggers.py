@@ -94,7 +94,7 @@ class Logged(Observer):
             self._recall(finished_rounds)
 
     def _recall(self, step: int) -> None:
-        """Log the last finished round again from the record: a process that died may not have logged it."""
+        """Read the last finished round from the record, to be logged: a process that died may not have logged it."""
         task, round = (step - 1) // self._rounds + 1, (step - 1) % self._rounds + 1
         for record in files.read_last_rounds(self._folder.rounds)[-1:]:
             self._scalars |= of_round(record)

@@ -138,7 +138,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def _out_of_order(task: int, round: int, last_task: int, last_round: int) -> str | None:
-    """Describe the error of a round that comes after another one; 0 and 0: of the first; empty if there is none."""
+    """Describe the error of a round that comes after another one; 0 and 0: of the first; None if it is in order."""
     if (task, round) in ((last_task, last_round + 1), (last_task + 1, 1)) and task:
         return None
     after = f"round {round} of task {task} after round {last_round} of {last_task}" if last_task else ""

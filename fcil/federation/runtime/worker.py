@@ -89,7 +89,7 @@ class Site:
         )
 
     def receive(self, content: RecordDict, hashes: dict[str, str]) -> State:
-        """Decode what the server shares, for each new content, and where a client has changed it."""
+        """Return what the server shares, decoded where its content is new or a client has changed it."""
         for name, content_hash in hashes.items():
             known = self.shared.get(name)
             if known is None or known.content_hash != content_hash or not known.untouched.holds(known.value):
