@@ -189,9 +189,17 @@ class Distillation:
         """The distiller, that of the synthesizer's recipe if none is named."""
         return self.distiller or Distiller.from_yaml(self.synthesizer.recipe.distiller, Where("recipe"))
 
+    def filled(self) -> Distillation:
+        """Return the same with what is null as it is played; what a student within the episodes does not read stays."""
+        if self.pupil.learns == "within":
+            return replace(self, student=replace(self.student, learns="within", rounds=self.pupil.rounds))
+        return replace(self, student=self.pupil, distiller=self.teaching)
+
     def smoke(self) -> Distillation:
         """One seed, two steps of everything: does it run at all?"""
         method, quantised, pupil = self.synthesizer.smoke(), self.quantise, self.pupil
+        usual = type(method)()
+        method = replace(method, **{name: getattr(usual, name) for name in method.unread(pupil.learns)})
         student = replace(self.student, wait=0, evaluate_every=0, rounds=None)
         if pupil.learns != "within":
             rounds = method.episodes if pupil.learns == "between" else 1

@@ -22,7 +22,9 @@ def surveyed(source: Source, overrides: Sequence[str] = (), datasets: Datasets |
     """The settings of every run, defaults filled in, its data, and what is odd; of a distillation every student's."""
     if distillation.distils(source, overrides):
         students = distillation.survey(source, overrides, datasets)
-        return [(dump(one), data, [f"data: {line}" for line in oddities(data.dataset)]) for one, data in students]
+        return [
+            (dump(one.filled()), data, [f"data: {line}" for line in oddities(data.dataset)]) for one, data in students
+        ]
     runs = survey(source, overrides, datasets)
     return [(context.plan.to_yaml(), context.scenario, introduction(context)) for context in runs]
 

@@ -461,12 +461,13 @@ def test_synthetic_images_are_drawn_as_a_multiple_of_the_batch_and_at_least_one(
 def test_a_step_of_one_forward_is_that_of_both_kinds_of_images_together():
     net, teacher, anchors = tiny_net(), tiny_net(3, key=1), normal(5, 16, key=2)
     x, y, synthetic = normal(4, 3, 8, 8), torch.tensor([3, 4, 3, 4]), 2 + normal(4, 3, 8, 8, key=3)
-    client = client_of(net, anchors, [Batch(x, y)], [synthetic], teacher, batch_size=4)
+    about = {"old": 3, "synthetic": [synthetic], "teacher": teacher, "batch_size": 4, "shared": {"anchors": anchors}}
+    client = client_of(net, [None] * 4, **about)
     terms = LANDER(forwards="one").local_loss(client, Batch(x, y))
     both = net(torch.cat([x, synthetic]))
     told = frozen(teacher)(synthetic).logits
     cur, pre = LANDER().balance(3, 5)
     assert torch.allclose(terms["ce"], cur * F.cross_entropy(both.logits[:4, 3:], y - 3))
     assert torch.allclose(terms["kd"], pre * soft_cross_entropy(both.logits[4:, :3], told, 2.0))
-    apart = LANDER().local_loss(client_of(net, anchors, [Batch(x, y)], [synthetic], teacher, batch_size=4), Batch(x, y))
+    apart = LANDER().local_loss(client_of(net, [None] * 4, **about), Batch(x, y))
     assert abs(float(apart["kd"] - terms["kd"])) > 1e-3
