@@ -165,7 +165,7 @@ def test_a_strategy_that_raises_fails_the_run_with_one_line(tmp_path: Path, laun
     source = experiment(tmp_path, strategy={str(own): {"fault": "raise"}})
     code, _, err = launcher.run(verb, source, "--out", "there")
     assert code == 1
-    assert err == "client 1, task 1, round 1: ValueError: on purpose\n"
+    assert err == "client 1, task 1, round 1: ValueError: on purpose (in local_train)\n"
 
 
 @pytest.mark.parametrize(("verb", "number"), [("simulate", signal.SIGINT), ("deploy", signal.SIGTERM)])
