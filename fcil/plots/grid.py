@@ -32,7 +32,8 @@ def synthetic_grid(x: Array, y: Array, class_names: Sequence[str]) -> Figure:
     labels, present = some_labels(y), len(np.unique(y))
     rows = [(class_name(label, class_names), np.flatnonzero(y == label)[:COLUMNS]) for label in labels]
     title = f"Samples of {len(labels)} of {present} classes" if present > len(labels) else "Synthetic samples"
-    sizes = f"{len(y):,}, {distinct_samples(x):,} distinct"
+    distinct = distinct_samples(x)
+    sizes = f"{len(y):,}" if distinct is None else f"{len(y):,}, {distinct:,} distinct"
     return sheet(f"{title} ({sizes})" if len(y) else "No synthetic samples", x, rows)
 
 

@@ -86,7 +86,8 @@ class RunRecorder(Observer):
         """Write `synthetic/task<k>.safetensors`."""
         self._write_samples(f"task{task}", samples)
         made, distinct = len(samples["y"]), distinct_samples(samples["x"].cpu().numpy())
-        self._log(f"[TASK {task}/{self._tasks}] {made} synthetic samples, {distinct} of them distinct")
+        copies = "" if distinct is None else f", {distinct} of them distinct"
+        self._log(f"[TASK {task}/{self._tasks}] {made} synthetic samples{copies}")
 
     def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
         """Write `synthetic/task<k>-round<r>.safetensors`."""

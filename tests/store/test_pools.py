@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from run_folders import make_run
 
@@ -17,6 +18,8 @@ def test_copies_count_once() -> None:
     x[4, 0, 1, 1] = 2
     assert distinct_samples(x.numpy()) == 3
     assert distinct_samples(x[:0].numpy()) == 0
+    many = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (2**30 + 1,), (0,))  # which takes no memory
+    assert distinct_samples(many) is None
 
 
 def test_the_summary_and_the_log_tell_of_each_pool(tmp_path: Path) -> None:
