@@ -104,10 +104,7 @@ class StudentSettings:
     def _check_within(self, method: Synthesizer) -> None:
         """See that nothing is set that a student who learns within the episodes does not read."""
         unread = {"steps": "student_steps", "batch_size": "student_batch"}
-        if self.optimizer not in (
-            None,
-            OptimizerSettings(precision=self.optimizer.precision) if self.optimizer else None,
-        ):
+        if self.optimizer and self.optimizer != OptimizerSettings(precision=self.optimizer.precision):
             unread["optimizer"] = "student_lr"
         for name, instead in unread.items():
             if getattr(self, name) is not None:

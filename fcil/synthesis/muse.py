@@ -201,7 +201,7 @@ class MUSE(MultiResolution):
         return {} if self.ed else super().unread(learns)  # P is taught by them, whoever teaches the student
 
     def teaches(self, problem: SynthesisProblem) -> bool:
-        """Somebody else's student is left alone; P learns from it as it stands."""
+        """Return whether anything is trained: the student, or P alone where the caller trains the student."""
         return problem.teaches or bool(self.ed)
 
     def beside(self, problem: SynthesisProblem, state: NoisyLayerReplica, view: Views, student: Output) -> Terms:
