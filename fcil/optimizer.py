@@ -30,14 +30,14 @@ class OptimizerSettings:
     """Share of the last step's direction that is kept (`sgd`), or the first beta (`adam`, `adamw`)."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of every trained parameter, biases and BatchNorm included."""
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
     """Decay of the learning rate over the rounds of a task."""
     min_lr: NonNegative = 1e-3
     """Learning rate at which `cosine` would end, one round after the last."""
     milestones: tuple[Count | Fraction, ...] = (0.5, 0.75)
     """Times at which `step` falls: a fraction of the task's rounds (0.5), or a whole number of rounds passed (50)."""
     gamma: Fraction = 0.1
-    """Factor of the learning rate at each milestone of `step`."""
+    """Factor of the learning rate at each milestone of `step`, or after each round of `exponential`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the nets in training and synthesis; weights, losses and statistics stay in fp32."""
 
@@ -49,14 +49,17 @@ class OptimizerSettings:
 def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float:
     """Return the rate in round 1 .. `rounds` of a task; with t = round - 1 rounds passed:
 
-    constant   lr
-    cosine     min_lr + (lr - min_lr) (1 + cos(pi t / rounds)) / 2
-    step       lr gamma^(number of milestones at or before t)
+    constant     lr
+    cosine       min_lr + (lr - min_lr) (1 + cos(pi t / rounds)) / 2
+    step         lr gamma^(number of milestones at or before t)
+    exponential  lr gamma^t
     """
     passed = round - 1
     if settings.schedule == "cosine":
         span = settings.lr - settings.min_lr
         return settings.min_lr + 0.5 * span * (1 + math.cos(math.pi * passed / rounds))
+    if settings.schedule == "exponential":
+        return settings.lr * settings.gamma**passed
     if settings.schedule == "step":
         # 0.1 * 30 is slightly above 3: a milestone must not slip a round for that.
         starts = [m if isinstance(m, int) else m * rounds - 1e-9 for m in settings.milestones]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import NamedTuple, cast
 
 import torch
@@ -41,6 +42,7 @@ class Client:
     frozen_net: Callable[[str], Net]
     start: Tensors = field(default_factory=dict)  # the global weights this round began with; not to be changed
     max_batches: int | None = None
+    local_steps: int | None = None
     most_exemplars: int | None = None
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     single_batches: int = 0  # training batches of one image so far
@@ -117,6 +119,19 @@ class Client:
             self.single_batches += len(batch.y) == 1
             yield batch
 
+    def passes(self) -> Iterator[tuple[int, Batch]]:
+        """This client's training batches of one round, each with the number of its pass over the data, from 0.
+
+        `local_epochs` passes, or as many as `local_steps` batches need.
+        """
+        epochs, left = range(self.local_epochs) if self.local_steps is None else count(), self.local_steps
+        for epoch in epochs if len(self.shard) else ():
+            for batch in self.batches(epoch):
+                yield epoch, batch
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+
     def autocast(self) -> AbstractContextManager[object]:
         """bf16 arithmetic where `optimizer.precision` asks for it; weights stay in fp32."""
         if self.optimizer.precision == "bf16":
@@ -130,7 +145,7 @@ class Client:
         beside: Iterable[nn.Parameter] = (),
         after_step: Callable[[Client, Batch], Terms] | None = None,
     ) -> Update:
-        """`local_epochs` passes of SGD on the sum of the terms of `loss`.
+        """Descend on the sum of the terms of `loss`, over the batches of `passes`.
 
         Args:
             trained: names of the tensors of the net that are trained and sent.
@@ -149,21 +164,20 @@ class Client:
         self.net.train()
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         first, steps = torch.zeros((), device=self.device), 0
-        for epoch in range(self.local_epochs):
-            for batch in self.batches(epoch):
-                with self.autocast():
-                    terms = loss(self, batch)
-                total = total_loss(terms)
-                optimizer.zero_grad(set_to_none=True)
-                total.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                steps += 1
-                if after_step is not None:
-                    terms = terms | after_step(self, batch)
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, 0) + term.detach()
-                if epoch == 0:
-                    first += total.detach()
+        for epoch, batch in self.passes():
+            with self.autocast():
+                terms = loss(self, batch)
+            total = total_loss(terms)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            steps += 1
+            if after_step is not None:
+                terms = terms | after_step(self, batch)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+            if epoch == 0:
+                first += total.detach()
         metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
         _check_finite(metrics)
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}

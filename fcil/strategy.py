@@ -28,7 +28,7 @@ from torch import Tensor
 from fcil.averaging import weighted_mean
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.nets import Net, NetSettings
-from fcil.nets.resnet import Shape
+from fcil.nets.backbone import Shape
 from fcil.roles import Client, Server
 from fcil.synthesis import Synthesizer
 from fcil.types import Batch, Output, State, Terms, Update

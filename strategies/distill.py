@@ -36,8 +36,8 @@ from fcil.data import Augment
 from fcil.distillers import KD, Distiller, Learns, contradiction
 from fcil.errors import ConfigError
 from fcil.nets import Net, NetSettings, net_of
+from fcil.nets.backbone import Shape
 from fcil.nets.files import read_weights
-from fcil.nets.resnet import Shape
 from fcil.optimizer import build_optimizer
 from fcil.roles import Teacher
 from fcil.synthesis import SynthesisProblem

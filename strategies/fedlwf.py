@@ -7,10 +7,16 @@ github.com/tmtuan1307/lander @ 44d7acc, methods/lwf.py, whose client update this
     task t:  L = CE(z_new, y) + keep KD(z_old, z_old^T)      on real images of the new classes
 
 T is the global net at the end of the last task. The paper's KD has a temperature of 2 too; its weight is 1.
+
+Central studies of Split-MNIST (van de Ven and Tolias, arXiv:1904.07734, section 4; GMvandeVen/continual-learning
+@ e6d795a, `train/train_task_based.py`) have CE over all classes seen, and in task t
+
+    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z_old, z_old^T),   keep = T^2
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -24,20 +30,26 @@ class FedLwF(Strategy):
     """Weight of the distillation (`lamda` of the code)."""
     temperature: Positive = 2.0
     """Temperature of both sides of the distillation (`T`); there is no T^2 factor."""
+    classes: Literal["seen", "new"] = "new"
+    """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in the code."""
+    shares: Literal["fixed", "tasks"] = "fixed"
+    """Factors of the two terms: 1 and 1, or 1/t and 1 - 1/t in task t, so that every task so far counts the same."""
 
     paper = 'Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv:1606.09282'
     uses = frozenset({"teacher"})
+    later = frozenset({"classes", "shares"})
     loss_terms = ("ce", "kd")
     broadcasts = ("teacher",)
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.num_old
+        new, kept = (1.0, 1.0) if self.shares == "fixed" else (1 / client.task.number, 1 - 1 / client.task.number)
         logits = client.net(batch.x).logits  # (B, C)
-        terms = {"ce": new_class_cross_entropy(logits, batch.y, old)}
+        terms = {"ce": new * new_class_cross_entropy(logits, batch.y, old if self.classes == "new" else 0)}
         if not client.task.first:
             with torch.no_grad():
                 teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
-            terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
+            terms["kd"] = kept * self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
         return terms
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:

@@ -20,6 +20,10 @@ fails, and failures are recorded, so a stopped run can be resumed under another 
 DETAIL = ("federation.evaluate_every",)
 """Settings that are in the hash, since they decide what is recorded during a run, and change no result."""
 
+LATER: dict[str, Any] = {"federation.local_steps": None}
+"""Settings that came after records had been made, and the value that stands for what every run did before: at it they
+are left out of the hash, which stays what it was."""
+
 
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a configuration (`config.yaml`, `Plan.to_yaml()`) that can change the result, as a copy.
@@ -29,11 +33,19 @@ def effective(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     data = config.get("data")
     own_images = isinstance(data, Mapping) and data.get("dataset") == "image_folder"
-    found = without(config, NO_EFFECT if own_images else (*NO_EFFECT, "data.root"))
+    absent = [path for path, default in LATER.items() if _at(config, path) == default]
+    found = without(config, [*NO_EFFECT, *absent, *([] if own_images else ["data.root"])])
     chosen = found.get("strategy")
     if isinstance(chosen, Mapping):
         found["strategy"] = {Path(str(name)).stem: options for name, options in chosen.items()}
     return found
+
+
+def _at(values: Any, path: str) -> Any:
+    """Return the value at a key path, or None if there is none."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def without(values: Mapping[str, Any], paths: Collection[str], path: str = "") -> dict[str, Any]:

@@ -201,8 +201,7 @@ def _seconds(plan: Plan, facts: Facts, watch: StepTimer) -> float | None:
         return float((federation.rounds * steps + facts.test / federation.batch_size * FORWARD) * step)
     for task in range(1, min(facts.tasks, federation.stop_after or facts.tasks) + 1):
         held = facts.train / facts.tasks * (task if plan.strategy.strategy.data == "seen" else 1) / federation.clients
-        batches = min(math.ceil(held / federation.batch_size), federation.max_batches or 10**9)
-        training = federation.clients_per_round * federation.local_epochs * batches * step / at_once
+        training = federation.clients_per_round * federation.local_batches(held) * step / at_once
         looks = 1 + (federation.rounds // federation.evaluate_every if federation.evaluate_every else 0)
         tested = facts.test * task / facts.tasks
         total += federation.rounds * training + looks * tested * FORWARD * step / federation.batch_size

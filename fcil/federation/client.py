@@ -128,6 +128,7 @@ def _client(call: _Call) -> tuple[Client, Audit]:
         seed=plan.seed,
         lr=job["lr"],
         local_epochs=plan.federation.local_epochs,
+        local_steps=plan.federation.local_steps,
         batch_size=plan.federation.batch_size,
         optimizer=plan.optimizer,
         device=site.device,

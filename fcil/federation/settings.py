@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,9 @@ class FederationSettings:
     """Communication rounds per task."""
     local_epochs: Count = 2
     """Passes over its data that a client makes in a round."""
+    local_steps: Count | None = None
+    """Steps that a client takes in a round, over as many passes as they need, the last one broken off; null: whole
+    passes, `local_epochs` of them."""
     batch_size: Count = 64
     """Real images per step on a client."""
     backend: Literal["ray", "inprocess"] = "ray"
@@ -90,6 +94,18 @@ class FederationSettings:
     """Client-level central differential privacy: updates clipped, plain mean, Gaussian noise; null: none."""
     attack: Attack | None = None
     """Attack of malicious clients on the net: `label_flip`, `sign_flip`, `noise` or `scale`; null: none."""
+
+    def __post_init__(self) -> None:
+        if self.local_steps is not None and self.local_epochs != FederationSettings.local_epochs:
+            raise ValueError(
+                f"local_epochs: {self.local_epochs} is not read where local_steps is {self.local_steps}; leave one out"
+            )
+
+    def local_batches(self, images: float) -> float:
+        """Return the steps of a client in a round that holds so many images."""
+        if self.local_steps is not None:
+            return self.local_steps if images else 0
+        return self.local_epochs * min(math.ceil(images / self.batch_size), self.max_batches or math.inf)
 
     @property
     def clients_per_round(self) -> int:

@@ -16,7 +16,7 @@ from fcil.errors import ConfigError, nearest
 from fcil.methods.files import built_in_files, first_line, locate, own_files, read_source
 from fcil.methods.introspection import needs, sent
 from fcil.methods.loading import strategy_class
-from fcil.nets import BACKBONES
+from fcil.nets import BACKBONES, num_parameters
 from fcil.synthesis import synthesizer_class, synthesizer_names
 
 Row = dict[str, Any]
@@ -59,7 +59,7 @@ def datasets() -> list[Row]:
 
 def nets() -> list[Row]:
     return [
-        {"net": name, "what": recipe.description, "parameters": f"{recipe.num_parameters():,}"}
+        {"net": name, "what": recipe.description, "parameters": f"{num_parameters(recipe):,}"}
         for name, recipe in BACKBONES.items()
     ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fcil.nets.acgan import AcGan, ConditionalGenerator, drop_running_statistics, evenly, one_of, real_fake_head
+from fcil.nets.backbone import Backbone, Recipe, num_parameters
+from fcil.nets.backbones import BACKBONES
 from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.nets.latent import LatentGenerator
 from fcil.nets.net import (
@@ -17,7 +19,7 @@ from fcil.nets.net import (
     outputs_of,
 )
 from fcil.nets.norms import has_variance
-from fcil.nets.resnet import BACKBONES, Backbone, Recipe, ResNet
+from fcil.nets.resnet import ResNet, ResNetRecipe
 
 __all__ = [
     "BACKBONES",
@@ -33,6 +35,7 @@ __all__ = [
     "PlainGenerator",
     "Recipe",
     "ResNet",
+    "ResNetRecipe",
     "build_net",
     "check_batch",
     "drop_running_statistics",
@@ -41,6 +44,7 @@ __all__ = [
     "has_variance",
     "net_of",
     "normalises_one",
+    "num_parameters",
     "one_of",
     "outputs_of",
     "real_fake_head",

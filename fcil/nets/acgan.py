@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fcil.nets.backbone import Shape
 from fcil.nets.net import Net
 from fcil.nets.norms import BatchNorm2d
-from fcil.nets.resnet import Shape
 from fcil.types import Batch, Terms
 
 SMALLEST = 4

@@ -21,8 +21,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fcil.nets.backbone import Shape
 from fcil.nets.norms import BatchNorm2d
-from fcil.nets.resnet import Shape
 
 
 class PlainGenerator(nn.Sequential):

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from fcil import rng
 from fcil.errors import ConfigError, nearest
+from fcil.nets.backbone import Backbone, Norm, Shape, Stem
+from fcil.nets.backbones import BACKBONES
 from fcil.nets.norms import has_variance
-from fcil.nets.resnet import BACKBONES, Backbone, Norm, Shape, Stem
 from fcil.types import Output, Tensors
 
 Forwards = Literal["two", "one"]
@@ -36,16 +37,19 @@ class NetSettings:
     name: Annotated[str, Field(json_schema_extra={"enum": [*BACKBONES]})] = "resnet18"
     """The backbone; `fcil list nets` names them all."""
     stem: Stem = "auto"
-    """First layers: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32 pixels."""
+    """First layers of a ResNet: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32
+    pixels."""
     width: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Channels of the first stage, doubled from stage to stage; null takes the backbone's own."""
+    """Channels (or units) of the first stage, to which all others are in proportion; null takes the backbone's own."""
     norm: Norm = "batch"
-    """`batch`, or `group`, which has no statistics of clients: averaging mixes none, and methods have none to match."""
+    """`batch`, or `group` or `none`, without statistics of clients: averaging mixes none, methods have none to match."""
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
             known = ", ".join(BACKBONES)
             raise ValueError(f'name: unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
+        if self.stem != "auto" and not BACKBONES[self.name].stems:
+            raise ValueError(f"stem: {self.stem} is not allowed with {self.name}, which has no stem; leave it out")
 
 
 class Net(nn.Module):

@@ -12,60 +12,33 @@ Shapes: B batch, c image channels, H and W sides in pixels, F feature width.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcil.nets.norms import BatchNorm2d, group_norm
-
-Stem = Literal["auto", "cifar", "imagenet"]
-Norm = Literal["batch", "group"]
-Shape = tuple[int, ...]
-"""Channels, height and width of an image."""
-MakeNorm = Callable[[int], nn.Module]
-"""Factory of the normalisation layer for a number of channels."""
-
-
-class Backbone(nn.Module):
-    """Map from images (B, c, H, W) to features (B, F)."""
-
-    width: int
-    """F, the number of features."""
+from fcil.nets.backbone import Backbone, MakeNorm, Norm, Shape, Stem, norm_factory
+from fcil.nets.norms import BatchNorm2d
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Architecture of a backbone of the registry."""
+class ResNetRecipe:
+    """Architecture of a residual network."""
 
     description: str
     blocks: tuple[int, ...]  # residual blocks of two convolutions, by stage
     width: int  # of the first stage; it doubles from stage to stage
     projection: bool  # 1x1 convolution and BatchNorm where a block changes shape
+    stems: ClassVar[bool] = True
 
     def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> ResNet:
         """Return a net for images of this shape; its weights come from torch's global stream."""
         if stem == "auto":
             stem = "cifar" if max(shape[1:]) <= 32 else "imagenet"
-        make = BatchNorm2d if norm == "batch" else group_norm
-        return ResNet(shape[0], self.blocks, width or self.width, make, projection=self.projection, stem=stem)
-
-    def num_parameters(self) -> int:
-        """Return the trainable parameters at the default width for colour images of 32 pixels, without classifier."""
-        with torch.device("meta"):
-            return sum(p.numel() for p in self.build((3, 32, 32)).parameters())
-
-
-BACKBONES: dict[str, Recipe] = {
-    "resnet8": Recipe("three stages of one block, 16-32-64: for laptops and tests", (1, 1, 1), 16, False),
-    "resnet18": Recipe("four stages of two blocks, 64-128-256-512: LANDER's net", (2, 2, 2, 2), 64, True),
-    "resnet20": Recipe("three stages of three blocks, 16-32-64", (3, 3, 3), 16, False),
-    "resnet32": Recipe("three stages of five blocks, 16-32-64: TARGET's net", (5, 5, 5), 16, False),
-    "resnet34": Recipe("four stages of 3, 4, 6 and 3 blocks, 64-128-256-512: NAYER's teacher", (3, 4, 6, 3), 64, True),
-}
+        return ResNet(
+            shape[0], self.blocks, width or self.width, norm_factory(norm), projection=self.projection, stem=stem
+        )
 
 
 class ResNet(Backbone):

@@ -8,7 +8,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -207,8 +206,8 @@ def _steps(context: RunContext) -> float:
         options = plan.strategy.strategy.options()
         return float(cast(int, options["steps"]) * max(0, plan.federation.rounds - cast(int, options["wait"])))
     f, counts = plan.federation, context.scenario.counts.sum(axis=2)[: len(context.tasks)]  # (tasks, clients)
-    batches = np.minimum(np.ceil(counts / f.batch_size), f.max_batches or np.inf)
-    return float(batches.sum() * f.local_epochs * f.rounds * f.clients_per_round / f.clients)
+    steps = sum(f.local_batches(images) for images in counts.flatten().tolist())
+    return steps * f.rounds * f.clients_per_round / f.clients
 
 
 def _step_seconds(context: RunContext, watch: StepTimer) -> float | None:

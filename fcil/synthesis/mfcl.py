@@ -34,7 +34,7 @@ from torch import Tensor
 from fcil.data import normalise
 from fcil.losses import record_statistics
 from fcil.nets import ImageGenerator
-from fcil.nets.resnet import Shape
+from fcil.nets.backbone import Shape
 from fcil.rng import generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.fidelity import WithFidelity

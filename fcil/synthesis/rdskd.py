@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.nets import ImageGenerator
-from fcil.nets.resnet import Shape
+from fcil.nets.backbone import Shape
 from fcil.synthesis.common.base import Recipe, SynthesisProblem
 from fcil.synthesis.common.inner_loop import target_classes
 from fcil.synthesis.common.losses import negative_entropy, sameness

@@ -14,7 +14,7 @@ from tiny_net import tiny_net
 
 import fcil
 from fcil.data import catalog, sources
-from fcil.nets import resnet
+from fcil.nets import Recipe, backbones, num_parameters
 from fcil.synthesis import Synthesizer
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_the_data_set_is_read(tmp_path: Path) -> None:
 
 
 def test_the_net_is_built() -> None:
-    recipe: resnet.Recipe = eval("{" + block('"resnet14"') + "}", vars(resnet))["resnet14"]
+    recipe: Recipe = eval("{" + block('"resnet14"') + "}", vars(backbones))["resnet14"]
     backbone = recipe.build((1, 8, 8))
     assert backbone(torch.zeros(2, 1, 8, 8)).shape == (2, 64)
-    assert recipe.num_parameters() == 171_856
+    assert num_parameters(recipe) == 171_856

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fcil import rng
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
-from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen, normalises_one
+from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen, normalises_one, num_parameters
 from fcil.nets.norms import BatchNorm2d, group_norm
 
 
@@ -33,7 +33,50 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     [("resnet18", 11_168_832), ("resnet34", 21_276_992), ("resnet20", 269_072), ("resnet32", 463_504)],
 )
 def test_sizes_are_the_published_ones(name, parameters):
-    assert BACKBONES[name].num_parameters() == parameters
+    assert num_parameters(BACKBONES[name]) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parameters"),
+    [  # of the released nets without their last layer (850, 4,010 and 330 weights)
+        ("lenet5", (1, 32, 32), 61_706 - 850 + 24 + 240 + 20),  # batch norm of 6 + 16 + 120 channels
+        ("mlp", (1, 28, 28), 478_410 - 4_010 + 1_600),
+        ("cnn", (1, 28, 28), 26_434 - 330),
+    ],
+)
+def test_sizes_of_the_small_nets_are_those_of_the_released_code(name, shape, parameters):
+    assert num_parameters(BACKBONES[name], shape) == parameters
+
+
+def test_half_a_lenet_has_the_widths_of_the_released_one():
+    half = BACKBONES["lenet5"].build((1, 32, 32), width=3, norm="none")
+    assert [tuple(p.shape) for p in half.parameters() if p.ndim > 1] == [
+        (3, 1, 5, 5),
+        (8, 3, 5, 5),
+        (60, 8, 5, 5),
+        (42, 60),
+    ]
+    assert not list(half.buffers())
+
+
+def test_lenet_pads_small_images_to_thirty_two_pixels_all_round():
+    with rng.seeded("lenet"):
+        net = BACKBONES["lenet5"].build((1, 28, 28), norm="none")
+    x = torch.rand(2, 1, 28, 28)
+    padded = torch.zeros(2, 1, 32, 32)
+    padded[:, :, 2:30, 2:30] = x
+    assert torch.equal(net(x), net.units(net.convs(padded)))
+
+
+def test_a_stem_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="stem: cifar is not allowed with mlp"):
+        NetSettings(name="mlp", stem="cifar")
+
+
+@pytest.mark.parametrize("name", ["lenet5", "mlp", "cnn"])
+def test_a_small_net_with_batch_norm_takes_a_batch_of_one_image(name):
+    net = BACKBONES[name].build((1, 8, 8)).train()
+    assert net(torch.rand(1, 1, 8, 8)).shape == (1, net.width)
 
 
 def test_landers_net_has_its_size_and_twenty_batchnorm_layers():
@@ -51,7 +94,8 @@ def test_every_backbone_takes_small_grey_and_odd_images(name, shape):
         backbone = BACKBONES[name].build(shape, width=4)
     features = backbone(torch.zeros(2, *shape))
     assert features.shape == (2, backbone.width)
-    assert backbone.width == 4 * 2 ** (len(BACKBONES[name].blocks) - 1)
+    widths = {"lenet5": 4 * 14, "mlp": 4, "cnn": round(4 * 32 / 6), "resnet18": 32, "resnet34": 32}
+    assert backbone.width == widths.get(name, 16)
 
 
 @pytest.mark.parametrize(

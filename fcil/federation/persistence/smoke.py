@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CUT: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "max_batches": 2, "stop_after": 2}
+CUT: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "local_steps": None, "max_batches": 2, "stop_after": 2}
 """Settings of the federation in a smoke run."""
 MOST_STEPS = 2
 """Steps of a student in a round of a smoke run, at most."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fcil.data import Augment
 from fcil.nets import NoisyGenerator
-from fcil.nets.resnet import Shape
+from fcil.nets.backbone import Shape
 from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.synthesis.common.pool import endless_rows, to_bytes, view
 from fcil.types import Tensors

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fcil.data import normalise
 from fcil.errors import TrainingError
 from fcil.nets import Net, PlainGenerator
-from fcil.nets.resnet import Shape
+from fcil.nets.backbone import Shape
 from fcil.rng import generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem, Synthesizer, Views
 from fcil.synthesis.common.inner_loop import readable, target_classes

@@ -1,0 +1,61 @@
+"""The base class of the backbones, and the choices of layer that they share.
+
+Shapes: B batch, c image channels, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fcil.nets.norms import BatchNorm2d, group_norm
+
+Stem = Literal["auto", "cifar", "imagenet"]
+Norm = Literal["batch", "group", "none"]
+Shape = tuple[int, ...]
+"""Channels, height and width of an image."""
+MakeNorm = Callable[[int], nn.Module]
+"""Factory of the normalisation layer for a number of channels."""
+
+
+class Backbone(nn.Module):
+    """Map from images (B, c, H, W) to features (B, F)."""
+
+    width: int
+    """F, the number of features."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x)  # type: ignore[no-any-return]
+
+
+class Recipe(Protocol):
+    """Architecture of a backbone of the registry."""
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def stems(self) -> bool:
+        """Whether the net has first layers to choose from."""
+
+    def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> Backbone:
+        """Return a net for images of this shape; its weights come from torch's global stream.
+
+        Args:
+            width: channels (or units) of the first layer; None takes the architecture's own.
+        """
+
+
+def num_parameters(recipe: Recipe, shape: Shape = (3, 32, 32)) -> int:
+    """Return the trainable parameters at the default width for images of this shape, without classifier."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in recipe.build(shape).parameters())
+
+
+def norm_factory(norm: Norm) -> MakeNorm:
+    """Return the factory of the normalisation layers of this name; `none` makes layers that do nothing."""
+    factories: dict[Norm, MakeNorm] = {"batch": BatchNorm2d, "group": group_norm, "none": lambda _: nn.Identity()}
+    return factories[norm]
