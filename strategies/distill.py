@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file
@@ -38,6 +38,7 @@ from fcil.errors import ConfigError
 from fcil.nets import Net, NetSettings, net_of
 from fcil.nets.backbone import Shape
 from fcil.nets.files import read_weights
+from fcil.nets.norms import population_statistics
 from fcil.optimizer import build_optimizer
 from fcil.roles import Teacher
 from fcil.synthesis import SynthesisProblem
@@ -49,6 +50,8 @@ from fcil.types import State, Tensors
 
 SEEN = "seen/"
 """Prefix of the names of samples in an update that are for display."""
+STATISTICS = "statistics/"
+"""Prefix of the names of BatchNorm statistics in an update."""
 EACH, CLASSES = 8, 10
 """Samples of a class, and classes, that are displayed in a round."""
 
@@ -84,6 +87,8 @@ class Distill(Strategy):
     """First rounds in which the student does not learn yet (a warm-up: NAYER and Fast-DFKD have 20)."""
     show: tuple[Index, ...] = ()
     """Rounds after which some samples are stored for display."""
+    batchnorm: Literal["as_is", "reestimate"] = "as_is"
+    """BatchNorm statistics of the student at the end: of the samples it saw, or of the training images."""
 
     paper = (
         'Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", IJCAI 2021, '
@@ -91,6 +96,7 @@ class Distill(Strategy):
         "distiller names its own"
     )
     uses = frozenset({"samples", "notes"})
+    later = frozenset({"batchnorm"})
     broadcasts = ("teacher", "anchors", "pool")
 
     def __post_init__(self) -> None:
@@ -102,7 +108,7 @@ class Distill(Strategy):
             )
 
     def decisive(self) -> dict[str, object]:
-        return {name: v for name, v in self.options().items() if name != "teacher" or not self.digest}
+        return {name: v for name, v in super().decisive().items() if name != "teacher" or not self.digest}
 
     @property
     def inverted(self) -> NetSettings | None:
@@ -213,11 +219,22 @@ class Distill(Strategy):
         return self.synthesizer.views(problem, lesson.chain, client.batch_size, rng)
 
     def after_local_task(self, client: Client) -> Update | None:
-        if self.learns == "after" or client.memory.get("task") != client.task.number:
-            return None  # the server has the pool, or the client was not drawn in this task
-        problem = self.problem(client)
-        pool = self.synthesizer.pool(problem, self.lesson(client, problem).chain)
-        return Update({name: pool[name] for name in ("x", "y")}, 1)
+        if client.memory.get("task") != client.task.number:
+            return None  # the client was not drawn in this task
+        weights = self.statistics(client)
+        if self.learns != "after":  # else the server has the pool
+            problem = self.problem(client)
+            pool = self.synthesizer.pool(problem, self.lesson(client, problem).chain)
+            weights |= {name: pool[name] for name in ("x", "y")}
+        return Update(weights, 1) if weights else None
+
+    def statistics(self, client: Client) -> Tensors:
+        """Return the student's BatchNorm statistics on the client's images, by name; nothing where they stay as is."""
+        if self.batchnorm == "as_is":
+            return {}
+        batches = client.shard.batches(client.batch_size, augment=False, shuffle=False)
+        found = population_statistics(client.net, (batch.x for batch in batches))
+        return {f"{STATISTICS}{name}": values for name, values in found.items()}
 
     # Server -----------------------------------------------------------------------------------
 
@@ -244,4 +261,8 @@ class Distill(Strategy):
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         for update in updates:
-            server.show(update.weights)
+            pool = {name: t for name, t in update.weights.items() if not name.startswith(STATISTICS)}
+            found = {name.removeprefix(STATISTICS): t for name, t in update.weights.items() if name not in pool}
+            server.net.load(server.net.weights() | found)
+            if pool:
+                server.show(pool)

@@ -68,12 +68,17 @@ class StudentSettings:
     """How it is trained, at a rate that falls from round to round; null: as the method's paper or code has it."""
     evaluate_every: Index = 1
     """Rounds between evaluations on the test images; 0: at the end alone."""
+    batchnorm: Literal["as_is", "reestimate"] = "as_is"
+    """Running statistics of the student's BatchNorm at the end: those of the samples it saw, or taken anew from the
+    training images, which is no longer data-free: it shows how much of a low accuracy is theirs."""
     snapshots: Index = 6
     """Number of snapshots of some samples, evenly over the rounds, while samples change; 0: none."""
 
     def __post_init__(self) -> None:
         if self.learns == "after" and self.wait:
             raise ValueError(f"wait: {self.wait} is not allowed with learns: after, where no episode warms up")
+        if self.batchnorm == "reestimate" and self.net.norm != "batch":
+            raise ValueError(f"batchnorm: reestimate is not allowed with a net of norm {self.net.norm}; leave it out")
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -243,6 +248,7 @@ class Distillation:
             "steps": s.steps,
             "wait": s.wait,
             "show": list(s.shown),
+            "batchnorm": s.batchnorm,
         }
         strategy = StrategySpec.from_yaml({"distill": options}, Where("student"))
         own = {"federation": federation, "optimizer": s.optimizer, "net": s.net, "strategy": strategy}

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, u x v a map.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,6 +33,27 @@ def group_norm(channels: int) -> nn.Module:
     """Return GroupNorm over groups of 16 channels or slightly more (Wu and He, ECCV 2018, table 3); below 32, one."""
     groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
+
+
+@torch.no_grad()
+def population_statistics(net: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Return the running statistics that BatchNorm layers have after a pass over images, each batch counted alike.
+
+    Mean over the batches of their means and of their unbiased variances, as layers without momentum keep them. The
+    net is left as it is; the names are those of its state.
+
+    Args:
+        batches: (B, c, H, W) each, at least one.
+    """
+    fresh = copy.deepcopy(net).train()
+    layers = {name: layer for name, layer in fresh.named_modules() if isinstance(layer, _BatchNorm)}
+    for layer in layers.values():
+        layer.reset_running_stats()
+        layer.momentum = None
+    for x in batches:
+        fresh(x)
+    buffers = ("running_mean", "running_var")
+    return {f"{name}.{buffer}": getattr(layer, buffer) for name, layer in layers.items() for buffer in buffers}
 
 
 @torch.no_grad()

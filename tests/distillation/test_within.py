@@ -15,7 +15,8 @@ from fcil.data import Augment
 from fcil.distillation import read
 from fcil.errors import ConfigError
 from fcil.nets import frozen
-from fcil.store import load_run
+from fcil.nets.norms import BatchNorm2d, population_statistics
+from fcil.store import final_weights, load_run
 from fcil.synthesis import SynthesisProblem, create
 from fcil.synthesis.common.base import Recipe
 
@@ -143,3 +144,37 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_student(tmp_path: Path) -> N
     taught(source, out=tmp_path / "out")
     (folder,) = (tmp_path / "out").glob("tiny/distill-*/seed0")
     assert [r["weights"] for r in load_run(folder).rounds] == [r["weights"] for r in whole.rounds]
+
+
+# BatchNorm statistics at the end -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learns", ["between", "after"])
+def test_statistics_taken_anew_are_those_of_the_training_images_and_change_nothing_else(
+    tmp_path: Path, learns: str
+) -> None:
+    nets = {}
+    for choice in ("as_is", "reestimate"):
+        path = write(tmp_path / choice, student={"learns": learns, "batchnorm": choice})
+        (run,), _ = taught(path, out=tmp_path / f"out-{choice}")
+        nets[choice] = final_weights(run.path)
+    kept, anew = nets["as_is"], nets["reestimate"]
+    statistics = {name for name in kept if name.endswith(("running_mean", "running_var"))}
+    assert len(statistics) == 14
+    assert all(torch.equal(kept[name], anew[name]) for name in kept.keys() - statistics)
+    assert not any(torch.equal(kept[name], anew[name]) for name in statistics)
+
+
+def test_statistics_of_one_batch_are_its_mean_and_unbiased_variance() -> None:
+    net = torch.nn.Sequential(BatchNorm2d(3))
+    x = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = population_statistics(net, [x])
+    assert torch.allclose(found["0.running_mean"], x.mean(dim=(0, 2, 3)))
+    assert torch.allclose(found["0.running_var"], x.var(dim=(0, 2, 3), correction=1))
+    assert not net[0].running_mean.any()  # the net itself is left as it was
+
+
+def test_statistics_cannot_be_taken_anew_where_there_are_none(tmp_path: Path) -> None:
+    net = {"name": "resnet8", "width": 2, "norm": "group"}
+    with pytest.raises(ConfigError, match="batchnorm: reestimate is not allowed with a net of norm group"):
+        read(write(tmp_path, student={"net": net, "batchnorm": "reestimate"}))
