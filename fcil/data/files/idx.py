@@ -137,11 +137,7 @@ def contents(place: Path) -> dict[str, tuple[Path, bytes]]:
     if os.path.isdir(place):
         found = {role: (path, _raw(path)) for role, path in _files(place).items()}
     else:
-        found = {
-            role: (place / name, file.read(MOST_BYTES + 1))
-            for name, file in members(place)
-            if (role := role_of(name)) is not None
-        }
+        found = {str(role_of(name)): (place / name, data) for name, data in members(place, role_of)}
     for role in _ROLES:
         if role not in found:
             raise DataError(f"{place}: holds no {_published(role)}")

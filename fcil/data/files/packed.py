@@ -6,7 +6,7 @@ import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +20,8 @@ _AR, _AR_HEADER = b"!<arch>\n", 60
 _DAMAGES = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError, OverflowError)
 
 
-def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """Yield name and content of the regular files of a package, each to be read before the next one is asked for.
+def members(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the regular files of a package whose names are wanted.
 
     Raises:
         DataError: it cannot be read, or is no such package.
@@ -31,8 +31,8 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
             for count, member in enumerate(tar):
                 if count >= MOST_MEMBERS:
                     raise DataError(f"{path}: holds more than {MOST_MEMBERS:,} files")
-                if member.isreg() and (content := tar.extractfile(member)):
-                    yield member.name, content  # type: ignore[misc]
+                if member.isreg() and wanted(member.name) and (content := tar.extractfile(member)):
+                    yield member.name, content.read(MOST_BYTES + 1)
     except (UnreadableError, *_DAMAGES) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: no readable tar or .deb ({said})") from None
