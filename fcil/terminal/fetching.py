@@ -29,7 +29,7 @@ def fetch(name: str, to: Path | None, source: str, console: Console) -> Iterator
         DownloadError: it cannot be had; the line says how else it is.
     """
     _check(name, source)
-    origin, home = ORIGINS[name], to.expanduser() if to else data_folder()
+    origin, home = ORIGINS[name], (to.expanduser() if to else data_folder()).absolute()
     if there := _at_hand(name, home):
         try:
             found = _read(name, home)

@@ -14,7 +14,7 @@ import torch
 from idx_files import NAMES, deb, idx, laid, small, tar
 from torchvision.datasets import MNIST, FashionMNIST
 
-from fcil.data import DATASETS, DataSettings, Dataset, load_dataset
+from fcil.data import DATASETS, Dataset, DataSettings, load_dataset
 from fcil.data.files import idx as idx_module
 from fcil.data.files import packed
 from fcil.data.remote.origins import ORIGINS

