@@ -226,10 +226,11 @@ def _plain_loading(
 
     def show(description: str, done: int, total: int) -> None:
         nonlocal spoke
-        since, first = began.setdefault(description, (clock(), done))
-        if clock() - spoke >= PAUSE:
-            spoke = clock()
-            left = (spoke - since) / (done - first) * (total - done) if done > first else None
+        now = clock()
+        since, first = began.setdefault(description, (now, done))
+        if now - spoke >= PAUSE:
+            spoke = now
+            left = (now - since) / (done - first) * (total - done) if done > first else None
             forecast = "" if left is None else f", {duration(left)} left"
             text = f"{description}: {words(done)}/{words(total)}{forecast}"
             console.print(Text(text), soft_wrap=True, highlight=False)

@@ -34,7 +34,7 @@ def members(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, 
                 if member.isreg() and wanted(member.name) and (content := tar.extractfile(member)):
                     yield member.name, content.read(MOST_BYTES + 1)
     except (UnreadableError, *_DAMAGES) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise DataError(f"{path}: no readable tar or .deb ({said})") from None
 
 
