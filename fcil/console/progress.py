@@ -12,14 +12,14 @@ from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from fcil.console.eta import Clock, TimeLeft
-from fcil.console.tables import accuracy_table, duration, metrics_table, partition_table, percent, settings_tree
+from fcil.console.tables import accuracy_table, duration, metrics_table, partition_table, percent, settings_tree, size
 from fcil.federation.observer import Observer
 from fcil.metrics import AccuracyRow
 from fcil.types import Task
@@ -200,12 +200,13 @@ def choose_progress(console: Console) -> Progress:
 
 
 @contextmanager
-def loading_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def loading_bar(console: Console, *, of_bytes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Shows how far loading is: the value is to be called with what is loaded, how much is done, and of how much."""
     if not (console.is_interactive and console.file.isatty()):
-        yield _plain_loading(console)
+        yield _plain_loading(console, size if of_bytes else str)
         return
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    amount = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn()
     with Bars(*columns, console=console, transient=True) as bars:
         known: dict[str, Any] = {}
 
@@ -217,13 +218,21 @@ def loading_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _plain_loading(console: Console, clock: Clock = time.monotonic) -> Callable[[str, int, int], None]:
+def _plain_loading(
+    console: Console, words: Callable[[int], str] = str, clock: Clock = time.monotonic
+) -> Callable[[str, int, int], None]:
     spoke = clock()
+    began: dict[str, tuple[float, int]] = {}
 
     def show(description: str, done: int, total: int) -> None:
         nonlocal spoke
-        if clock() - spoke >= PAUSE:
-            spoke = clock()
-            console.print(Text(f"{description}: {done}/{total}"), soft_wrap=True, highlight=False)
+        now = clock()
+        since, first = began.setdefault(description, (now, done))
+        if now - spoke >= PAUSE:
+            spoke = now
+            left = (now - since) / (done - first) * (total - done) if done > first else None
+            forecast = "" if left is None else f", {duration(left)} left"
+            text = f"{description}: {words(done)}/{words(total)}{forecast}"
+            console.print(Text(text), soft_wrap=True, highlight=False)
 
     return show

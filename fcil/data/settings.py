@@ -119,7 +119,7 @@ class DataSettings:
     dataset: Annotated[str, Field(json_schema_extra={"enum": [*DATASETS]})]
     """A name from `fcil list datasets`."""
     root: str | None = None
-    """Folder or zip that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""
+    """Folder, zip or package that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""
     tasks: Count | tuple[tuple[Index, ...], ...] | None = None
     """Number of tasks of equal size (see `remainder`), or the class numbers of every task."""
     base: Count | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -14,32 +14,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fcil.data.catalog import DatasetInfo
+from fcil.data.files import idx
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Arrays, Pixels, Progress, Wanted, already, cached, channel_statistics, to_array
 from fcil.data.files.folders import data_folder
 from fcil.data.files.layouts import Layout, Members, SharedFolder, image_folder, imagenet_folder, tiny_imagenet
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
+from fcil.data.remote.obtain import obtain, unpack
+from fcil.data.remote.origins import ORIGINS, elsewhere
 from fcil.data.settings import DataSettings
-from fcil.errors import DataError
+from fcil.errors import DataError, DownloadError
 from fcil.rng import numpy_generator
 
-_DOWNLOAD_PATIENCE = 30.0
-"""Seconds without an answer after which a download has failed."""
-_FOLDERS = {
-    "mnist": "MNIST/raw",
-    "fashion_mnist": "FashionMNIST/raw",
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-}
-"""Folders into which torchvision unpacks them."""
 LOOKED_AT = 32
 """Training images that are decoded to inspect a data set."""
-_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_IDX_NAMES = {"mnist": _DIGITS, "fashion_mnist": _GARMENTS}
+"""Class names of the data sets in idx files."""
 
 
 class Splits(NamedTuple):
@@ -68,8 +65,10 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
     root, wanted = settings.root, Wanted(settings.resize, settings.rendering)
     if info.name == "digits":
         return _digits()
+    if info.name in _IDX_NAMES:
+        return _idx(info, root, None if look else (progress or _silent))
     if info.name in _TORCHVISION:
-        return _torchvision(info, _home(root) if root else data_folder(), download=not look)
+        return _torchvision(info, _cifar_home(info, root), None if look else (progress or _silent))
     if info.name == "image_folder":
         share, archive = settings.test_share, Archive(Path(root or ""), whole=settings.test_share is not None)
         layout: Layout = image_folder if share is None else SharedFolder(share.share, share.seed)
@@ -89,9 +88,11 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
     Raises:
         DataError: they are missing, and cannot be downloaded.
     """
+    if info.name in _IDX_NAMES:
+        return idx.find(info.name, _given(root), system=not root) is not None
     if info.name in _TORCHVISION:
-        home = _home(root) if root else data_folder()
-        return any(os.path.exists(home / name) for name in (_FOLDERS[info.name], info.files))
+        home = _cifar_home(info, root)
+        return any(os.path.exists(home / name) for name in (ORIGINS[info.name].unpacks_to, info.files))
     if info.name == "image_folder":
         if not os.path.exists(_home(root or "")):
             raise DataError(f"{root}: no such folder or zip")
@@ -144,35 +145,81 @@ def _digits() -> Splits:
     x = torch.from_numpy((digits.images.astype(np.int64) * 255 + 8) // 16).to(torch.uint8)[:, None]
     y = torch.from_numpy(digits.target).long()
     train, test = hold_out(y, 0.2, "digits")
-    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     mean, std = channel_statistics(x[train].numpy())
-    return Splits(MemoryImages(x[train], y[train]), MemoryImages(x[test], y[test]), names, mean, std)
+    return Splits(MemoryImages(x[train], y[train]), MemoryImages(x[test], y[test]), _DIGITS, mean, std)
 
 
-def _torchvision(info: DatasetInfo, root: Path, *, download: bool = True) -> Splits:
+def _idx(info: DatasetInfo, root: str | None, progress: Progress | None) -> Splits:
+    """Read MNIST or Fashion-MNIST; without `progress` nothing is downloaded."""
+    home = _given(root)
+    place = idx.find(info.name, home, system=not root)
+    if place is None and progress is not None:
+        place = _obtained(info, home, progress)
+    if place is None:
+        raise DataError(f"{info.name}: not found in {home}; a run downloads it")
+    train, test = (
+        MemoryImages(torch.from_numpy(part.x)[:, None], torch.from_numpy(part.y)) for part in idx.read(info.name, place)
+    )
+    return Splits(train, test, _IDX_NAMES[info.name], *_published(info))
+
+
+def _obtained(info: DatasetInfo, home: Path, progress: Progress) -> Path:
+    def tell(name: str, done: int, total: int) -> None:
+        progress(f"{info.name}: {name} (kB)", done // 1000, total // 1000)
+
+    try:
+        return obtain(info.name, home, tell)
+    except DownloadError as error:
+        other = f"; {elsewhere(info.name)}" if ORIGINS[info.name].package else ""
+        raise DataError(
+            f"{info.name}: not found in {home}, and the download failed ({error});"
+            f" put {info.files} there, or set data.root or FCIL_DATA to where it is{other}"
+        ) from None
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def _torchvision(info: DatasetInfo, home: Path, progress: Progress | None) -> Splits:
+    """Read CIFAR; without `progress` nothing is downloaded, and an archive is unpacked for the moment alone."""
+    try:
+        try:
+            train, test = _loaded(info, home)
+        except RuntimeError:  # missing or incomplete
+            if progress is not None:
+                _obtained(info, home, progress)
+                train, test = _loaded(info, home)
+            elif not os.path.exists(home / info.files):
+                raise
+            else:
+                with tempfile.TemporaryDirectory() as brief:
+                    unpack(home / info.files, ORIGINS[info.name].unpacks_to, Path(brief))
+                    train, test = _loaded(info, Path(brief))
+    except DataError:
+        raise
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        hint = "; a run downloads it" if progress is None else ""
+        raise DataError(f"{info.name}: the files in {home} are not whole ({said}){hint}") from None
+    names = tuple(train.classes)
+    return Splits(_from_torchvision(info, home, train), _from_torchvision(info, home, test), names, *_published(info))
+
+
+def _cifar_home(info: DatasetInfo, root: str | None) -> Path:
+    """Return the folder in which torchvision finds CIFAR; a root may also be its archive, or its folder itself."""
+    home = _given(root)
+    return home.parent if home.name in (ORIGINS[info.name].unpacks_to, info.files) else home
+
+
+def _given(root: str | None) -> Path:
+    return _home(root) if root else data_folder()
+
+
+def _loaded(info: DatasetInfo, home: Path) -> tuple[Any, Any]:
     with _quiet():
         loader = getattr(import_module("torchvision.datasets"), _TORCHVISION[info.name])
-        try:
-            try:
-                train, test = (loader(str(root), train=part, download=False) for part in (True, False))
-            except RuntimeError:  # missing or incomplete
-                if not download:
-                    raise
-                root.mkdir(parents=True, exist_ok=True)
-                with FileLock(root / f".{info.name}.lock"):
-                    train, test = (loader(str(root), train=part, download=True) for part in (True, False))
-        except Exception as error:
-            said = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
-            if not download:
-                raise DataError(
-                    f"{info.name}: the files in {root} are not whole ({said}); a run downloads it"
-                ) from None
-            raise DataError(
-                f"{info.name}: not found in {root}, and the download failed ({said});"
-                f" put {info.files} there, or set data.root or FCIL_DATA to where it is"
-            ) from None
-    names = tuple(str(name).split(" - ")[-1] for name in train.classes)  # MNIST has "0 - zero"
-    return Splits(_from_torchvision(info, root, train), _from_torchvision(info, root, test), names, *_published(info))
+        return loader(str(home), train=True, download=False), loader(str(home), train=False, download=False)
 
 
 def _from_torchvision(info: DatasetInfo, root: Path, part: Any) -> MemoryImages:
@@ -192,20 +239,15 @@ def _home(path: str) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress torchvision's messages, bars and warnings, and let downloads time out."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_PATIENCE)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        socket.setdefaulttimeout(patience)
+    """Suppress torchvision's messages and warnings."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
     """Return the folder or zip itself, or `name` or `name`.zip inside it."""
-    given = _home(root) if root else data_folder()
+    given = _given(root)
     candidates = [given / name, given / f"{name}.zip"]
     if root:
         candidates.append(given)

@@ -12,6 +12,7 @@ from typing import Any
 from fcil.anchors import ENCODERS
 from fcil.config import Where, dump, field_docs
 from fcil.data import DATASETS
+from fcil.data.remote.origins import about as published
 from fcil.errors import ConfigError, nearest
 from fcil.methods.files import built_in_files, first_line, locate, own_files, read_source
 from fcil.methods.introspection import needs, sent
@@ -86,6 +87,8 @@ def one(kind: str, name: str) -> Row:
         path = locate(name, where)
         file = path or built_in_files()[name]
         return {**rows[name], "file": str(file), "options": options(strategy_class(name, path, _source(file), where))}
+    if kind == "datasets":
+        return {**rows[name], "files": DATASETS[name].files, **published(name)}
     return {**rows[name], "options": options(synthesizer_class(name))} if kind == "synthesizers" else rows[name]
 
 

@@ -7,23 +7,23 @@ from typing import NamedTuple
 from fcil.anchors import EMBEDDED, is_cached
 from fcil.console.tables import size
 from fcil.data import DATASETS
+from fcil.data.remote.origins import ORIGINS
 from fcil.federation.plan import Plan, needs_anchors
 from fcil.runs.step_timer import Facts
 
 
 class Size(NamedTuple):
-    """Samples of a data set whose files have not been opened, and bytes of its download."""
+    """Samples of a data set whose files have not been opened."""
 
     train: int
     test: int
-    download: int = 0
 
 
 SIZES = {
-    "mnist": Size(60_000, 10_000, 12 * 10**6),
-    "fashion_mnist": Size(60_000, 10_000, 31 * 10**6),
-    "cifar10": Size(50_000, 10_000, 170 * 10**6),
-    "cifar100": Size(50_000, 10_000, 169 * 10**6),
+    "mnist": Size(60_000, 10_000),
+    "fashion_mnist": Size(60_000, 10_000),
+    "cifar10": Size(50_000, 10_000),
+    "cifar100": Size(50_000, 10_000),
     "tiny_imagenet": Size(100_000, 10_000),
     "imagenet": Size(1_281_167, 50_000),
     "imagenet100": Size(130_000, 5_000),
@@ -55,7 +55,7 @@ def task_sizes(plan: Plan) -> tuple[int, ...]:
 
 def data_download(plan: Plan) -> str:
     """A line about data that a run of a plan would fetch."""
-    return f"not here; a run downloads {size(SIZES[plan.data.dataset].download)}"
+    return f"not here; a run downloads {size(ORIGINS[plan.data.dataset].bytes)}"
 
 
 def encoder_download(plan: Plan) -> str:

