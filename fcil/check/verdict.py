@@ -48,7 +48,8 @@ from fcil.check.contract import (
 from fcil.check.trials import Trials, explain, plan_of
 from fcil.config import Where, parse_yaml
 from fcil.config.matrix import place
-from fcil.methods.files import built_in_files, locate
+from fcil.config.registry import files_in
+from fcil.methods.files import built_in_files, locate, own_files
 from fcil.methods.loading import StrategySpec
 
 _STEADY = ("ends", "sent", "repeat", "random")
@@ -167,7 +168,12 @@ def check(
 def find(strategy: str | Path, overrides: Sequence[str] = ()) -> StrategySpec:
     """The strategy of a file or name, with hyper-parameters; a built-in one by its file, as a user's own."""
     where = Where("fcil check")
-    path = locate(str(strategy), where) or built_in_files()[str(strategy)]
+    if (name := str(strategy)) in files_in("fcil.synthesis") and name not in {**built_in_files(), **own_files()}:
+        raise where.error(
+            f'"{name}" is a synthesizer, and strategies are checked; in a checkout '
+            f"`python -m pytest tests/synthesis/test_synthesis_acceptance.py -k {name}` holds it to its contract"
+        )
+    path = locate(name, where) or built_in_files()[name]
     values: dict[str, Any] = {"strategy": {str(path): {}}}
     for text in overrides:
         key, given, value = text.partition("=")

@@ -44,6 +44,11 @@ def read_choice(raw: object, where: Where, kind: str, names: list[str], class_of
         ConfigError: unknown name or option, or a value that is not allowed.
     """
     name, options = choice(raw, where, kind)
+    if name.endswith(".py") or "/" in name:
+        raise where.error(
+            f'{kind} "{name}" is a path, and only a strategy is read from one; a {kind} is named, '
+            f"as a file of the package (see CONTRIBUTING.md; have: {', '.join(names)})"
+        )
     if name not in names:
         raise where.unknown(kind, name, names)
     return parse_fields(class_of(name), options, where.at(name))

@@ -27,12 +27,16 @@ def strategies() -> list[Row]:
     """Return the built-in strategies and those in `./strategies`."""
     rows = []
     for name, path in sorted({**built_in_files(), **own_files()}.items()):
-        where = Where(str(path))
-        source = read_source(path, where)
-        kind = strategy_class(name, locate(name, where), source, where)
-        about = {"paper": kind.paper, "needs": ", ".join(needs(kind)), **sent(kind)}
-        rows.append({"strategy": name, "what": first_line(source), **about})
+        rows.append(_strategy(name, locate(name, Where(str(path))), path))
     return rows
+
+
+def _strategy(name: str, own: Path | None, file: Path) -> Row:
+    where = Where(str(file))
+    source = read_source(file, where)
+    kind = strategy_class(name, own, source, where)
+    about = {"paper": kind.paper, "needs": ", ".join(needs(kind)), **sent(kind)}
+    return {"strategy": name, "what": first_line(source), **about}
 
 
 def synthesizers() -> list[Row]:
@@ -75,9 +79,17 @@ def encoders() -> list[Row]:
 def one(kind: str, name: str) -> Row:
     """Return a row of a listing, with the options of a method: their defaults, as in an experiment file, and meaning.
 
+    Args:
+        name: of a strategy also the path of its file.
     Raises:
         ConfigError: nothing of this kind has this name.
     """
+    if kind == "strategies" and (name.endswith(".py") or "/" in name):
+        where = Where("list")
+        own = locate(name, where)
+        assert own is not None
+        cls = strategy_class(name, own, _source(own), where)
+        return {**_strategy(name, own, own), "file": str(own), "options": options(cls)}
     rows = {next(iter(row.values())): row for row in LISTINGS[kind]()}
     if name not in rows:
         singular = {"strategies": "strategy"}.get(kind, kind.removesuffix("s"))

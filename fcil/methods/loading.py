@@ -19,6 +19,7 @@ from fcil.errors import described
 from fcil.methods.files import BUILT_IN, built_in_files, locate, read_source
 from fcil.methods.verbs import problems
 from fcil.strategy import Strategy
+from fcil.synthesis import Synthesizer
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
     own = [v for v in found if v.__module__ == module.__name__]
     if len(own) != 1:
         names = ", ".join(v.__name__ for v in own) or "none"
+        if any(isinstance(v, type) and issubclass(v, Synthesizer) for v in vars(module).values()) and not own:
+            names += " (a Synthesizer goes into fcil/synthesis: see CONTRIBUTING.md)"
         raise where.error(f'strategy file "{path or name}" must define exactly one Strategy; it defines {names}')
     if wrong := list(problems(own[0], source)):
         raise where.error(f'strategy file "{path or name}": {"; ".join(wrong[:3])}')

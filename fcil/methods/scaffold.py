@@ -13,7 +13,7 @@ KINDS = ("strategy",)
 STRATEGY = '''"""{title}: what it does about forgetting, in one line.
 
     task 1:  L = CE(z, y)
-    task t:  L = CE(z, y) + keep KD(z_old, z_old^T)        T the last global net
+    task t:  L = CE(z, y) + keep KD(z_old, z_old^T)        T the last global net, KD without a factor of its temperature
 
 Shapes: B batch, C classes seen, K of them old.
 """
@@ -33,6 +33,7 @@ class {title}(Strategy):
     keep: Weight = 1.0
     """Weight of keeping what the last global net says about the old classes."""
 
+    # What listings, tables and diagnostics tell about it; none of these four changes a run, and each may be left out.
     paper = 'Authors, "Title of the paper", venue and year, arXiv:0000.00000'
     uses = frozenset({{"teacher"}})
     loss_terms = ("ce", "kd")
@@ -73,6 +74,11 @@ def begin(kind: str, name: str, out: Path) -> list[str]:
         ConfigError: there is no such kind, or the name is invalid for a strategy.
         StoreError: a file of this name exists, or the folder cannot be written; nothing was written.
     """
+    if kind.startswith("synth"):
+        raise ConfigError(
+            "new: a synthesizer is a file of fcil/synthesis, and CONTRIBUTING.md has one to begin with; "
+            f"{', '.join(KINDS)} is what can be begun here"
+        )
     if kind not in KINDS:
         raise ConfigError(f'new: unknown kind "{kind}" (have: {", ".join(KINDS)}).{nearest(kind, KINDS)}')
     check_name(name)

@@ -386,6 +386,10 @@ def test_the_command_says_what_is_wrong_and_with_which_exit_code(
     ]
     for arguments, said in (
         (("fintune",), 'fcil check: unknown strategy "fintune"'),
+        (
+            ("dafl",),
+            'fcil check: "dafl" is a synthesizer, and strategies are checked; in a checkout `python -m pytest ',
+        ),
         (("brokn.py",), 'fcil check: no strategy file "brokn.py". Did you mean "broken.py"?'),
         (("finetune", "class=new"), 'class: unknown key (allowed: weighting, classes). Did you mean "classes"?'),
         (("finetune", "new"), '"new" is not allowed; expected key=value'),

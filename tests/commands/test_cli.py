@@ -88,6 +88,10 @@ NOT_MANY = "expected a strategy name or {name: {option: value}}"
             ["tiny.yaml: strategy.lander: synthesizer nayer: needs batch-norm layers", "(net.norm: batch)"],
         ),
         ({"net": {"name": "resnet8", "norm": "grup"}}, ["tiny.yaml: net.norm: 'grup'", 'Did you mean "group"?']),
+        (
+            {"strategy": {"target": {"synthesizer": "./mine.py"}}},
+            ['strategy.target.synthesizer: synthesizer "./mine.py" is a path, and only a strategy is read from one; '],
+        ),
         ({"strategy": "./finetun.py"}, ['tiny.yaml: strategy: no strategy file "./finetun.py"']),
         ({"resources": {"device": "cuda:7"}}, ["tiny.yaml: resources.device: cuda:7 is not there", "GPUs"]),
         ({"resources": {"device": "gpu"}}, ['resources.device: "gpu"', "expected auto, cpu, cuda or cuda:k"]),
@@ -159,6 +163,7 @@ def test_a_bad_override_is_one_line(command: Command, override: str, said: str) 
     [
         ("from fcil import Strategy\nclass A(Strategy): ...\nclass B(Strategy): ...\n", "it defines A, B"),
         ("from fcil import Strategy\n", "must define exactly one Strategy; it defines none"),
+        ("from fcil.synthesis import Synthesizer\n", "it defines none (a Synthesizer goes into fcil/synthesis: see "),
         ("def f(:\n", "does not load: SyntaxError: invalid syntax (own.py, line 1)"),
         ("import nothing_there\n", "does not load: ModuleNotFoundError: No module named 'nothing_there'"),
         ("raise SystemExit('bye')\n", "does not load: SystemExit: bye"),

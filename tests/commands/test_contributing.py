@@ -44,8 +44,7 @@ def test_the_synthesizer_makes_a_pool() -> None:
         exec(block("class Sure"), vars(module))
     finally:
         del sys.modules["sure"]
-    small = {"rounds": 2, "steps": 2, "batch_size": 10, "samples": 20, "width": 4, "student_steps": 1}
-    method: Synthesizer = module.Sure(**small, student_batch=8)
+    method: Synthesizer = module.Sure(rounds=2, steps=2, batch_size=10, samples=20, width=4)
     pool = method.run(teacher=tiny_net(), labels=range(2), shape=(3, 8, 8))
     assert pool["x"].shape == (20, 3, 8, 8)
 

@@ -94,6 +94,10 @@ def test_nothing_is_overwritten(command: Command, tmp_path: Path, taken: str) ->
         (("strategy", ""), '"" is no name for a strategy'),
         (("strategy", "../x"), '"../x" is no name for a strategy'),
         (("stratgy", "x"), 'new: unknown kind "stratgy" (have: strategy). Did you mean "strategy"?'),
+        (
+            ("synthesizer", "x"),
+            "new: a synthesizer is a file of fcil/synthesis, and CONTRIBUTING.md has one to begin with",
+        ),
         (("strategy", "x", "--out", "file"), "cannot be written (Not a directory)"),
     ],
 )
@@ -191,6 +195,21 @@ def test_strategies_are_listed_with_what_they_need() -> None:
     assert rows["lander"]["needs"] == "anchors, a teacher on clients, synthesis on the server"
     assert rows["lander"]["down"] == "the net, anchors, synthetic, teacher"
     assert "CVPR 2024" in rows["lander"]["paper"]
+
+
+def test_a_file_is_listed_by_its_path(command: Command) -> None:
+    Path("mine.py").write_text(SOURCE)
+    code, out, err = command("list", "strategies", "./mine.py", "--json")
+    assert (code, err) == (0, "")
+    row = json.loads(out)
+    assert (row["strategy"], row["what"], row["needs"]) == (
+        "./mine.py",
+        "What I do.",
+        "exemplars, notes of each client",
+    )
+    assert [option["option"] for option in row["options"]] == ["weighting"]
+    code, out, err = command("list", "strategies", "./mime.py")
+    assert (code, out, err) == (2, "", 'list: no strategy file "./mime.py". Did you mean "mine.py"?\n')
 
 
 def test_bytes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

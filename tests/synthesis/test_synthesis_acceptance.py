@@ -12,8 +12,10 @@
  8. Nothing stays hooked to a net, also after a failure: `test_no_hook_stays_behind`.
  9. Series of numbers pass through a pool to the bit: `test_series_pass_through_a_pool_to_the_bit`.
 10. Each runs for a few steps on a CPU, on images as large as MNIST's: `test_a_smoke_run_on_images_of_28_pixels`.
+11. A chain gives the same pool again, also if it goes on from what was saved, and another chain another:
+    `test_a_chain_is_repeatable_and_goes_on_from_what_was_saved`.
 
-That a chain goes on from what was saved, and what each term is, stands in the tests of each method.
+What each term is, stands in the tests of each method.
 """
 
 from __future__ import annotations
@@ -335,3 +337,24 @@ def test_a_smoke_run_on_images_of_28_pixels(name):
     assert pool["x"].dtype == torch.uint8
     assert len(pool["x"]) == len(pool["y"]) > 0
     assert pool["x"].float().std() > 1  # no plain canvas
+
+
+# 11: a chain -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chain_is_repeatable_and_goes_on_from_what_was_saved(name):
+    problem, method = bounded_problem(), small(name)
+    whole = method.pool(problem, run_chain(method, problem))
+    half, resumed, other = (method.start(problem, chain) for chain in (0, 0, 1))
+    method.episode(problem, half, 1)
+    restore(resumed, values(half))
+    for number in range(1, method.episodes + 1):
+        method.episode(problem, other, number)
+        if number > 1:
+            method.episode(problem, resumed, number)
+    again = method.pool(problem, resumed)
+    assert method.episodes > 1
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+    assert not torch.equal(whole["x"], method.pool(problem, other)["x"])
