@@ -11,7 +11,9 @@ T is the global net at the end of the last task. The paper's KD has a temperatur
 Central studies of Split-MNIST (van de Ven and Tolias, arXiv:1904.07734, section 4; GMvandeVen/continual-learning
 @ e6d795a, `train/train_task_based.py`) have CE over all classes seen, and in task t
 
-    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z_old, z_old^T),   keep = T^2
+    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z, z_old^T),   keep = T^2
+
+with a softmax over all of z, in which the teacher's share of new classes is zero.
 """
 
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from fcil import Batch, Client, Positive, Server, Strategy, Terms, Update, Weight
 from fcil.losses import new_class_cross_entropy, soft_cross_entropy
@@ -34,10 +37,12 @@ class FedLwF(Strategy):
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in the code."""
     shares: Literal["fixed", "tasks"] = "fixed"
     """Factors of the two terms: 1 and 1, or 1/t and 1 - 1/t in task t, so that every task so far counts the same."""
+    softmax: Literal["old", "seen"] = "old"
+    """Logits in the softmax of the distilled net: of old classes, or of all seen, where new ones should have none."""
 
     paper = 'Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv:1606.09282'
     uses = frozenset({"teacher"})
-    later = frozenset({"classes", "shares"})
+    later = frozenset({"classes", "shares", "softmax"})
     loss_terms = ("ce", "kd")
     broadcasts = ("teacher",)
 
@@ -49,7 +54,10 @@ class FedLwF(Strategy):
         if not client.task.first:
             with torch.no_grad():
                 teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
-            terms["kd"] = kept * self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
+            if self.softmax == "seen":
+                teacher = F.pad(teacher, (0, logits.shape[1] - old), value=-torch.inf)
+            distilled = logits[:, : teacher.shape[1]]
+            terms["kd"] = kept * self.keep * soft_cross_entropy(distilled, teacher, self.temperature)
         return terms
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:

@@ -42,7 +42,7 @@ class NetSettings:
     width: Annotated[int, Field(ge=1, le=512)] | None = None
     """Channels (or units) of the first stage, to which all others are in proportion; null takes the backbone's own."""
     norm: Norm = "batch"
-    """`batch`, or `group` or `none`, without statistics: averaging mixes none of clients, methods have none to match."""
+    """`batch`; or `group` or `none`, which have no statistics: averaging mixes none, and methods have none to match."""
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:

@@ -12,7 +12,7 @@ from small_runs import write_experiment
 
 from fcil.compare import compare
 from fcil.compare.comparable import confounders
-from fcil.config.effect import DETAIL, NO_EFFECT, effective
+from fcil.config.effect import DETAIL, LATER, NO_EFFECT, effective
 from fcil.data.splits import SplitFile
 from fcil.report.tables import settings
 from fcil.runs.failure_report import changed
@@ -33,6 +33,7 @@ FOLDER = {"data": {"dataset": "image_folder", "root": "mine", "tasks": 2}}
         ({"strategy": "finetune", **FOLDER}, "2a874c2a"),
         ({"strategy": {"fedlwf": {"keep": 2.0}}}, "057dbef9"),
         ({"strategy": "joint"}, "1fcc2678"),
+        ({"strategy": "finetune", "federation": {"local_steps": None}}, "3e5d57de"),
     ],
 )
 def test_the_hash_of_settings_is_what_it_was(settings: dict[str, Any], variant: str) -> None:
@@ -46,7 +47,13 @@ def test_every_path_names_a_setting(tmp_path: Path) -> None:
     plain = plan.to_yaml()
     plain["data"]["split"] = SplitFile("there.json", "0" * 8).to_yaml()
     known = {*plain, *flat(plain)}
-    assert {*NO_EFFECT, *DETAIL} <= known
+    assert {*NO_EFFECT, *DETAIL, *LATER} <= known
+
+
+def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
+    (with_steps,) = read({**DIGITS, "strategy": "finetune", "federation": {"local_steps": 3}})
+    assert with_steps.plans()[0].variant != "3e5d57de"
+    assert effective({"federation": {"local_steps": 3, "rounds": 1}})["federation"] == {"local_steps": 3, "rounds": 1}
 
 
 def test_the_images_of_a_data_set_may_lie_anywhere_and_those_of_a_user_may_not() -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from small_runs import (
 )
 
 from fcil.data import Dataset, Scenario, load_dataset
-from fcil.errors import StoreError, TrainingError
+from fcil.errors import ConfigError, StoreError, TrainingError
 from fcil.federation.codec import from_records, to_records
 from fcil.federation.compat import RefArray
 from fcil.federation.engine import Engine
@@ -38,7 +39,7 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.io.state import flatten, num_bytes, unflatten
 from fcil.roles import Client
 from fcil.store import Run
-from fcil.types import Task
+from fcil.types import Batch, Task
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +241,31 @@ def test_every_client_has_streams_of_its_own_in_every_round(tmp_path: Path, monk
     monkeypatch.setattr(Client, "generator", spy)
     play(write_experiment(tmp_path, federation={"local_epochs": 2, "max_batches": 1}), out=tmp_path)
     assert len(seeds) == len(set(seeds.values())) == 2 * 2 * 2 * 2  # epochs, tasks, rounds, clients
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, [0]), (4, [0, 0, 1, 1]), (5, [0, 0, 1, 1, 2])])
+def test_local_steps_are_taken_over_as_many_passes_as_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, epochs: list[int]
+) -> None:
+    taken: list[list[int]] = []
+    whole = Client.passes
+
+    def spy(client: Client) -> Iterator[tuple[int, Batch]]:
+        batches = list(whole(client))
+        taken.append([epoch for epoch, _ in batches])
+        return iter(batches)
+
+    monkeypatch.setattr(Client, "passes", spy)
+    federation = {"clients": 1, "rounds": 1, "stop_after": 1, "batch_size": 4, "local_steps": steps}
+    federation |= {"local_epochs": FederationSettings().local_epochs}
+    play(write_experiment(tmp_path, federation=federation, data={"per_class": 4, "tasks": 5}), out=tmp_path)
+    assert taken == [epochs]  # two batches a pass
+
+
+def test_epochs_beside_steps_are_refused(tmp_path: Path) -> None:
+    source = write_experiment(tmp_path, federation={"local_steps": 5, "local_epochs": 3})
+    with pytest.raises(ConfigError, match="local_epochs: 3 is not read where local_steps is 5; leave one out"):
+        play(source, out=tmp_path)
 
 
 # Who takes part, and with which data -----------------------------------------------------------

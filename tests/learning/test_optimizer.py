@@ -35,6 +35,11 @@ def test_fractional_milestones_match_the_reference_over_its_hundred_rounds():
     assert_matches(curve(settings, 100), case.tensors["expected.step.rounds100"], case.tolerance)
 
 
+def test_an_exponential_rate_falls_by_its_factor_after_each_round():
+    rates = curve(OptimizerSettings(schedule="exponential", lr=0.5, gamma=0.9), 4)
+    assert rates.tolist() == pytest.approx([0.5, 0.45, 0.405, 0.3645])
+
+
 def test_fractional_milestones_scale_with_the_rounds():
     rates = curve(OptimizerSettings(schedule="step", lr=1.0, milestones=(0.1, 1.0)), 30)
     assert rates.tolist() == [1.0] * 3 + [0.1] * 27

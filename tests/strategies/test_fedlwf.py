@@ -65,6 +65,21 @@ def test_new_labels_move_new_logits_alone_and_the_teacher_old_ones_alone():
     assert old[:2].any(dim=1).all()
 
 
+def test_a_softmax_over_all_classes_seen_pushes_new_logits_down_and_shares_count_tasks_alike():
+    client = client_of(tiny_net(5), shard_of([2, 3]), old=2, teacher=tiny_net(2, key=1))
+    batch = Batch(normal(6, 3, 6, 6), torch.tensor([2, 3, 4, 2, 3, 4]))
+    whole = FedLwF(softmax="seen", keep=4.0).local_loss(client, batch)
+    halves = FedLwF(softmax="seen", keep=4.0, shares="tasks", classes="seen").local_loss(client, batch)
+    with torch.no_grad():
+        p = torch.softmax(client.frozen("teacher")(batch.x).logits / 2, dim=1)
+    logits = client.net(batch.x).logits
+    expected = -4 * (p * torch.log_softmax(logits / 2, dim=1)[:, :2]).sum(dim=1).mean()
+    assert torch.allclose(whole["kd"], expected)
+    assert torch.allclose(halves["kd"], expected / 2)  # task 2
+    assert torch.allclose(halves["ce"], torch.nn.functional.cross_entropy(logits, batch.y) / 2)
+    assert gradient(whole["kd"], client.net.classifier.bias)[2:].gt(0).all()
+
+
 def test_the_teacher_is_the_last_global_net_and_the_last_task_leaves_none():
     net = tiny_net(4)
     server = server_of(net, task=2, tasks=3)
