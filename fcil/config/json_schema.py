@@ -73,7 +73,9 @@ class Schemas:
         entry = {**closed, "properties": paths, "patternProperties": {deeper: {}}}
         entries = {"type": ["array", "null"], "items": entry}
         lists: dict[str, Schema] = {path: {"type": "array", "minItems": 1, "items": paths[path]} for path in paths}
-        lists["include"] = {**entries, "description": "Values to add to combinations, or combinations of their own."}
+        several = {"type": ["array", "null"], "items": {"anyOf": [entry, {"type": "string"}]}}
+        told = "Values to add to combinations, or combinations of their own; a text names a file that holds an entry."
+        lists["include"] = {**several, "description": told}
         lists["exclude"] = {**entries, "description": "Combinations that are left out."}
         return {**closed, "properties": lists, "patternProperties": {deeper: {"type": "array", "minItems": 1}}}
 

@@ -9,7 +9,8 @@
 The lists make a product. `exclude` removes the combinations that match every key of an entry. Then each
 entry of `include` extends the remaining combinations whose own values it would not overwrite;
 if there is none it becomes a cell of its own. So far this is the rule of GitHub Actions. Values added by one
-entry of `include` may be replaced by a later one.
+entry of `include` may be replaced by a later one. In place of an entry of `include` there may be the name of a YAML
+file that holds one, beside the experiment's file or in a folder there: settings of a method for all comparisons.
 
 A value of an entry matches an equal value of the matrix; a name matches the choice of that name whatever
 its options (`lander` matches `{lander: {radius: 0.01}}`), and a mapping one that holds at least its keys,
@@ -66,7 +67,8 @@ def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
     for key in [k for k in changes if k.partition(".")[0] == "matrix"]:
         _override_matrix(values, key, changes.pop(key))
     if isinstance(values.get("matrix"), Mapping):
-        values["matrix"] = _set_by_hand(values["matrix"], changes)
+        folder = Path() if isinstance(source, Mapping) else Path(source).parent
+        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), changes)
     found = list(expand(values, where, known if isinstance(known, Mapping) else {}))
     for cell, (key, value) in itertools.product(found, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
@@ -121,6 +123,21 @@ def _override_matrix(values: Values, key: str, value: Any) -> None:
     if inner and not isinstance(matrix, Mapping):
         raise Where(f'override "{key}"').error(f'"matrix" is {matrix!r} and has no key "{inner}"')
     values["matrix"] = {**matrix, inner: value} if inner else value
+
+
+def _with_files(matrix: Mapping[str, Any], folder: Path) -> Values:
+    """Return the matrix with the content of the files that `include` names, from the experiment's folder."""
+    entries = matrix.get("include")
+    if not isinstance(entries, list):
+        return dict(matrix)
+    return {**matrix, "include": [_of_file(folder / e) if isinstance(e, str) else e for e in entries]}
+
+
+def _of_file(path: Path) -> Values:
+    values = load_yaml(path)
+    if not isinstance(values, Mapping) or not values:
+        raise ConfigError(f"{path}: holds no settings; expected a mapping of key paths, such as strategy: lander")
+    return dict(values)
 
 
 def _set_by_hand(matrix: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
