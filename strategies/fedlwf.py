@@ -11,7 +11,7 @@ T is the global net at the end of the last task. The paper's KD has a temperatur
 Central studies of Split-MNIST (van de Ven and Tolias, arXiv:1904.07734, section 4; GMvandeVen/continual-learning
 @ e6d795a, `train/train_task_based.py`) have CE over all classes seen, and in task t
 
-    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z, z_old^T),   keep = T^2
+    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z, z_old^T),   keep = 1 (T^2 in the preprint)
 
 with a softmax over all of z, in which the teacher's share of new classes is zero.
 """
