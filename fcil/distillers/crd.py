@@ -41,7 +41,7 @@ from fcil.distillers.common.base import Distiller
 from fcil.errors import ConfigError
 from fcil.losses import kl_divergence
 from fcil.nets import Net
-from fcil.rng import Key, generator, seeded
+from fcil.rng import Key, generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.types import Count, Output, Positive, Terms, Weight
 
@@ -105,7 +105,7 @@ class CRD(Distiller):
             teacher=rows[1],
             classes=torch.full((samples,), UNSEEN, device=problem.device),
             means=torch.zeros(2, device=problem.device),
-            stream=generator(*key, "negatives", device=problem.device),
+            stream=generator(*key, "negatives"),
         )
 
     def parameters(self, state: Memories) -> Iterable[nn.Parameter]:
@@ -164,7 +164,7 @@ class CRD(Distiller):
         begin, end = torch.searchsorted(ordered, y), torch.searchsorted(ordered, y, right=True)
         own = (end - begin)[:, None]
         others = len(ordered) - unseen - own  # (B, 1)
-        chance = torch.rand(len(y), self.negatives, generator=state.stream, device=state.stream.device).to(y.device)
+        chance = sent(torch.rand(len(y), self.negatives, generator=state.stream), y.device)
         place = unseen + torch.minimum((chance * others).long(), (others - 1).clamp(min=0))
         place = place + own * (place >= begin[:, None])  # past the own class
         rows = order[place.clamp(max=len(ordered) - 1)]

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fcil.nets.net import Net
 from fcil.nets.norms import BatchNorm2d
 from fcil.nets.resnet import Shape
+from fcil.rng import sent
 from fcil.types import Batch, Terms
 
 SMALLEST = 4
@@ -78,8 +79,8 @@ class ConditionalGenerator(nn.Module):
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return images of these classes, with fresh noise."""
         weight = self.noise.weight
-        z = torch.randn(len(labels), self.latent, generator=generator, device=generator.device, dtype=weight.dtype)
-        return cast(Tensor, self(z.to(weight.device), labels))
+        z = torch.randn(len(labels), self.latent, generator=generator, dtype=weight.dtype)
+        return cast(Tensor, self(sent(z, weight), labels))
 
 
 def real_fake_head(features: int) -> nn.Linear:
@@ -163,8 +164,7 @@ class AcGan:
 
 def one_of(values: Tensor, count: int, stream: torch.Generator) -> Tensor:
     """Return `count` of the values (L,), drawn uniformly with replacement."""
-    places = torch.randint(len(values), (count,), generator=stream, device=stream.device)
-    return values[places.to(values.device)]
+    return values[sent(torch.randint(len(values), (count,), generator=stream), values.device)]
 
 
 def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
@@ -172,7 +172,7 @@ def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
     sizes = labels.bincount()
     sizes = sizes[sizes > 0]
     chosen = one_of(torch.arange(len(sizes), device=labels.device), count, stream)
-    inside = torch.rand(count, generator=stream, device=stream.device).to(labels.device)
+    inside = sent(torch.rand(count, generator=stream), labels.device)
     starts = sizes.cumsum(0) - sizes
     return labels.argsort(stable=True)[starts[chosen] + (inside * sizes[chosen]).long()]
 
