@@ -30,18 +30,22 @@ def derive(*key: Key) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(*key: Key) -> torch.Generator:
-    """Return the torch stream of this name, on the CPU whatever device a run is on: `sent` takes numbers there."""
+def generator(*key: Key, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return the torch stream of this name, on the CPU whatever device a run is on: `sent` takes numbers there.
+
+    Args:
+        device: for methods of users who draw there, other numbers on each kind of device; nothing here does.
+    """
     import torch  # not above: users of NumPy alone need not wait for it
 
-    return torch.Generator().manual_seed(derive(*key))
+    return torch.Generator(device=device).manual_seed(derive(*key))
 
 
 def sent(numbers: Tensor, place: Tensor | torch.device) -> Tensor:
-    """Return numbers drawn on the CPU on the device of `place`, and in its type if it is a tensor.
+    """Return numbers that were drawn on the CPU on the device of `place`, and in its type if it is a tensor.
 
-    Drawn there, they would be others: neither are a GPU's streams those of a CPU, nor are they promised to agree
-    between models of GPUs. The copy is made from page-locked memory, so that the host need not wait for a device.
+    Drawn there, they would be others: a GPU's streams are not those of a CPU, and are not promised to agree between
+    models of GPUs. The copy is made from page-locked memory, so that the host need not wait for the device.
     """
     device = getattr(place, "device", place)
     numbers = numbers.to(getattr(place, "dtype", numbers.dtype))

@@ -153,7 +153,7 @@ class CRD(Distiller):
             raise ConfigError(
                 f"distiller {self.name}: needs samples of a pool, which have numbers; these are fresh ones"
             )
-        if not views.id.is_cuda and int(views.id.max()) >= len(state.classes):
+        if views.id.device.type == "cpu" and int(views.id.max()) >= len(state.classes):
             raise ValueError(f"sample {int(views.id.max())} of a pool, and memories of {len(state.classes)} samples")
         return views.id
 
@@ -169,7 +169,7 @@ class CRD(Distiller):
         place = place + own * (place >= begin[:, None])  # past the own class
         rows = order[place.clamp(max=len(ordered) - 1)]
         once = (others > 0).to(state.student).expand_as(chance)
-        return torch.zeros(len(y), len(ordered)).to(state.student).scatter_add(1, rows, once)
+        return state.student.new_zeros(len(y), len(ordered)).scatter_add(1, rows, once)
 
     def remember(self, memory: Tensor, ids: Tensor, new: Tensor, another: Tensor) -> Tensor:
         """Return the memory (n, d), its rows `ids` moved towards `new` (B, d), or set to it for `another` sample."""

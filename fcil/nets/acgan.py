@@ -167,14 +167,19 @@ def one_of(values: Tensor, count: int, stream: torch.Generator) -> Tensor:
     return values[sent(torch.randint(len(values), (count,), generator=stream), values.device)]
 
 
-def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """Return rows (count,) of `labels` (N,): a uniformly drawn class that occurs, then a uniformly drawn row of it."""
+def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Iterator[Tensor]:
+    """Yield rows (count,) of `labels` (N,) without end: of a class that occurs, drawn uniformly, a row likewise."""
     sizes = labels.bincount()
     sizes = sizes[sizes > 0]
-    chosen = one_of(torch.arange(len(sizes), device=labels.device), count, stream)
-    inside = sent(torch.rand(count, generator=stream), labels.device)
-    starts = sizes.cumsum(0) - sizes
-    return labels.argsort(stable=True)[starts[chosen] + (inside * sizes[chosen]).long()]
+    classes, starts, order = (
+        torch.arange(len(sizes), device=labels.device),
+        sizes.cumsum(0) - sizes,
+        labels.argsort(stable=True),
+    )
+    while True:
+        chosen = one_of(classes, count, stream)
+        inside = sent(torch.rand(count, generator=stream), labels.device)
+        yield order[starts[chosen] + (inside * sizes[chosen]).long()]
 
 
 def _halvings(sides: Sequence[int]) -> list[tuple[int, ...]]:

@@ -219,8 +219,7 @@ class ImageGenerator(nn.Sequential):
 
     def noise(self, count: int) -> Tensor:
         """Return noise (count, n), drawn in single precision whatever the weights have."""
-        drawn = torch.randn(count, self.latent, generator=self.stream)
-        return drawn.to(cast(nn.Linear, self.l1).weight)
+        return sent(torch.randn(count, self.latent, generator=self.stream), cast(nn.Linear, self.l1).weight)
 
     def sample(self, count: int) -> Tensor:
         """Return the next `count` images of the stream."""

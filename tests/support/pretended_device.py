@@ -5,6 +5,7 @@ the backward pass runs on it: FakeTensorMode with `cuda` cannot, for autograd as
 An operation runs on the CPU, with the numbers that it has there, after a look at where its arguments are:
 
 - tensors on two devices raise, as they do on a GPU: scalars on the CPU may take part in pointwise operations,
+- random numbers that are drawn on it raise: they would be others on each kind of device,
 - whatever makes the host wait for the device is counted, by the line of the product that asked for it: reading a
   number, a copy to the CPU, a copy from it that is not from page-locked memory or not `non_blocking`, and operations
   whose result has a size that depends on values, such as indexing by a mask.
@@ -118,7 +119,7 @@ def played(op: Any, args: Any, kwargs: dict[str, Any], watch: Watch | None) -> A
     """Return the result of an operation, after a look at its arguments.
 
     Raises:
-        RuntimeError: its tensors lie on two devices.
+        RuntimeError: its tensors lie on two devices, or it draws random numbers on the device.
     """
     if op is aten.is_pinned.default:
         return hasattr(args[0], "pinned")
@@ -130,6 +131,8 @@ def played(op: Any, args: Any, kwargs: dict[str, Any], watch: Watch | None) -> A
     there = [t for t in tensors if isinstance(t, Pretended)]
     target = kwargs.get("device")
     lands = bool(there) if target is None else torch.device(target).type == NAME
+    if lands and torch.Tag.nondeterministic_seeded in op.tags:
+        raise RuntimeError(f"{op} draws on the device, where a GPU's generator gives other numbers, at {place()}")
     if there:
         check_together(op, tensors)
     if (there or lands) and watch is not None and (why := wait(op, args, kwargs, there, lands)):

@@ -28,6 +28,10 @@ from fcil.check.contract import difference
 from fcil.check.trials import Trials, plan_of
 from fcil.config import Where
 from fcil.federation import evaluate
+from fcil.federation.checkpoint import SavedChains
+from fcil.federation.protection.aggregation import RULES
+from fcil.federation.protection.attacks import Noise
+from fcil.federation.protection.privacy import Privacy
 from fcil.federation.settings import Resources
 from fcil.methods.loading import StrategySpec
 from fcil.nets import NetSettings, build_net
@@ -76,20 +80,33 @@ def small(method: Any) -> Any:
 # Strategies ---------------------------------------------------------------------------------------
 
 
-def strategy(name: str, device: torch.device, *, long: bool) -> dict[str, Any]:
+def strategy(options: Any, device: torch.device, *, long: bool, **federation: Any) -> dict[str, Any]:
     """Return the outcome of a run of two tasks: clients, server, synthesis, aggregation and evaluation."""
-    spec = StrategySpec.from_yaml(name, Where("strategy"))
-    plan = plan_of(spec, clients=2, rounds=1, batch_size=8, max_batches=4 if long else 2)
+    spec = StrategySpec.from_yaml(options, Where("strategy"))
+    settings = {"clients": 2, "rounds": 1, "batch_size": 8, "max_batches": 4 if long else 2} | federation
+    plan = plan_of(spec, **settings)
     method = small(plan.strategy.strategy)
     spec = dataclasses.replace(plan.strategy, strategy=grown(method) if long else method)
     plan = dataclasses.replace(plan, strategy=spec, net=NetSettings(name="resnet8", width=2))
     with (
-        mock.patch.object(Resources, "torch_device", lambda self: device),
+        mock.patch.object(Resources, "torch_device", return_value=device),
         mock.patch.object(evaluate, "BATCH", EVALUATED[long]),
+        mock.patch.object(SavedChains, "due", False),  # else it is a matter of seconds how often chains are saved
         tempfile.TemporaryDirectory() as folder,
         Trials(Path(folder)) as trials,
     ):
         return trials.play("run", plan).outcome()
+
+
+def distiller(name: str, device: torch.device, *, long: bool) -> dict[str, Any]:
+    """Return the outcome of a distillation on the pool of the server, which has numbered samples."""
+    return strategy({"distill": {"distiller": {name: {}}, "learns": "after"}}, device, long=long)
+
+
+def aggregation(name: str, device: torch.device, *, long: bool) -> dict[str, Any]:
+    """Return the outcome of a run with this rule, or with differential privacy, and with an attack on it."""
+    rule: dict[str, Any] = {"privacy": Privacy()} if name == "privacy" else {"aggregation": RULES[name]()}
+    return strategy("finetune", device, long=long, clients=7, attack=Noise(), **rule)
 
 
 # Synthesizers -------------------------------------------------------------------------------------
@@ -119,9 +136,9 @@ def _plain(pool: Tensors) -> dict[str, Any]:
     return {name: tensor.cpu().tolist() for name, tensor in pool.items()}
 
 
-# Both ---------------------------------------------------------------------------------------------
+# All ----------------------------------------------------------------------------------------------
 
-PLAYS = {"strategies": strategy, "synthesizers": synthesizer}
+PLAYS = {"strategies": strategy, "synthesizers": synthesizer, "distillers": distiller, "aggregations": aggregation}
 
 
 def report(kind: str, name: str, device: torch.device) -> dict[str, Any]:
