@@ -21,6 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ class Watch(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if composite(op):  # in inference mode `x.cpu()` arrives whole, and not as the copy that it is
+            with self:
+                return op.decompose(*args, **(kwargs or {}))
         return played(op, args, kwargs or {}, self)
 
 
@@ -143,6 +147,13 @@ def played(op: Any, args: Any, kwargs: dict[str, Any], watch: Watch | None) -> A
     if not lands or (op is aten.copy_.default and not isinstance(args[0], Pretended)):
         return out
     return each(lambda t: own[id(t)] if id(t) in own else Pretended(t) if isinstance(t, Tensor) else t, out)
+
+
+@cache
+def composite(op: Any) -> bool:
+    """Return whether an operation is but a sequence of others."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key))
 
 
 def inner(thing: Any) -> Any:
