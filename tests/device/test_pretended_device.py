@@ -67,7 +67,7 @@ def reports(kind: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), groups(), ids=lambda part: part if isinstance(part, str) else "-".join(part)
+    ("kind", "names"), list(groups()), ids=lambda part: part if isinstance(part, str) else "-".join(part)
 )
 def test_a_run_on_the_device_is_that_of_the_cpu_and_its_loops_do_not_wait(kind: str, names: tuple[str, ...]) -> None:
     said = reports(kind, names)

@@ -2,8 +2,9 @@
 
 Both draw the same batches, crops, noise and labels, so that rounding alone takes them apart. The tolerances are ten
 times and more what was measured between two libraries of convolutions on one CPU, after two tasks of a round of two
-batches, or three episodes of two steps: in fp32 1e-6 for nets (but `ITS_OWN`) and 2e-3 for images, in bf16 7e-3 and 2e-2, and 0.3 for
-a term of a loss, since terms such as the disagreement with a student are small differences of large numbers.
+batches, or three episodes of two steps: in fp32 1e-6 for nets (but `ITS_OWN`) and 2e-3 for images, in bf16 7e-3
+and 2e-2, and 0.3 for a term of a loss, since terms such as the disagreement with a student are small differences of
+large numbers.
 """
 
 from __future__ import annotations
