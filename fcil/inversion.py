@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fcil.data import Shard
 from fcil.exemplars import BATCH, herd
 from fcil.nets import Net
-from fcil.rng import Key, seeded
+from fcil.rng import Key, seeded, sent
 from fcil.types import Output, Tensors
 
 CHANNELS = 12
@@ -67,7 +67,7 @@ def perturbed(
     net.eval()
     for _ in range(steps):
         x = x.detach().requires_grad_()
-        drawn = torch.randn(noise.shape, generator=stream, device=stream.device).to(noise)
+        drawn = sent(torch.randn(noise.shape, generator=stream), noise)
         logits = net.classifier(net(x).features + noise * drawn)
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)  # (P,)
         (slope,) = torch.autograd.grad(each.sum(), x)

@@ -3,7 +3,7 @@
 Every stream is derived from a key such as `(seed, "batches", task, round, client)`. Two streams
 with different keys are independent, and a stream does not depend on how many workers there are,
 in which order clients run, or what was drawn before: this is what makes a run equal on every
-backend and equal after a resume.
+backend and every device, and equal after a resume.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 Key = int | str
 """One part of a stream's name."""
@@ -30,10 +31,27 @@ def derive(*key: Key) -> int:
 
 
 def generator(*key: Key, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return the torch stream of this name."""
+    """Return the torch stream of this name, on the CPU whatever device a run is on: `sent` takes numbers there.
+
+    Args:
+        device: for methods of users who draw there, other numbers on each kind of device; nothing here does.
+    """
     import torch  # not above: users of NumPy alone need not wait for it
 
     return torch.Generator(device=device).manual_seed(derive(*key))
+
+
+def sent(numbers: Tensor, place: Tensor | torch.device) -> Tensor:
+    """Return numbers that were drawn on the CPU on the device of `place`, and in its type if it is a tensor.
+
+    Drawn there, they would be others: a GPU's streams are not those of a CPU, and are not promised to agree between
+    models of GPUs. The copy is made from page-locked memory, so that the host need not wait for the device.
+    """
+    device = getattr(place, "device", place)
+    numbers = numbers.to(getattr(place, "dtype", numbers.dtype))
+    if device.type == "cpu" or numbers.device == device:
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def numpy_generator(*key: Key) -> np.random.Generator:

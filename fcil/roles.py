@@ -51,7 +51,7 @@ class Client:
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return this client's stream for this round and purpose."""
-        return generator(self.seed, purpose, self.task.number, self.round, self.index, device=self.device)
+        return generator(self.seed, purpose, self.task.number, self.round, self.index)
 
     def frozen(self, name: str) -> Net:
         """The net whose weights are `shared[name]`, in eval mode and without gradients."""

@@ -28,6 +28,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fcil.rng import sent
 from fcil.types import Tensors
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -71,7 +72,7 @@ def sketch(layer: nn.Module, x: Tensor, width: int, generator: torch.Generator) 
     x = x.detach()
     if isinstance(layer, nn.Linear):
         x = x.flatten(0, -2)  # (n, d)
-        g = torch.randn(len(x), width, generator=generator, device=x.device, dtype=x.dtype)
+        g = sent(torch.randn(len(x), width, generator=generator, dtype=x.dtype), x)
         seen = x if layer.bias is None else torch.cat([x, x.new_ones(len(x), 1)], dim=1)
         return seen.t() @ g
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
@@ -80,7 +81,7 @@ def sketch(layer: nn.Module, x: Tensor, width: int, generator: torch.Generator) 
     with torch.enable_grad():
         kernel = x.new_zeros(layer.groups * width, *layer.weight.shape[1:], requires_grad=True)
         out = layer._conv_forward(x, kernel, None)  # (B, groups r, positions)
-        g = torch.randn(out.shape, generator=generator, device=x.device, dtype=x.dtype)
+        g = sent(torch.randn(out.shape, generator=generator, dtype=x.dtype), x)
         (gradient,) = torch.autograd.grad(out, kernel, g)
     rows: Tensor = gradient.reshape(layer.groups, width, -1).sum(dim=0)  # (r, c k k)
     if layer.bias is not None:

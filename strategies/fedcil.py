@@ -203,8 +203,9 @@ class FedCIL(Strategy):
         optimizer, count = adam(gan.generator.parameters(), self.generator_lr), self.consolidation_batch
         share, training = self.replay if past else 0.0, gan.net.training
         gan.net.eval()  # with the statistics of real images
+        drawn = evenly(new.y, count, gan.stream)
         for _ in range(self.consolidation):
-            rows = evenly(new.y, count, gan.stream)
+            rows = next(drawn)
             terms = gan.genuine(*gan.judge(new.x[rows]), new.y[rows], 1 - share) | gan.caught(count)
             if past is not None and share:
                 y = one_of(torch.arange(past.classes.num_embeddings, device=new.y.device), count, gan.stream)

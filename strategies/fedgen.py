@@ -43,7 +43,7 @@ from fcil import Batch, Client, Count, Fraction, NonNegative, Positive, Server, 
 from fcil.averaging import set_aside
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy
-from fcil.nets import LatentGenerator
+from fcil.nets import LatentGenerator, one_of
 from fcil.nets.latent import Head, disagreement, diversity_loss, teacher_loss
 from fcil.rng import seeded
 from fcil.types import Tensors
@@ -122,7 +122,7 @@ class FedGen(Strategy):
         if "generator" not in client.shared:
             return terms
         taught, count = client.shared["taught"], max(1, round(self.samples * client.batch_size))
-        labels = taught[torch.randint(len(taught), (count,), generator=stream, device=stream.device)]
+        labels = one_of(taught, count, stream)
         return terms | self.generated_terms(client, logits, batch.y, labels, stream)
 
     def free(self, client: Client) -> int:
@@ -187,7 +187,7 @@ class FedGen(Strategy):
         adam = self.optimizer(generator, server)
         student = (server.net.classifier.weight.detach(), server.net.classifier.bias.detach())
         for _ in range(self.steps):
-            labels = taught[torch.randint(len(taught), (self.batch,), generator=stream).to(taught)]
+            labels = one_of(taught, self.batch, stream)
             latent, noise = generator.sample(labels, stream)
             loss = torch.stack(list(self.server_terms(latent, noise, labels, heads, shares, student).values())).sum()
             adam.zero_grad()

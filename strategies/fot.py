@@ -109,7 +109,7 @@ class FOT(Strategy):
         if not len(client.shard) or client.task.last:
             return None
         stream, total = client.generator("sketch"), len(client.shard)
-        drawn = torch.randperm(total, generator=stream, device=stream.device)[: self.images]
+        drawn = torch.randperm(total, generator=stream)[: self.images]
         client.net.eval()
         with torch.no_grad(), record_sketches(client.net, self.sketch, stream) as sketches:
             for batch in client.shard.select(drawn).batches(BATCH, augment=False, shuffle=False):

@@ -53,7 +53,7 @@ class Replay(Strategy):
 
     def local_train(self, client: Client) -> Update:
         past, stream = client.kept("past"), client.generator("replay")
-        drawn = torch.randperm(len(past), generator=stream, device=stream.device)[: self.memory]
+        drawn = torch.randperm(len(past), generator=stream)[: self.memory]
         client.shard = client.shard.joined(past.select(drawn))  # they count as examples in the average too
         return super().local_train(client)
 

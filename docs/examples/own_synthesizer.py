@@ -26,7 +26,7 @@ from torch import Tensor
 from fcil.data import DataSettings, Scenario, load_dataset
 from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import Net, NetSettings, build_net
-from fcil.rng import generator
+from fcil.rng import generator, sent
 from fcil.synthesis import SynthesisProblem, Synthesizer
 from fcil.synthesis.common.pool import endless_rows, to_bytes, view
 from fcil.types import Count, NonNegative, Positive, Tensors
@@ -62,8 +62,8 @@ class Pixels(Synthesizer):
         return self.rounds
 
     def start(self, problem: SynthesisProblem, chain: int) -> Chain:
-        rng = generator(*problem.key, "pixels", chain, device=problem.device)
-        x = torch.rand(self.share(chain), *problem.shape, generator=rng, device=problem.device)
+        rng = generator(*problem.key, "pixels", chain)
+        x = sent(torch.rand(self.share(chain), *problem.shape, generator=rng), problem.device)
         labels = torch.tensor(problem.labels, device=problem.device)
         return Chain(x, labels[torch.arange(len(x), device=problem.device) % len(labels)])
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcil.rng import sent
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -41,20 +43,16 @@ class Augment:
         return replace(self, brightness=self.synthetic_brightness)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1].
-
-        The generator may live on the CPU or on the device of `x`.
-        """
-        device = generator.device
+        """Return a randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1]."""
         if self.padding or self.flip:
-            spots = torch.randint(0, 2 * self.padding + 1, (x.ndim - 2, len(x)), generator=generator, device=device)
-            mirror = torch.rand(len(x), generator=generator, device=device) < (0.5 if self.flip else 0.0)
+            spots = torch.randint(0, 2 * self.padding + 1, (x.ndim - 2, len(x)), generator=generator)
+            mirror = torch.rand(len(x), generator=generator) < (0.5 if self.flip else 0.0)
             x = crop(x, self.padding, spots, mirror)
         if self.brightness:
             # Differs: the reference's synthesis for ImageNet draws one factor for a whole batch.
             low = max(0.0, 1 - self.brightness)
             span = 1 + self.brightness - low
-            x = brighten(x, low + span * torch.rand(len(x), generator=generator, device=device))
+            x = brighten(x, low + span * torch.rand(len(x), generator=generator))
         return x
 
 
@@ -66,7 +64,7 @@ def crop(x: Tensor, padding: int, spots: Tensor, mirror: Tensor) -> Tensor:
         mirror: which samples have their last axis reversed, (B,) bool.
     """
     size = x.shape[2:]
-    spots, mirror = spots.to(x.device), mirror.to(x.device)
+    spots, mirror = sent(spots, x.device), sent(mirror, x.device)
     index = spots.new_zeros(len(x), 1)
     for axis, length in enumerate(size):
         along = torch.arange(length, device=x.device).expand(len(x), length)
@@ -80,7 +78,8 @@ def crop(x: Tensor, padding: int, spots: Tensor, mirror: Tensor) -> Tensor:
 
 def brighten(x: Tensor, factor: Tensor) -> Tensor:
     """Multiply every sample by its factor (B,); uint8 levels are truncated, not rounded, as PIL does."""
-    scale = factor.to(x.device, torch.float32 if x.dtype == torch.uint8 else x.dtype).view(-1, *[1] * (x.ndim - 1))
+    scale = factor.to(torch.float32 if x.dtype == torch.uint8 else x.dtype)
+    scale = sent(scale, x.device).view(-1, *[1] * (x.ndim - 1))
     if x.dtype == torch.uint8:
         return (x * scale).clamp_(max=255).to(torch.uint8)
     return (x * scale).clamp(0, 1)

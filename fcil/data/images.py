@@ -136,7 +136,7 @@ class LazyImages(Images):
         """
         places: torch.Generator | None = None
         if self.train and generator is not None:
-            start = torch.randint(2**62, (), generator=generator, device=generator.device)
+            start = torch.randint(2**62, (), generator=generator)
             places = torch.Generator().manual_seed(int(start))
         waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
         try:

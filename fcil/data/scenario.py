@@ -20,7 +20,7 @@ from fcil.data.settings import DataSettings
 from fcil.data.splits import fingerprint
 from fcil.data.tasks import legacy_generator
 from fcil.errors import ConfigError
-from fcil.rng import numpy_generator
+from fcil.rng import numpy_generator, sent
 from fcil.types import Batch, Task
 
 Indices = NDArray[np.int64]
@@ -91,17 +91,17 @@ class Shard:
             raise ValueError("batches that are shuffled or augmented need a generator")
         place = self.indices.device
         if shuffle and generator is not None:
-            order = torch.randperm(len(self), generator=generator, device=generator.device).to(place)
+            order = sent(torch.randperm(len(self), generator=generator), place)
         else:
             order = torch.arange(len(self), device=place)
         parts = [order[start:stop] for start, stop in _bounds(len(self), batch_size, drop_single)]
         wanted = (self.indices[part] for part in parts)
         stream = self.images.stream(wanted, generator if change is not None else None)
         for part, stored in zip(parts, stream, strict=True):
-            x = stored.to(self.device)
+            x = sent(stored, self.device)
             if change is not None and generator is not None:
                 x = change(x, generator)
-            yield Batch(normalise(x, self.mean, self.std), self.labels[part].to(self.device))
+            yield Batch(normalise(x, self.mean, self.std), sent(self.labels[part], self.device))
 
 
 def _bounds(count: int, batch_size: int, drop_single: bool) -> list[tuple[int, int]]:

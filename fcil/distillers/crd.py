@@ -41,7 +41,7 @@ from fcil.distillers.common.base import Distiller
 from fcil.errors import ConfigError
 from fcil.losses import kl_divergence
 from fcil.nets import Net
-from fcil.rng import Key, generator, seeded
+from fcil.rng import Key, generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.types import Count, Output, Positive, Terms, Weight
 
@@ -105,7 +105,7 @@ class CRD(Distiller):
             teacher=rows[1],
             classes=torch.full((samples,), UNSEEN, device=problem.device),
             means=torch.zeros(2, device=problem.device),
-            stream=generator(*key, "negatives", device=problem.device),
+            stream=generator(*key, "negatives"),
         )
 
     def parameters(self, state: Memories) -> Iterable[nn.Parameter]:
@@ -153,7 +153,7 @@ class CRD(Distiller):
             raise ConfigError(
                 f"distiller {self.name}: needs samples of a pool, which have numbers; these are fresh ones"
             )
-        if not views.id.is_cuda and int(views.id.max()) >= len(state.classes):
+        if views.id.device.type == "cpu" and int(views.id.max()) >= len(state.classes):
             raise ValueError(f"sample {int(views.id.max())} of a pool, and memories of {len(state.classes)} samples")
         return views.id
 
@@ -164,12 +164,12 @@ class CRD(Distiller):
         begin, end = torch.searchsorted(ordered, y), torch.searchsorted(ordered, y, right=True)
         own = (end - begin)[:, None]
         others = len(ordered) - unseen - own  # (B, 1)
-        chance = torch.rand(len(y), self.negatives, generator=state.stream, device=state.stream.device).to(y.device)
+        chance = sent(torch.rand(len(y), self.negatives, generator=state.stream), y.device)
         place = unseen + torch.minimum((chance * others).long(), (others - 1).clamp(min=0))
         place = place + own * (place >= begin[:, None])  # past the own class
         rows = order[place.clamp(max=len(ordered) - 1)]
         once = (others > 0).to(state.student).expand_as(chance)
-        return torch.zeros(len(y), len(ordered)).to(state.student).scatter_add(1, rows, once)
+        return state.student.new_zeros(len(y), len(ordered)).scatter_add(1, rows, once)
 
     def remember(self, memory: Tensor, ids: Tensor, new: Tensor, another: Tensor) -> Tensor:
         """Return the memory (n, d), its rows `ids` moved towards `new` (B, d), or set to it for `another` sample."""

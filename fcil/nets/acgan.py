@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fcil.nets.backbone import Shape
 from fcil.nets.net import Net
 from fcil.nets.norms import BatchNorm2d
+from fcil.rng import sent
 from fcil.types import Batch, Terms
 
 SMALLEST = 4
@@ -78,8 +79,8 @@ class ConditionalGenerator(nn.Module):
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return images of these classes, with fresh noise."""
         weight = self.noise.weight
-        z = torch.randn(len(labels), self.latent, generator=generator, device=generator.device, dtype=weight.dtype)
-        return cast(Tensor, self(z.to(weight.device), labels))
+        z = torch.randn(len(labels), self.latent, generator=generator, dtype=weight.dtype)
+        return cast(Tensor, self(sent(z, weight), labels))
 
 
 def real_fake_head(features: int) -> nn.Linear:
@@ -163,18 +164,22 @@ class AcGan:
 
 def one_of(values: Tensor, count: int, stream: torch.Generator) -> Tensor:
     """Return `count` of the values (L,), drawn uniformly with replacement."""
-    places = torch.randint(len(values), (count,), generator=stream, device=stream.device)
-    return values[places.to(values.device)]
+    return values[sent(torch.randint(len(values), (count,), generator=stream), values.device)]
 
 
-def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """Return rows (count,) of `labels` (N,): a uniformly drawn class that occurs, then a uniformly drawn row of it."""
+def evenly(labels: Tensor, count: int, stream: torch.Generator) -> Iterator[Tensor]:
+    """Yield rows (count,) of `labels` (N,) without end: of a class that occurs, drawn uniformly, a row likewise."""
     sizes = labels.bincount()
     sizes = sizes[sizes > 0]
-    chosen = one_of(torch.arange(len(sizes), device=labels.device), count, stream)
-    inside = torch.rand(count, generator=stream, device=stream.device).to(labels.device)
-    starts = sizes.cumsum(0) - sizes
-    return labels.argsort(stable=True)[starts[chosen] + (inside * sizes[chosen]).long()]
+    classes, starts, order = (
+        torch.arange(len(sizes), device=labels.device),
+        sizes.cumsum(0) - sizes,
+        labels.argsort(stable=True),
+    )
+    while True:
+        chosen = one_of(classes, count, stream)
+        inside = sent(torch.rand(count, generator=stream), labels.device)
+        yield order[starts[chosen] + (inside * sizes[chosen]).long()]
 
 
 def _halvings(sides: Sequence[int]) -> list[tuple[int, ...]]:

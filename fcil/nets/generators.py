@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fcil.nets.backbone import Shape
 from fcil.nets.norms import BatchNorm2d
+from fcil.rng import sent
 
 
 class PlainGenerator(nn.Sequential):
@@ -85,8 +86,7 @@ class NoisyLayers(nn.ModuleList):
         """Draw weights from N(0, 1), not from Kaiming's distribution; biases zero."""
         for layer in self:
             weight = cast(nn.Linear, layer).weight
-            # Drawn in single precision on the stream's device: equal on every device.
-            weight.copy_(torch.randn(weight.shape, generator=generator, device=generator.device))
+            weight.copy_(sent(torch.randn(weight.shape, generator=generator), weight))
             cast(nn.Linear, layer).bias.zero_()
 
 
@@ -218,9 +218,8 @@ class ImageGenerator(nn.Sequential):
         self.latent = latent
 
     def noise(self, count: int) -> Tensor:
-        """Return noise (count, n), drawn in single precision on the stream's device, so equal on every device."""
-        drawn = torch.randn(count, self.latent, generator=self.stream, device=self.stream.device)
-        return drawn.to(cast(nn.Linear, self.l1).weight)
+        """Return noise (count, n), drawn in single precision whatever the weights have."""
+        return sent(torch.randn(count, self.latent, generator=self.stream), cast(nn.Linear, self.l1).weight)
 
     def sample(self, count: int) -> Tensor:
         """Return the next `count` images of the stream."""

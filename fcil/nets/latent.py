@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcil.rng import sent
+
 Condition = Literal["onehot", "embedding"]
 Head = tuple[Tensor, Tensor]
 """Weight (C, F) and bias (C,) of a classifier."""
@@ -50,8 +52,7 @@ class LatentGenerator(nn.Module):
 
     def sample(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return features (B, F) for these labels, and the noise (B, n) that was drawn for them."""
-        # Drawn in single precision on the stream's device: equal on every device.
-        noise = torch.rand(len(labels), self.noise, generator=generator, device=generator.device).to(self.fc1.weight)
+        noise = sent(torch.rand(len(labels), self.noise, generator=generator), self.fc1.weight)
         return self(noise, labels), noise
 
     @torch.no_grad()
@@ -68,11 +69,11 @@ class LatentGenerator(nn.Module):
             raise ValueError(f"a generator for {self.num_classes} classes cannot grow to {num_classes}")
         if self.embedding is None:
             bound = 1 / math.sqrt(self.noise + num_classes)
-            columns = torch.empty(len(old), extra, device=generator.device).uniform_(-bound, bound, generator=generator)
+            columns = torch.empty(len(old), extra).uniform_(-bound, bound, generator=generator)
             self.fc1.weight = nn.Parameter(torch.cat([old, columns.to(old)], dim=1))
             self.fc1.in_features = self.noise + num_classes
         else:
-            rows = torch.randn(extra, self.noise, generator=generator, device=generator.device)
+            rows = torch.randn(extra, self.noise, generator=generator)
             self.embedding.weight = nn.Parameter(torch.cat([self.embedding.weight, rows.to(old)]))
             self.embedding.num_embeddings = num_classes
         self.num_classes = num_classes

@@ -92,7 +92,7 @@ class Net(nn.Module):
         if extra < 0:
             raise ValueError(f"a classifier of {self.num_classes} classes cannot grow to {num_classes}")
         bound = math.sqrt(3 / linear.in_features)
-        rows = torch.empty(extra, linear.in_features, device=generator.device)
+        rows = torch.empty(extra, linear.in_features)
         rows.uniform_(-bound, bound, generator=generator)
         self._replace_classifier(
             torch.cat([linear.weight.detach(), rows.to(linear.weight)]),

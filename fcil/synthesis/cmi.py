@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from fcil.data import normalise
 from fcil.losses import masked_adversarial, record_statistics, statistics_distance
 from fcil.nets import Net, PlainGenerator
-from fcil.rng import Key, generator, seeded
+from fcil.rng import Key, generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.contrastive import Projector, contrastive, enlarged, look, looked_at
 from fcil.synthesis.common.inner_loop import Batches, BestBatch, LossHistory, readable, sample_labels
@@ -135,7 +135,7 @@ class CMI(PoolStudentLoop):
 
     def episode(self, problem: SynthesisProblem, chain: CMIReplica, number: int) -> dict[str, float]:
         key = (*problem.key, chain.number, number)
-        rng = generator(*key, "labels and noise", device=problem.device)
+        rng = generator(*key, "labels and noise")
         labels, z = self.requested(problem, rng)
         found = self.invert(problem, chain, self.new_generator(problem, *key), labels, z, rng)
         chain.keep(to_bytes(found.kept, self.settled.rounding or "round"), labels)
@@ -149,8 +149,7 @@ class CMI(PoolStudentLoop):
     def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return labels (B,), each drawn by itself, and noise (B, n) of an episode."""
         labels = sample_labels(problem, self.batch_size, "random", rng)
-        z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
-        return labels, z.to(problem.device)
+        return labels, sent(torch.randn(self.batch_size, self.latent, generator=rng), problem.device)
 
     def new_generator(self, problem: SynthesisProblem, *key: Key) -> PlainGenerator:
         """Return a generator with weights drawn from N(0, 0.02), gains from N(1, 0.02), and biases 0."""
@@ -212,7 +211,8 @@ class CMI(PoolStudentLoop):
             terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
         terms |= problem.bounded(teacher.embedding, labels)
         features = torch.cat([parts_seen, wholes_seen], dim=1)
-        past = chain.bank[torch.randperm(len(chain.bank), generator=rng, device=rng.device)[: self.negatives]]
+        drawn = torch.randperm(len(chain.bank), generator=rng)[: self.negatives]
+        past = chain.bank[sent(drawn, problem.device)]
         locals_, globals_ = torch.cat([features, past]).chunk(2, dim=1)  # (R, D) each
         terms["contrast"] = self.contrast * contrastive(
             chain.projector(locals_), chain.projector(globals_).detach(), len(images), self.sharpness
@@ -221,7 +221,7 @@ class CMI(PoolStudentLoop):
 
     def parts(self, problem: SynthesisProblem, images: Tensor, rng: torch.Generator) -> Tensor:
         """Return a random crop of every image (B, channels, H, W), enlarged to the size of the whole."""
-        draw = torch.rand(5, len(images), generator=rng, device=rng.device).to(images)
+        draw = sent(torch.rand(5, len(images), generator=rng), images)
         area = self.part + (1 - self.part) * draw[0]
         stretch = (RATIO * (2 * draw[1] - 1)).exp()  # width over height
         lengths = torch.stack([area / stretch, area * stretch]).sqrt().clamp(max=1)  # (2, B), of height and width

@@ -108,7 +108,7 @@ class DeepInversion(PixelLoop, PoolStudentLoop):
 
     def episode(self, problem: SynthesisProblem, chain: DeepInversionReplica, number: int) -> dict[str, float]:
         s, key = self.settled, (*problem.key, chain.number, number)
-        rng = generator(*key, "labels and noise", device=problem.device)
+        rng = generator(*key, "labels and noise")
         labels = sample_labels(problem, self.batch_size, self.labels, rng)
         found = self.invert(problem, chain, labels, noise(problem, self.batch_size, rng), s.shifts(problem, key))
         chain.add(stored(problem, found.x, s.rounding or "round"), labels, self.share(chain.number))

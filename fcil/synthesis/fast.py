@@ -49,7 +49,7 @@ from fcil.losses import (
     update_averages,
 )
 from fcil.nets import Net, PlainGenerator
-from fcil.rng import generator, seeded
+from fcil.rng import generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.inner_loop import Batches, BestBatch, Cut, LossHistory, readable, sample_labels
 from fcil.synthesis.common.pool import to_bytes
@@ -169,7 +169,7 @@ class Fast(PoolStudentLoop):
 
     def episode(self, problem: SynthesisProblem, chain: FastReplica, number: int) -> dict[str, float]:
         s, key = self.settled, (*problem.key, chain.number, number)
-        rng, warmup = generator(*key, "labels and noise", device=problem.device), cast(int, s.warmup)
+        rng, warmup = generator(*key, "labels and noise"), cast(int, s.warmup)
         if number == self.reset:
             redraw(chain.generator, rng)
         labels, z = self.requested(problem, rng)
@@ -184,8 +184,7 @@ class Fast(PoolStudentLoop):
     def requested(self, problem: SynthesisProblem, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return labels (B,) and noise (B, n) of an episode."""
         labels = sample_labels(problem, self.batch_size, self.labels, rng)
-        z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
-        return labels, z.to(problem.device)
+        return labels, sent(torch.randn(self.batch_size, self.latent, generator=rng), problem.device)
 
     def adapt(
         self,
@@ -257,8 +256,7 @@ class Fast(PoolStudentLoop):
 def redraw(made: PlainGenerator, rng: torch.Generator) -> None:
     """Re-initialise the linear layer and the batch norm after it: weights from N(0, 0.02), biases zero."""
     for layer in (made.l1, made.bn0):
-        drawn = torch.randn(layer.weight.shape, generator=rng, device=rng.device)
-        layer.weight.copy_(0.02 * drawn)
+        layer.weight.copy_(sent(0.02 * torch.randn(layer.weight.shape, generator=rng), layer.weight))
         layer.bias.zero_()
 
 

@@ -91,7 +91,7 @@ class KnowledgeWithin(PixelLoop):
 
     def episode(self, problem: SynthesisProblem, chain: LatestSamples, number: int) -> dict[str, float]:
         key = (*problem.key, chain.number, number)
-        rng = generator(*key, "labels and noise", device=problem.device)
+        rng = generator(*key, "labels and noise")
         labels = sample_labels(problem, self.batch_size, self.labels, rng)
         x, found = noise(problem, self.batch_size, rng), Terms()
         if self.scheme != "gaussian":

@@ -133,7 +133,7 @@ class MFCL(WithFidelity):
         return MFCLReplica(made, torch.optim.Adam(made.parameters(), self.lr, fused=True))
 
     def episode(self, problem: SynthesisProblem, chain: MFCLReplica, number: int) -> dict[str, float]:
-        chain.generator.train().stream = generator(*problem.key, number, "noise", device=problem.device)
+        chain.generator.train().stream = generator(*problem.key, number, "noise")
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         for _ in range(self.steps):
             with problem.autocast():
@@ -166,7 +166,7 @@ class MFCL(WithFidelity):
     def pool(self, problem: SynthesisProblem, chain: MFCLReplica) -> Tensors:
         """Return samples `x`, clamped to [0, 1], the net's predictions for them as `y`, and the generator's weights."""
         made, classes = chain.generator.eval(), target_classes(problem)
-        made.stream = generator(*problem.key, "pool", device=problem.device)
+        made.stream = generator(*problem.key, "pool")
         mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
         stored: list[Tensor] = []
         labels: list[Tensor] = []

@@ -220,7 +220,7 @@ class MUSE(MultiResolution):
     ) -> dict[str, Tensor]:
         """Minimise L_S: train the student together with P, or P alone where the caller trains the student."""
         own, optimizer = chain.beyond, self.optimizer(problem, chain, past)
-        rng, chance = generator(*key, "student batches", device=problem.device), generator(*key, "sizes")
+        rng, chance = generator(*key, "student batches"), generator(*key, "sizes")
         views = self.views(problem, chain, self.student_batch, rng, chance)
         if problem.teaches:
             means = self._teach_both(problem, chain, views, optimizer)

@@ -121,7 +121,7 @@ class NAYER(NoisyLayerLoop):
 
     def episode(self, problem: SynthesisProblem, chain: NoisyLayerReplica, number: int) -> dict[str, float]:
         s, key, now = self.settled, (*problem.key, chain.number, number), self.moment(number)
-        rng = generator(*key, "labels and noise", device=problem.device)
+        rng = generator(*key, "labels and noise")
         if now.rebuild:
             chain.generator = self._generator(problem, chain.number, life=number)
         history: list[Terms] = []

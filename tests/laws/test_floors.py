@@ -2,7 +2,8 @@
 
 A module imports from its own floor or from lower ones, inside functions too. Only
 `fcil/federation/` knows flwr and Ray. Nothing is pickled, nothing is printed, no device is named by
-hand. A new room gets a line in `fcil.check.floors`. No two files import each other, by whatever way round,
+hand. Random numbers are drawn on the CPU and from a stream with a name, or a run on a GPU would be another.
+A new room gets a line in `fcil.check.floors`. No two files import each other, by whatever way round,
 and no folder holds more modules than one takes in at a glance.
 """
 
@@ -21,6 +22,9 @@ STRATEGIES = floor("strategies")
 ENGINES = {"flwr", "ray"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FORBIDDEN_IN_STRATEGIES = {"logging", "wandb", "tensorboard"}
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"}
+ON_THE_DEVICE = {"rand_like", "randn_like", "randint_like"}
+IN_PLACE = {"normal_", "uniform_", "random_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_"}
 LONGEST = 400
 
 
@@ -73,6 +77,8 @@ def offences(module: str, source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call | ast.Attribute | ast.Name) and (deed := forbidden(node, own)):
             yield f"line {node.lineno}: {deed}"
+        if isinstance(node, ast.Call) and module != "fcil.rng" and (deed := drawn_elsewhere(node)):
+            yield f"line {node.lineno}: {deed}"
     if source.count("\n") > LONGEST:
         yield f"has more than {LONGEST} lines"
 
@@ -94,6 +100,21 @@ def forbidden(node: ast.Call | ast.Attribute | ast.Name, own: int) -> str | None
     arguments = " ".join(map(ast.unparse, [*node.args, *(k.value for k in node.keywords)]))
     if own == STRATEGIES and called.endswith(".to") and ("device" in arguments or "cuda" in arguments):
         return f"{text}: a strategy moves nothing between devices"
+    return None
+
+
+def drawn_elsewhere(node: ast.Call) -> str | None:
+    """A draw of random numbers on a device, or from PyTorch's global stream; all of `torch.nn.init` is for `seeded`."""
+    where, _, called = ast.unparse(node.func).rpartition(".")
+    words = {k.arg: ast.unparse(k.value) for k in node.keywords}
+    if called in {"generator", "Generator"} and ("device" in words or (called == "Generator" and node.args)):
+        return f"{called}() with a device; it is to draw on the CPU, and `fcil.rng.sent` takes numbers to a device"
+    if called in ON_THE_DEVICE or "ropout" in called:
+        return f"{called}() draws on the device of its input; draw on the CPU, and `fcil.rng.sent` takes numbers there"
+    if (called in DRAWS and where == "torch") or (called in IN_PLACE and not where.endswith("init")):
+        if "device" in words:
+            return f"{called}() with a device; draw on the CPU, and `fcil.rng.sent` takes numbers there"
+        return None if "generator" in words else f"{called}() without a generator"
     return None
 
 
@@ -129,6 +150,15 @@ def test_every_room_is_read():
         ("strategies.mine", "x.to(client.device)", "moves nothing between devices"),
         ("strategies.mine", "from torch.utils import data\ndata.DataLoader(x)", "a DataLoader"),
         ("strategies.mine", "import logging", "imports logging"),
+        ("fcil.nets.net", "from fcil.rng import generator\ngenerator(0, device=x.device)", "generator() with a device"),
+        ("strategies.mine", "torch.Generator(device='cuda')", "Generator() with a device"),
+        ("fcil.synthesis.mine", "torch.Generator('cuda')", "Generator() with a device"),
+        ("fcil.synthesis.mine", "torch.randn(3, generator=rng, device=rng.device)", "randn() with a device"),
+        ("strategies.mine", "torch.randperm(3)", "randperm() without a generator"),
+        ("fcil.nets.net", "torch.empty(3, device=d).uniform_(0, 1)", "uniform_() without a generator"),
+        ("fcil.losses", "torch.rand_like(x)", "rand_like() draws on the device"),
+        ("fcil.nets.net", "nn.Dropout(0.5)", "Dropout() draws on the device"),
+        ("strategies.mine", "F.dropout2d(x)", "dropout2d() draws on the device"),
     ],
 )
 def test_an_offender_is_caught(module, source, complaint):
@@ -142,6 +172,11 @@ def test_an_offender_is_caught(module, source, complaint):
         ("fcil.federation.grids", "import ray\nfrom flwr.app import Message"),
         ("fcil.data", "import numpy as np\nnp.load('x', allow_pickle=False)\nconsole.print('x')"),
         ("fcil.store.files", "import logging\nfrom fcil.federation.observer import AccuracyRow"),
+        (
+            "fcil.nets.net",
+            "sent(torch.randn(3, generator=rng), x)\nnn.init.normal_(w)\nw.uniform_(generator=g)",
+        ),
+        ("fcil.nets.net", "torch.Generator().manual_seed(0)\nself.generator(labels, 3)\nclient.generator('noise')"),
     ],
 )
 def test_the_law_abiding_are_left_alone(module, source):

@@ -102,10 +102,10 @@ def test_statistics_are_not_moved_within_the_block_and_are_after_it():
 
 def test_rows_are_drawn_class_by_class():
     labels = torch.tensor([7] * 97 + [2] * 2 + [5])
-    drawn = labels[evenly(labels, 3000, generator("rows"))]
+    drawn = labels[next(evenly(labels, 3000, generator("rows")))]
     for label in (2, 5, 7):
         assert (drawn == label).float().mean().item() == pytest.approx(1 / 3, abs=0.04)
-    rows = evenly(torch.tensor([1, 0, 1, 1]), 400, generator("rows"))
+    rows = next(evenly(torch.tensor([1, 0, 1, 1]), 400, generator("rows")))
     assert set(rows.tolist()) == {0, 1, 2, 3}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcil.errors import TrainingError
+from fcil.rng import sent
 from fcil.synthesis.common.base import SynthesisProblem, Synthesizer
 from fcil.synthesis.common.pool import string_sorted
 from fcil.types import Count, Tensors, Terms
@@ -40,16 +41,16 @@ def sample_labels(
     """Return labels (count,): each drawn by itself, or whole sweeps over the classes and a random rest."""
     if how == "balanced":
         return balanced_labels(problem.labels, count, rng, problem.device)
-    rows = torch.randint(len(problem.labels), (count,), generator=rng, device=rng.device)
-    return target_classes(problem)[rows.to(problem.device)]
+    rows = torch.randint(len(problem.labels), (count,), generator=rng)
+    return target_classes(problem)[sent(rows, problem.device)]
 
 
 def balanced_labels(labels: Sequence[int], count: int, rng: torch.Generator, device: torch.device) -> Tensor:
     """Return labels (count,): whole sweeps over the classes, then a random rest."""
-    classes = torch.tensor(labels, device=device)
+    classes = _row(tuple(labels), device)
     whole, rest = divmod(count, len(classes))
-    tail = torch.randint(len(classes), (rest,), generator=rng, device=rng.device).to(device)
-    return torch.cat([classes.repeat(whole), classes[tail]])
+    tail = torch.randint(len(classes), (rest,), generator=rng)
+    return torch.cat([classes.repeat(whole), classes[sent(tail, device)]])
 
 
 # A loop ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.losses import Statistics, kl_divergence, record_statistics
+from fcil.rng import sent
 
 EPSILON = 1e-8
 """Addend to variances before a division."""
@@ -114,7 +115,7 @@ def smoothness(images: Tensor, blur: Tensor) -> Tensor:
     Images x (B, c, H, W) of sides above half the blur's, blur (side, side) with an odd side.
     """
     channels, reach = images.shape[1], len(blur) // 2
-    kernel = blur.to(images).expand(channels, 1, -1, -1)
+    kernel = sent(blur, images).expand(channels, 1, -1, -1)
     smooth = F.conv2d(F.pad(images, (reach,) * 4, mode="reflect"), kernel, groups=channels)
     return F.mse_loss(images, smooth)
 

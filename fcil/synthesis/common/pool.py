@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fcil.data import Augment, normalise
+from fcil.rng import sent
 from fcil.types import Tensors
 
 Rounding = Literal["round", "floor"]
@@ -62,5 +63,5 @@ def endless_rows(size: int, batch: int, rng: torch.Generator, device: torch.devi
     """
     batch = min(batch, size)
     while True:
-        order = torch.randperm(size, generator=rng, device=rng.device).to(device)
+        order = sent(torch.randperm(size, generator=rng), device)
         yield from (rows for rows in torch.split(order, batch) if len(rows) == batch)

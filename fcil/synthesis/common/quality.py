@@ -39,7 +39,7 @@ def quality(net: Net, pool: Tensors, mean: Tensor, std: Tensor) -> Quality:
     Args:
         mean, std: of the real data (channels,), for samples without statistics of their own.
     """
-    still, stream = Augment(), generator("quality", device=pool["x"].device)
+    still, stream = Augment(), generator("quality")
     logits, features, seen = [], [], []
     with torch.no_grad():
         for rows in torch.split(torch.arange(len(pool["x"]), device=pool["x"].device), BATCH):

@@ -176,7 +176,7 @@ def bucketed(
 def _fractions(chance: torch.Generator) -> Iterator[list[float]]:
     """Yield four numbers in [0, 1) at a time, without end."""
     while True:
-        yield from torch.rand(256, 4, generator=chance, device=chance.device).tolist()
+        yield from torch.rand(256, 4, generator=chance).tolist()
 
 
 def _show(x: Tensor, whole: Size, kind: Literal["native", "up", "canvas"], down: float, across: float) -> Tensor:

@@ -90,7 +90,7 @@ def train_student(
     key: tuple[Key, ...],
 ) -> dict[str, Tensor]:
     """Run `steps` steps on random views of the pool; return the mean of each term, on the device."""
-    rng = generator(*key, "student batches", device=problem.device)
+    rng = generator(*key, "student batches")
     student.train().requires_grad_(True)
     sums: dict[str, Tensor] = {}
     for rows in islice(endless_rows(len(pool["x"]), batch_size, rng, problem.device), steps):

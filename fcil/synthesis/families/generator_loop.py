@@ -29,7 +29,7 @@ from fcil.data import normalise
 from fcil.errors import TrainingError
 from fcil.nets import Net, PlainGenerator
 from fcil.nets.backbone import Shape
-from fcil.rng import generator, seeded
+from fcil.rng import generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem, Synthesizer, Views
 from fcil.synthesis.common.inner_loop import readable, target_classes
 from fcil.synthesis.common.pool import to_bytes
@@ -108,7 +108,7 @@ class GeneratorLoop(Synthesizer):
         return GeneratorReplica(chain, made, torch.optim.Adam(made.parameters(), self.lr, self.betas, fused=True))
 
     def episode(self, problem: SynthesisProblem, chain: GeneratorReplica, number: int) -> dict[str, float]:
-        rng = generator(*problem.key, chain.number, number, "noise", device=problem.device)
+        rng = generator(*problem.key, chain.number, number, "noise")
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         for step in range(self.steps):
             for name, term in self.alternate(problem, chain, step, rng).items():
@@ -127,8 +127,8 @@ class GeneratorLoop(Synthesizer):
         return {name: term.detach() for name, term in (terms | {"total": loss}).items()}
 
     def noise(self, problem: SynthesisProblem, count: int, rng: torch.Generator) -> Tensor:
-        """Return noise (count, n), drawn in single precision on the stream's device, so equal on every device."""
-        return torch.randn(count, self.latent, generator=rng, device=rng.device).to(problem.mean)
+        """Return noise (count, n), drawn in single precision whatever the statistics have."""
+        return sent(torch.randn(count, self.latent, generator=rng), problem.mean)
 
     @torch.no_grad()
     def fresh(self, problem: SynthesisProblem, chain: GeneratorReplica, count: int, rng: torch.Generator) -> Tensor:
@@ -152,7 +152,7 @@ class GeneratorLoop(Synthesizer):
 
         They are fewer than the share where the generator hardly makes the requested classes: `PATIENCE`.
         """
-        rng = generator(*problem.key, chain.number, "pool", device=problem.device)
+        rng = generator(*problem.key, chain.number, "pool")
         x, y = self.drawn(problem, chain, self.share(chain.number), rng, rounded=True)
         return {"x": x, "y": y}
 

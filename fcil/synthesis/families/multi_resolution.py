@@ -79,7 +79,7 @@ class MultiResolution(NAYER):
     ) -> Optimised:
         sides, which = self.sides(problem), 0
         if len(sides) > 1:
-            which = int(torch.randint(len(sides), (1,), generator=rng, device=rng.device))
+            which = int(torch.randint(len(sides), (1,), generator=rng))
         cast(SizedGenerator, chain.generator).aim(scaled(problem.shape, sides[which]))
         return super().optimise(problem, chain, labels, adversarial=adversarial, rng=rng)
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.errors import ConfigError
-from fcil.rng import Key, generator
+from fcil.rng import Key, generator, sent
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.inner_loop import Batchwise, BestBatch, LossHistory
 from fcil.synthesis.common.losses import total_variation
@@ -66,7 +66,7 @@ class Shift(NamedTuple):
 def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: torch.Generator) -> list[Shift]:
     """Return one view for every step: up to `share` of each side either way, half of them mirrored if `mirror`.
 
-    Drawn at once and on the CPU: rolling needs the amounts on the host, and a GPU would have to wait.
+    Drawn at once: rolling needs the amounts as numbers of Python.
     """
     drawn = [torch.randint(-reach, reach + 1, (steps,), generator=rng) for reach in (int(n * share) for n in shape[1:])]
     mirrored = torch.rand(steps, generator=rng) < (0.5 if mirror else 0.0)
@@ -75,7 +75,7 @@ def shifts(steps: int, shape: tuple[int, ...], share: float, mirror: bool, rng: 
 
 def noise(problem: SynthesisProblem, count: int, rng: torch.Generator) -> Tensor:
     """Return initial images: N(0, 1) in every pixel, (count, c, H, W)."""
-    return torch.randn(count, *problem.shape, generator=rng, device=rng.device).to(problem.mean)
+    return sent(torch.randn(count, *problem.shape, generator=rng), problem.mean)
 
 
 def stored(problem: SynthesisProblem, x: Tensor, rounding: Rounding = "round") -> Tensor:
