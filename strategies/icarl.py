@@ -4,12 +4,13 @@ Paper: Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learnin
 arXiv:1611.07725. Federated here as directly as can be: every client is an iCaRL learner with a budget of
 its own, and the means of exemplars are taken over all clients. (`replay` is what other tables call iCaRL.)
 
-    sigmoid:  L = BCE(z_old, sigmoid(z_old^T)) + BCE(z_new, onehot(y))   on new images and exemplars
+    sigmoid:  L = BCE(z_old, sigmoid(z_old^T / soften)) + BCE(z_new, onehot(y))   on new images and exemplars
     softmax:  L = CE(z, y) + KD(z_old, z_old^T)                          on the same
     predict:  argmin_c |f/|f| - mu_c|,   mu_c the mean of the unit features of class c's exemplars, of length 1
 
 T is the global net at the end of the last task. In the sigmoid form, the paper's, the target of an exemplar is T's
-output and not its label.
+output and not its label. The code of "Three types of incremental learning" (GMvandeVen/continual-learning @ e6d795a,
+`models/classifier.py`) has a temperature of 2 there, on the teacher's side alone.
 
 When a task ends, clients send the sum of the unit features of their exemplars, class by class, and their
 number. That tells the server, beyond the weights, which classes a client holds and their average
@@ -44,8 +45,12 @@ class ICaRL(Strategy):
     """Binary cross-entropy for each class (paper), or a softmax over all with a distillation term (common code)."""
     temperature: Positive = 2.0
     """Temperature of both sides of the distillation in the softmax form; there is no factor of its square."""
+    soften: Positive = 1.0
+    """Temperature of the teacher alone in the sigmoid form: 1 (paper); 2 in van de Ven's study of Split-MNIST."""
     classify: Literal["means", "logits"] = "means"
     """Rule of classification: the nearest mean of exemplars (paper), or the largest logit."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"soften"})
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     paper = 'Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVPR 2017, arXiv:1611.07725'
@@ -70,7 +75,7 @@ class ICaRL(Strategy):
         with torch.no_grad():
             teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
         if self.loss == "sigmoid":
-            kd = sigmoid_cross_entropy(logits[:, :old], teacher.sigmoid())
+            kd = sigmoid_cross_entropy(logits[:, :old], (teacher / self.soften).sigmoid())
         else:
             kd = soft_cross_entropy(logits[:, :old], teacher, self.temperature)
         return terms | {"kd": kd}

@@ -133,6 +133,17 @@ def test_an_exemplar_teaches_what_the_teacher_says_and_not_its_label():
     assert torch.equal(terms["kd"], swapped["kd"])
 
 
+def test_the_teacher_alone_may_be_softened():
+    client = client_of(tiny_net(4), shard_of([2, 3]), old=2, teacher=tiny_net(2, key=1))
+    batch = Batch(normal(4, 3, 6, 6), torch.tensor([2, 3, 2, 3]))
+    with torch.no_grad():
+        teacher = client.frozen("teacher")(batch.x).logits
+    logits = client.net(batch.x).logits
+    soft = ICaRL(soften=2.0).local_loss(client, batch)
+    assert torch.allclose(soft["kd"], sigmoid_cross_entropy(logits[:, :2], torch.sigmoid(teacher / 2)))
+    assert torch.equal(soft["ce"], ICaRL().local_loss(client, batch)["ce"])
+
+
 def test_in_the_papers_loss_labels_move_new_logits_alone_and_the_teacher_old_ones_alone():
     client, _, terms = later_terms(ICaRL())
     new, old = (gradient(terms[name], client.net.classifier.weight) for name in ("ce", "kd"))
