@@ -18,7 +18,6 @@ from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
 from fcil.io.lock import clear
-from fcil.runs.completion import complete, conclude
 from fcil.runs.continuation import check_begun
 from fcil.runs.play import execute
 from fcil.runs.preflight import preflight, share_out
@@ -66,15 +65,17 @@ def distill(
     trained = trained_teachers(asked, datasets, out, console, where, jobs)
     files = [given.get((one.teacher, one.data)) or trained[one.teacher_plan(seed).folder] for one, seed in asked]
     plans = [one.student_plan(seed, file) for (one, seed), file in zip(asked, files, strict=True)]
-    runs = execute(plans, out, console, where, jobs=jobs, datasets=datasets)
-    for folder, file in trained.items():
-        accuracy = load_run(out / folder).summary["final_accuracy"]
-        console.print(f"teacher: {100 * accuracy:.1f} % ({file})", markup=False, soft_wrap=True)
-    played = dict(zip(dict.fromkeys(plan.folder for plan in plans), runs, strict=True))  # two cells may be one run
-    for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
-        look_at(played[plan.folder], one, one.teacher_plan(seed), file, datasets, console, where)
-    complete(runs, console)  # now that the teachers' accuracies are known
-    conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=False)
+
+    def measured(runs: list[Run]) -> None:
+        for folder, file in trained.items():
+            accuracy = load_run(out / folder).summary["final_accuracy"]
+            console.print(f"teacher: {100 * accuracy:.1f} % ({file})", markup=False, soft_wrap=True)
+        finished = {run.path: run for run in runs}
+        for plan, file, (one, seed) in zip(plans, files, asked, strict=True):
+            if run := finished.get((out / plan.folder).absolute()):
+                look_at(run, one, one.teacher_plan(seed), file, datasets, console, where)
+
+    runs = execute(plans, out, console, where, jobs=jobs, datasets=datasets, measure=measured)
     console.print(quality_table(runs))
     return runs
 

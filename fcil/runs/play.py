@@ -45,6 +45,7 @@ def execute(
     open_engine: Callable[..., Engine] = Engine,
     jobs: int | None = 1,
     datasets: Datasets | None = None,
+    measure: Callable[[list[Run]], None] = lambda runs: None,
 ) -> list[Run]:
     """Play plans whose runs are not finished; draw figures of each, and of all runs of their folder.
 
@@ -52,6 +53,7 @@ def execute(
         open_engine: makes the engine of federation settings, resources and interrupts.
         jobs: runs that are played at once; None: as many as fit.
         datasets: what the caller has decoded for these plans; it is let go of when any was played.
+        measure: what else is to be measured of finished runs, before figures and tables of all.
     """
     datasets = datasets or Datasets()
     check_writable(out)
@@ -78,6 +80,7 @@ def execute(
     if unfinished:
         datasets.forget()
     runs = [load_run(out / plan.folder) for plan in plans if plan.folder not in failed]
+    measure(runs)
     complete(runs, console)
     conclude(list(dict.fromkeys(out / plan.name for plan in plans)), console, played=len(unfinished) > len(failed))
     report_failures(failed, plans, out, console)
