@@ -201,3 +201,12 @@ def test_no_definition_gives_every_run_the_same_number() -> None:
         for name in ("bwt", "stability", "old_accuracy"):
             assert ({one[name] for one in told} == {None}) == (tasks == 1)
     assert told[0]["forgetting"]["libcontinual"] is not None
+
+
+def test_the_six_forgettings_of_the_page_on_claims_are_those_of_the_code():
+    text = (Path(__file__).parents[2] / "docs/claims.md").read_text(encoding="utf-8").partition("six forgettings")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    matrix = np.array([[float(cell or "nan") for cell in row[1:]] for row in rows if row[0].isdigit()])
+    told = {row[0].split("`")[1]: float(row[2]) for row in rows if row[0].startswith("`")}
+    assert matrix.shape == (5, 5)
+    assert {name: round(forgetting(matrix, name), 2) for name in FORGETTING} == told
