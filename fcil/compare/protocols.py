@@ -33,6 +33,8 @@ class Protocol:
     rounds: int | None = None
     """Rounds per task."""
     local_epochs: int | None = None
+    local_steps: int | None = None
+    """Steps of a client in a round, where the paper counts those."""
     batch_size: int | None = None
     lr: float | None = None
     schedule: str | None = None
@@ -68,13 +70,13 @@ PROTOCOLS = (
     # The federation grows by 10 clients in every task, 10 of which take part in a round.
     Protocol(methods=("glfc",), source="arXiv:2203.11473; github.com/conditionWang/FCIL", dataset="cifar100",
              tasks=(5, 10, 20), partition=(("classes", 6),), clients=30, rounds=10, local_epochs=20),
-    # Clients learn tasks of their own, in an order of their own.
+    # Clients learn tasks of their own, in an order of their own: 200 rounds over five tasks.
     Protocol(methods=("fedcil",), source="arXiv:2302.13001; github.com/daiqing98/FedCIL @ 206571a",
-             dataset="cifar100", tasks=(4,), clients=10),
-    # One task; a local epoch is one batch.
+             dataset="mnist", tasks=(5,), clients=5, rounds=40, local_steps=400, batch_size=32),
+    # One task.
     Protocol(methods=("fedgen",), source="arXiv:2105.10056; github.com/zhuangdizhu/FedGen @ dd5807c",
-             dataset="mnist", tasks=(1,), clients=20, fraction=0.5, rounds=200, local_epochs=20, batch_size=32,
-             lr=0.01),
+             dataset="mnist", tasks=(1,), clients=20, fraction=0.5, rounds=200, local_steps=20, batch_size=32,
+             lr=0.01, schedule="exponential"),
 )  # fmt: skip
 """Published protocols; none is known to us of FOT and FedProx in this setting."""
 COMPARED = tuple(f.name for f in fields(Protocol) if f.name not in ("methods", "source"))
@@ -104,6 +106,9 @@ def _departures(protocol: Protocol, mine: Mapping[str, Any]) -> list[str]:
         allowed = published if isinstance(published, tuple) else (published,) * (published is not None)
         if allowed and mine[name] is not None and mine[name] not in allowed:
             lines.append(f"{name} {_word(mine[name])} (paper: {_any_of([_word(one) for one in allowed])})")
+    for name, other in (("local_epochs", "local_steps"), ("local_steps", "local_epochs")):
+        if mine[name] is not None and getattr(protocol, name) is None and getattr(protocol, other) is not None:
+            lines.append(f"{name} {mine[name]} (paper: {other} {getattr(protocol, other)})")
     cut = {name: mine[name] for name in ("stop_after", "max_batches") if mine[name] is not None}
     return lines + [f"{name} {_word(value)} (paper: none)" for name, value in cut.items()]
 
@@ -115,8 +120,10 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         tasks = f"{_word(data['base'])} + {_word(data.get('increment'))} classes"
     found = {"dataset": data.get("dataset"), "partition": _partition(data.get("partition"))}
     found["tasks"] = len(tasks) if isinstance(tasks, list | tuple) else tasks
-    for name in ("clients", "fraction", "rounds", "local_epochs", "batch_size", "stop_after", "max_batches"):
+    for name in ("clients", "fraction", "rounds", "batch_size", "stop_after", "max_batches"):
         found[name] = federation.get(name)
+    counted = "local_epochs" if federation.get("local_steps") is None else "local_steps"
+    found |= {"local_epochs": None, "local_steps": None, counted: federation.get(counted)}
     return found | {"lr": optimizer.get("lr"), "schedule": optimizer.get("schedule"), "net": _net(config)}
 
 
