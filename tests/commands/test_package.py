@@ -8,12 +8,17 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pathspec import GitIgnoreSpec
 
 import fcil
+from fcil.anchors.encoders import EMBEDDED_FILE
+from fcil.methods.catalogue import SHIPPED
+from fcil.terminal.shipped import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,3 +143,17 @@ def test_what_strategies_of_users_import_is_where_it_was() -> None:
         print(json.dumps([Synthesizer.__name__, newest.__name__]))
     """
     assert fresh(textwrap.dedent(code)) == ["Synthesizer", "newest"]
+
+
+def test_a_wheel_holds_every_file_of_the_package_and_all_that_it_reads() -> None:
+    """hatch takes the folders it is given, but for what is excluded and for what git would ignore."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert [*build] == ["targets"]
+    assert build["targets"]["wheel"] == {"packages": ["fcil", "strategies"]}
+    ignored = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text(encoding="utf-8").splitlines())
+    folders = [ROOT / name for name in build["targets"]["wheel"]["packages"]]
+    files = {path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert [path for path in files if ignored.match_file(path.relative_to(ROOT))] == []
+    read = {SCHEMA, SHIPPED, EMBEDDED_FILE, EMBEDDED_FILE.with_suffix(".json"), ROOT / "fcil/py.typed"}
+    assert read | {ROOT / "fcil/report" / name for name in ("page.html", "page.css", "page.js")} <= files
+    assert {path.stem for path in files if path.parent == ROOT / "strategies"} >= {"finetune", "lander"}
