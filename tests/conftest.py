@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,12 @@ import torch
 from command_line import Command, Said
 
 from fcil.cli import main
+from fcil.data import sources
+from fcil.federation.persistence import manifest
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # and so in processes that tests start
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # which would have each of them compile the package anew
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,13 +29,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = f"not slow and ({asked})" if asked else "not slow"
 
 
+_spared = 0
+"""Modules that the garbage collector is spared."""
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives as long as the tests do, some 600,000 objects of modules.
 
     A run collects garbage twice when it ends, which took two thirds of the time of a tiny one.
     """
+    global _spared
     gc.collect()
     gc.freeze()
+    _spared = len(sys.modules)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Spare it those too that tests have imported."""
+    if len(sys.modules) > _spared + 100:
+        pytest_collection_finish()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +55,15 @@ def _disk_in_no_hurry() -> Iterator[None]:
     """What is written need not reach the disk before a test goes on, since none cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_does_not_change_is_read_once() -> Iterator[None]:
+    """The digits, of which every run has the same, and the version of the package, which each checkpoint names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_digits", cache(sources._digits))
+        patch.setattr(manifest, "version", cache(manifest.version))
         yield
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from small_runs import silently
 from tiny_net import tiny_net
 
 import fcil
@@ -32,7 +33,8 @@ def test_the_method_runs(tmp_path: Path) -> None:
     own.write_text(block("class FedSmooth"))
     experiment = {"data": {"dataset": "digits", "tasks": 5}, "federation": TINY, "net": {"name": "resnet8", "width": 4}}
 
-    (run,) = fcil.run({**experiment, "strategy": {str(own): {"smooth": 0.2}}}, out=tmp_path)
+    with silently():
+        (run,) = fcil.run({**experiment, "strategy": {str(own): {"smooth": 0.2}}}, out=tmp_path)
 
     assert [set(r["terms"]) for r in run.rounds] == [{"ce"}, {"ce"}]
 

@@ -41,6 +41,9 @@ def test_an_example_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name])
+    if name != "analysis":  # which is about figures
+        monkeypatch.setattr("fcil.runs.play.draw_run", lambda path: [])
+        monkeypatch.setattr("fcil.runs.completion.draw_comparison", lambda *_: [])
     threads = torch.get_num_threads()
     try:
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")

@@ -8,12 +8,17 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pathspec import GitIgnoreSpec
 
 import fcil
+from fcil.anchors.encoders import EMBEDDED_FILE
+from fcil.methods.catalogue import SHIPPED
+from fcil.terminal.shipped import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,26 +37,38 @@ def test_an_import_loads_nothing_else() -> None:
     assert not {"torch", "numpy", "rich", "typer"} & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["fcil.runs.plans", "fcil.federation.settings", "fcil.federation.preconditions"])
-def test_an_experiment_is_read_and_checked_without_flower_and_ray(module: str) -> None:
-    """They take seconds to load, and only workers and the server need them."""
-    loaded = fresh(f"import {module}, json, sys\nprint(json.dumps([*sys.modules]))")
-    assert module in loaded
-    assert {"flwr", "ray"}.isdisjoint(loaded)
+LIGHT = ["fcil.federation.settings", "fcil.federation.preconditions", "fcil.runs.plans"]
+PROTECTED = """{data: {dataset: digits, tasks: 5}, strategy: finetune, name: protected, federation: {clients: 7,
+    mods: [local_dp, fixed_clipping, adaptive_clipping, arrays_size, message_size], privacy: null,
+    aggregation: {bulyan: {malicious: 1}}, attack: {noise: {share: 0.2}}}}"""
 
 
-def test_an_experiment_with_every_protection_is_read_without_flower_and_ray(tmp_path: Path) -> None:
-    text = """{data: {dataset: digits, tasks: 5}, strategy: finetune, name: protected, federation: {clients: 7,
-        mods: [local_dp, fixed_clipping, adaptive_clipping, arrays_size, message_size], privacy: null,
-        aggregation: {bulyan: {malicious: 1}}, attack: {noise: {share: 0.2}}}}"""
-    path = tmp_path / "protected.yaml"
-    path.write_text(text, encoding="utf-8")
-    code = f"""import json, sys
-from fcil.runs.plans import read
-(experiment,) = read({str(path)!r})
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is loaded after each of some imports, one after the other, and at last after an experiment was read."""
+    path = tmp_path_factory.mktemp("light") / "protected.yaml"
+    path.write_text(PROTECTED, encoding="utf-8")
+    code = f"""import importlib, json, sys
+loaded = {{}}
+for name in {LIGHT}:
+    importlib.import_module(name)
+    loaded[name] = [*sys.modules]
+(experiment,) = sys.modules["fcil.runs.plans"].read({str(path)!r})
 federation = experiment.plans()[0].federation
-print(json.dumps([federation.aggregation.name, len(federation.mods.chosen), [*sys.modules]]))"""
-    rule, mods, loaded = fresh(code)
+print(json.dumps(loaded | {{"read": [federation.aggregation.name, len(federation.mods.chosen), [*sys.modules]]}}))"""
+    found: dict[str, Any] = fresh(code)
+    return found
+
+
+@pytest.mark.parametrize("module", ["fcil.runs.plans", "fcil.federation.settings", "fcil.federation.preconditions"])
+def test_an_experiment_is_read_and_checked_without_flower_and_ray(light: dict[str, Any], module: str) -> None:
+    """They take seconds to load, and only workers and the server need them."""
+    assert module in light[module]
+    assert {"flwr", "ray"}.isdisjoint(light[module])
+
+
+def test_an_experiment_with_every_protection_is_read_without_flower_and_ray(light: dict[str, Any]) -> None:
+    rule, mods, loaded = light["read"]
     assert (rule, mods) == ("bulyan", 5)
     assert {"flwr", "ray"}.isdisjoint(loaded)
 
@@ -126,3 +143,17 @@ def test_what_strategies_of_users_import_is_where_it_was() -> None:
         print(json.dumps([Synthesizer.__name__, newest.__name__]))
     """
     assert fresh(textwrap.dedent(code)) == ["Synthesizer", "newest"]
+
+
+def test_a_wheel_holds_every_file_of_the_package_and_all_that_it_reads() -> None:
+    """hatch takes the folders it is given, but for what is excluded and for what git would ignore."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert [*build] == ["targets"]
+    assert build["targets"]["wheel"] == {"packages": ["fcil", "strategies"]}
+    ignored = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text(encoding="utf-8").splitlines())
+    folders = [ROOT / name for name in build["targets"]["wheel"]["packages"]]
+    files = {path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert [path for path in files if ignored.match_file(path.relative_to(ROOT))] == []
+    read = {SCHEMA, SHIPPED, EMBEDDED_FILE, EMBEDDED_FILE.with_suffix(".json"), ROOT / "fcil/py.typed"}
+    assert read | {ROOT / "fcil/report" / name for name in ("page.html", "page.css", "page.js")} <= files
+    assert {path.stem for path in files if path.parent == ROOT / "strategies"} >= {"finetune", "lander"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import silently
 
 import fcil
 from fcil.config import load_yaml
@@ -33,7 +34,10 @@ def test_the_method_in_the_readme_runs_as_a_file_of_ones_own(tmp_path: Path) -> 
     own = tmp_path / "fedlwf.py"
     own.write_text(source)
 
-    (run,) = fcil.run(ROOT / "experiments/quickstart.yaml", *TINY, f"strategy={{{own}: {{keep: 10}}}}", out=tmp_path)
+    with silently():
+        (run,) = fcil.run(
+            ROOT / "experiments/quickstart.yaml", *TINY, f"strategy={{{own}: {{keep: 10}}}}", out=tmp_path
+        )
 
     assert run.strategy == "fedlwf"
     assert [set(r["terms"]) for r in run.rounds] == [{"ce"}, {"ce", "kd"}]

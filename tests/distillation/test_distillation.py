@@ -32,10 +32,18 @@ from fcil.federation.context import Datasets
 from fcil.federation.observer import Observer
 from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.nets import NetSettings, build_net
-from fcil.store import find_runs
+from fcil.store import Run, find_runs
 from fcil.store.groups import group_runs
 from fcil.synthesis import synthesizer_class, synthesizer_names
 from strategies.distill import Distill
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The results of a distillation in which nothing is changed, and what was printed; not to be written to."""
+    folder = tmp_path_factory.mktemp("plain")
+    _, printed = taught(write(folder), out=folder / "out")
+    return folder / "out", printed
 
 
 def test_what_is_known_of_samples_is_found_again_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +74,9 @@ def test_what_is_known_of_samples_is_found_again_for_others(tmp_path: Path, monk
     assert measured == [run.path] * 2
 
 
-def test_a_teacher_is_trained_and_a_student_learns_from_what_it_dreams(tmp_path: Path) -> None:
-    (run,), printed = taught(write(tmp_path), out=tmp_path / "out")
-    (teacher,) = find_runs([tmp_path / "out" / "tiny-teacher"])
+def test_a_teacher_is_trained_and_a_student_learns_from_what_it_dreams(tmp_path: Path, plain: tuple[Path, str]) -> None:
+    out, printed = plain
+    (run,), (teacher,) = find_runs([out / "tiny"]), find_runs([out / "tiny-teacher"])
     assert run.strategy == "distill"
     assert len(run.rows) == 1
     assert [sorted(r["terms"]) for r in run.rounds] == [["adv", "bn", "ce", "student_kl"]] * 2 + [["student_kl"]] * 2
@@ -84,7 +92,7 @@ def test_a_teacher_is_trained_and_a_student_learns_from_what_it_dreams(tmp_path:
     assert same(exported, final_weights(teacher))
     student = final_weights(run)
     assert student["classifier.weight"].shape == (10, 8)  # its own net, and not the teacher's
-    again, printed = taught(write(tmp_path), out=tmp_path / "out")
+    again, printed = taught(write(tmp_path), out=out)
     assert [r.path for r in again] == [run.path]
     assert printed.count("is finished; nothing to do") == 2
 
@@ -141,10 +149,21 @@ def test_a_student_that_learns_after_the_synthesis_has_the_pool_of_all_chains(tm
     assert not torch.equal(pool["x"][:10], pool["x"][10:])
 
 
+LONGER = {**AFTER, "student": {**AFTER["student"], "rounds": 7}}
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A student that learns after the synthesis, never stopped."""
+    folder = tmp_path_factory.mktemp("longer")
+    return taught(write(folder, **LONGER), out=folder / "out")[0][0]
+
+
 @pytest.mark.parametrize(("event", "count"), [("synthesis_progress", 3), ("synthesis_done", 1), ("round_done", 2 + 6)])
-def test_a_synthesis_before_the_student_goes_on_where_it_was_stopped(tmp_path: Path, event: str, count: int) -> None:
-    source = write(tmp_path, **{**AFTER, "student": {**AFTER["student"], "rounds": 7}})
-    (whole,), _ = taught(source, out=tmp_path / "one")
+def test_a_synthesis_before_the_student_goes_on_where_it_was_stopped(
+    tmp_path: Path, longer: Run, event: str, count: int
+) -> None:
+    source, whole = write(tmp_path, **LONGER), longer
     with pytest.raises(Stop):
         taught(source, out=tmp_path / "two", observer=StopAfter(count, event))
     watched = Episodes()
@@ -201,9 +220,8 @@ def test_methods_of_a_matrix_share_a_teacher_and_are_told_apart_by_name(tmp_path
     assert len(find_runs([tmp_path / "out" / "tiny-teacher"])) == 1
 
 
-def test_a_teacher_from_a_file_needs_no_training(tmp_path: Path) -> None:
-    (run,), _ = taught(write(tmp_path), out=tmp_path / "out")
-    (teacher,) = find_runs([tmp_path / "out" / "tiny-teacher"])
+def test_a_teacher_from_a_file_needs_no_training(tmp_path: Path, plain: tuple[Path, str]) -> None:
+    (run,), (teacher,) = find_runs([plain[0] / "tiny"]), find_runs([plain[0] / "tiny-teacher"])
     source = write(tmp_path, name="given", teacher={"file": str(teacher.path / "net.safetensors")})
     (given,), _ = taught(source, out=tmp_path / "other")
     assert not (tmp_path / "other" / "given-teacher").exists()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from run_processes import Forked
 from safetensors.torch import load_file
 from small_runs import (
     LANDER,
@@ -218,9 +216,9 @@ def test_a_killed_process_loses_nothing_but_time(tmp_path: Path) -> None:
         "killed",
     )
     source = write_experiment(tmp_path, strategy=str(killer))
-    command = [sys.executable, "-m", "fcil", "run", str(source), "--out", str(tmp_path / "killed")]
-    done = subprocess.run(command, env={**os.environ, "FCIL_TEST_KILL": "2/1/1"}, capture_output=True, timeout=300)
-    assert done.returncode == -9, done.stderr
+    with Forked(tmp_path, "run", source, "--out", tmp_path / "killed", env={"FCIL_TEST_KILL": "2/1/1"}) as process:
+        said = process.communicate(timeout=300)
+    assert process.returncode == -9, said
 
     (resumed,) = play(source, out=tmp_path / "killed")
     (whole,) = play(source, out=tmp_path / "whole")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_processes import Forked
 from small_runs import NAYER, checkpoint, play, without_seconds, write_experiment, write_strategy
 
 from fcil.federation.observer import Observer
@@ -47,24 +48,35 @@ class Waits(Strategy):
 
 
 @contextmanager
-def begun(source: Path, out: Path, mark: Path, wait: str = "") -> Iterator[subprocess.Popen[str]]:
+def begun(source: Path, out: Path, mark: Path, wait: str = "") -> Iterator[Forked]:
     """`fcil run` in a process of its own, when it is where it was to wait."""
-    env = {**os.environ, "FCIL_TEST_WAIT": wait, "FCIL_TEST_MARK": str(mark)}
-    command = [sys.executable, "-m", "fcil", "run", str(source), "--out", str(out)]
-    with subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    env = {"FCIL_TEST_WAIT": wait, "FCIL_TEST_MARK": str(mark)}
+    with Forked(mark.parent, "run", source, "--out", out, env=env) as process:
         deadline = time.monotonic() + 120
         while not mark.exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield process
-        process.kill()
 
 
-def assert_same_as_whole(tmp_path: Path, source: Path, rounds_done: int) -> None:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment whose checkpoints are those of the ends of tasks: `checkpoint_every` is 0."""
+    folder = tmp_path_factory.mktemp("waits")
+    own = write_strategy(folder, WAITS, "waits")
+    return write_experiment(folder, strategy=str(own), federation={"checkpoint_every": 0, "rounds": 3})
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path) -> Run:
+    """Its run, never interrupted."""
+    return play(source, out=source.parent / "whole")[0]
+
+
+def assert_same_as_whole(tmp_path: Path, source: Path, whole: Run, rounds_done: int) -> None:
     """Going on with what was interrupted gives what was never interrupted, to the bit."""
     (resumed,) = play(source, out=tmp_path / "cut")
-    (whole,) = play(source, out=tmp_path / "whole")
     assert f"{rounds_done} rounds done before" in (resumed.path / "log.txt").read_text()
     assert_equal(resumed, whole)
 
@@ -76,10 +88,10 @@ def assert_equal(a: Run, b: Run) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_round_end_and_saves_it(tmp_path: Path, number: signal.Signals) -> None:
-    """Without this the checkpoint would be the one of the first task: `checkpoint_every` is 0."""
-    own = write_strategy(tmp_path, WAITS, "waits")
-    source = write_experiment(tmp_path, strategy=str(own), federation={"checkpoint_every": 0, "rounds": 3})
+def test_a_signal_lets_the_round_end_and_saves_it(
+    tmp_path: Path, source: Path, whole: Run, number: signal.Signals
+) -> None:
+    """Without this the checkpoint would be the one of the first task."""
     with begun(source, tmp_path / "cut", tmp_path / "mark", "2/2/0:1") as process:
         process.send_signal(number)
         began = time.monotonic()
@@ -88,24 +100,22 @@ def test_a_signal_lets_the_round_end_and_saves_it(tmp_path: Path, number: signal
     assert process.returncode == 130
     assert "stopping as soon as this step is saved; once more stops at once" in out
     assert err == "interrupted; the same command goes on from the last checkpoint\n"
-    assert_same_as_whole(tmp_path, source, rounds_done=5)
+    assert_same_as_whole(tmp_path, source, whole, rounds_done=5)
 
 
-def test_a_round_that_takes_too_long_is_dropped_and_what_was_before_it_saved(tmp_path: Path) -> None:
-    own = write_strategy(tmp_path, WAITS, "waits")
-    source = write_experiment(tmp_path, strategy=str(own), federation={"checkpoint_every": 0, "rounds": 3})
+def test_a_round_that_takes_too_long_is_dropped_and_what_was_before_it_saved(
+    tmp_path: Path, source: Path, whole: Run
+) -> None:
     with begun(source, tmp_path / "cut", tmp_path / "mark", "1/3/1:100") as process:
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         process.communicate(timeout=90)
         assert interrupts.GRACE - 1 < time.monotonic() - began < SOON
     assert process.returncode == 130
-    assert_same_as_whole(tmp_path, source, rounds_done=2)
+    assert_same_as_whole(tmp_path, source, whole, rounds_done=2)
 
 
-def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
-    own = write_strategy(tmp_path, WAITS, "waits")
-    source = write_experiment(tmp_path, strategy=str(own))
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, source: Path, whole: Run) -> None:
     with begun(source, tmp_path / "cut", tmp_path / "mark", "2/1/1:100") as process:
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
@@ -113,7 +123,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=3)
     assert process.returncode == 130
-    assert_same_as_whole(tmp_path, source, rounds_done=2)
+    assert_same_as_whole(tmp_path, source, whole, rounds_done=3)
 
 
 def test_a_synthesis_goes_on_from_its_last_episode(tmp_path: Path) -> None:

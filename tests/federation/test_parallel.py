@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from run_processes import COUNTS, start, until
+from run_processes import COUNTS, Forked, until
 from small_runs import LANDER, Stop, StopAfter, play, silently, write_experiment
 from small_runs import write_strategy as write
 from typer.testing import CliRunner
@@ -447,14 +447,14 @@ def test_json_is_for_a_dry_run_alone(tmp_path: Path) -> None:
 
 def test_two_processes_play_each_run_once_and_one_takes_over_when_the_other_dies(tmp_path: Path) -> None:
     source = counting(tmp_path, [{"waits": True}, {"waits": True, "fails": "no"}], seeds=[0, 1])
-    victim, other = processes = [start(source, tmp_path / "out") for _ in range(2)]
+    victim, other = processes = [Forked(tmp_path, "run", source, "--out", tmp_path / "out") for _ in range(2)]
     try:
         until(lambda: len([*tmp_path.glob("waits-*")]) == 2, *processes)
         assert len(set(begun(tmp_path))) == 2  # each is at a run of its own
         victim.kill()
         victim.communicate()
         (tmp_path / "go-on").touch()
-        said, _ = other.communicate(timeout=250)
+        said = other.communicate(timeout=250)
     finally:
         for process in processes:
             process.kill()

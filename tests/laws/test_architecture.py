@@ -23,7 +23,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drawing() -> ModuleType:
     return script("draw_architecture")
 
@@ -51,8 +51,11 @@ def test_a_hop_that_is_gone_is_named(
     drawing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, complaint: str
 ) -> None:
     (tmp_path / "walks.txt").write_text(f"# a: b\n== c\n{line}\n")
-    monkeypatch.setattr(drawing, "HERE", tmp_path)
-    (said,) = drawing.broken_hops()
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "HERE", tmp_path)
+        drawing.walks.cache_clear()
+        (said,) = drawing.broken_hops()
+    drawing.walks.cache_clear()
     assert complaint in said
 
 
