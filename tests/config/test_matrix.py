@@ -9,9 +9,10 @@ import pytest
 import yaml
 from small_runs import write_experiment
 
-from fcil.config import Where
+from fcil.config import Where, load_yaml
 from fcil.config.matrix import cells, expand, matches
 from fcil.errors import ConfigError
+from fcil.methods.listing import strategies
 from fcil.runs.plans import read
 
 LANDER = {"lander": {"radius": 0.01}}
@@ -112,7 +113,7 @@ def test_include_overwrites_no_option_of_the_matrix(entry: dict[str, Any]) -> No
         ({"exclude": [{"data.tasks": 2, "strategy": "finetune"}, {"data.tasks": 9}]}, "9 matches no value"),
         ({"exclude": [{"strategy": "finetune"}, {"strategy": "lander"}]}, "exclude: leaves nothing of the matrix"),
         ({"exclude": {"strategy": "finetune"}}, "exclude: .* expected a list of mappings"),
-        ({"include": ["lander"]}, r"include\[0\]: 'lander' is not allowed; expected a mapping of key paths"),
+        ({"include": [3]}, r"include\[0\]: 3 is not allowed; expected a mapping of key paths"),
         ({"include": [{}]}, r"include\[0\]: {} is not allowed"),
         ({"include": [{"strategy.radius.x.y": 1, "strategy": "lander"}]}, "has no key"),
         ({"include": [{".".join("a" * 60): 1}]}, "more than 50 parts"),
@@ -180,3 +181,49 @@ def test_a_file_with_include_and_exclude_is_read_to_plans(tmp_path: Path) -> Non
         ("lander", 5, 2),
         ("joint", 10, 7),
     ]
+
+
+# Entries in files of their own ------------------------------------------------------------------
+
+
+def test_include_takes_entries_from_files_beside_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/lander.yaml").write_text("strategy: lander\nstrategy.lam: 2\noptimizer.lr: 0.01\n")
+    matrix = {"strategy": ["finetune", "lander"], "data.tasks": [2, 5], "include": ["methods/lander.yaml"]}
+    found = cells(write_experiment(tmp_path, matrix=matrix))
+    assert [(next(iter(c["strategy"])) if isinstance(c["strategy"], dict) else c["strategy"]) for c in found] == [
+        *("finetune", "finetune", "lander", "lander")
+    ]
+    assert [cell.get("optimizer", {}).get("lr") for cell in found][2:] == [0.01, 0.01]
+    assert found[3]["strategy"] == {"lander": {"lam": 2}}
+    assert found[0].get("optimizer", {}).get("lr") != 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, r"methods/landr.yaml: no such file. Did you mean \"lander.yaml\""),
+        ("", "landr.yaml: holds no settings; expected a mapping of key paths"),
+        ("- 1\n", "landr.yaml: holds no settings"),
+        ("a: [\n", "landr.yaml: not valid YAML"),
+    ],
+)
+def test_a_file_that_include_names_and_that_is_no_entry_is_refused(
+    tmp_path: Path, text: str | None, problem: str
+) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/lander.yaml").write_text("strategy: lander\n")
+    if text is not None:
+        (tmp_path / "methods/landr.yaml").write_text(text)
+    source = write_experiment(tmp_path, matrix={"strategy": ["lander"], "include": ["methods/landr.yaml"]})
+    with pytest.raises(ConfigError, match=problem):
+        cells(source)
+
+
+def test_the_methods_of_the_tables_are_in_files_that_name_them() -> None:
+    folder = Path(__file__).parents[2] / "experiments/methods"
+    entries = {path.stem: load_yaml(path) for path in sorted(folder.glob("*.yaml"))}
+    assert {entry["strategy"] for entry in entries.values()} == set(entries)
+    assert set(entries) == {row["strategy"] for row in strategies()} - {"distill"}
+    for path in folder.glob("*.yaml"):
+        assert path.read_text(encoding="utf-8").startswith("# "), f"{path.name}: no source"
