@@ -19,6 +19,6 @@ def check_batches(one: Distillation, datasets: Datasets, where: Where) -> None:
     with named(where):
         if not one.teacher.file:
             check_batch(one.teacher.net, shape, one.teacher.batch_size, "teacher.batch_size")
-        check_batch(one.student.net, shape, one.pupil.batch_size or 1, "student.batch_size")
-        if one.synthesizer.numbered or one.pupil.learns == "after":  # batches come from a pool of so many
+        check_batch(one.student.net, shape, one.resolved_student.batch_size or 1, "student.batch_size")
+        if one.synthesizer.numbered or one.resolved_student.learns == "after":  # batches come from a pool of so many
             check_batch(one.student.net, shape, one.synthesizer.samples, "synthesizer.samples")

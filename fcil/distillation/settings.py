@@ -167,8 +167,8 @@ class Distillation:
 
     def __post_init__(self) -> None:
         check_runs(self.name, self.seeds)
-        method, student = self.synthesizer, self.pupil
-        if problem := contradiction(method, self.teaching, student.learns or "between", "student.learns"):
+        method, student = self.synthesizer, self.resolved_student
+        if problem := contradiction(method, self.resolved_distiller, student.learns or "between", "student.learns"):
             raise ValueError(problem)
         if self.distiller is not None and student.learns == "within":
             raise ValueError(_nothing_reads("distiller", f"{method.name} has a loss of its own"))
@@ -182,30 +182,30 @@ class Distillation:
             )
 
     @property
-    def pupil(self) -> StudentSettings:
+    def resolved_student(self) -> StudentSettings:
         """The student with every null filled in."""
         return self.student.resolved(self.synthesizer)
 
     @property
-    def teaching(self) -> Distiller:
+    def resolved_distiller(self) -> Distiller:
         """The distiller, that of the synthesizer's recipe if none is named."""
         return self.distiller or Distiller.from_yaml(self.synthesizer.recipe.distiller, Where("recipe"))
 
     def filled(self) -> Distillation:
         """Return the same with what is null as it is played; what a student within the episodes does not read stays."""
-        if self.pupil.learns == "within":
-            return replace(self, student=replace(self.student, learns="within", rounds=self.pupil.rounds))
-        return replace(self, student=self.pupil, distiller=self.teaching)
+        if self.resolved_student.learns == "within":
+            return replace(self, student=replace(self.student, learns="within", rounds=self.resolved_student.rounds))
+        return replace(self, student=self.resolved_student, distiller=self.resolved_distiller)
 
     def smoke(self) -> Distillation:
         """One seed, two steps of everything: does it run at all?"""
-        method, quantised, pupil = self.synthesizer.smoke(), self.quantise, self.pupil
+        method, quantised, student_settings = self.synthesizer.smoke(), self.quantise, self.resolved_student
         usual = type(method)()
-        method = replace(method, **{name: getattr(usual, name) for name in method.unread(pupil.learns)})
+        method = replace(method, **{name: getattr(usual, name) for name in method.unread(student_settings.learns)})
         student = replace(self.student, wait=0, evaluate_every=0, rounds=None)
-        if pupil.learns != "within":
-            rounds = method.episodes if pupil.learns == "between" else 1
-            student = replace(student, rounds=rounds, steps=min(MOST_STEPS, pupil.steps or MOST_STEPS))
+        if student_settings.learns != "within":
+            rounds = method.episodes if student_settings.learns == "between" else 1
+            student = replace(student, rounds=rounds, steps=min(MOST_STEPS, student_settings.steps or MOST_STEPS))
         if quantised is not None:
             quantised = replace(quantised, samples=min(64, quantised.samples), fine_tune=min(2, quantised.fine_tune))
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -227,7 +227,7 @@ class Distillation:
 
         A trained teacher is identified by the settings of its training, which all seeds share.
         """
-        s = self.pupil
+        s = self.resolved_student
         assert s.rounds is not None
         assert s.batch_size is not None
         assert s.optimizer is not None
@@ -243,7 +243,7 @@ class Distillation:
             "digest": digest,
             "net": dump(self.teacher.net),
             "synthesizer": dump(self.synthesizer),
-            "distiller": dump(self.teaching),
+            "distiller": dump(self.resolved_distiller),
             "learns": s.learns,
             "steps": s.steps,
             "wait": s.wait,

@@ -131,7 +131,7 @@ class CMI(PoolStudentLoop):
         with seeded(*problem.key, chain, "projector"):
             projector = Projector(width, self.directions).to(own)
         projecting = torch.optim.Adam(projector.parameters(), lr=self.lr, fused=True)
-        return CMIReplica(chain, projector, projecting, own.new_empty(0, 2 * width), *self.pupil(problem, chain))
+        return CMIReplica(chain, projector, projecting, own.new_empty(0, 2 * width), *self.own_student(problem, chain))
 
     def episode(self, problem: SynthesisProblem, chain: CMIReplica, number: int) -> dict[str, float]:
         key = (*problem.key, chain.number, number)

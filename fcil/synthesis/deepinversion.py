@@ -104,7 +104,7 @@ class DeepInversion(PixelLoop, PoolStudentLoop):
     # Method -----------------------------------------------------------------------------------
 
     def start(self, problem: SynthesisProblem, chain: int) -> DeepInversionReplica:
-        return DeepInversionReplica(chain, *empty_batch(problem), *self.pupil(problem, chain))
+        return DeepInversionReplica(chain, *empty_batch(problem), *self.own_student(problem, chain))
 
     def episode(self, problem: SynthesisProblem, chain: DeepInversionReplica, number: int) -> dict[str, float]:
         s, key = self.settled, (*problem.key, chain.number, number)

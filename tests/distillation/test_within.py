@@ -41,7 +41,7 @@ def within(folder: Path, method: str, student: dict[str, Any] | None = None, **s
 @pytest.mark.parametrize("method", ALTERNATING)
 def test_an_alternating_method_teaches_the_student_unless_told_otherwise(tmp_path: Path, method: str) -> None:
     (one,) = read(within(tmp_path, method))
-    assert (one.pupil.learns, one.pupil.rounds) == ("within", 3)
+    assert (one.resolved_student.learns, one.resolved_student.rounds) == ("within", 3)
     plan = one.student_plan(0)
     assert plan.federation.rounds == 3
     assert plan.strategy.strategy.options()["learns"] == "within"
@@ -131,8 +131,8 @@ def test_rdskd_is_followed_by_a_student_as_its_code_has_it(tmp_path: Path) -> No
     path.write_text(path.read_text().replace("    student_batch: 10\n", ""), encoding="utf-8")
     (one,) = read(path)
     plan = one.student_plan(0)
-    assert (one.pupil.learns, plan.optimizer.name, plan.optimizer.lr) == ("after", "adam", 2e-3)
-    assert one.teaching.to_yaml() == {"kd": {"temperature": 10.0}}
+    assert (one.resolved_student.learns, plan.optimizer.name, plan.optimizer.lr) == ("after", "adam", 2e-3)
+    assert one.resolved_distiller.to_yaml() == {"kd": {"temperature": 10.0}}
     assert create("nayer").recipe == Recipe()
 
 

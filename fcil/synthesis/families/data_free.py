@@ -89,7 +89,7 @@ class AdversarialLoop(GeneratorLoop, WithStudent):
 
     def start(self, problem: SynthesisProblem, chain: int) -> GeneratorReplica:
         state = super().start(problem, chain)
-        state.student, state.teaching = self.pupil(problem, chain)
+        state.student, state.teaching = self.own_student(problem, chain)
         return state
 
     def episode(self, problem: SynthesisProblem, chain: GeneratorReplica, number: int) -> dict[str, float]:

@@ -58,7 +58,7 @@ class WithStudent(Synthesizer):
         """Return a new optimizer of a student."""
         return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
 
-    def pupil(self, problem: SynthesisProblem, chain: int) -> tuple[Net | None, optim.SGD | None]:
+    def own_student(self, problem: SynthesisProblem, chain: int) -> tuple[Net | None, optim.SGD | None]:
         """The student, where anything asks it or it is to be taught; and its optimizer, where it is ours to teach."""
         if not self.adv and problem.student_learns == "caller":
             return None, None
