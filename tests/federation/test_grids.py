@@ -395,7 +395,8 @@ def chain_workers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "ChainWorker" in process.name() + str(process.cmdline()):
+            there = process.status() != psutil.STATUS_ZOMBIE  # one that was killed a moment ago
+            if there and "ChainWorker" in process.name() + str(process.cmdline()):
                 found.append(process)
     return found
 
