@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import silently
 
 import fcil
 from fcil.config import load_yaml
@@ -34,14 +33,12 @@ def test_the_method_in_the_readme_runs_as_a_file_of_ones_own(tmp_path: Path) -> 
     own = tmp_path / "fedlwf.py"
     own.write_text(source)
 
-    with silently():
-        (run,) = fcil.run(
-            ROOT / "experiments/quickstart.yaml", *TINY, f"strategy={{{own}: {{keep: 10}}}}", out=tmp_path
-        )
+    (run,) = fcil.run(ROOT / "experiments/quickstart.yaml", *TINY, f"strategy={{{own}: {{keep: 10}}}}", out=tmp_path)
 
     assert run.strategy == "fedlwf"
     assert [set(r["terms"]) for r in run.rounds] == [{"ce"}, {"ce", "kd"}]
     assert (run.path / "strategy.py").read_text() == source
+    assert (run.folder.figures / "accuracy.png").is_file()
 
 
 def test_the_settings_in_the_readme_are_those_of_the_quick_start() -> None:
