@@ -406,9 +406,10 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
     """Also in the middle of an episode: the killer waits until one has begun."""
     plan = plan_of(tmp_path, LANDER)
     context = Datasets().open(plan)
-    nayer = create("nayer", **{**NAYER, "rounds": 5, "steps": 20, "chains": 2})
+    nayer = create("nayer", **{**NAYER, "rounds": 10, "steps": 20, "chains": 2})
     problem = synthesis_problem(context, context.first_net(), [0, 1], context.anchors, None, ("test",))
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(2)]
+    assert nayer.episodes > 5  # so that no chain is over, and no worker idle, when the second is killed
     killed: list[int] = []
 
     def tick(done: int, terms: dict[str, float]) -> None:
