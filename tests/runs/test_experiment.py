@@ -207,6 +207,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "evaluate_every": 2,
         "stop_after": 3,
         "max_batches": 3,
+        "local_steps": 3,
         "exemplars": 5,
         "mods": ["fixed_clipping"],
         "aggregation": "median",
@@ -256,7 +257,8 @@ def test_what_can_change_the_result_changes_the_variant(tmp_path: Path) -> None:
     found = [plans(write_experiment(tmp_path))[0].variant]
     for section, changes in DIFFERENT.items():
         for key, value in changes.items():
-            found.append(plans(write_experiment(tmp_path, **{section: {key: value}}))[0].variant)
+            default = {"local_epochs": FederationSettings().local_epochs} if key == "local_steps" else {}
+            found.append(plans(write_experiment(tmp_path, **{section: {key: value, **default}}))[0].variant)
     assert len(set(found)) == len(found)
 
 
