@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -22,11 +23,17 @@ def provenance() -> dict[str, Any]:
     it is installed in, or a working folder, says nothing of it. `sources` is a digest of its files,
     whether there is git or not. `user_repository` is the repository of the working directory, if it is another one.
     """
-    own = repository_of(PACKAGE, tracks="__init__.py")
+    own = dict(_as_loaded(PACKAGE))
     here = repository_of(Path("."))
     own_top, user_top = (found.pop("top", None) for found in (own, here))
     other = user_top is not None and user_top != own_top
     return {**own, "sources": sources_digest(PACKAGE), "user_repository": here if other else None}
+
+
+@lru_cache(maxsize=4)
+def _as_loaded(package: Path) -> Mapping[str, Any]:
+    """Return the repository of the package when first asked: what is committed later is not what this process runs."""
+    return repository_of(package, tracks="__init__.py")
 
 
 def repository_of(folder: Path, tracks: str = "") -> dict[str, Any]:

@@ -46,6 +46,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], dict[str, Any]
         monkeypatch.setattr(provenance_module, "PACKAGE", own)
         monkeypatch.chdir(here)
         sources_digest.cache_clear()
+        provenance_module._as_loaded.cache_clear()
         return provenance()
 
     return look
@@ -126,6 +127,7 @@ def test_the_working_directory_may_be_gone(tmp_path: Path, monkeypatch: pytest.M
 def test_a_digest_sees_every_file_and_its_name(tmp_path: Path) -> None:
     def digest() -> str | None:
         sources_digest.cache_clear()
+        provenance_module._as_loaded.cache_clear()
         return sources_digest(tmp_path / "p")
 
     assert digest() is None
@@ -203,3 +205,14 @@ def test_a_precision_that_was_set_before_does_not_count(how: str) -> None:
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.equal(a @ b, product)
     assert torch.equal(torch.conv2d(image, kernel), filtered)
+
+
+def test_a_commit_made_while_a_process_runs_is_not_taken_for_what_it_runs(tmp_path: Path, at: At) -> None:
+    own = package(tmp_path / "fcil")
+    loaded = repository(tmp_path)
+    assert at(own, tmp_path)["commit"] == loaded
+    (own / "__init__.py").write_text("x = 2\n")
+    later = repository(tmp_path)
+    assert later != loaded
+    assert (provenance()["commit"], provenance()["modified"]) == (loaded, False)
+    assert at(own, tmp_path)["commit"] == later  # another process
