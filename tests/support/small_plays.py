@@ -28,7 +28,7 @@ from fcil.synthesis import Bound, Synthesizer, create, synthesizer_class
 from fcil.types import Tensors
 
 Precision = Literal["fp32", "bf16"]
-SMALL: dict[str, Any] = {
+SMALL_SYNTHESIS: dict[str, Any] = {
     "rounds": 3,
     "warmup": 0,
     "warmup_loops": 1,
@@ -42,8 +42,9 @@ SMALL: dict[str, Any] = {
     "directions": 6,
     "student_steps": 2,
     "student_batch": 8,
-    "ed_batches": 1,
 }
+"""Settings of a small synthesis; a method takes those that it has."""
+SMALL = {**SMALL_SYNTHESIS, "ed_batches": 1}
 LONGER = ("steps", "student_steps", "consolidation", "perturbations", "generator_steps")
 """Lengths of loops, of strategies and of synthesizers."""
 EVALUATED = 32, 16

@@ -29,6 +29,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from small_plays import SMALL_SYNTHESIS
 from synthesis_problems import (
     TwoConvs,
     bounded_problem,
@@ -60,22 +61,6 @@ from fcil.types import Output, Tensors, Terms
 
 NAMES = synthesizer_names()
 CLASSES = {name: synthesizer_class(name) for name in NAMES}
-SMALL: dict[str, Any] = {
-    "rounds": 3,
-    "warmup": 0,
-    "warmup_loops": 1,
-    "loops": 1,
-    "steps": 2,
-    "batch_size": 10,
-    "samples": 40,
-    "latent": 8,
-    "width": 4,
-    "sizes": (8,),
-    "directions": 6,
-    "student_steps": 2,
-    "student_batch": 8,
-}
-"""Of these a method takes what it has."""
 WEIGHTS = ("ce", "adv", "balance", "act", "tv", "l2", "smooth", "cam", "ed")
 """Of terms, in so far as a method can do without."""
 
@@ -83,7 +68,7 @@ WEIGHTS = ("ce", "adv", "balance", "act", "tv", "l2", "smooth", "cam", "ed")
 def small(name: str, **settings: Any) -> Synthesizer:
     """The method with few steps, and with these settings in so far as it has them."""
     known = {field.name for field in fields(CLASSES[name])}
-    return create(name, **{key: value for key, value in (SMALL | settings).items() if key in known})
+    return create(name, **{key: value for key, value in (SMALL_SYNTHESIS | settings).items() if key in known})
 
 
 def those(kind: type) -> list[str]:
@@ -237,7 +222,10 @@ def test_nothing_else_is_made_than_was_asked_for(name):
 
 
 def test_clients_are_given_old_classes_alone(tmp_path):
-    fast = {key: SMALL[key] for key in ("rounds", "steps", "batch_size", "samples", "latent", "width", "student_steps")}
+    fast = {
+        key: SMALL_SYNTHESIS[key]
+        for key in ("rounds", "steps", "batch_size", "samples", "latent", "width", "student_steps")
+    }
     assert set(synthetic_of_a_run(tmp_path, "target", {"fast": fast})["y"].tolist()) == {0, 1}
 
 
