@@ -47,5 +47,4 @@ def _told(frames: Sequence[Frame]) -> Iterator[str]:
     """Yield frames as pyinstrument has them, without those of the import system, of which there are five a module."""
     for frame in frames:
         if not frame.place.startswith(_IMPORTS):
-            owner = f"\x01c{frame.owner}" if frame.owner else ""
-            yield f"{frame.function}\x00{frame.place}\x00{frame.line or 0}{owner}"
+            yield f"{frame.function}\x00{frame.place}\x00{frame.line}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 START = "start"
@@ -109,21 +109,37 @@ class Frame(NamedTuple):
     function: str
     place: str
     """Its file: `fcil/...` and `strategies/...` here, `lib/...` of a library, of any other the last two parts."""
-    line: str
+    line: int
     """Where it begins."""
-    owner: str
-    """Name of its class, or empty."""
-    mark: str
+    mark: str = _NONE
 
 
-@cache
-def frame_of(info: str) -> Frame:
-    """Return a frame of pyinstrument's: function, NUL, file, NUL, line, then attributes after SOHs."""
-    identifier, *attributes = info.split("\x01")
-    function, path, line = (*identifier.split("\x00"), "", "")[:3]
-    owner = next((attribute[1:] for attribute in attributes if attribute.startswith("c")), "")
-    place = _place(path)
-    return Frame(function, place, line, owner, _mark(place, function))
+def frame_of(name: str, path: str, line: int = 0) -> Frame:
+    """Return the frame of a function.
+
+    Args:
+        name: qualified, such as `Client.train`.
+        path: of its file.
+    """
+    shown, place = name.replace("<locals>.", ""), _place(path)
+    return Frame(shown, place, line, _mark(place, shown.rpartition(".")[2]))
+
+
+_known: dict[int, tuple[CodeType, Frame]] = {}  # by identity: the hash of a code object costs more than all the rest
+
+
+def stack_of(frame: FrameType | None) -> tuple[Frame, ...]:
+    """Return the frames of a stack, the outermost first, given the innermost one."""
+    frames: list[Frame] = []
+    while frame is not None:
+        code = frame.f_code
+        known = _known.get(id(code))
+        if known is None:
+            known = code, frame_of(code.co_qualname, code.co_filename, code.co_firstlineno)
+            _known[id(code)] = known  # which keeps the code object, and so its identity
+        frames.append(known[1])
+        frame = frame.f_back
+    return tuple(reversed(frames))
 
 
 def _place(path: str) -> str:

@@ -1,8 +1,9 @@
 """Sampling of the process that plays runs, a profile for each of them.
 
 pyinstrument does the sampling and draws the flame graph: a wheel of 140 kB without dependencies, released since 2014.
-Its sampler is asked directly, not through its `Profiler`, which keeps every sample: here they are summed as they come,
-so memory does not grow with the length of a run, and each is known to belong to a task and a client.
+Its hook is asked directly, not through its `Profiler`, which keeps every sample and reads the local variables of every
+frame for the name of a class. Here samples are summed as they come, so memory does not grow with the length of a run,
+no tensor is kept alive, and each is known to belong to a task and a client.
 
 A sample is due every `INTERVAL` of the clock. What the process spent since the one before, in processor seconds of all
 its threads, is ascribed to the functions at work then.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import psutil
@@ -28,14 +30,14 @@ from fcil.federation.observer import Observer
 from fcil.federation.runtime.interrupts import Interrupts
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.metrics import AccuracyRow
-from fcil.profiling.phases import OTHER, START, frame_of, phase_of
+from fcil.profiling.phases import OTHER, START, Frame, frame_of, phase_of, stack_of
 from fcil.profiling.profile import Key, Profile, Spent
 from fcil.profiling.write import report, write
 from fcil.store import RunFolder
 from fcil.types import Task
 
-INTERVAL = 0.002
-"""Seconds of the clock between two samples."""
+INTERVAL = 0.004
+"""Seconds of the clock between two samples: as long as a tick of the coarse clock, which costs nothing to read."""
 ALONE = "--profile: played in this process, one client after the other; the results are those of any other way"
 PlayOne = Callable[[Engine, RunContext, Path, Console, Observer], None]
 """Plays one run, which tells the observer of what happens."""
@@ -48,7 +50,7 @@ def check_installed() -> None:
         ConfigError: it is not.
     """
     try:
-        import pyinstrument.stack_sampler  # noqa: F401
+        import pyinstrument.low_level.stat_profile  # noqa: F401
     except ImportError:
         raise ConfigError("--profile needs a package more; pip install 'fcil[profile]'") from None
 
@@ -89,33 +91,34 @@ class Profiler:
 
     def __enter__(self) -> Self:
         self._add(START)
-        self._subscribe()
+        self.ensure_sampling()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sampler.unsubscribe(self._sample)
+        self._hook(None)
 
-    def _subscribe(self) -> None:
-        from pyinstrument.stack_sampler import get_stack_sampler
+    def _hook(self, target: Callable[[FrameType, str, Any], None] | None) -> None:
+        from pyinstrument.low_level.stat_profile import setstatprofile, walltime_coarse_resolution
 
-        self._sampler = get_stack_sampler()
-        self._sampler.subscribe(
-            self._sample, desired_interval=INTERVAL, use_timing_thread=True, use_async_context=False
-        )
+        coarse = walltime_coarse_resolution()  # None: this system has none
+        fits = coarse is not None and coarse <= INTERVAL
+        setstatprofile(target, INTERVAL, timer_type="walltime_coarse" if fits else "walltime")
 
     def ensure_sampling(self) -> None:
-        """Go on if something took the interpreter's hook: a profiler of the strategy, an error within a sample."""
+        """Begin, or go on if something took the hook: a profiler of the strategy's own, an error within a sample."""
         if sys.getprofile() is None:
-            self._sampler.unsubscribe(self._sample)
-            self._subscribe()
+            self._hook(self._sample)
 
-    def _sample(self, stack: Sequence[str], seconds: float, state: object) -> None:
-        frames = tuple(map(frame_of, stack))
+    def _sample(self, frame: FrameType, event: str, called: Any) -> None:
+        """Take a sample: the interpreter has called a function, or has returned from one."""
+        frames = stack_of(frame.f_back if event == "call" else frame)  # until a call the caller was at work
+        if event in ("c_return", "c_exception"):
+            frames = (*frames, frame_of(getattr(called, "__qualname__", called.__name__), "<built-in>"))
         phase, depth = phase_of(frames)
         self._profile.samples += 1
         self._add(phase, frames[depth:])
 
-    def _add(self, phase: str, frames: tuple[Any, ...] = ()) -> None:
+    def _add(self, phase: str, frames: tuple[Frame, ...] = ()) -> None:
         now = Spent(time.process_time(), time.perf_counter())
         spent = Spent(now.processor - self._last.processor, now.wall - self._last.wall)
         self._last = now

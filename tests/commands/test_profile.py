@@ -205,7 +205,7 @@ def test_a_deployment_has_no_profile() -> None:
 def test_without_the_package_it_is_refused_before_anything_begins(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pyinstrument", "pyinstrument.stack_sampler"):
+    for name in ("pyinstrument", "pyinstrument.low_level.stat_profile"):
         monkeypatch.setitem(sys.modules, name, None)
     write_experiment(Path("."))
     line = "--profile needs a package more; pip install 'fcil[profile]'"

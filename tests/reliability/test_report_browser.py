@@ -180,7 +180,7 @@ def test_nothing_overflows_and_nothing_is_complained_of(
 def test_the_page_of_a_profile_shows_its_phases_and_loads_nothing(browser: Callable[[], Tab], tmp_path: Path) -> None:
     profile = Profile()
     for number, phase in enumerate(MEANING):
-        frames = tuple(frame_of(f"{name}\x00/x/{name}.py\x001") for name in ("outer", "inner"))
+        frames = tuple(frame_of(name, f"/x/{name}.py") for name in ("outer", "inner"))
         profile.add(Key(1, None, phase), Spent(number + 1.0, 1.0), frames)
     path = tmp_path / "profile.html"
     path.write_text(flame_page(profile, "tiny"), encoding="utf-8")

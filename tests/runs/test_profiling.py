@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fcil.profiling.phases import (
     STUDENT,
     frame_of,
     phase_of,
+    stack_of,
 )
 from fcil.profiling.profile import Key, Profile, Spent
 from fcil.profiling.tables import MOST_ROWS, clients, tasks, to_markdown, to_rich
@@ -59,14 +61,14 @@ EPISODE = f"{SYNTHESIS} fcil/synthesis/nayer.py:episode"
 
 
 def stack(text: str) -> tuple[phases.Frame, ...]:
-    """Frames as pyinstrument has them: of this checkout, of torch, or of a file of a user's."""
+    """Frames of this checkout, of torch, or of a file of a user's."""
 
-    def info(part: str) -> str:
+    def frame(part: str) -> phases.Frame:
         path, function = part.split(":")
         home = TORCH.parent if path.startswith("torch/") else ROOT if path[0] != "/" else Path("/")
-        return f"{function}\x00{home / path}\x0012\x01l34"
+        return frame_of(f"Some.<locals>.{function}", str(home / path))
 
-    return tuple(map(frame_of, ["MainThread\x00<thread>\x001", *map(info, text.split())]))
+    return tuple(map(frame, text.split()))
 
 
 @pytest.mark.parametrize(
@@ -122,10 +124,21 @@ def test_what_is_shown_of_a_stack_begins_where_its_phase_does() -> None:
     whole = stack(f"{TRAIN} fcil/roles.py:passes fcil/data/scenario.py:batches")
     _, depth = phase_of(whole)
     assert [(frame.place, frame.function) for frame in whole[depth:]] == [
-        ("fcil/roles.py", "train"),
-        ("fcil/roles.py", "passes"),
-        ("fcil/data/scenario.py", "batches"),
+        ("fcil/roles.py", "Some.train"),
+        ("fcil/roles.py", "Some.passes"),
+        ("fcil/data/scenario.py", "Some.batches"),
     ]
+
+
+def test_a_stack_is_read_from_the_innermost_frame_outwards() -> None:
+    def inner() -> tuple[phases.Frame, ...]:
+        return stack_of(sys._getframe())
+
+    *_, caller, innermost = inner()
+    assert innermost.function == "test_a_stack_is_read_from_the_innermost_frame_outwards.inner"
+    assert (caller.place, caller.function) == ("tests/runs/test_profiling.py", innermost.function.partition(".")[0])
+    assert caller.line < innermost.line
+    assert stack_of(None) == ()
 
 
 def test_every_function_that_marks_a_phase_is_there() -> None:
@@ -153,7 +166,7 @@ def test_every_function_that_marks_a_phase_is_there() -> None:
     ],
 )
 def test_a_place_names_no_folder_of_the_machine(path: Path, place: str) -> None:
-    assert frame_of(f"f\x00{path}\x001\x01cNet\x01l7") == ("f", place, "1", "Net", frame_of(f"f\x00{path}\x001").mark)
+    assert frame_of("Net.f", str(path), 7)[:3] == ("Net.f", place, 7)
 
 
 # Sums ---------------------------------------------------------------------------------------------
