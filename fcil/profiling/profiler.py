@@ -91,7 +91,7 @@ class Profiler:
 
     def __enter__(self) -> Self:
         self._add(START)
-        self.ensure_sampling()
+        self._hook(self._sample)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +105,7 @@ class Profiler:
         setstatprofile(target, INTERVAL, timer_type="walltime_coarse" if fits else "walltime")
 
     def ensure_sampling(self) -> None:
-        """Begin, or go on if something took the hook: a profiler of the strategy's own, an error within a sample."""
+        """Go on if something took the hook: a profiler of the strategy's own, an error within a sample."""
         if sys.getprofile() is None:
             self._hook(self._sample)
 
