@@ -27,6 +27,8 @@ KINDS = (
     ("ray::IDLE", "idle Ray worker"),
     ("raylet", "raylet"),
     ("gcs_server", "gcs"),
+    ("ray::DashboardAgent", "Ray agents and dashboard"),
+    ("ray::RuntimeEnvAgent", "Ray agents and dashboard"),
     ("dashboard", "Ray agents and dashboard"),
     ("runtime_env", "Ray agents and dashboard"),
     ("log_monitor", "Ray agents and dashboard"),
