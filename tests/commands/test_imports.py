@@ -47,7 +47,7 @@ def test_what_there_is_can_be_told_without_a_large_package(arguments: list[str])
     assert heavy(*arguments) == set()
 
 
-@pytest.mark.parametrize(("verb", "needs"), [("compare", {"scipy"}), ("plot", {"matplotlib"})])
+@pytest.mark.parametrize(("verb", "needs"), [("compare", {"scipy", "scipy.stats"}), ("plot", {"matplotlib"})])
 def test_finished_runs_are_told_without_torch(verb: str, needs: set[str], tmp_path: Path) -> None:
     assert heavy(verb, make_results(tmp_path / "runs"), "--out", tmp_path / "out") <= needs
 

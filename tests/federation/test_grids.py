@@ -5,6 +5,7 @@ All that needs Ray is here: it is started once, with one engine and its workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -41,6 +42,7 @@ from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan
 from fcil.federation.ray.grid import RayGrid, Worker, WorkerPool
+from fcil.federation.ray.pool import SharedPool
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.federation.synthesis.jobs import Job, synthesis_problem
 from fcil.io.state import flatten
@@ -518,3 +520,25 @@ def test_a_chain_is_stepped_episode_by_episode(tmp_path: Path) -> None:
     terms = [worker.step() for _ in range(nayer.episodes)]
     assert all(terms)
     assert worker.result()["x"].shape == (20, 1, 8, 8)
+
+
+@pytest.mark.ray
+def test_ray_comes_without_processes_that_only_show_it_and_its_workers_have_our_priority(engine: Engine) -> None:
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in command for command in commands)
+    assert not [c for c in commands if "dashboard/dashboard.py" in c or "log_monitor" in c or "monitor.py" in c]
+    pool = pool_of(engine)
+    while (worker := pool.take()) is None:
+        pool.wait(1.0)
+    pool.give_back(worker)
+    assert ray.get(worker.__ray_call__.remote(lambda _: os.nice(0))) == os.nice(0)
+
+
+@pytest.mark.ray
+def test_chains_run_on_the_workers_of_the_clients(engine: Engine) -> None:
+    shared = cast(RayExecutor, engine._executor)._pool
+    assert isinstance(shared, SharedPool)
+    actor = shared.take()
+    assert actor not in pool_of(engine)._idle
+    shared.give_back(actor)
+    assert actor in pool_of(engine)._idle
