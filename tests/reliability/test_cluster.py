@@ -14,14 +14,17 @@ from typing import Any
 
 import psutil
 import pytest
-from small_runs import NAYER, write_experiment
+from small_runs import NAYER, REMEMBERS, write_experiment, write_strategy
 
 from fcil.store import Run, find_runs
 
 pytestmark = pytest.mark.slow
 NODES = 3
+INPROCESS = "federation.backend=inprocess"
 FEDERATION = {"clients": 3, "rounds": 6, "local_epochs": 2, "stop_after": 2}
-STRATEGY = {"lander": {"synthesizer": {"nayer": NAYER}}}
+LANDER = {"lander": {"synthesizer": {"nayer": NAYER}}}
+SLOW = REMEMBERS.replace("update = super()", "__import__('time').sleep(0.5)\n        update = super()")
+"""Its clients take half a second more, so that a run outlasts the start of workers on all nodes."""
 
 
 @pytest.fixture
@@ -37,9 +40,8 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def experiment(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return write_experiment(folder, federation=FEDERATION, strategy=STRATEGY)
+def experiment(folder: Path, strategy: Any, **federation: Any) -> Path:
+    return write_experiment(folder, federation=FEDERATION | federation, strategy=strategy)
 
 
 def start(source: Path, out: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -59,11 +61,11 @@ def rounds(out: Path) -> int:
     return len(files[0].read_text().splitlines()) if files else 0
 
 
-def busy(node: Any) -> bool:
-    """Whether a worker on this node is in the middle of a call; Ray writes the call into the name of the process."""
+def plays(node: Any) -> bool:
+    """Whether a worker of clients lives on this node; Ray writes its class into the name of the process."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     names = [" ".join(child.cmdline()) for child in raylet.children() if child.is_running()]
-    return any(name.startswith("ray::") and "." in name for name in names)
+    return any(name.startswith("ray::Worker") for name in names)
 
 
 def same(one: Run, other: Run) -> bool:
@@ -71,20 +73,22 @@ def same(one: Run, other: Run) -> bool:
     return tables[0] == tables[1] and one.rounds[-1]["weights"] == other.rounds[-1]["weights"]
 
 
-def test_three_nodes_give_the_result_of_one_process_and_one_may_die(tmp_path: Path, cluster: Any) -> None:
-    source = experiment(tmp_path / "x")
-    alone = end(start(source, tmp_path / "alone", "federation.backend=inprocess"), tmp_path / "alone")
-    there = f"resources.ray_address={cluster.address}"
-    spread = end(start(source, tmp_path / "spread", there), tmp_path / "spread")
-    assert same(alone, spread)
+def test_three_nodes_give_the_result_of_one_process(tmp_path: Path, cluster: Any) -> None:
+    source, address = experiment(tmp_path, LANDER), f"resources.ray_address={cluster.address}"
+    alone, spread = tmp_path / "alone", tmp_path / "spread"
+    assert same(end(start(source, alone, INPROCESS), alone), end(start(source, spread, address), spread))
 
-    out = tmp_path / "bereaved"
-    process = start(source, out, there)
+
+def test_a_node_may_die(tmp_path: Path, cluster: Any) -> None:
+    source = experiment(tmp_path, str(write_strategy(tmp_path, SLOW)), rounds=40, stop_after=1)
+    alone, bereaved = tmp_path / "alone", tmp_path / "bereaved"
+    expected = end(start(source, alone, INPROCESS), alone)
+    process = start(source, bereaved, f"resources.ray_address={cluster.address}")
     dead: list[Any] = []
     while process.poll() is None and not dead:
         time.sleep(0.02)
-        dead = [node for node in cluster.worker_nodes if rounds(out) >= 2 and busy(node)][:1]
+        dead = [node for node in cluster.worker_nodes if rounds(bereaved) >= 2 and plays(node)][:1]
     cluster.remove_node(dead[0], allow_graceful=False)
-    bereaved = end(process, out)
-    assert {f["kind"] for record in bereaved.rounds for f in record["failures"]} == {"died"}
-    assert same(alone, bereaved)
+    run = end(process, bereaved)
+    assert {failure["kind"] for record in run.rounds for failure in record["failures"]} == {"died"}
+    assert same(expected, run)
