@@ -9,6 +9,8 @@
 # is a NumPy scalar, which NumPy 2 no longer lets give way to the array; twice the bytes on the wire. The counter
 # `num_batches_tracked`, an integer, comes back as a fraction from all of them.
 #
+# That such nets answer NaN was reported in 2022 (flwrlabs/flower, issue 1060); in 1.41 it is as it was.
+#
 # Seen with flwr 1.41.0 and NumPy 2.4.6 on Linux (2026-11). Fails if a variance stays positive, or types are kept.
 set -euo pipefail
 folder=$(mktemp -d)
