@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turns import round_begins
 
 from fcil import Client, Server, Strategy, Update
+
+LEND = {"lend": True} if "lend" in inspect.signature(Client.train).parameters else {}  # not in earlier checkouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,4 +23,4 @@ class IdleClients(Strategy):
 
     def local_train(self, client: Client) -> Update:
         client.local_epochs = 0
-        return client.train(self.local_loss, self.trainable(client.net))
+        return client.train(self.local_loss, self.trainable(client.net), **LEND)

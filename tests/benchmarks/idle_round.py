@@ -59,8 +59,9 @@ class Player:
         self.name = name
         read, write = os.pipe()
         environment = {**os.environ, "PYTHONPATH": f"{checkout}:{HERE}", "OMP_NUM_THREADS": "1", "TURNS": str(write)}
+        environment["RAY_worker_niceness"] = "0"  # else a busy machine gives workers next to nothing, unlike the driver
         environment |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  read when the process has ended
         self._process = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, arguments)],
             stdin=subprocess.PIPE,

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 
 import psutil
 
@@ -25,7 +26,7 @@ def round_begins() -> None:
     _ends.append(time.perf_counter())
     if _left == 0:
         if len(_ends) > 1:
-            walls = [b - a for a, b in zip(_ends, _ends[1:], strict=False)]
+            walls = [b - a for a, b in pairwise(_ends)]
             tell(walls=walls, processor=(processor_seconds() - _used) / len(walls))
         line = sys.stdin.readline()
         if not line:
