@@ -70,6 +70,7 @@ class Player:
             text=True,
             env=environment,
             pass_fds=[write],
+            cwd=checkout,  # which comes before the path
         )
         os.close(write)
         self._told = os.fdopen(read)
