@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import NamedTuple, cast
 
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
+from fcil.data.augment import batches_ahead, parted
+from fcil.data.scenario import batch_sizes
 from fcil.errors import TrainingError
-from fcil.nets import Net, NetSettings
+from fcil.nets import FeaturesAhead, Net, NetSettings
 from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.common.pool import endless_rows, view
-from fcil.types import Batch, State, Task, Tensors, Terms, Update, Value
+from fcil.types import Batch, Output, State, Task, Tensors, Terms, Update, Value
 
 
 @dataclass
@@ -46,8 +48,10 @@ class Client:
     most_exemplars: int | None = None
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     single_batches: int = 0  # training batches of one image so far
+    _coming: int = 1  # training batches of this pass that are still to come, with the present one
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
+    _ahead: dict[str, FeaturesAhead] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return this client's stream for this round and purpose."""
@@ -56,6 +60,18 @@ class Client:
     def frozen(self, name: str) -> Net:
         """The net whose weights are `shared[name]`, in eval mode and without gradients."""
         return self.frozen_net(name)
+
+    @torch.no_grad()
+    def frozen_output(self, name: str, x: Tensor) -> Output:
+        """Output of `frozen(name)` for a batch (B, channels, H, W), without a gradient.
+
+        Equal to the bit to that of the net, and cheaper for a batch of `batches` or `draw` where images are small:
+        features of the next batches are computed with it.
+        """
+        net = self.frozen_net(name)
+        if self.optimizer.precision == "bf16":
+            return cast(Output, net(x))
+        return self._ahead.setdefault(name, FeaturesAhead(net)).output(x)
 
     def built(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """Return the result of `build`, with the weights of `shared[name]`: a generator that the server has trained.
@@ -107,15 +123,26 @@ class Client:
     def _endless(self, name: str, count: int) -> Iterator[Tensor]:
         pool = cast(Tensors, self.shared[name])
         rng, augment = self.generator(f"draw {count} of {name}"), (self.shard.augment or Augment()).synthetic
-        for rows in endless_rows(len(pool["x"]), count, rng, self.device):
-            yield view(pool, rows, augment, rng, self.shard.mean, self.shard.std)
+        stream = endless_rows(len(pool["x"]), count, rng, self.device)
+        while True:
+            rows = list(islice(stream, min(batches_ahead(count, pool["x"].shape[1:]), max(1, self._coming))))
+            sizes = [len(part) for part in rows]
+            x = view(pool, torch.cat(rows), augment, rng, self.shard.mean, self.shard.std, sizes)
+            yield from parted(x, sizes)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """This client's training batches of one local epoch, shuffled and augmented."""
+        return self._batches(epoch, self.max_batches)
+
+    def _batches(self, epoch: int, most: int | None) -> Iterator[Batch]:
         rng = self.generator(f"batches {epoch}")
-        for number, batch in enumerate(self.shard.batches(self.batch_size, rng)):
-            if self.max_batches is not None and number >= self.max_batches:
-                return
+        every = len(batch_sizes(len(self.shard), self.batch_size))
+        wanted = every if most is None else min(every, most)
+        ahead = batches_ahead(self.batch_size, self.shard.images.shape)
+        if wanted < every:  # images of batches that are not asked for stay untouched
+            ahead = next(size for size in range(min(ahead, wanted), 0, -1) if wanted % size == 0)
+        for number, batch in enumerate(islice(self.shard.batches(self.batch_size, rng, ahead=ahead), wanted)):
+            self._coming = wanted - number
             self.single_batches += len(batch.y) == 1
             yield batch
 
@@ -126,7 +153,8 @@ class Client:
         """
         epochs, left = range(self.local_epochs) if self.local_steps is None else count(), self.local_steps
         for epoch in epochs if len(self.shard) else ():
-            for batch in self.batches(epoch):
+            bounds = [most for most in (self.max_batches, left) if most is not None]
+            for batch in self._batches(epoch, min(bounds, default=None)):
                 yield epoch, batch
                 left = None if left is None else left - 1
                 if left == 0:

@@ -73,7 +73,10 @@ class Net(nn.Module):
         return self.classifier.out_features
 
     def forward(self, x: Tensor) -> Output:
-        features = self.backbone(x)  # (B, F)
+        return self.heads(self.backbone(x))
+
+    def heads(self, features: Tensor) -> Output:
+        """Return the output for features (B, F) of the backbone."""
         embedding = None if self.text_head is None else self.text_head(features)  # (B, D)
         own = self.classifier.weight.dtype  # under autocast the layers return bf16; losses need more
         logits = self.classifier(features).to(own)

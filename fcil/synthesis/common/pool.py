@@ -6,7 +6,7 @@ by, where a synthesizer learnt its own instead of using the real data's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -37,10 +37,20 @@ def string_sorted(batches: int, rows: int, keep: int) -> list[int]:
 
 
 def view(
-    pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, mean: Statistics, std: Statistics
+    pool: Tensors,
+    rows: Tensor,
+    augment: Augment,
+    rng: torch.Generator,
+    mean: Statistics,
+    std: Statistics,
+    sizes: Sequence[int] = (),
 ) -> Tensor:
-    """Return augmented and normalised samples (len(rows), channels, H, W), as the nets expect them."""
-    x = augment(pool["x"][rows], rng)
+    """Return augmented and normalised samples (len(rows), channels, H, W), as the nets expect them.
+
+    Args:
+        sizes: of the batches that `rows` consist of, if they are several.
+    """
+    x = augment(pool["x"][rows], rng, sizes)
     if "mean" not in pool:
         return normalise(x, mean, std)
     own_mean, own_std = (pool[k][rows].view(len(rows), -1, *[1] * (x.ndim - 2)) for k in ("mean", "std"))
