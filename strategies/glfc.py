@@ -82,6 +82,8 @@ class GLFC(Strategy):
     """Binary cross-entropies of a sample: their sum over the classes (paper), or their mean (reference)."""
     unaided: Literal["compensated", "plain"] | None = None
     """A client without exemplars, as all are in the first task: weighted too (paper), or all weights 1 (reference)."""
+    classes: Literal["seen", "new"] = "seen"
+    """Logits of the label term: of all classes seen (`ce`), or of the new ones alone, as in iCaRL."""
     teacher: Literal["best", "last"] = "best"
     """Net of a task that teaches the next: the best on rebuilt images, or the last; then no client sends prototypes."""
     detect: Literal["boundary", "entropy"] = "boundary"
@@ -104,6 +106,7 @@ class GLFC(Strategy):
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     paper = 'Dong et al., "Federated Class-Incremental Learning", CVPR 2022, arXiv:2203.11473'
     uses = frozenset({"teacher", "notes"})
+    later = frozenset({"classes"})
     loss_terms = ("ce", "relation")
     broadcasts = ("teacher",)
 
@@ -126,7 +129,8 @@ class GLFC(Strategy):
             weight = torch.ones_like(logits[:, 0])
         else:
             weight = compensation(logits, batch.y, old)
-        ce = (weight * self._question(logits, target)).mean()
+        first = old if self.classes == "new" else 0
+        ce = (weight * self._question(logits[:, first:], target[:, first:])).mean()
         if client.task.first:
             return {"ce": ce}
         with torch.no_grad():

@@ -109,6 +109,25 @@ def test_the_stem_follows_the_size_of_the_images(side, stem, last_map):
     assert maps.shape == (2, 512, last_map, last_map)
 
 
+@pytest.mark.parametrize("name", ["resnet8", "cnn", "lenet5", "mlp"])
+def test_channels_last_is_the_same_net_but_for_rounding(name):
+    x = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs, gradients, layouts = [], [], []
+    for memory_format in ("contiguous", "channels_last"):
+        settings = NetSettings(name=name, memory_format=memory_format)
+        net = build_net(settings, shape=(2, 8, 8), num_classes=4, text_width=None, key=("layout",)).double()
+        first = next(m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Flatten))
+        first.register_forward_pre_hook(lambda module, inputs: layouts.append(inputs[0].stride(1)))
+        logits = net(x.double()).logits
+        logits.square().sum().backward()
+        outputs.append(logits)
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+        assert frozen(net).memory_format == memory_format
+    assert torch.allclose(*outputs, rtol=1e-10)
+    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
+    assert layouts == [64, 1] or name == "lenet5"  # which pads, and so copies
+
+
 def test_group_norm_remembers_nothing_and_has_groups_of_sixteen_channels():
     settings = NetSettings(name="resnet8", norm="group")
     net = build_net(settings, shape=(1, 8, 8), num_classes=2, text_width=None, key=("group",))
