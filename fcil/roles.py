@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
-from fcil.data.augment import batches_ahead, parted
+from fcil.data.augment import batches_ahead
 from fcil.data.scenario import batch_sizes
 from fcil.errors import TrainingError
 from fcil.nets import FeaturesAhead, Net, NetSettings
 from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
-from fcil.synthesis.common.pool import endless_rows, view
+from fcil.synthesis.common.pool import views_ahead
 from fcil.types import Batch, Output, State, Task, Tensors, Terms, Update, Value
 
 
@@ -49,6 +49,7 @@ class Client:
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     single_batches: int = 0  # training batches of one image so far
     _coming: int = 1  # training batches of this pass that are still to come, with the present one
+    _most: int | None = None  # of the next pass's batches that are asked for; None: all
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
     _ahead: dict[str, FeaturesAhead] = field(default_factory=dict)
@@ -61,17 +62,15 @@ class Client:
         """The net whose weights are `shared[name]`, in eval mode and without gradients."""
         return self.frozen_net(name)
 
-    @torch.no_grad()
     def frozen_output(self, name: str, x: Tensor) -> Output:
         """Output of `frozen(name)` for a batch (B, channels, H, W), without a gradient.
 
         Equal to the bit to that of the net, and cheaper for a batch of `batches` or `draw` where images are small:
         features of the next batches are computed with it.
         """
-        net = self.frozen_net(name)
-        if self.optimizer.precision == "bf16":
-            return cast(Output, net(x))
-        return self._ahead.setdefault(name, FeaturesAhead(net)).output(x)
+        if name not in self._ahead:
+            self._ahead[name] = FeaturesAhead(self.frozen_net(name))
+        return self._ahead[name].output(x)
 
     def built(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """Return the result of `build`, with the weights of `shared[name]`: a generator that the server has trained.
@@ -121,26 +120,19 @@ class Client:
         return next(self._streams[name, count])
 
     def _endless(self, name: str, count: int) -> Iterator[Tensor]:
-        pool = cast(Tensors, self.shared[name])
-        rng, augment = self.generator(f"draw {count} of {name}"), (self.shard.augment or Augment()).synthetic
-        stream = endless_rows(len(pool["x"]), count, rng, self.device)
-        while True:
-            rows = list(islice(stream, min(batches_ahead(count, pool["x"].shape[1:]), max(1, self._coming))))
-            sizes = [len(part) for part in rows]
-            x = view(pool, torch.cat(rows), augment, rng, self.shard.mean, self.shard.std, sizes)
-            yield from parted(x, sizes)
+        pool, rng = cast(Tensors, self.shared[name]), self.generator(f"draw {count} of {name}")
+        augment, mean, std = (self.shard.augment or Augment()).synthetic, self.shard.mean, self.shard.std
+        return views_ahead(pool, count, augment, rng, mean, std, self.device, lambda: self._coming)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """This client's training batches of one local epoch, shuffled and augmented."""
-        return self._batches(epoch, self.max_batches)
-
-    def _batches(self, epoch: int, most: int | None) -> Iterator[Batch]:
+        bounds, self._most = [bound for bound in (self.max_batches, self._most) if bound is not None], None
         rng = self.generator(f"batches {epoch}")
         every = len(batch_sizes(len(self.shard), self.batch_size))
-        wanted = every if most is None else min(every, most)
+        wanted = min([every, *bounds])
         ahead = batches_ahead(self.batch_size, self.shard.images.shape)
         if wanted < every:  # images of batches that are not asked for stay untouched
-            ahead = next(size for size in range(min(ahead, wanted), 0, -1) if wanted % size == 0)
+            ahead = next((size for size in range(min(ahead, wanted), 0, -1) if wanted % size == 0), 1)
         for number, batch in enumerate(islice(self.shard.batches(self.batch_size, rng, ahead=ahead), wanted)):
             self._coming = wanted - number
             self.single_batches += len(batch.y) == 1
@@ -153,8 +145,8 @@ class Client:
         """
         epochs, left = range(self.local_epochs) if self.local_steps is None else count(), self.local_steps
         for epoch in epochs if len(self.shard) else ():
-            bounds = [most for most in (self.max_batches, left) if most is not None]
-            for batch in self._batches(epoch, min(bounds, default=None)):
+            self._most = left
+            for batch in self.batches(epoch):
                 yield epoch, batch
                 left = None if left is None else left - 1
                 if left == 0:

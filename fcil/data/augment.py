@@ -115,7 +115,7 @@ def normalise(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | 
 
 def batches_ahead(count: int, shape: Sequence[int]) -> int:
     """Return how many batches of `count` samples of `shape` to prepare at once: small ones cost less together."""
-    return max(1, min(8, 2**17 // (count * prod(shape))))
+    return max(1, min(8, 2**17 // max(1, count * prod(shape))))
 
 
 def parted(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
@@ -125,7 +125,9 @@ def parted(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     """
     if len(sizes) == 1:
         return (x,)
-    return [part if part.data_ptr() % 64 == x.data_ptr() % 64 else part.clone() for part in x.split(list(sizes))]
+    begin, size = x.storage_offset(), x.element_size()
+    parts = x.split(list(sizes))
+    return [part if (part.storage_offset() - begin) * size % 64 == 0 else part.clone() for part in parts]
 
 
 @lru_cache(maxsize=64)

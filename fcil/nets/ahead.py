@@ -45,11 +45,15 @@ class FeaturesAhead:
     def _row(self, x: Tensor) -> int | None:
         """Return the place of a batch in the tensor that it is a view into, whose features are known; None: alone."""
         whole, each, net = x._base, prod(x.shape[1:]), self._net
-        if whole is None or net.training or not net.backbone.apart or net.memory_format == "channels_last":
+        if whole is None or whole.is_inference() or len(x) < 2 or not x.numel():  # one image is convolved differently
+            return None
+        if net.training or not net.backbone.apart or net.memory_format == "channels_last":
+            return None
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
         first, past = x.storage_offset() // each, x.storage_offset() // each + len(x)
         contiguous = x.is_contiguous() and whole.is_contiguous() and whole.shape[1:] == x.shape[1:]
-        if x.device.type != "cpu" or not contiguous or whole.storage_offset() or x.storage_offset() % each:
+        if not contiguous or whole.storage_offset() or x.storage_offset() % each:
             return None
         begun, ended, version = self._state
         if self._whole is not whole or version != whole._version or first < begun or past > ended:

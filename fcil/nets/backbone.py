@@ -27,7 +27,7 @@ class Backbone(nn.Module):
     width: int
     """F, the number of features."""
     apart: ClassVar[bool] = False
-    """Whether features in evaluation mode are, to the bit, the same whatever other images are in the batch."""
+    """Whether an image has the same features to the bit in every batch of two or more, in evaluation mode."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)  # type: ignore[no-any-return]

@@ -26,15 +26,15 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         weights, held = self._parameters, self._buffers  # attributes of a module are slow to look up
         mean, variance, training = held["running_mean"], held["running_var"], self.training
-        if mean is None or self.momentum is None or x.dim() != 4:
-            return super().forward(x)
-        if training and x.numel() != self.num_features:
-            held["num_batches_tracked"].add_(1)  # type: ignore[union-attr]
-        else:
+        if training and x.numel() == self.num_features:
             training = False
-        cudnn = x.is_cuda and torch.backends.cudnn.enabled
+        elif self.momentum is None or mean is None or x.dim() != 4:
+            return super().forward(x)
+        elif training:
+            held["num_batches_tracked"].add_(1)  # type: ignore[union-attr]
+        momentum, cudnn = self.momentum or 0.0, x.is_cuda and torch.backends.cudnn.enabled
         return torch.batch_norm(
-            x, weights["weight"], weights["bias"], mean, variance, training, self.momentum, self.eps, cudnn
+            x, weights["weight"], weights["bias"], mean, variance, training, momentum, self.eps, cudnn
         )
 
 
