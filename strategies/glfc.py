@@ -134,7 +134,7 @@ class GLFC(Strategy):
         if client.task.first:
             return {"ce": ce}
         with torch.no_grad():
-            teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
         relations = torch.cat([teacher.sigmoid(), target[:, old:]], dim=1)
         return {"ce": self.compensation * ce, "relation": self.relation * self._question(logits, relations).mean()}
 

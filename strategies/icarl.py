@@ -73,7 +73,7 @@ class ICaRL(Strategy):
         if client.task.first:
             return terms
         with torch.no_grad():
-            teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
         if self.loss == "sigmoid":
             kd = sigmoid_cross_entropy(logits[:, :old], (teacher / self.soften).sigmoid())
         else:

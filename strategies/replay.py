@@ -47,7 +47,7 @@ class Replay(Strategy):
         terms = {"ce": F.cross_entropy(logits, batch.y)}
         if not client.task.first:
             with torch.no_grad():
-                teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+                teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
             terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
         return terms
 

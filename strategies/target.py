@@ -90,7 +90,7 @@ class TARGET(Strategy):
         synthetic = client.draw("synthetic", self.count(client))  # (N, channels, H, W)
         out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
         with torch.no_grad():
-            teacher = client.frozen("teacher")(synthetic).logits  # (N, K)
+            teacher = client.frozen_output("teacher", synthetic).logits  # (N, K)
         return {
             "ce": new_class_cross_entropy(out.logits, batch.y, old),
             "kd": self.keep * soft_cross_entropy(student.logits[:, :old], teacher, self.temperature),

@@ -86,7 +86,10 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Output:
         if self.memory_format == "channels_last":
             x = x.contiguous(memory_format=torch.channels_last)
-        features = self.backbone(x)  # (B, F)
+        return self.heads(self.backbone(x))
+
+    def heads(self, features: Tensor) -> Output:
+        """Return the output for features (B, F) of the backbone."""
         embedding = None if self.text_head is None else self.text_head(features)  # (B, D)
         own = self.classifier.weight.dtype  # under autocast the layers return bf16; losses need more
         logits = self.classifier(features).to(own)

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from fcil import rng
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
-from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen, normalises_one, num_parameters
+from fcil.nets import (
+    BACKBONES,
+    Backbone,
+    FeaturesAhead,
+    Net,
+    NetSettings,
+    build_net,
+    frozen,
+    normalises_one,
+    num_parameters,
+)
 from fcil.nets.norms import BatchNorm2d, group_norm
 
 
@@ -432,3 +442,62 @@ def test_whether_one_image_has_a_variance_everywhere_is_known_beforehand(
     else:
         with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
             full(x)
+
+
+# Forwards of several batches at once ----------------------------------------------------------
+
+
+def frozen_teacher(name: str, **settings: Any) -> Net:
+    net = build_net(NetSettings(name=name, **settings), shape=(1, 8, 8), num_classes=5, text_width=6, key=("ahead",))
+    with torch.no_grad():
+        net.train()(torch.randn(32, 1, 8, 8, generator=rng.generator("statistics")))
+    return frozen(net)
+
+
+@pytest.mark.parametrize("sizes", [(16, 16, 16, 9), (7, 7, 7, 8), (2, 3, 2), (1, 1, 1), (16, 1), (16,)])
+@pytest.mark.parametrize("net", ["resnet8", "resnet18", "cnn"])
+def test_a_frozen_net_answers_batches_together_as_it_does_alone(net, sizes):
+    teacher = frozen_teacher(net, width=4)
+    x = torch.randn(sum(sizes), 1, 8, 8, generator=rng.generator("images"))
+    ahead = FeaturesAhead(teacher)
+    with torch.no_grad():
+        for batch in (*x.split(list(sizes)), x[1:], x):
+            ours, theirs = ahead.output(batch), teacher(batch.clone())
+            for name in ("features", "logits", "embedding"):
+                assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_features_ahead_are_computed_once_and_anew_after_a_change():
+    teacher, forwards = frozen_teacher("resnet8"), []
+    teacher.backbone.register_forward_hook(lambda *_: forwards.append(1))
+    x = torch.randn(64, 1, 8, 8, generator=rng.generator("images"))
+    first, second = x.split(32)
+    ahead = FeaturesAhead(teacher)
+    before = ahead.output(first).logits
+    assert not torch.equal(before, ahead.output(second).logits)
+    assert len(forwards) == 1
+    second.mul_(2)
+    assert torch.equal(ahead.output(second).logits, teacher(second.clone()).logits)
+    assert len(forwards) == 3
+
+
+def test_features_ahead_are_none_where_arithmetic_is_of_low_precision():
+    teacher, forwards = frozen_teacher("resnet8"), []
+    teacher.register_forward_hook(lambda *_: forwards.append(1))
+    batch = torch.randn(64, 1, 8, 8, generator=rng.generator("images")).split(32)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        FeaturesAhead(teacher).output(batch)
+    assert forwards == [1]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (2, 4, 1, 1), (1, 4, 1, 1)])
+def test_batch_norm_is_that_of_torch_to_the_bit(shape, momentum):
+    ours, theirs = BatchNorm2d(4, momentum=momentum), nn.BatchNorm2d(4, momentum=momentum)
+    for turn in range(3):
+        x = torch.randn(shape, generator=rng.generator("maps", turn))
+        if shape[0] == 1:
+            theirs.eval()
+        assert torch.equal(ours(x), theirs(x))
+    assert same(ours.state_dict(), theirs.state_dict())
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
