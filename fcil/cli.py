@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,11 +21,8 @@ from fcil.terminal.help import (
     complete_strategy,
     verb,
 )
-from fcil.terminal.runs import finished
+from fcil.terminal.runs import check_asked, finished, profiling, tell_estimate
 from fcil.terminal.streams import begin, outcome
-
-if TYPE_CHECKING:
-    from fcil.runs.estimate import Estimate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,6 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Runs played at once (default: as many as fit).", show_default=False)
 ]
+Profile = Annotated[bool, typer.Option("--profile", help="Tell where the time went: profile.md and profile.html.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, such as federation.rounds=5.", show_default=False)
 ]
@@ -70,21 +68,22 @@ def run(
     out: Out = Path("results"),
     smoke: Annotated[bool, typer.Option("--smoke", help="Two tasks, one round, two batches: does it run?")] = False,
     jobs: Jobs = None,
+    profile: Profile = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Play an experiment: every strategy of its matrix, every seed. What is finished is not played again."""
+    check_asked("run", dry_run=dry_run, as_json=as_json, profile=profile)
     if not dry_run:
-        if as_json:
-            raise ConfigError("run: --json is for --dry-run")
         from fcil.experiment import run
 
-        run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+        with profiling(profile) as profiler:
+            run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs, profiler=profiler)
         return
 
     from fcil.runs.estimate import estimate
 
-    _tell_estimate(estimate(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
+    tell_estimate(estimate(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
 
 
 @verb(app)
@@ -94,32 +93,35 @@ def distill(
     out: Out = Path("results"),
     smoke: Annotated[bool, typer.Option("--smoke", help="One seed, two steps of everything: does it run?")] = False,
     jobs: Jobs = None,
+    profile: Profile = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Teach a student what a teacher knows, without data: every synthesizer of its matrix, every seed."""
+    check_asked("distill", dry_run=dry_run, as_json=as_json, profile=profile)
     if not dry_run:
-        if as_json:
-            raise ConfigError("distill: --json is for --dry-run")
         from fcil.distillation import distill
 
-        distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs)
+        with profiling(profile) as profiler:
+            distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs, profiler=profiler)
         return
 
     from fcil.distillation import forecast
 
-    _tell_estimate(forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
+    tell_estimate(forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
 
 
 @verb(app)
 def resume(
     run_dir: RunDir,
     trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    profile: Profile = False,
 ) -> None:
     """Go on with an interrupted run."""
     from fcil.experiment import resume
 
-    resume(run_dir, trust=trust)
+    with profiling(profile) as profiler:
+        resume(run_dir, trust=trust, profiler=profiler)
 
 
 @verb(app)
@@ -377,12 +379,6 @@ def report(
         return
     serve(dirs, port, _say)
     raise SystemExit(130)  # Ctrl-C is its only end
-
-
-def _tell_estimate(found: Estimate, as_json: bool) -> None:
-    from fcil.runs.estimate import estimate_table
-
-    _print_json(found.to_json()) if as_json else Console().print(estimate_table(found))
 
 
 def _say(line: object) -> None:

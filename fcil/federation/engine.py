@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +40,8 @@ class Engine:
     interrupts: Interrupts = field(default_factory=Interrupts)
     grid: Grid | None = None
     """Grid of the clients, if not the one this engine would create; then it starts no Ray."""
+    watch: Callable[[int], AbstractContextManager[object]] = nullcontext
+    """Context of a client's turn, given its number, where this process plays the clients."""
     _pool: WorkerPool | None = None
     _executor: Executor = field(default_factory=LocalExecutor)
     _session: RaySession | None = None
@@ -121,7 +125,7 @@ class Engine:
     def _grid(self, context: RunContext) -> LocalGrid:
         clients, timeout = context.plan.federation.clients, context.plan.federation.timeout
         if self._pool is None:
-            return InProcessGrid(client_app(Sites(context.for_clients)), clients, timeout)
+            return InProcessGrid(client_app(Sites(context.for_clients)), clients, timeout, watch=self.watch)
         return RayGrid(self._pool, clients, timeout)
 
     def _as_told(self, plan: Plan, grid: Grid) -> Plan:

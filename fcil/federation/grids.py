@@ -9,6 +9,7 @@ import math
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from flwr.app import Context, Message, RecordDict
@@ -27,6 +28,8 @@ class LocalGrid(Grid):
 
     window: int = 1
     """Number of clients worth asking before the first has answered."""
+    stores: bool = False
+    """Whether what is sent is copied before the first client answers, so that the sender may change it then."""
 
     def __init__(self, num_clients: int, timeout: float = math.inf, run_id: int = 1) -> None:
         """`timeout`: seconds that a client may take for a message; then it is given up, and answered for."""
@@ -86,9 +89,17 @@ class LocalGrid(Grid):
 class InProcessGrid(LocalGrid):
     """Calls the ClientApp in this process, one message at each pull."""
 
-    def __init__(self, app: ClientApp, num_clients: int, timeout: float = math.inf, run_id: int = 1) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        num_clients: int,
+        timeout: float = math.inf,
+        run_id: int = 1,
+        watch: Callable[[int], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """`watch`: the context in which a client, given by its number, is called."""
         super().__init__(num_clients, timeout, run_id)
-        self._app = app
+        self._app, self._watch = app, watch
         self._contexts = {node: self.context(node) for node in self._nodes}
         self._waiting: dict[str, Message] = {}
 
@@ -107,7 +118,7 @@ class InProcessGrid(LocalGrid):
         context = self._contexts[message.metadata.dst_node_id]
         before = RecordDict(dict(context.state))
         try:
-            with time_limit(self._timeout):
+            with self._watch(message.metadata.dst_node_id - 1), time_limit(self._timeout):
                 reply = self._app(message=message, context=context)
         except OutOfTime:
             context.state = before

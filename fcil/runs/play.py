@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from fcil.console.progress import choose_progress
 from fcil.console.tables import accuracy_table, failures_line, metrics_table
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.engine import Engine
-from fcil.federation.observer import Observers
+from fcil.federation.observer import Observer, Observers
 from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.federation.plan import Plan, from_json
 from fcil.federation.preconditions import facts
@@ -25,6 +25,7 @@ from fcil.federation.ray.runs import Outcome
 from fcil.federation.runtime.interrupts import Interrupts
 from fcil.io.lock import claimed
 from fcil.plots import draw_run
+from fcil.profiling import Profiler
 from fcil.runs.completion import complete, conclude
 from fcil.runs.continuation import begin, check_begun, finished_line
 from fcil.runs.failure_report import failure_card
@@ -32,7 +33,15 @@ from fcil.runs.loggers import logged
 from fcil.runs.parallel import how_many, run_in_parallel
 from fcil.runs.pictures import SamplePictures
 from fcil.runs.preflight import introduce, named, preflight
-from fcil.runs.sequential import Engines, SequentialContext, free_runs, note_failure, report_failures, run_sequentially
+from fcil.runs.sequential import (
+    Engines,
+    PlayOne,
+    SequentialContext,
+    free_runs,
+    note_failure,
+    report_failures,
+    run_sequentially,
+)
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
 from fcil.store.activity import unused_components_of
 
@@ -46,6 +55,7 @@ def execute(
     jobs: int | None = 1,
     datasets: Datasets | None = None,
     measure: Callable[[list[Run]], None] = lambda runs: None,
+    profiler: Profiler | None = None,
 ) -> list[Run]:
     """Play plans whose runs are not finished; draw figures of each, and of all runs of their folder.
 
@@ -54,6 +64,7 @@ def execute(
         jobs: runs that are played at once; None: as many as fit.
         datasets: what the caller has decoded for these plans; it is let go of when any was played.
         measure: what else is to be measured of finished runs, before figures and tables of all.
+        profiler: profiles each run, which it plays in this process, one after the other.
     """
     datasets = datasets or Datasets()
     check_writable(out)
@@ -64,7 +75,10 @@ def execute(
             console.print(finished_line(out / plan.folder, plan), markup=False, soft_wrap=True)
         else:
             unfinished.append(plan)
-    with Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
+    play_one: PlayOne = execute_run
+    if profiler is not None:
+        jobs, open_engine, play_one = 1, profiler.engine, profiler.around(execute_run)
+    with profiler or nullcontext(), Interrupts(lambda line: console.print(line, markup=False)) as interrupts:
         preflight(unfinished, datasets, console, where, lambda plan: RunFolder(out / plan.folder).saved)
         with named(where):
             at_once = how_many(unfinished, jobs)
@@ -75,7 +89,7 @@ def execute(
             failed = run_in_parallel(unfinished, datasets, out, console, interrupts, at_once, execute_in_worker)
         else:
             with Engines(open_engine, interrupts) as engines, closing(free_runs(unfinished, out, console)) as turns:
-                stage = SequentialContext(out, console, where, engines, datasets, execute_run)
+                stage = SequentialContext(out, console, where, engines, datasets, play_one)
                 failed = run_sequentially(turns, stage, alone=len(plans) == 1)
     if unfinished:
         datasets.forget()
@@ -119,8 +133,10 @@ def _datasets() -> Datasets:
     return Datasets()
 
 
-def execute_run(engine: Engine, context: RunContext, path: Path, console: Console) -> None:
-    """One run, from its beginning or its last checkpoint to its figures."""
+def execute_run(
+    engine: Engine, context: RunContext, path: Path, console: Console, observer: Observer | None = None
+) -> None:
+    """One run, from its beginning or its last checkpoint to its figures; `observer` is told last of what happens."""
     folder, plan = RunFolder(path), context.plan
     introduce(context, console)
     say = partial(console.print, markup=False, soft_wrap=True)
@@ -132,7 +148,7 @@ def execute_run(engine: Engine, context: RunContext, path: Path, console: Consol
     for line in lines.logged:
         recorder.note(line)
     with failure_card(path, plan, console), choose_progress(console) as progress, logged(plan, folder) as log:
-        engine.run(context, path, Observers(recorder, pictures, progress, log))
+        engine.run(context, path, Observers(recorder, pictures, progress, log, observer or Observer()))
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))

@@ -55,6 +55,10 @@ def free_runs(plans: Sequence[Plan], out: Path, console: Console, pause: float =
         waiting = taken
 
 
+PlayOne = Callable[[Engine, RunContext, Path, Console], None]
+"""Plays one run, into its folder."""
+
+
 class Engines:
     """The engine for the run at hand: kept for runs alike, another one for a run of another kind."""
 
@@ -94,7 +98,7 @@ class SequentialContext:
     where: Where
     engines: Engines
     datasets: Datasets
-    play_one: Callable[[Engine, RunContext, Path, Console], None]
+    play_one: PlayOne
 
 
 def run_sequentially(plans: Iterable[Plan], stage: SequentialContext, *, alone: bool) -> dict[Path, str]:

@@ -9,6 +9,7 @@
                         what is read
         checkpoints/    synthetic/task<k>.safetensors and .png (task<k>-round<r>: some, as they were then)
         figures/        drawn.json    which of them were drawn of this record
+        profile.md      profile.html  where the time went, if it was asked for
 
 `folder` names and writes the files, `recorder` fills them as events come, `read` gives them back.
 """

@@ -33,6 +33,8 @@ class RunFolder:
         self.failure = self.path / "failure.json"
         self.failure_text = self.path / "failure.md"
         self.quality = self.path / "quality.json"
+        self.profile = self.path / "profile.md"
+        self.flame = self.path / "profile.html"
         self.checkpoints = self.path / "checkpoints"
         self.synthetic = self.path / "synthetic"
         self.figures = self.path / "figures"

@@ -18,6 +18,7 @@ EXAMPLES = {
     "run": """
         fcil run experiments/quickstart.yaml
         fcil run experiments/quickstart.yaml federation.rounds=5 'seeds=[0,1]'
+        fcil run experiments/quickstart.yaml federation.rounds=2 --profile
     """,
     "distill": "fcil distill experiments/distill/digits_all.yaml 'seeds=[0]'",
     "resume": "fcil resume results/quickstart/lander-1a2b3c4d/seed0",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,8 @@ from fcil.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from fcil.federation.context import Datasets
+    from fcil.profiling import Profiler
+    from fcil.runs.estimate import Estimate
     from fcil.store import Run
 
 
@@ -45,3 +50,43 @@ def export_split(experiment: Path, overrides: Sequence[str], datasets: Datasets,
     if distils(experiment, overrides):
         raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
     return export(list(survey(experiment, overrides, datasets)), split)
+
+
+def check_asked(verb: str, *, dry_run: bool, as_json: bool, profile: bool) -> None:
+    """Check that options of a verb which plays runs go together.
+
+    Raises:
+        ConfigError: one of them is for playing runs, or for listing them, and the other is asked for.
+    """
+    if as_json and not dry_run:
+        raise ConfigError(f"{verb}: --json is for --dry-run")
+    if profile and dry_run:
+        raise ConfigError(f"{verb}: --profile is for runs that are played, and --dry-run plays none")
+
+
+@contextmanager
+def profiling(wanted: bool) -> Iterator[Profiler | None]:
+    """The profiler of a verb that plays runs, if one is wanted.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    if not wanted:
+        yield None
+        return
+    from fcil.profiling import Profiler
+
+    profiler = Profiler(whole_process=True)
+    yield profiler
+    if not profiler.played:
+        Console().print("--profile: no run was left to play, so there is no profile", markup=False, soft_wrap=True)
+
+
+def tell_estimate(found: Estimate, as_json: bool) -> None:
+    """Print what runs will take, as a table or as JSON."""
+    from fcil.runs.estimate import estimate_table
+
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=2) + "\n")
+    else:
+        Console().print(estimate_table(found))

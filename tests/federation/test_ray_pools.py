@@ -5,7 +5,23 @@ from __future__ import annotations
 import pytest
 
 from fcil.errors import ConfigError
+from fcil.federation.ray.lean import lean
 from fcil.federation.ray.pool import SharedPool, StartedPool
+
+
+def test_a_lean_ray_leaves_rays_own_names_as_they_were_and_minds_none_that_is_gone(monkeypatch) -> None:
+    from ray._private import parameter, services
+
+    before = parameter.RayParams, services.start_api_server
+    with lean():
+        assert parameter.RayParams().no_monitor is True
+        assert parameter.RayParams().include_log_monitor is False
+        assert services.start_api_server() == ("", None)
+    assert (parameter.RayParams, services.start_api_server) == before
+    monkeypatch.delattr(services, "start_api_server")
+    with lean():
+        assert not hasattr(services, "start_api_server")
+    assert not hasattr(services, "start_api_server")
 
 
 class Pretended(StartedPool):

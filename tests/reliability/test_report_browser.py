@@ -27,6 +27,9 @@ import pytest
 from run_folders import make_results, make_run
 from websockets.sync.client import ClientConnection, connect
 
+from fcil.profiling.flame import flame_page
+from fcil.profiling.phases import MEANING, frame_of
+from fcil.profiling.profile import Key, Profile, Spent
 from fcil.report import write_report
 from fcil.report.watch import server
 
@@ -170,6 +173,25 @@ def test_nothing_overflows_and_nothing_is_complained_of(
     assert tab.ask(outside) == []
     tab.ask("scrollTo({top: 0, behavior: 'instant'})")
     tab.shoot(f"tiny-{width}-{scheme}")
+    assert tab.complaints == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_the_page_of_a_profile_shows_its_phases_and_loads_nothing(browser: Callable[[], Tab], tmp_path: Path) -> None:
+    profile = Profile()
+    for number, phase in enumerate(MEANING):
+        frames = tuple(frame_of(f"{name}\x00/x/{name}.py\x001") for name in ("outer", "inner"))
+        profile.add(Key(1, None, phase), Spent(number + 1.0, 1.0), frames)
+    path = tmp_path / "profile.html"
+    path.write_text(flame_page(profile, "tiny"), encoding="utf-8")
+    tab = browser()
+    tab.open(path.as_uri())
+    tab.until("document.querySelectorAll('input[type=radio]').length === 2")
+    text = tab.ask("document.body.innerText")
+    assert [phase for phase in MEANING if phase not in text] == []
+    tab.ask("document.querySelectorAll('input[type=radio]')[1].click()")  # the timeline, which is the flame graph
+    tab.until("document.querySelector('canvas') !== null")
+    tab.shoot("profile")
     assert tab.complaints == []
     assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
 

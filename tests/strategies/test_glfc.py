@@ -82,6 +82,19 @@ def test_later_tasks_add_the_relations_that_the_teacher_sees():
     assert torch.allclose(gradient(terms["ce"], bias), 0.3 * (w[:, None] * (p - onehot)).mean(0), atol=1e-6)
 
 
+def test_a_label_term_over_new_logits_alone_leaves_old_ones_to_the_teacher():
+    client, (x, y), terms = later_client(GLFC(classes="new", compensation=0.3))
+    p, bias = client.net(x).logits.detach().sigmoid(), client.net.classifier.bias
+    onehot = torch.eye(5)[y]
+    g = 1 - p[range(4), y]  # the weights are of the label's own logit, old or new
+    w = g / torch.stack([(g[0] + g[3]) / 2, (g[1] + g[2]) / 2])[[0, 1, 1, 0]]
+    expected = 0.3 * (w[:, None] * (p - onehot)).mean(0)
+    expected[:2] = 0
+    assert torch.allclose(gradient(terms["ce"], bias), expected, atol=1e-6)
+    _, _, seen = later_client(GLFC())
+    assert torch.equal(terms["relation"], seen["relation"])
+
+
 def test_the_reference_takes_the_mean_over_classes():
     _, _, sums = later_client(GLFC(unaided="plain"))
     _, _, means = later_client(GLFC(fidelity="reference"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,21 @@ def lean() -> Iterator[None]:
     Each is a Python process of 50 to 60 MB and a second to start, and `ray.init` waits for the first. It has no switch
     for them, so this reaches into Ray; a release with other names starts them as it likes.
     """
+    with ExitStack() as stack:
+        for module, name, other in _replacements():
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, other)
+        yield
+
+
+def _replacements() -> Iterator[tuple[Any, str, Any]]:
+    """Yield module, name and replacement of what this release has of Ray's own."""
     from ray._private import parameter, services
 
-    params, server = parameter.RayParams, services.start_api_server
-    known = inspect.signature(params).parameters
-    switches: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
-    parameter.RayParams = partial(params, **{k: v for k, v in switches.items() if k in known})
-    services.start_api_server = lambda *_, **__: ("", None)  # its address, its process
-    try:
-        yield
-    finally:
-        parameter.RayParams, services.start_api_server = params, server
+    if hasattr(parameter, "RayParams"):
+        known = inspect.signature(parameter.RayParams).parameters
+        switches: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
+        chosen = {name: value for name, value in switches.items() if name in known}
+        yield parameter, "RayParams", partial(parameter.RayParams, **chosen)
+    if hasattr(services, "start_api_server"):
+        yield services, "start_api_server", lambda *_, **__: ("", None)  # its address, its process
