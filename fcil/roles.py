@@ -52,6 +52,7 @@ class Client:
     _most: int | None = None  # of the next pass's batches that are asked for; None: all
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
+    _lent: list[tuple[Tensor, int]] = field(default_factory=list)  # with their versions when they were lent
     _ahead: dict[str, FeaturesAhead] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -164,6 +165,8 @@ class Client:
         trained: Sequence[str],
         beside: Iterable[nn.Parameter] = (),
         after_step: Callable[[Client, Batch], Terms] | None = None,
+        *,
+        lend: bool = False,
     ) -> Update:
         """Descend on the sum of the terms of `loss`, over the batches of `passes`.
 
@@ -172,6 +175,7 @@ class Client:
             beside: parameters of another module that take part in every step; the caller sends them.
             after_step: called after every step, for an adversary that descends on a loss of its own; its
                 terms are reported with the others.
+            lend: send the tensors as they lie in the net, without a copy. Nothing may change the net afterwards.
         Returns:
             The trained tensors, the number of examples, and as metrics the mean of each term over
             the steps (`terms/<name>`) and the sum of the loss over the first local epoch.
@@ -201,8 +205,18 @@ class Client:
         metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
         _check_finite(metrics)
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}
-        weights = {name: t for name, t in self.net.weights().items() if name in keep}
+        weights = {name: t if lend else t.clone() for name, t in self.net.state_dict().items() if name in keep}
+        self._lent = [(t, t._version) for t in weights.values()] if lend else []
         return Update(weights, len(self.shard), metrics)
+
+    def check_lent(self) -> None:
+        """Check that what `train` has lent is what it was when training was over.
+
+        Raises:
+            TrainingError: the net was changed afterwards, and the update with it.
+        """
+        if any(tensor._version != version for tensor, version in self._lent):
+            raise TrainingError("local_train changes client.net after train(..., lend=True), and the update with it")
 
 
 def total_loss(terms: Terms) -> Tensor:

@@ -112,7 +112,8 @@ class FedGen(Strategy):
 
     def local_train(self, client: Client) -> Update:
         stream = client.generator("latents")
-        update = client.train(lambda here, batch: self.terms(here, batch, stream), self.trainable(client.net))
+        names = self.trainable(client.net)
+        update = client.train(lambda here, batch: self.terms(here, batch, stream), names, lend=True)
         held = torch.bincount(client.shard.labels, minlength=client.task.num_seen)
         return replace(update, weights=update.weights | {f"{BESIDE}held": held})
 
@@ -169,7 +170,7 @@ class FedGen(Strategy):
         mean = server.average(noting(set_aside(updates, BESIDE, beside), heads), self.weighting)
         held = torch.stack([b["held"] for b in beside], dim=1).clamp(min=0)  # (C, clients)
         self.teach(server, heads, held)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         return mean
 
     def teach(self, server: Server, heads: list[Head], held: Tensor) -> None:

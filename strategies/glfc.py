@@ -186,7 +186,7 @@ class GLFC(Strategy):
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         aside: list[Tensors] = []
         mean = server.average(set_aside(updates, PREFIX, aside), self.settled.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         added = [self.rebuild(server, sent) for sent in aside if sent]
         if "images" in server.memo:
             self.judge(server, anew=any(added))

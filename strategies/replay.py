@@ -55,7 +55,7 @@ class Replay(Strategy):
         past, stream = client.kept("past"), client.generator("replay")
         drawn = torch.randperm(len(past), generator=stream)[: self.memory]
         client.shard = client.shard.joined(past.select(drawn))  # they count as examples in the average too
-        return super().local_train(client)
+        return client.train(self.local_loss, self.trainable(client.net), lend=True)
 
     def after_local_task(self, client: Client) -> None:
         client.keep("past", client.kept("past").joined(client.shard))

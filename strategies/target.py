@@ -100,7 +100,7 @@ class TARGET(Strategy):
         if self.settled.pairing == "shorter" and not client.task.first:
             through = -(-len(client.shared["synthetic"]["x"]) // self.count(client))
             client.max_batches = min(through, client.max_batches or through)
-        return super().local_train(client)
+        return client.train(self.local_loss, self.trainable(client.net), lend=True)
 
     def count(self, client: Client) -> int:
         """Return N."""
@@ -110,7 +110,7 @@ class TARGET(Strategy):
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         mean = server.average(updates, self.settled.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         return mean
 
     def after_task(self, server: Server, updates: Sequence[Update]) -> None:

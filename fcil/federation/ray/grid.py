@@ -65,6 +65,8 @@ class _Call(NamedTuple):
 class RayGrid(LocalGrid):
     """Hands messages to whichever worker is free. A record that many messages share is stored once."""
 
+    stores = True
+
     def __init__(self, pool: WorkerPool, num_clients: int, timeout: float = math.inf, run_id: int = 1) -> None:
         super().__init__(num_clients, timeout, run_id)
         self._pool = pool
