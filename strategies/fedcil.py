@@ -45,6 +45,7 @@ from fcil import Batch, Client, Count, Index, Positive, Server, Strategy, Terms,
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import kl_divergence
 from fcil.nets import AcGan, ConditionalGenerator, Net, drop_running_statistics, evenly, one_of, real_fake_head
+from fcil.optimizer import Adam
 from fcil.rng import seeded
 from fcil.types import Tensors
 
@@ -239,7 +240,7 @@ def consistency(gan: AcGan, shared: ConditionalGenerator, logits: Tensor, labels
 
 
 def adam(weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    return torch.optim.Adam(weights, lr, betas=(0.5, 0.999), fused=True)
+    return Adam(weights, lr, betas=(0.5, 0.999), fused=True)
 
 
 def named(prefix: str, tensors: Tensors) -> Tensors:

@@ -45,6 +45,7 @@ from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy
 from fcil.nets import LatentGenerator, one_of
 from fcil.nets.latent import Head, disagreement, diversity_loss, teacher_loss
+from fcil.optimizer import Adam
 from fcil.rng import seeded
 from fcil.types import Tensors
 
@@ -221,7 +222,7 @@ class FedGen(Strategy):
     def optimizer(self, generator: LatentGenerator, server: Server) -> torch.optim.Adam:
         """Return Adam with its state of this task's last round."""
         rate = self.lr * self.decay ** (server.round - 1)
-        adam = torch.optim.Adam(generator.parameters(), rate, weight_decay=self.weight_decay)
+        adam = Adam(generator.parameters(), rate, weight_decay=self.weight_decay)
         if "adam" in server.memo:
             # Copies: an interrupted round is run again with the memo as it was.
             noted = copy.deepcopy(server.memo["adam"])

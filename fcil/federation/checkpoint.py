@@ -28,6 +28,7 @@ from fcil.federation.codec import from_records, to_records
 from fcil.federation.grids import LocalGrid
 from fcil.federation.messages.sharing import Shared
 from fcil.federation.persistence.manifest import (
+    KEPT,
     manifest_path,
     manifest_paths,
     place_of,
@@ -40,7 +41,6 @@ from fcil.io.blobs import Blobs, DamagedError
 from fcil.roles import Server
 from fcil.types import State, Task, Tensors
 
-KEPT = 2
 THROTTLE = 20
 """Chains are saved when that took less than a twentieth of the synthesis so far."""
 

@@ -69,8 +69,7 @@ def population_statistics(net: nn.Module, batches: Iterable[Tensor]) -> dict[str
 def has_variance(net: nn.Module, x: Tensor) -> bool:
     """Return whether each BatchNorm layer of a net sees more than one value a channel in a forward of `x`.
 
-    True for a net without such layers. The net runs in evaluation mode, so nothing in it changes; on the meta device
-    it costs no arithmetic.
+    True for a net without such layers. The net runs in evaluation mode, so nothing in it changes.
     """
     fewest = [2]
 

@@ -390,15 +390,15 @@ class Kept:
         self.deaths.append(reason)
 
 
-def chain_workers() -> list[psutil.Process]:
-    """Ray's workers at a synthesis; one that was killed before may still be there, with nothing to say."""
+def oldest_worker() -> psutil.Process:
+    """The worker that has been there for longest: it is at a chain, where one that was made a moment ago may not be."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             there = process.status() != psutil.STATUS_ZOMBIE  # one that was killed a moment ago
-            if there and "ChainWorker" in process.name() + str(process.cmdline()):
+            if there and "ray::Worker" in process.name() + str(process.cmdline()):
                 found.append(process)
-    return found
+    return min(found, key=psutil.Process.create_time)
 
 
 @pytest.mark.ray
@@ -415,7 +415,7 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
     def tick(done: int, terms: dict[str, float]) -> None:
         if done in (2, 5) and done not in killed:
             killed.append(done)
-            chain_workers()[0].kill()
+            oldest_worker().kill()
 
     keeper = Kept()
     pools = engine._executor.run(jobs, nayer.episodes, tick, keeper)
@@ -467,9 +467,8 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     two = engine._executor
     assert isinstance(two, RayExecutor)
     expected, with_two = pools(LocalExecutor()), pools(two)
-    workers = two._pool._idle
-    assert len(workers) == 2
-    monkeypatch.setattr(two._pool, "_idle", type(workers)([workers[0]]))
+    assert two._pool.size == 2
+    monkeypatch.setattr(two._pool, "size", 1)
     with_one = pools(two)
 
     assert ticks == [*range(1, 3 * nayer.episodes + 1)] * 3
