@@ -126,7 +126,7 @@ def parted(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     if len(sizes) == 1:
         return (x,)
     begin, size = x.storage_offset(), x.element_size()
-    parts = x.split(list(sizes))
+    parts = torch.split(x, list(sizes))
     return [part if (part.storage_offset() - begin) * size % 64 == 0 else part.clone() for part in parts]
 
 

@@ -100,7 +100,7 @@ class Shard:
         sizes = batch_sizes(len(self), batch_size, drop_single)
         step = ahead if self.images.in_memory else 1
         groups = [sizes[first : first + step] for first in range(0, len(sizes), step)]
-        parts = order.split([sum(group) for group in groups])
+        parts = torch.split(order, [sum(group) for group in groups])
         wanted = (self.indices[part] for part in parts)
         stream = self.images.stream(wanted, generator if change is not None else None)
         for group, part, stored in zip(groups, parts, stream, strict=True):
@@ -108,7 +108,7 @@ class Shard:
             if change is not None and generator is not None:
                 x = change(x, generator, group)
             x, labels = normalise(x, self.mean, self.std), sent(self.labels[part], self.device)
-            yield from map(Batch, parted(x, group), labels.split(group))
+            yield from map(Batch, parted(x, group), torch.split(labels, group))
 
 
 def batch_sizes(count: int, batch_size: int, drop_single: bool = True) -> list[int]:
