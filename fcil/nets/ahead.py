@@ -51,10 +51,10 @@ class FeaturesAhead:
             return None
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
-        first = int(x.storage_offset()) // each
+        first, into = divmod(int(x.storage_offset()), each)
         past = first + len(x)
         contiguous = x.is_contiguous() and whole.is_contiguous() and whole.shape[1:] == x.shape[1:]
-        if not contiguous or whole.storage_offset() or x.storage_offset() % each:
+        if not contiguous or whole.storage_offset() or into:
             return None
         begun, ended, version = self._state
         if self._whole is not whole or version != whole._version or first < begun or past > ended:

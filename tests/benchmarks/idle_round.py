@@ -55,7 +55,9 @@ class Turn(NamedTuple):
 class Player:
     """A process that plays rounds when it is its turn."""
 
-    def __init__(self, name: str, checkout: Path, program: str, *arguments: object) -> None:
+    def __init__(
+        self, name: str, checkout: Path, program: str, *arguments: object, python: str = sys.executable
+    ) -> None:
         self.name = name
         read, write = os.pipe()
         environment = {**os.environ, "PYTHONPATH": f"{checkout}:{HERE}", "OMP_NUM_THREADS": "1", "TURNS": str(write)}
@@ -63,7 +65,7 @@ class Player:
         environment |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  read when the process has ended
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, arguments)],
+            [python, "-c", program, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=self._errors,
             stderr=self._errors,

@@ -1,9 +1,9 @@
 """Compare the processor time of runs of small nets in two checkouts, turn by turn in one session.
 
-    python tests/benchmarks/small_runs.py PATH/TO/OTHER/CHECKOUT [--pairs 5] [--rounds 3] [--only quickstart,replay]
+    python tests/benchmarks/small_runs.py PATH/TO/OTHER/CHECKOUT [--pairs 5] [--rounds 3] [--tasks 2] [--only replay]
 
-The quick start and strategies of `experiments/strategies_digits.yaml`, in process, with few rounds and three tasks. A
-process for each checkout plays the same runs in turn, and the order of a pair alternates; figures are not drawn. The
+The quick start and strategies of `experiments/strategies_digits.yaml`, in process, with few rounds and tasks. A process
+for each checkout plays the same runs in turn, and the order of a pair alternates; figures are not drawn. The
 clock is that of the process, so that others who work on the machine count less. Printed for each: the median processor
 seconds of both, the median of the ratios of pairs (this checkout divided by the other), and whether `accuracy.csv` and
 the weights of every round are equal. Exit code 1 if any are not.
@@ -51,7 +51,7 @@ for line in sys.stdin:
 """
 
 
-def experiments(folder: Path, rounds: int) -> dict[str, Path]:
+def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
     """Files of the runs by name, written into a folder."""
     paths = {}
     start, digits = (
@@ -62,7 +62,7 @@ def experiments(folder: Path, rounds: int) -> dict[str, Path]:
     runs: dict[str, dict[str, Any]] = {"quickstart": start}
     runs |= {name: {**digits, "strategy": strategies[name]} for name in STRATEGIES}
     for name, settings in runs.items():
-        few = {"rounds": rounds, "backend": "inprocess", "stop_after": 3}
+        few = {"rounds": rounds, "backend": "inprocess", "stop_after": tasks}
         settings = {**settings, "seeds": [0], "federation": {**settings["federation"], **few}}
         paths[name] = folder / f"{name}.yaml"
         paths[name].write_text(yaml.safe_dump({**settings, "resources": {"device": "cpu"}}), encoding="utf-8")
@@ -98,17 +98,18 @@ def main() -> int:
     parser.add_argument("other", type=Path)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--only", default="", help="names of runs, with commas between; all if empty")
     given = parser.parse_args()
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores"
     )
-    print(f"{given.pairs} pairs, {given.rounds} rounds of a task, medians")
+    print(f"{given.pairs} pairs, {given.tasks} tasks of {given.rounds} rounds, medians")
     print(f"{'run':<12}{'this, s':>10}{'other, s':>10}{'ratio':>8}  equal", flush=True)
     unequal = 0
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Player(HERE), Player(given.other.resolve())
-        for name, source in experiments(Path(folder), given.rounds).items():
+        for name, source in experiments(Path(folder), given.rounds, given.tasks).items():
             if given.only and name not in given.only.split(","):
                 continue
             pairs, equal = [], True
