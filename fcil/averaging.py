@@ -31,11 +31,13 @@ def weighted_mean(updates: Iterable[Update], weighting: Weighting = "examples") 
                 sums[name].add_(w, alpha=a)
             else:
                 sums[name] = w * a
+            del w
         metrics.append(update.metrics)
         examples, total = examples + update.num_examples, total + a
+        del update  # let go of before the next client is asked, whose net can then have the same memory
     if not total:
         raise ValueError("no update to average: every client failed, or none has examples")
-    return Update({k: v / total for k, v in sums.items()}, examples, mean_metrics(metrics))
+    return Update({name: s.div_(total) for name, s in sums.items()}, examples, mean_metrics(metrics))
 
 
 def set_aside(updates: Iterable[Update], prefix: str, aside: list[Tensors]) -> Iterator[Update]:

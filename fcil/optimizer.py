@@ -1,4 +1,4 @@
-"""The clients' optimizer and its learning rate from round to round.
+"""Optimizers that load no compiler, and the clients' one with its learning rate from round to round.
 
 As in LANDER (@ 44d7acc, `main.py`, `methods/lander.py`): the rate is constant within a round, falls
 over the rounds of a task and starts again at the next; every client begins every round with a new
@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch.optim import Optimizer
 
 from fcil.types import Count, Fraction, NonNegative, Positive
 
@@ -67,14 +69,45 @@ def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float
     return settings.lr
 
 
-def build_optimizer(
-    settings: OptimizerSettings, parameters: Iterable[torch.nn.Parameter], lr: float
-) -> torch.optim.Optimizer:
+def build_optimizer(settings: OptimizerSettings, parameters: Iterable[torch.nn.Parameter], lr: float) -> Optimizer:
     """Return a new, stateless optimizer for one client and one round, at the rate of that round."""
     trained = [p for p in parameters if p.requires_grad]
     decay = settings.weight_decay
     # Fused: one kernel for a parameter, and equal to the bit for any number of threads.
     if settings.name == "sgd":
-        return torch.optim.SGD(trained, lr, settings.momentum, weight_decay=decay, fused=True)
-    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        return SGD(trained, lr, settings.momentum, weight_decay=decay, fused=True)
+    kind = Adam if settings.name == "adam" else AdamW
     return kind(trained, lr, betas=(settings.momentum, 0.999), weight_decay=decay, fused=True)
+
+
+# Without the compiler -----------------------------------------------------------------------------
+
+
+class _Eager(Optimizer):
+    """Methods of PyTorch's optimizers without what they have for `torch.compile`.
+
+    That loads `torch._dynamo` at the first use of an optimizer: a second and 80 MB of every process.
+    """
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+
+
+class SGD(_Eager, torch.optim.SGD):
+    """`torch.optim.SGD`, equal to the bit, outside of `torch.compile`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
+
+class Adam(_Eager, torch.optim.Adam):
+    """`torch.optim.Adam`, equal to the bit, outside of `torch.compile`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """`torch.optim.AdamW`, equal to the bit, outside of `torch.compile`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import NamedTuple, cast
 
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
+from fcil.data.augment import batches_ahead
+from fcil.data.scenario import batch_sizes
 from fcil.errors import TrainingError
-from fcil.nets import Net, NetSettings
+from fcil.nets import FeaturesAhead, Net, NetSettings
 from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
-from fcil.synthesis.common.pool import endless_rows, view
-from fcil.types import Batch, State, Task, Tensors, Terms, Update, Value
+from fcil.synthesis.common.pool import views_ahead
+from fcil.types import Batch, Output, State, Task, Tensors, Terms, Update, Value
 
 
 @dataclass
@@ -46,8 +48,12 @@ class Client:
     most_exemplars: int | None = None
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     single_batches: int = 0  # training batches of one image so far
+    _coming: int = 1  # training batches of this pass that are still to come, with the present one
+    _most: int | None = None  # of the next pass's batches that are asked for; None: all
     _streams: dict[tuple[str, int], Iterator[Tensor]] = field(default_factory=dict)
     _built: dict[str, nn.Module] = field(default_factory=dict)
+    _lent: list[tuple[Tensor, int]] = field(default_factory=list)  # with their versions when they were lent
+    _ahead: dict[str, FeaturesAhead] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return this client's stream for this round and purpose."""
@@ -56,6 +62,16 @@ class Client:
     def frozen(self, name: str) -> Net:
         """The net whose weights are `shared[name]`, in eval mode and without gradients."""
         return self.frozen_net(name)
+
+    def frozen_output(self, name: str, x: Tensor) -> Output:
+        """Output of `frozen(name)` for a batch (B, channels, H, W), without a gradient.
+
+        Equal to the bit to that of the net, and cheaper for a batch of `batches` or `draw` where images are small:
+        features of the next batches are computed with it.
+        """
+        if name not in self._ahead:
+            self._ahead[name] = FeaturesAhead(self.frozen_net(name))
+        return self._ahead[name].output(x)
 
     def built(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """Return the result of `build`, with the weights of `shared[name]`: a generator that the server has trained.
@@ -105,17 +121,21 @@ class Client:
         return next(self._streams[name, count])
 
     def _endless(self, name: str, count: int) -> Iterator[Tensor]:
-        pool = cast(Tensors, self.shared[name])
-        rng, augment = self.generator(f"draw {count} of {name}"), (self.shard.augment or Augment()).synthetic
-        for rows in endless_rows(len(pool["x"]), count, rng, self.device):
-            yield view(pool, rows, augment, rng, self.shard.mean, self.shard.std)
+        pool, rng = cast(Tensors, self.shared[name]), self.generator(f"draw {count} of {name}")
+        augment, mean, std = (self.shard.augment or Augment()).synthetic, self.shard.mean, self.shard.std
+        return views_ahead(pool, count, augment, rng, mean, std, self.device, lambda: self._coming)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """This client's training batches of one local epoch, shuffled and augmented."""
+        bounds, self._most = [bound for bound in (self.max_batches, self._most) if bound is not None], None
         rng = self.generator(f"batches {epoch}")
-        for number, batch in enumerate(self.shard.batches(self.batch_size, rng)):
-            if self.max_batches is not None and number >= self.max_batches:
-                return
+        every = len(batch_sizes(len(self.shard), self.batch_size))
+        wanted = min([every, *bounds])
+        ahead = batches_ahead(self.batch_size, self.shard.images.shape)
+        if wanted < every:  # images of batches that are not asked for stay untouched
+            ahead = next((size for size in range(min(ahead, wanted), 0, -1) if wanted % size == 0), 1)
+        for number, batch in enumerate(islice(self.shard.batches(self.batch_size, rng, ahead=ahead), wanted)):
+            self._coming = wanted - number
             self.single_batches += len(batch.y) == 1
             yield batch
 
@@ -126,6 +146,7 @@ class Client:
         """
         epochs, left = range(self.local_epochs) if self.local_steps is None else count(), self.local_steps
         for epoch in epochs if len(self.shard) else ():
+            self._most = left
             for batch in self.batches(epoch):
                 yield epoch, batch
                 left = None if left is None else left - 1
@@ -144,6 +165,8 @@ class Client:
         trained: Sequence[str],
         beside: Iterable[nn.Parameter] = (),
         after_step: Callable[[Client, Batch], Terms] | None = None,
+        *,
+        lend: bool = False,
     ) -> Update:
         """Descend on the sum of the terms of `loss`, over the batches of `passes`.
 
@@ -152,6 +175,7 @@ class Client:
             beside: parameters of another module that take part in every step; the caller sends them.
             after_step: called after every step, for an adversary that descends on a loss of its own; its
                 terms are reported with the others.
+            lend: send the tensors as they lie in the net, without a copy. Nothing may change the net afterwards.
         Returns:
             The trained tensors, the number of examples, and as metrics the mean of each term over
             the steps (`terms/<name>`) and the sum of the loss over the first local epoch.
@@ -181,8 +205,18 @@ class Client:
         metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
         _check_finite(metrics)
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}
-        weights = {name: t for name, t in self.net.weights().items() if name in keep}
+        weights = {name: t if lend else t.clone() for name, t in self.net.state_dict().items() if name in keep}
+        self._lent = [(t, t._version) for t in weights.values()] if lend else []
         return Update(weights, len(self.shard), metrics)
+
+    def check_lent(self) -> None:
+        """Check that what `train` has lent is what it was when training was over.
+
+        Raises:
+            TrainingError: the net was changed afterwards, and the update with it.
+        """
+        if any(tensor._version != version for tensor, version in self._lent):
+            raise TrainingError("local_train changes client.net after train(..., lend=True), and the update with it")
 
 
 def total_loss(terms: Terms) -> Tensor:

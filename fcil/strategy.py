@@ -73,7 +73,8 @@ class Strategy:
 
     def local_train(self, client: Client) -> Update:
         """Local epochs of SGD on `local_loss`, with a fresh optimizer, as in the field's code."""
-        return client.train(self.local_loss, self.trainable(client.net))
+        last = type(self).local_train is Strategy.local_train  # else the method that calls this may use the net
+        return client.train(self.local_loss, self.trainable(client.net), lend=last)
 
     def after_local_task(self, client: Client) -> Update | None:
         """Once per client when a task ends: a Fisher estimate, prototypes, exemplars."""
@@ -91,7 +92,7 @@ class Strategy:
         `server.average`, which is whatever `federation.aggregation` and `federation.privacy` say.
         """
         mean = server.average(updates, self.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         return mean
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:

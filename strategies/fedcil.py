@@ -45,6 +45,7 @@ from fcil import Batch, Client, Count, Index, Positive, Server, Strategy, Terms,
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import kl_divergence
 from fcil.nets import AcGan, ConditionalGenerator, Net, drop_running_statistics, evenly, one_of, real_fake_head
+from fcil.optimizer import Adam
 from fcil.rng import seeded
 from fcil.types import Tensors
 
@@ -106,7 +107,7 @@ class FedCIL(Strategy):
             return terms
 
         names, head = self.trainable(client.net), gan.head
-        update = client.train(lambda c, b: self.terms(c, gan, b), names, head.parameters(), after_step)
+        update = client.train(lambda c, b: self.terms(c, gan, b), names, head.parameters(), after_step, lend=True)
         held = torch.zeros(client.task.num_seen, dtype=torch.int64)
         held[client.shard.labels.unique().cpu()] = 1
         about = {"held": held, "shape": torch.tensor(client.shard.images.shape)}
@@ -165,7 +166,7 @@ class FedCIL(Strategy):
         mean = server.average(self.watched(server, updates, pool, about), self.weighting)
         beside = {prefix: within(prefix, mean.weights) for prefix in ("generator.", "realness.")}
         own = {k: w for k, w in mean.weights.items() if not k.startswith(tuple(beside))}
-        server.net.load({**server.net.weights(), **own})
+        server.net.load({**server.net.state_dict(), **own})
         generator = self.rebuilt(server, about, beside["generator."])
         head = self.build_head(server.net, server.seed)
         head.load_state_dict(beside["realness."])
@@ -239,7 +240,7 @@ def consistency(gan: AcGan, shared: ConditionalGenerator, logits: Tensor, labels
 
 
 def adam(weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    return torch.optim.Adam(weights, lr, betas=(0.5, 0.999), fused=True)
+    return Adam(weights, lr, betas=(0.5, 0.999), fused=True)
 
 
 def named(prefix: str, tensors: Tensors) -> Tensors:

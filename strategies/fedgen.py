@@ -45,6 +45,7 @@ from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy
 from fcil.nets import LatentGenerator, one_of
 from fcil.nets.latent import Head, disagreement, diversity_loss, teacher_loss
+from fcil.optimizer import Adam
 from fcil.rng import seeded
 from fcil.types import Tensors
 
@@ -112,7 +113,8 @@ class FedGen(Strategy):
 
     def local_train(self, client: Client) -> Update:
         stream = client.generator("latents")
-        update = client.train(lambda here, batch: self.terms(here, batch, stream), self.trainable(client.net))
+        names = self.trainable(client.net)
+        update = client.train(lambda here, batch: self.terms(here, batch, stream), names, lend=True)
         held = torch.bincount(client.shard.labels, minlength=client.task.num_seen)
         return replace(update, weights=update.weights | {f"{BESIDE}held": held})
 
@@ -169,7 +171,7 @@ class FedGen(Strategy):
         mean = server.average(noting(set_aside(updates, BESIDE, beside), heads), self.weighting)
         held = torch.stack([b["held"] for b in beside], dim=1).clamp(min=0)  # (C, clients)
         self.teach(server, heads, held)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         return mean
 
     def teach(self, server: Server, heads: list[Head], held: Tensor) -> None:
@@ -220,7 +222,7 @@ class FedGen(Strategy):
     def optimizer(self, generator: LatentGenerator, server: Server) -> torch.optim.Adam:
         """Return Adam with its state of this task's last round."""
         rate = self.lr * self.decay ** (server.round - 1)
-        adam = torch.optim.Adam(generator.parameters(), rate, weight_decay=self.weight_decay)
+        adam = Adam(generator.parameters(), rate, weight_decay=self.weight_decay)
         if "adam" in server.memo:
             # Copies: an interrupted round is run again with the memo as it was.
             noted = copy.deepcopy(server.memo["adam"])

@@ -55,7 +55,7 @@ class FedLwF(Strategy):
         terms = {"ce": new * new_class_cross_entropy(logits, batch.y, old if self.classes == "new" else 0)}
         if not client.task.first:
             with torch.no_grad():
-                teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+                teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
             if self.softmax == "seen":
                 teacher = F.pad(teacher, (0, logits.shape[1] - old), value=-torch.inf)
             distilled = logits[:, : teacher.shape[1]]

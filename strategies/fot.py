@@ -100,7 +100,7 @@ class FOT(Strategy):
     def local_train(self, client: Client) -> Update:
         still = tuple(f"{name}." for name in norms(client.net)) if self.holds_norms(client) else ()
         names = [name for name in self.trainable(client.net) if not name.startswith(still)]
-        return client.train(self.local_loss, names)
+        return client.train(self.local_loss, names, lend=True)
 
     def holds_norms(self, client: Client) -> bool:
         return self.batchnorm == "freeze" and not client.task.first

@@ -134,7 +134,7 @@ class GLFC(Strategy):
         if client.task.first:
             return {"ce": ce}
         with torch.no_grad():
-            teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
         relations = torch.cat([teacher.sigmoid(), target[:, old:]], dim=1)
         return {"ce": self.compensation * ce, "relation": self.relation * self._question(logits, relations).mean()}
 
@@ -186,7 +186,7 @@ class GLFC(Strategy):
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         aside: list[Tensors] = []
         mean = server.average(set_aside(updates, PREFIX, aside), self.settled.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         added = [self.rebuild(server, sent) for sent in aside if sent]
         if "images" in server.memo:
             self.judge(server, anew=any(added))

@@ -73,7 +73,7 @@ class ICaRL(Strategy):
         if client.task.first:
             return terms
         with torch.no_grad():
-            teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+            teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
         if self.loss == "sigmoid":
             kd = sigmoid_cross_entropy(logits[:, :old], (teacher / self.soften).sigmoid())
         else:
@@ -82,7 +82,7 @@ class ICaRL(Strategy):
 
     def local_train(self, client: Client) -> Update:
         client.shard = client.shard.joined(client.kept("exemplars"))  # they count as examples in the average too
-        return super().local_train(client)
+        return client.train(self.local_loss, self.trainable(client.net), lend=True)
 
     def after_local_task(self, client: Client) -> Update | None:
         old, new = client.kept("exemplars"), client.shard

@@ -112,7 +112,7 @@ class LANDER(Strategy):
         synthetic = client.draw("synthetic", count)  # (N, channels, H, W)
         out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
         with torch.no_grad():
-            teacher = client.frozen("teacher")(synthetic)  # logits (N, K)
+            teacher = client.frozen_output("teacher", synthetic)  # logits (N, K)
         terms = {
             "ce": cur * new_class_cross_entropy(out.logits, batch.y, old),
             "bound": cur * self.bound(out, anchors[batch.y]),

@@ -113,7 +113,7 @@ class MFCL(Strategy):
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         mean = server.average(updates, self.settled.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         return mean
 
     def after_task(self, server: Server, updates: Sequence[Update]) -> None:

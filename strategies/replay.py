@@ -47,7 +47,7 @@ class Replay(Strategy):
         terms = {"ce": F.cross_entropy(logits, batch.y)}
         if not client.task.first:
             with torch.no_grad():
-                teacher = client.frozen("teacher")(batch.x).logits  # (B, K)
+                teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
             terms["kd"] = self.keep * soft_cross_entropy(logits[:, :old], teacher, self.temperature)
         return terms
 
@@ -55,7 +55,7 @@ class Replay(Strategy):
         past, stream = client.kept("past"), client.generator("replay")
         drawn = torch.randperm(len(past), generator=stream)[: self.memory]
         client.shard = client.shard.joined(past.select(drawn))  # they count as examples in the average too
-        return super().local_train(client)
+        return client.train(self.local_loss, self.trainable(client.net), lend=True)
 
     def after_local_task(self, client: Client) -> None:
         client.keep("past", client.kept("past").joined(client.shard))

@@ -90,7 +90,7 @@ class TARGET(Strategy):
         synthetic = client.draw("synthetic", self.count(client))  # (N, channels, H, W)
         out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
         with torch.no_grad():
-            teacher = client.frozen("teacher")(synthetic).logits  # (N, K)
+            teacher = client.frozen_output("teacher", synthetic).logits  # (N, K)
         return {
             "ce": new_class_cross_entropy(out.logits, batch.y, old),
             "kd": self.keep * soft_cross_entropy(student.logits[:, :old], teacher, self.temperature),
@@ -100,7 +100,7 @@ class TARGET(Strategy):
         if self.settled.pairing == "shorter" and not client.task.first:
             through = -(-len(client.shared["synthetic"]["x"]) // self.count(client))
             client.max_batches = min(through, client.max_batches or through)
-        return super().local_train(client)
+        return client.train(self.local_loss, self.trainable(client.net), lend=True)
 
     def count(self, client: Client) -> int:
         """Return N."""
@@ -110,7 +110,7 @@ class TARGET(Strategy):
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
         mean = server.average(updates, self.settled.weighting)
-        server.net.load({**server.net.weights(), **mean.weights})
+        server.net.load({**server.net.state_dict(), **mean.weights})
         return mean
 
     def after_task(self, server: Server, updates: Sequence[Update]) -> None:

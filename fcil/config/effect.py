@@ -20,9 +20,9 @@ fails, and failures are recorded, so a stopped run can be resumed under another 
 DETAIL = ("federation.evaluate_every",)
 """Settings that are in the hash, since they decide what is recorded during a run, and change no result."""
 
-LATER: dict[str, Any] = {"federation.local_steps": None}
+LATER: dict[str, Any] = {"federation.local_steps": None, "net.memory_format": "contiguous"}
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
-are left out of the hash, which stays what it was."""
+are left out of the hash, which stays what it was. A strategy may have a net among its options."""
 
 
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,12 +33,18 @@ def effective(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     data = config.get("data")
     own_images = isinstance(data, Mapping) and data.get("dataset") == "image_folder"
-    absent = [path for path, default in LATER.items() if _at(config, path) == default]
-    found = without(config, [*NO_EFFECT, *absent, *([] if own_images else ["data.root"])])
+    found = without(as_before(config), [*NO_EFFECT, *([] if own_images else ["data.root"])])
     chosen = found.get("strategy")
     if isinstance(chosen, Mapping):
-        found["strategy"] = {Path(str(name)).stem: options for name, options in chosen.items()}
+        found["strategy"] = {Path(str(name)).stem: as_before(options) for name, options in chosen.items()}
     return found
+
+
+def as_before(values: Any) -> Any:
+    """Return settings, or a strategy's options, without those of `LATER` that stand at what every run did before."""
+    if not isinstance(values, Mapping):
+        return values
+    return without(values, [path for path, default in LATER.items() if _at(values, path) == default])
 
 
 def _at(values: Any, path: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -42,17 +43,26 @@ class Augment:
         """Return the augmentation of synthetic samples: the same crops and flips, another brightness."""
         return replace(self, brightness=self.synthetic_brightness)
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1]."""
-        if self.padding or self.flip:
-            spots = torch.randint(0, 2 * self.padding + 1, (x.ndim - 2, len(x)), generator=generator)
-            mirror = torch.rand(len(x), generator=generator) < (0.5 if self.flip else 0.0)
-            x = crop(x, self.padding, spots, mirror)
-        if self.brightness:
+    def __call__(self, x: Tensor, generator: torch.Generator, sizes: Sequence[int] = ()) -> Tensor:
+        """Return a randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1].
+
+        Args:
+            sizes: of the batches that `x` consists of, which are changed as they would be one after the other.
+        """
+        moved, mirrored, factors = [], [], []
+        for size in sizes or (len(x),):
+            if self.padding or self.flip:
+                moved.append(torch.randint(0, 2 * self.padding + 1, (x.ndim - 2, size), generator=generator))
+                mirrored.append(torch.rand(size, generator=generator))
+            if self.brightness:
+                factors.append(torch.rand(size, generator=generator))
+        if moved:
+            x = crop(x, self.padding, torch.cat(moved, 1), torch.cat(mirrored) < (0.5 if self.flip else 0.0))
+        if factors:
             # Differs: the reference's synthesis for ImageNet draws one factor for a whole batch.
             low = max(0.0, 1 - self.brightness)
             span = 1 + self.brightness - low
-            x = brighten(x, low + span * torch.rand(len(x), generator=generator))
+            x = brighten(x, low + span * torch.cat(factors))
         return x
 
 
@@ -101,6 +111,23 @@ def normalise(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | 
         return x.to(scale.dtype).mul_(scale).sub_(shift)
     scale, shift = _affine(tuple(mean), tuple(std), 1.0, x.ndim, x.device, x.dtype)
     return x * scale - shift
+
+
+def batches_ahead(count: int, shape: Sequence[int]) -> int:
+    """Return how many batches of `count` samples of `shape` to prepare at once: small ones cost less together."""
+    return max(1, min(8, 2**17 // max(1, count * prod(shape))))
+
+
+def parted(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """Return the batches that `x` consists of: views, or copies where a view would begin in the midst of a cache line.
+
+    There the sums of a matrix product may be of another order.
+    """
+    if len(sizes) == 1:
+        return (x,)
+    begin, size = x.storage_offset(), x.element_size()
+    parts = torch.split(x, list(sizes))
+    return [part if (part.storage_offset() - begin) * size % 64 == 0 else part.clone() for part in parts]
 
 
 @lru_cache(maxsize=64)

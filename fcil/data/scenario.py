@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcil.data.augment import Augment, normalise
+from fcil.data.augment import Augment, normalise, parted
 from fcil.data.datasets import Dataset
 from fcil.data.images import Images
 from fcil.data.partition import partition
@@ -73,6 +73,7 @@ class Shard:
         augment: bool = True,
         shuffle: bool = True,
         drop_single: bool = True,
+        ahead: int = 1,
     ) -> Iterator[Batch]:
         """Yield one pass over the shard; the last batch may be short.
 
@@ -82,6 +83,8 @@ class Shard:
 
         Args:
             generator: for the order and the augmentation; needed by either, unused without both.
+            ahead: batches that are prepared at once where images are in memory; the same batches, for less. The
+                generator is drawn from for all of them before the first is yielded.
 
         Raises:
             ValueError: a generator is needed and missing.
@@ -94,21 +97,27 @@ class Shard:
             order = sent(torch.randperm(len(self), generator=generator), place)
         else:
             order = torch.arange(len(self), device=place)
-        parts = [order[start:stop] for start, stop in _bounds(len(self), batch_size, drop_single)]
+        sizes = batch_sizes(len(self), batch_size, drop_single)
+        step = ahead if self.images.in_memory else 1
+        groups = [sizes[first : first + step] for first in range(0, len(sizes), step)]
+        parts = torch.split(order, [sum(group) for group in groups])
         wanted = (self.indices[part] for part in parts)
         stream = self.images.stream(wanted, generator if change is not None else None)
-        for part, stored in zip(parts, stream, strict=True):
+        for group, part, stored in zip(groups, parts, stream, strict=True):
             x = sent(stored, self.device)
             if change is not None and generator is not None:
-                x = change(x, generator)
-            yield Batch(normalise(x, self.mean, self.std), sent(self.labels[part], self.device))
+                x = change(x, generator, group)
+            x, labels = normalise(x, self.mean, self.std), sent(self.labels[part], self.device)
+            yield from map(Batch, parted(x, group), torch.split(labels, group))
 
 
-def _bounds(count: int, batch_size: int, drop_single: bool) -> list[tuple[int, int]]:
-    starts = list(range(0, count, batch_size))
-    if drop_single and batch_size > 1 and count % batch_size == 1 and len(starts) > 1:
-        starts.pop()
-    return list(pairwise([*starts, count]))
+def batch_sizes(count: int, batch_size: int, drop_single: bool = True) -> list[int]:
+    """Return the number of samples of each batch of a pass over `count`; `drop_single` as in `Shard.batches`."""
+    whole, rest = divmod(count, batch_size)
+    sizes = [batch_size] * whole + [rest] * (rest > 0)
+    if drop_single and whole and rest == 1 and batch_size > 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
 
 
 class Scenario:

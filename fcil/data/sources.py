@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,14 +140,28 @@ def _digits() -> Splits:
     1,797 images of 8x8 pixels with levels 0 to 16, as in scikit-learn. They have no split
     of their own: a fifth of every class tests.
     """
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    digits = load_digits()
-    x = torch.from_numpy((digits.images.astype(np.int64) * 255 + 8) // 16).to(torch.uint8)[:, None]
-    y = torch.from_numpy(digits.target).long()
+    rows = _digits_table()
+    levels, y = rows[:, :64].reshape(-1, 1, 8, 8), torch.from_numpy(rows[:, 64].copy())
+    x = torch.from_numpy((levels * 255 + 8) // 16).to(torch.uint8)
     train, test = hold_out(y, 0.2, "digits")
     mean, std = channel_statistics(x[train].numpy())
     return Splits(MemoryImages(x[train], y[train]), MemoryImages(x[test], y[test]), _DIGITS, mean, std)
+
+
+def _digits_table() -> NDArray[np.int64]:
+    """Return the images of scikit-learn's digits, a row of 64 levels and the label for each (1797, 65).
+
+    Its file is read without its code, whose import would cost every process a second and 70 MB.
+    """
+    spec = find_spec("sklearn")
+    for home in (spec and spec.submodule_search_locations) or ():
+        path = Path(home, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, dtype=np.int64, delimiter=",")
+    from sklearn.datasets import load_digits  # its file is elsewhere in this release
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target]).astype(np.int64)
 
 
 def _idx(info: DatasetInfo, root: str | None, progress: Progress | None) -> Splits:

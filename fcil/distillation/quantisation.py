@@ -50,6 +50,7 @@ from fcil.federation.plan import Plan
 from fcil.federation.settings import settle_arithmetic
 from fcil.losses import kl_divergence
 from fcil.nets import Net, frozen
+from fcil.optimizer import Adam
 from fcil.rng import Key, generator
 from fcil.store import Run
 from fcil.store.files import is_there, read_json, write_json
@@ -179,7 +180,7 @@ def prepared(full: nn.Module, example: Tensor, bits: int) -> nn.Module:
 def fine_tune(copied: nn.Module, full: nn.Module, lessons: Iterable[Tensor], lr: float, temperature: float) -> None:
     """Train the weights of a calibrated copy on the net's outputs, a step for each batch."""
     weights = [p.requires_grad_() for p in copied.parameters()]
-    optimizer = torch.optim.Adam(weights, lr=lr)
+    optimizer = Adam(weights, lr=lr)
     x = None
     for x in lessons:
         forget_weights(copied)

@@ -21,8 +21,8 @@ from fcil.distillation.plans import check_all
 from fcil.doctor.finding import Finding
 from fcil.doctor.machine import existing, usable_cores
 from fcil.errors import DataError
-from fcil.federation.checkpoint import KEPT
 from fcil.federation.context import Datasets
+from fcil.federation.persistence.manifest import KEPT
 from fcil.federation.plan import Plan, needs_anchors
 from fcil.federation.preconditions import remarks
 from fcil.runs.plans import read

@@ -28,6 +28,7 @@ from fcil.federation.codec import from_records, to_records
 from fcil.federation.grids import LocalGrid
 from fcil.federation.messages.sharing import Shared
 from fcil.federation.persistence.manifest import (
+    KEPT,
     manifest_path,
     manifest_paths,
     place_of,
@@ -40,7 +41,6 @@ from fcil.io.blobs import Blobs, DamagedError
 from fcil.roles import Server
 from fcil.types import State, Task, Tensors
 
-KEPT = 2
 THROTTLE = 20
 """Chains are saved when that took less than a twentieth of the synthesis so far."""
 
@@ -76,14 +76,15 @@ class Checkpoints:
 
     # Rounds -----------------------------------------------------------------------------------
 
-    def save(self, server: Server, grid: Grid, shared: Shared, position: Position) -> None:
-        """Write where a run stands.
+    def save(self, server: Server, grid: Grid, shared: Shared, position: Position, net_hash: str | None = None) -> None:
+        """Write where a run stands; `net_hash`, the digest of the net's part, saves computing it.
 
         Raises:
             StoreError: the disk is full or read-only; the checkpoint before is untouched.
         """
         shared.update(server.shared)
-        parts = {"net": self.parts.put({"net": server.net.weights()}), "memo": self.parts.put({"memo": server.memo})}
+        net = self.parts.put({"net": server.net.state_dict()}, net_hash)
+        parts = {"net": net, "memo": self.parts.put({"memo": server.memo})}
         for name, content_hash in shared.hashes().items():
             parts[f"shared/{name}"] = self.parts.put({name: server.shared[name]}, content_hash)
         if isinstance(grid, LocalGrid):

@@ -87,6 +87,7 @@ def _trained(call: _Call) -> Message:
     with call.site.playing(client, "local_train"):
         update = call.site.plan.strategy.strategy.local_train(client)
         check_update(update, "local_train", optional=False)
+        client.check_lent()
         return _reply(call, client, audit, update)
 
 
@@ -149,15 +150,15 @@ def _memory(context: Context, device: torch.device) -> State:
 
 def _reply(call: _Call, client: Client, audit: Audit, update: Update | None) -> Message:
     state = call.context.state
-    resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
     if client.memory or "memory" in state:
+        resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
         with named_state("client.memory"):
             state["memory"], state["memory.values"] = to_records(_own(client.memory, resident))
     content = RecordDict({RECORD: audit.record(client, batches_of_one=_without_variance(call.site, client))})
     if client.memory:
         content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
     if update is not None:
-        content["weights"] = to_arrays(_own(update.weights, resident))
+        content["weights"] = to_arrays(update.weights)  # read where they lie: the net is given other memory
         content["metrics"] = MetricRecord({k: float(v) for k, v in update.metrics.items()})
         content["config"] = ConfigRecord({"num_examples": update.num_examples})
     return Message(content, reply_to=call.message)

@@ -44,8 +44,6 @@ def to_ndarray(name: str, array: Array) -> NDArray[Any]:
     Raises:
         ValueError: it is no array of numbers, or its sizes contradict each other; names it.
     """
-    if isinstance(array, RefArray):  # of this process, or of a worker of ours
-        return array.numpy()
     if not isinstance(array, Array):
         raise ValueError(f'array "{printable(name)}" is a {type(array).__name__}')
     if array.stype != _NPY:
@@ -88,8 +86,12 @@ def to_tensors(record: ArrayRecord, device: torch.device | str = "cpu", *, copy:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        tensors = {name: torch.from_numpy(to_ndarray(name, array)) for name, array in record.items()}
+        tensors = {name: _to_tensor(name, array) for name, array in record.items()}
         return {name: t.to(device, copy=copy) for name, t in tensors.items()}
+
+
+def _to_tensor(name: str, array: Array) -> torch.Tensor:
+    return array.tensor() if isinstance(array, RefArray) else torch.from_numpy(to_ndarray(name, array))
 
 
 def to_records(state: Mapping[str, Value]) -> tuple[ArrayRecord, ConfigRecord]:

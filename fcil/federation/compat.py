@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.common.config import get_project_dir
 from flwr.common.constant import ErrorCode, SType
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
+from torch import Tensor
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
@@ -21,38 +23,43 @@ TIMED_OUT = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
 class RefArray(Array):
-    """A flwr `Array` that holds its ndarray and serialises only if bytes are read.
+    """A flwr `Array` that holds its numbers in memory and serialises only if bytes are read.
 
     Within a process it moves by reference; pickled by Ray it becomes one out-of-band buffer, so
     workers read it from shared memory without a copy. Flower's own engines see ordinary bytes.
     """
 
-    def __init__(self, ndarray: NDArray[Any]) -> None:
-        self.__dict__.update(
-            _nd=ndarray, _blob=None, dtype=str(ndarray.dtype), shape=tuple(ndarray.shape), stype=SType.NUMPY
-        )
+    def __init__(self, numbers: NDArray[Any] | Tensor) -> None:
+        kind = str(numbers.dtype).removeprefix("torch.")
+        self.__dict__.update(_numbers=numbers, _blob=None, dtype=kind, shape=tuple(numbers.shape), stype=SType.NUMPY)
 
     @property
     def data(self) -> bytes:
         if self.__dict__["_blob"] is None:
             buffer = io.BytesIO()
-            np.save(buffer, self.__dict__["_nd"], allow_pickle=False)
+            np.save(buffer, self.numpy(), allow_pickle=False)
             self.__dict__["_blob"] = buffer.getvalue()
         return self.__dict__["_blob"]  # type: ignore[no-any-return]
 
     @data.setter
     def data(self, value: bytes) -> None:
-        self.__dict__.update(_blob=value, _nd=np.load(io.BytesIO(value), allow_pickle=False))
+        self.__dict__.update(_blob=value, _numbers=np.load(io.BytesIO(value), allow_pickle=False))
 
     def numpy(self) -> NDArray[Any]:
-        return self.__dict__["_nd"]  # type: ignore[no-any-return]
+        numbers = self.__dict__["_numbers"]
+        return numbers.numpy() if isinstance(numbers, Tensor) else numbers
+
+    def tensor(self) -> Tensor:
+        """Return a tensor on the same memory, which may be shared with other processes: read only."""
+        numbers = self.__dict__["_numbers"]
+        return numbers.detach() if isinstance(numbers, Tensor) else torch.from_numpy(numbers)
 
     def deflate(self) -> bytes:
         # Flower writes the name of the class into what it sends, and knows only its own.
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (RefArray, (self.__dict__["_nd"],))
+        return (RefArray, (self.numpy(),))
 
 
 def new_run(run_id: int) -> Run:

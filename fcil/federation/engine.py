@@ -16,12 +16,13 @@ from fcil.errors import ConfigError, TrainingError
 from fcil.federation.checkpoint import Checkpoints
 from fcil.federation.client import client_app
 from fcil.federation.context import RunContext
-from fcil.federation.executor import Executor, LocalExecutor, RayExecutor
+from fcil.federation.executor import ChainWorker, Executor, LocalExecutor, RayExecutor
 from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.messages.failures import shortage
 from fcil.federation.observer import Observer, Observers
 from fcil.federation.plan import Plan
 from fcil.federation.ray.grid import RayGrid, WorkerPool
+from fcil.federation.ray.pool import ActorPool, SharedPool
 from fcil.federation.ray.session import RaySession
 from fcil.federation.runtime.address_space import check_room_for_a_run
 from fcil.federation.runtime.interrupts import Interrupts
@@ -68,10 +69,15 @@ class Engine:
     def _start_ray(self) -> None:
         self._session = RaySession(self.resources.ray_address).__enter__()
         self.interrupts.insist()
-        resources = self.resources
-        # No CPU of its own: client workers hold them all, and they rest while the server synthesises.
-        self._executor = RayExecutor(resources.synthesis_workers, self._options(resources.synthesis_gpus, cpus=0.0))
-        self._pool = WorkerPool(self._num_workers(), self._options(resources.client_gpus, cpus=resources.threads))
+        resources, clients = self.resources, self._num_workers()
+        chains, pool = resources.synthesis_workers, None
+        if self._on_gpu() or chains > clients:
+            # No CPU of their own: client workers hold them all, and they rest while the server synthesises. On a GPU
+            # they are made at once: what they need is theirs before clients divide up the rest.
+            options = self._options(resources.synthesis_gpus, cpus=0.0)
+            pool = ActorPool(ChainWorker, chains, options, at_once=self._on_gpu())
+        self._pool = WorkerPool(clients, self._options(resources.client_gpus, cpus=resources.threads))
+        self._executor = RayExecutor(pool or SharedPool(self._pool, chains))
 
     def _num_workers(self) -> int:
         import ray

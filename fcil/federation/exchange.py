@@ -97,6 +97,7 @@ class Dispatcher:
                         settle(client, attempt, ("died", "its node has left"))
                 for number, answer in self._next(question, waiting) if waiting else ():
                     settle(*waiting.pop(number), answer)
+                    del answer
             if turn in ready:
                 yield turn, ready.pop(turn)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fcil.config import Where, parse
 from fcil.errors import ConfigError, FCILError, TrainingError
-from fcil.federation.ray.pool import ActorPool, death
+from fcil.federation.ray.pool import ActorPool, SharedPool, death
 from fcil.federation.settings import settle_arithmetic
 from fcil.federation.synthesis.jobs import Job, to_numpy
 from fcil.synthesis import Synthesizer
@@ -97,10 +97,10 @@ class LocalExecutor:
 
 
 class RayExecutor:
-    """Up to `workers` chains at once, each on a Ray actor.
+    """As many chains at once as there are actors in a pool, each on one of them.
 
-    An actor is made when it is first needed, and outlives a synthesis and a run. One that dies is
-    replaced, and its chain goes on from where it was saved last: the pool is the same.
+    An actor outlives a synthesis and a run. One that dies is replaced, and its chain goes on from where it was
+    saved last: the samples are the same.
     """
 
     PATIENCE = 300.0
@@ -108,9 +108,9 @@ class RayExecutor:
     DEATHS = 3
     """Workers that a chain may lose without getting further."""
 
-    def __init__(self, workers: int, options: dict[str, Any]) -> None:
-        # On a GPU they are made at once: what they need is theirs before clients divide up the rest.
-        self._pool = ActorPool(ChainWorker, workers, options, at_once=bool(options["num_gpus"]))
+    def __init__(self, pool: ActorPool | SharedPool) -> None:
+        """`pool`: of actors whose class is `ChainWorker`, or a further one of it."""
+        self._pool = pool
 
     def run(self, jobs: Sequence[Job], episodes: int, tick: Tick, keeper: Keeper) -> list[Tensors]:
         # Ray shows a worker only the GPUs it gave it, and counts them from 0.

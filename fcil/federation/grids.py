@@ -28,6 +28,8 @@ class LocalGrid(Grid):
 
     window: int = 1
     """Number of clients worth asking before the first has answered."""
+    stores: bool = False
+    """Whether what is sent is copied before the first client answers, so that the sender may change it then."""
 
     def __init__(self, num_clients: int, timeout: float = math.inf, run_id: int = 1) -> None:
         """`timeout`: seconds that a client may take for a message; then it is given up, and answered for."""

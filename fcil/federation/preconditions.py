@@ -170,12 +170,10 @@ def _few(sizes: Sequence[int]) -> str:
 
 def _single_images(context: RunContext) -> Iterator[str]:
     plan, scenario = context.plan, context.scenario
-    if normalises_one(plan.net, scenario.dataset.shape):
-        return
     counts = scenario.counts[: len(context.tasks)]
     held = (counts.cumsum(axis=0) if plan.strategy.strategy.data == "seen" else counts).sum(axis=2)  # (tasks, clients)
     single = int((held == 1).any(axis=0).sum())
-    if single:
+    if single and not normalises_one(plan.net, scenario.dataset.shape):
         yield (
             f"batch norm: {single} of {scenario.clients} clients hold a single image of a task; where a map of "
             f"{plan.net.name} is 1 x 1, a batch of one takes the running statistics (net.norm=group has none)"

@@ -90,6 +90,7 @@ class Loop:
     shared: Shared = field(default_factory=Shared)
     ledger: AuditLog = field(default_factory=AuditLog)  # of what clients have seen in this task
     _saved: tuple[int, int] = (0, 0)  # task and round of the last checkpoint
+    _digest: str = ""  # of the net that the last round has led to
     _began: float = 0.0  # when the run would have begun if it had never been interrupted
 
     def __post_init__(self) -> None:
@@ -149,7 +150,7 @@ class Loop:
             server.round = number
             self._play_or_undo(server)
             if number == rounds or self.interrupts.requested or (every and number % every == 0):
-                self._save(server, task.number, number)
+                self._save(server, task.number, number, self._digest)
             self.interrupts.check()
         self._end(server)
         self._save(server, task.number + 1, 0)
@@ -228,7 +229,7 @@ class Loop:
             self._aggregate(server, self._updates(server, question, failures, record))
         record["failures"] = [f.record() for f in failures] + self._syntheses.told()
         record |= self.ledger.line() | self._syntheses.made()
-        record["weights"] = digest(*flatten({"net": server.net.weights()}))  # the name of the checkpoint's part, too
+        record["weights"] = digest(*flatten({"net": server.net.state_dict()}))  # the name of the checkpoint's part, too
         if plan.federation.privacy is not None:
             record["epsilon"] = spent(plan, (task - 1) * plan.federation.rounds + number)
         if plan.federation.attack is not None:
@@ -239,6 +240,7 @@ class Loop:
                 rows = evaluate(server, self.strategy, self.context.scenario)
             record["accuracy"] = sum(r.correct for r in rows) / sum(r.examples for r in rows)
         record["seconds"] = {k: round(v - before.get(k, 0.0), 4) for k, v in self.phases.items()}
+        self._digest = record["weights"]
         self.observer.round_done(record)
 
     def _aggregate(self, server: Server, updates: Iterator[Update]) -> None:
@@ -247,7 +249,9 @@ class Loop:
             self.observer.note(f"task {server.task.number}, round {server.round}: nothing to aggregate; the net stays")
             return
         with self._calling("aggregate", server):
-            self.strategy.aggregate(server, self._averager.seal(itertools.chain([first], updates)))
+            received = itertools.chain([first], updates)
+            del first  # a client's update is let go of before the next client is asked
+            self.strategy.aggregate(server, self._averager.seal(received))
         self._averager.check()
         for _ in updates:  # a strategy that stopped early still lets every client finish
             pass
@@ -276,6 +280,7 @@ class Loop:
                 if name.startswith("terms/"):
                     terms[name.removeprefix("terms/")] = terms.get(name.removeprefix("terms/"), 0.0) + value
             yield update
+            del update
         record["terms"] = {name: value / told for name, value in terms.items()}
         record["empty"] = empty
 
@@ -283,7 +288,9 @@ class Loop:
         self, server: Server, clients: Sequence[int], kind: str, *, lr: float, record: dict[str, Any]
     ) -> Request:
         """Return the question to the clients; `record` gets the bytes that they are sent."""
-        weights, head, task = server.net.weights(), server.net.text_head, server.task.number
+        stored = isinstance(self.grid, LocalGrid) and self.grid.stores
+        weights = server.net.state_dict() if stored else server.net.weights()
+        head, task = server.net.text_head, server.task.number
         with named_state(f"task {task}, round {server.round}: server.shared"):
             self.shared.update(server.shared)
         job = {
@@ -320,13 +327,13 @@ class Loop:
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def _save(self, server: Server, task: int, round: int) -> None:
+    def _save(self, server: Server, task: int, round: int, net_hash: str | None = None) -> None:
         received = {str(client): hashes for client, hashes in self.shared.received.items()}
         elsewhere = self._exchange.remembering and not isinstance(self.grid, LocalGrid)
         with timed(self.phases, "checkpoint"):
             position = Position(task, round, self._seconds(), self.phases, received, elsewhere, self.ledger.values())
             with named_state(f"after task {server.task.number}, round {server.round}: server.shared or server.memo"):
-                self.checkpoints.save(server, self.grid, self.shared, position)
+                self.checkpoints.save(server, self.grid, self.shared, position, net_hash)
         self._saved = task, round
 
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fcil.errors import printable
@@ -81,8 +80,8 @@ def number_types() -> str:
     return ", ".join(sorted(NUMBERS))
 
 
-def on_cpu(name: str, tensor: Tensor) -> NDArray[Any]:
-    """A tensor as an array, without a copy if it is in main memory.
+def on_cpu(name: str, tensor: Tensor) -> Tensor:
+    """A tensor that can be saved and sent, without a gradient, and without a copy if it is in main memory.
 
     Raises:
         TypeError: its type or layout is not one that is saved and sent; names it.
@@ -92,7 +91,7 @@ def on_cpu(name: str, tensor: Tensor) -> NDArray[Any]:
         raise TypeError(
             f'state "{printable(name)}" is a {tensor.layout} tensor of {kind}; dense ones of {number_types()} travel'
         )
-    return tensor.detach().cpu().numpy()
+    return tensor.detach().cpu()
 
 
 def num_bytes(tensors: Tensors) -> int:
@@ -104,7 +103,7 @@ def digest(tensors: Tensors, scalars: Scalars) -> str:
     """Return a digest of this content; equal content has an equal digest."""
     total = hashlib.blake2b(json.dumps(scalars, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
-        content = np.ascontiguousarray(on_cpu(name, tensors[name]))
+        content = np.ascontiguousarray(on_cpu(name, tensors[name]).numpy())
         total.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
         total.update(content.reshape(-1).view("uint8").data)
     return total.hexdigest()

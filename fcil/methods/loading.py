@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fcil.config import Where, choice, dump
+from fcil.config.effect import as_before
 from fcil.config.json_schema import Schema, Schemas
 from fcil.errors import described
 from fcil.methods.files import BUILT_IN, built_in_files, locate, read_source
@@ -56,7 +57,7 @@ class StrategySpec:
     def fingerprint(self) -> dict[str, object]:
         """Return the values that can change the result: the options, and the text of a user's own file."""
         source = sha256(self.source.encode()).hexdigest() if self.path else ""
-        return {"name": self.name, "options": dump(self.strategy.decisive()), "source": source}
+        return {"name": self.name, "options": as_before(dump(self.strategy.decisive())), "source": source}
 
 
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fcil.nets.acgan import AcGan, ConditionalGenerator, drop_running_statistics, evenly, one_of, real_fake_head
+from fcil.nets.ahead import FeaturesAhead
 from fcil.nets.backbone import Backbone, Recipe, num_parameters
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
@@ -26,6 +27,7 @@ __all__ = [
     "AcGan",
     "Backbone",
     "ConditionalGenerator",
+    "FeaturesAhead",
     "Forwards",
     "ImageGenerator",
     "LatentGenerator",

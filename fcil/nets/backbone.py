@@ -6,7 +6,7 @@ Shapes: B batch, c image channels, F feature width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Backbone(nn.Module):
 
     width: int
     """F, the number of features."""
+    apart: ClassVar[bool] = False
+    """Whether an image has the same features to the bit in every batch of two or more, in evaluation mode."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)  # type: ignore[no-any-return]

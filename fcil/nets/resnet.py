@@ -47,6 +47,8 @@ class ResNet(Backbone):
     Convolutions start Kaiming-normal (fan out), BatchNorm scales at one, also the last of a block.
     """
 
+    apart = True  # convolutions, and no product of matrices
+
     def __init__(
         self,
         channels: int,

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -119,12 +119,18 @@ def execute_in_worker(text: str, path: Path, inode: int) -> Outcome:
         alone = replace(plan.federation, backend="inprocess")
         try:
             with Interrupts() as interrupts, Engine(alone, plan.resources, interrupts) as engine:
-                execute_run(engine, Datasets().open(plan), path, Console(file=io.StringIO(), quiet=True))
+                execute_run(engine, _datasets().open(plan), path, Console(file=io.StringIO(), quiet=True))
         except KeyboardInterrupt:
             return Outcome("interrupted")
         except Exception as error:
             return Outcome("failed", note_failure(path, error))
     return Outcome("finished")
+
+
+@cache
+def _datasets() -> Datasets:
+    """The data of this process, which plays one run after another."""
+    return Datasets()
 
 
 def execute_run(

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from fcil.data import normalise
 from fcil.losses import masked_adversarial, record_statistics, statistics_distance
 from fcil.nets import Net, PlainGenerator
+from fcil.optimizer import Adam
 from fcil.rng import Key, generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.contrastive import Projector, contrastive, enlarged, look, looked_at
@@ -130,7 +131,7 @@ class CMI(PoolStudentLoop):
         width, own = sum(looked_at(problem.teacher, self.layers).values()), problem.mean
         with seeded(*problem.key, chain, "projector"):
             projector = Projector(width, self.directions).to(own)
-        projecting = torch.optim.Adam(projector.parameters(), lr=self.lr, fused=True)
+        projecting = Adam(projector.parameters(), lr=self.lr, fused=True)
         return CMIReplica(chain, projector, projecting, own.new_empty(0, 2 * width), *self.own_student(problem, chain))
 
     def episode(self, problem: SynthesisProblem, chain: CMIReplica, number: int) -> dict[str, float]:
@@ -173,7 +174,7 @@ class CMI(PoolStudentLoop):
     ) -> Inverted:
         """Run `steps` Adam steps of the generator and of the noise, and as many of the projector with its own Adam."""
         z = nn.Parameter(noise)
-        adam = torch.optim.Adam([*made.parameters(), z], lr=self.lr, betas=BETAS, fused=True)
+        adam = Adam([*made.parameters(), z], lr=self.lr, betas=BETAS, fused=True)
         lowest, history = BestBatch(), LossHistory()
         if chain.student is not None:
             chain.student.eval().requires_grad_(False)

@@ -49,6 +49,7 @@ from fcil.losses import (
     update_averages,
 )
 from fcil.nets import Net, PlainGenerator
+from fcil.optimizer import Adam
 from fcil.rng import generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.inner_loop import Batches, BestBatch, Cut, LossHistory, readable, sample_labels
@@ -162,7 +163,7 @@ class Fast(PoolStudentLoop):
         return FastReplica(
             number=chain,
             generator=made,
-            meta=torch.optim.Adam(made.parameters(), lr=self.lr * self.steps, betas=BETAS, fused=True),
+            meta=Adam(made.parameters(), lr=self.lr * self.steps, betas=BETAS, fused=True),
             student=student,
             teaching=self.sgd(student.parameters()),
         )
@@ -201,7 +202,7 @@ class Fast(PoolStudentLoop):
         if self.meta != "none":
             adapted = copy.deepcopy(chain.generator)
         groups = [{"params": list(adapted.parameters()), "lr": self.lr}, {"params": [z], "lr": self.latent_lr}]
-        adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        adam = Adam(groups, betas=BETAS, fused=True)
         lowest, history = BestBatch(), LossHistory()
         statistics: Statistics = {}
         for _ in range(self.steps):

@@ -35,6 +35,7 @@ from fcil.data import normalise
 from fcil.losses import record_statistics
 from fcil.nets import ImageGenerator
 from fcil.nets.backbone import Shape
+from fcil.optimizer import Adam
 from fcil.rng import generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.fidelity import WithFidelity
@@ -130,7 +131,7 @@ class MFCL(WithFidelity):
     def start(self, problem: SynthesisProblem, chain: int) -> MFCLReplica:
         with seeded(*problem.key, chain, "generator"):
             made = self.new_generator(problem.shape).to(problem.device)
-        return MFCLReplica(made, torch.optim.Adam(made.parameters(), self.lr, fused=True))
+        return MFCLReplica(made, Adam(made.parameters(), self.lr, fused=True))
 
     def episode(self, problem: SynthesisProblem, chain: MFCLReplica, number: int) -> dict[str, float]:
         chain.generator.train().stream = generator(*problem.key, number, "noise")

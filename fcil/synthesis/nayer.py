@@ -46,6 +46,7 @@ from torch import Tensor, nn, optim
 from fcil.data import normalise
 from fcil.losses import Statistics, masked_adversarial, record_statistics, statistics_distance, update_averages
 from fcil.nets import NoisyGenerator
+from fcil.optimizer import Adam
 from fcil.rng import generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.inner_loop import BestBatch, LossHistory, readable, sample_labels
@@ -157,7 +158,7 @@ class NAYER(NoisyLayerLoop):
         groups = [{"params": list(chain.generator.parameters()), "lr": self.lr}]
         if self.learn_stats:
             groups.append({"params": [chain.mean, chain.spread], "lr": self.stats_lr})
-        adam = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)
+        adam = Adam(groups, betas=(0.5, 0.999), fused=True)
         lowest, history = BestBatch(), LossHistory()
         statistics: Statistics = {}
         for _ in range(self.steps):

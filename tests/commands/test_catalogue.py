@@ -11,7 +11,7 @@ from fcil.errors import ConfigError
 from fcil.methods import catalogue, listing
 from fcil.methods.files import built_in_files
 
-KINDS = list(catalogue.NAMED)
+KINDS = [*catalogue.NAMED, *catalogue.SOURCES]
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,16 @@ def test_a_strategy_that_does_not_load_and_an_unknown_name_are_one_line() -> Non
         catalogue.rows("strategies")
     with pytest.raises(ConfigError, match=r'unknown synthesizer "nayr".*Did you mean "nayer"'):
         catalogue.one("synthesizers", "nayr")
+
+
+def test_nets_are_read_live_where_a_file_of_them_was_changed(live: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "source_digest", lambda text: "another")
+    assert catalogue.rows("nets")[0]["net"] == "resnet8"
+    assert live == ["nets"]
+    assert catalogue.one("nets", "mlp")["net"] == "mlp"
+    assert live == ["nets", "nets"]
+
+
+def test_an_unknown_net_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r'unknown net "resnet9".*Did you mean "resnet8"'):
+        catalogue.one("nets", "resnet9")

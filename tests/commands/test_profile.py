@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from command_line import Command, assert_refused
 from small_distillations import write as write_distillation
 from small_runs import LANDER, Stop, StopAfter, final_weights, play, same, silently, without_seconds, write_experiment
@@ -20,6 +19,7 @@ import fcil
 from fcil import flower
 from fcil.errors import ConfigError
 from fcil.federation.observer import Observer
+from fcil.optimizer import SGD
 from fcil.profiling import Profile, Profiler
 from fcil.profiling.phases import EVALUATION, EXCHANGE, GENERATOR, LOSS, OTHER, START
 from fcil.store import Run
@@ -132,7 +132,7 @@ def test_every_run_of_a_matrix_has_its_own(tmp_path: Path, kept: list[Profile]) 
 def test_a_run_that_fails_leaves_its_profile(
     tmp_path: Path, kept: list[Profile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: 1 / 0)
+    monkeypatch.setattr(SGD, "step", lambda self: 1 / 0)
     with pytest.raises(fcil.errors.TrainingError):
         profiled(write_experiment(tmp_path), out=tmp_path / "out")
     (path,) = (tmp_path / "out").glob("tiny/*/seed0/profile.md")

@@ -22,7 +22,6 @@ from fcil.cli import main
 from fcil.errors import EngineError
 from fcil.federation.ray.session import DiedStartingError, alive
 from fcil.federation.runtime import address_space as addresses
-from fcil.methods.listing import LISTINGS
 from fcil.terminal.streams import exhausted, screens
 
 FCIL = [sys.executable, "-m", "fcil"]
@@ -135,7 +134,7 @@ def test_ctrl_c_while_something_is_imported_is_one_line(tmp_path: Path, module: 
     (tmp_path / f"{module}.py").write_text(SLOW.format(mark=str(mark), wait=wait))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
     process = subprocess.Popen(
-        [*FCIL, "list", "nets"], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_listening
+        [*FCIL, "check", "finetune"], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_listening
     )
     deadline = time.monotonic() + 60
     while not mark.exists():
@@ -155,10 +154,10 @@ def _listening() -> None:
 def test_ctrl_c_in_a_verb_that_nothing_goes_on_from_promises_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted() -> list[Any]:
+    def interrupted(kind: str) -> list[Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(LISTINGS, "nets", interrupted)
+    monkeypatch.setattr("fcil.methods.catalogue.rows", interrupted)
     assert called(monkeypatch, "list", "nets") == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -200,7 +199,7 @@ def test_what_is_a_mistake_of_ours_keeps_its_traceback(error: Exception) -> None
 
 
 @pytest.mark.parametrize("gibibytes", [0.1, 0.9, 1.2])
-@pytest.mark.parametrize("words", [["list", "nets"], ["run", "tiny.yaml"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["check", "finetune"], ["run", "tiny.yaml"]], ids=" ".join)
 def test_too_little_address_space_for_torch_is_one_line(tmp_path: Path, gibibytes: float, words: list[str]) -> None:
     write_experiment(tmp_path)
     done = limited(gibibytes, words, tmp_path)

@@ -14,13 +14,18 @@ from fcil.compare import compare
 from fcil.compare.comparable import confounders
 from fcil.config.effect import DETAIL, LATER, NO_EFFECT, effective
 from fcil.data.splits import SplitFile
+from fcil.methods.loading import StrategySpec
+from fcil.nets import NetSettings
+from fcil.nets.net import MemoryFormat
 from fcil.report.tables import settings
 from fcil.runs.failure_report import changed
 from fcil.runs.plans import read
 from fcil.store import find_runs, load_run
 from fcil.store.frame import frame_of
 from fcil.store.groups import flat, group_runs
+from strategies.distill import Distill
 
+FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
 DIGITS: dict[str, Any] = {"name": "pinned", "data": {"dataset": "digits", "tasks": 5}}
 FOLDER = {"data": {"dataset": "image_folder", "root": "mine", "tasks": 2}}
 
@@ -34,6 +39,7 @@ FOLDER = {"data": {"dataset": "image_folder", "root": "mine", "tasks": 2}}
         ({"strategy": {"fedlwf": {"keep": 2.0}}}, "057dbef9"),
         ({"strategy": "joint"}, "1fcc2678"),
         ({"strategy": "finetune", "federation": {"local_steps": None}}, "3e5d57de"),
+        ({"strategy": "finetune", "net": {"memory_format": "contiguous"}}, "3e5d57de"),
     ],
 )
 def test_the_hash_of_settings_is_what_it_was(settings: dict[str, Any], variant: str) -> None:
@@ -54,6 +60,17 @@ def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
     (with_steps,) = read({**DIGITS, "strategy": "finetune", "federation": {"local_steps": 3}})
     assert with_steps.plans()[0].variant != "3e5d57de"
     assert effective({"federation": {"local_steps": 3, "rounds": 1}})["federation"] == {"local_steps": 3, "rounds": 1}
+
+
+def test_the_net_of_a_teacher_counts_as_it_did() -> None:
+    before: dict[str, Any] = {"name": "lenet5", "norm": "none"}
+    now = [effective({"strategy": {"distill": {"net": before | {"memory_format": m}}}}) for m in FORMATS]
+    assert now[0] == effective({"strategy": {"distill": {"net": before}}})
+    assert now[1] != now[0]
+    plain, last = (Distill(net=NetSettings(**before, memory_format=m), teacher="w.safetensors") for m in FORMATS)
+    prints: list[Any] = [StrategySpec("distill", strategy, "").fingerprint()["options"] for strategy in (plain, last)]
+    assert "memory_format" not in prints[0]["net"]
+    assert prints[1]["net"]["memory_format"] == "channels_last"
 
 
 def test_the_images_of_a_data_set_may_lie_anywhere_and_those_of_a_user_may_not() -> None:

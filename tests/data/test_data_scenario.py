@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,3 +236,17 @@ def test_shards_can_be_cut_and_joined() -> None:
     assert both.labels.tolist() == [*two.labels.tolist(), *some.labels.tolist()]
     assert both.tasks.tolist() == [*two.tasks.tolist(), 1, 1]
     assert torch.equal(both.x(torch.tensor([len(two)])), one.x(torch.tensor([3])))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 10**6])
+@pytest.mark.parametrize("ahead", [2, 3, 8])
+def test_batches_prepared_several_at_once_are_those_of_one_at_a_time(batch_size: int, ahead: int) -> None:
+    shard = replace(scenario().shard(1, 0), augment=Augment(padding=1, flip=True, brightness=0.2))
+    for rows in (len(shard), 15, 2, 1, 0):
+        part = shard.select(torch.arange(rows))
+        plain = list(part.batches(batch_size, generator()))
+        batches = list(part.batches(batch_size, generator(), ahead=ahead))
+        assert [len(batch.y) for batch in plain] == [len(batch.y) for batch in batches]
+        for batch, alone in zip(batches, plain, strict=True):
+            assert torch.equal(batch.x, alone.x)
+            assert torch.equal(batch.y, alone.y)

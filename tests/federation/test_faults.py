@@ -16,6 +16,7 @@ from small_runs import checkpoint, final_weights, play, same, without_seconds, w
 
 from fcil.errors import TrainingError
 from fcil.federation.codec import to_arrays
+from fcil.federation.compat import new_run
 from fcil.federation.messages.failures import judge
 from fcil.federation.messages.replies import Expected, InvalidReplyError, read_update
 from fcil.federation.settings import FederationSettings
@@ -233,6 +234,7 @@ GOOD = {"a": torch.zeros(2), "b": torch.tensor(3)}
 
 
 def answer(weights: Tensors, examples: Any = 5, **parts: Any) -> Message:
+    new_run(1)
     content = {
         "weights": to_arrays(weights),
         "metrics": MetricRecord({"terms/ce": 0.5}),
@@ -264,12 +266,22 @@ def test_a_good_answer_is_an_update() -> None:
         ({**GOOD, "c": torch.zeros(1)}, 'tensor "c" was not asked for'),
         ({**GOOD, "a": torch.zeros(3)}, 'tensor "a" has the shape [3]; the net\'s has [2]'),
         ({**GOOD, "a": torch.tensor([0, math.nan])}, 'tensor "a" holds NaN or infinity'),
+        ({**GOOD, "a": torch.tensor([-math.inf, 0])}, 'tensor "a" holds NaN or infinity'),
+        ({"b": torch.tensor(math.inf), "a": torch.full((2,), 3e38)}, 'tensor "b" holds NaN or infinity'),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_said(weights: Tensors, said: str) -> None:
     with pytest.raises(InvalidReplyError) as caught:
         read_update(answer(weights), expected(frozenset("ab")))
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
+def test_numbers_whose_squares_overflow_are_numbers(kind: torch.dtype) -> None:
+    large = torch.full((2, 3), torch.finfo(kind).max, dtype=kind).t()
+    update = read_update(answer({"large": large, "small": torch.ones(0, 3), "count": torch.tensor(3)}), expected(None))
+    assert update is not None
+    assert torch.equal(update.weights["large"], large)
 
 
 def test_a_method_that_makes_updates_of_its_own_names_them_as_it_likes() -> None:

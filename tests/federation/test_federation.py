@@ -286,9 +286,9 @@ def test_only_the_upper_bound_sees_data_of_earlier_tasks(
     held: dict[tuple[int, int], tuple[set[int], int]] = {}
     train = Client.train
 
-    def spy(client: Client, *args: Any) -> Any:
+    def spy(client: Client, *args: Any, **options: Any) -> Any:
         held[client.task.number, client.index] = set(client.shard.tasks.tolist()), len(client.shard)
-        return train(client, *args)
+        return train(client, *args, **options)
 
     monkeypatch.setattr(Client, "train", spy)
     source = write_experiment(tmp_path, strategy=strategy, federation={"rounds": 1, "max_batches": 1})

@@ -5,6 +5,7 @@ All that needs Ray is here: it is started once, with one engine and its workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -41,6 +42,7 @@ from fcil.federation.grids import InProcessGrid, LocalGrid
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan
 from fcil.federation.ray.grid import RayGrid, Worker, WorkerPool
+from fcil.federation.ray.pool import SharedPool
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.federation.synthesis.jobs import Job, synthesis_problem
 from fcil.io.state import flatten
@@ -390,15 +392,15 @@ class Kept:
         self.deaths.append(reason)
 
 
-def chain_workers() -> list[psutil.Process]:
-    """Ray's workers at a synthesis; one that was killed before may still be there, with nothing to say."""
+def oldest_worker() -> psutil.Process:
+    """The worker that has been there for longest: it is at a chain, where one that was made a moment ago may not be."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             there = process.status() != psutil.STATUS_ZOMBIE  # one that was killed a moment ago
-            if there and "ChainWorker" in process.name() + str(process.cmdline()):
+            if there and "ray::Worker" in process.name() + str(process.cmdline()):
                 found.append(process)
-    return found
+    return min(found, key=psutil.Process.create_time)
 
 
 @pytest.mark.ray
@@ -415,7 +417,7 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
     def tick(done: int, terms: dict[str, float]) -> None:
         if done in (2, 5) and done not in killed:
             killed.append(done)
-            chain_workers()[0].kill()
+            oldest_worker().kill()
 
     keeper = Kept()
     pools = engine._executor.run(jobs, nayer.episodes, tick, keeper)
@@ -467,9 +469,8 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(
     two = engine._executor
     assert isinstance(two, RayExecutor)
     expected, with_two = pools(LocalExecutor()), pools(two)
-    workers = two._pool._idle
-    assert len(workers) == 2
-    monkeypatch.setattr(two._pool, "_idle", type(workers)([workers[0]]))
+    assert two._pool.size == 2
+    monkeypatch.setattr(two._pool, "size", 1)
     with_one = pools(two)
 
     assert ticks == [*range(1, 3 * nayer.episodes + 1)] * 3
@@ -519,3 +520,25 @@ def test_a_chain_is_stepped_episode_by_episode(tmp_path: Path) -> None:
     terms = [worker.step() for _ in range(nayer.episodes)]
     assert all(terms)
     assert worker.result()["x"].shape == (20, 1, 8, 8)
+
+
+@pytest.mark.ray
+def test_ray_comes_without_processes_that_only_show_it_and_its_workers_have_our_priority(engine: Engine) -> None:
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in command for command in commands)
+    assert not [c for c in commands if "dashboard/dashboard.py" in c or "log_monitor" in c or "monitor.py" in c]
+    pool = pool_of(engine)
+    while (worker := pool.take()) is None:
+        pool.wait(1.0)
+    pool.give_back(worker)
+    assert ray.get(worker.__ray_call__.remote(lambda _: os.nice(0))) == os.nice(0)
+
+
+@pytest.mark.ray
+def test_chains_run_on_the_workers_of_the_clients(engine: Engine) -> None:
+    shared = cast(RayExecutor, engine._executor)._pool
+    assert isinstance(shared, SharedPool)
+    actor = shared.take()
+    assert actor not in pool_of(engine)._idle
+    shared.give_back(actor)
+    assert actor in pool_of(engine)._idle

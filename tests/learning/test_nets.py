@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from fcil import rng
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
-from fcil.nets import BACKBONES, Backbone, Net, NetSettings, build_net, frozen, normalises_one, num_parameters
+from fcil.nets import (
+    BACKBONES,
+    Backbone,
+    FeaturesAhead,
+    Net,
+    NetSettings,
+    build_net,
+    frozen,
+    normalises_one,
+    num_parameters,
+)
 from fcil.nets.norms import BatchNorm2d, group_norm
 
 
@@ -107,6 +117,25 @@ def test_the_stem_follows_the_size_of_the_images(side, stem, last_map):
         net = BACKBONES["resnet18"].build((3, side, side), stem)
         maps = net.stages(net.stem(torch.zeros(2, 3, side, side)))
     assert maps.shape == (2, 512, last_map, last_map)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "cnn", "lenet5", "mlp"])
+def test_channels_last_is_the_same_net_but_for_rounding(name):
+    x = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs, gradients, layouts = [], [], []
+    for memory_format in ("contiguous", "channels_last"):
+        settings = NetSettings(name=name, memory_format=memory_format)
+        net = build_net(settings, shape=(2, 8, 8), num_classes=4, text_width=None, key=("layout",)).double()
+        first = next(m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Flatten))
+        first.register_forward_pre_hook(lambda module, inputs: layouts.append(inputs[0].stride(1)))
+        logits = net(x.double()).logits
+        logits.square().sum().backward()
+        outputs.append(logits)
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+        assert frozen(net).memory_format == memory_format
+    assert torch.allclose(*outputs, rtol=1e-10)
+    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-10)
+    assert layouts == [64, 1] or name == "lenet5"  # which pads, and so copies
 
 
 def test_group_norm_remembers_nothing_and_has_groups_of_sixteen_channels():
@@ -413,3 +442,62 @@ def test_whether_one_image_has_a_variance_everywhere_is_known_beforehand(
     else:
         with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
             full(x)
+
+
+# Forwards of several batches at once ----------------------------------------------------------
+
+
+def frozen_teacher(name: str, **settings: Any) -> Net:
+    net = build_net(NetSettings(name=name, **settings), shape=(1, 8, 8), num_classes=5, text_width=6, key=("ahead",))
+    with torch.no_grad():
+        net.train()(torch.randn(32, 1, 8, 8, generator=rng.generator("statistics")))
+    return frozen(net)
+
+
+@pytest.mark.parametrize("sizes", [(16, 16, 16, 9), (7, 7, 7, 8), (2, 3, 2), (1, 1, 1), (16, 1), (16,)])
+@pytest.mark.parametrize("net", ["resnet8", "resnet18", "cnn"])
+def test_a_frozen_net_answers_batches_together_as_it_does_alone(net, sizes):
+    teacher = frozen_teacher(net, width=4)
+    x = torch.randn(sum(sizes), 1, 8, 8, generator=rng.generator("images"))
+    ahead = FeaturesAhead(teacher)
+    with torch.no_grad():
+        for batch in (*x.split(list(sizes)), x[1:], x):
+            ours, theirs = ahead.output(batch), teacher(batch.clone())
+            for name in ("features", "logits", "embedding"):
+                assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_features_ahead_are_computed_once_and_anew_after_a_change():
+    teacher, forwards = frozen_teacher("resnet8"), []
+    teacher.backbone.register_forward_hook(lambda *_: forwards.append(1))
+    x = torch.randn(64, 1, 8, 8, generator=rng.generator("images"))
+    first, second = x.split(32)
+    ahead = FeaturesAhead(teacher)
+    before = ahead.output(first).logits
+    assert not torch.equal(before, ahead.output(second).logits)
+    assert len(forwards) == 1
+    second.mul_(2)
+    assert torch.equal(ahead.output(second).logits, teacher(second.clone()).logits)
+    assert len(forwards) == 3
+
+
+def test_features_ahead_are_none_where_arithmetic_is_of_low_precision():
+    teacher, forwards = frozen_teacher("resnet8"), []
+    teacher.register_forward_hook(lambda *_: forwards.append(1))
+    batch = torch.randn(64, 1, 8, 8, generator=rng.generator("images")).split(32)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        FeaturesAhead(teacher).output(batch)
+    assert forwards == [1]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (2, 4, 1, 1), (1, 4, 1, 1)])
+def test_batch_norm_is_that_of_torch_to_the_bit(shape, momentum):
+    ours, theirs = BatchNorm2d(4, momentum=momentum), nn.BatchNorm2d(4, momentum=momentum)
+    for turn in range(3):
+        x = torch.randn(shape, generator=rng.generator("maps", turn))
+        if shape[0] == 1:
+            theirs.eval()
+        assert torch.equal(ours(x), theirs(x))
+    assert same(ours.state_dict(), theirs.state_dict())
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))

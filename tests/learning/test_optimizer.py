@@ -8,7 +8,7 @@ from golden_vectors import assert_matches, load_case
 
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
-from fcil.optimizer import OptimizerSettings, build_optimizer, learning_rate
+from fcil.optimizer import SGD, Adam, AdamW, OptimizerSettings, build_optimizer, learning_rate
 
 
 def curve(settings: OptimizerSettings, rounds: int) -> torch.Tensor:
@@ -124,3 +124,44 @@ def test_steps_are_equal_to_the_bit_for_any_number_of_threads(name):
         assert torch.equal(run(1), run(2))
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        (SGD, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 1e-3, "fused": True}),
+        (SGD, torch.optim.SGD, {}),
+        (Adam, torch.optim.Adam, {"betas": (0.5, 0.999), "fused": True}),
+        (Adam, torch.optim.Adam, {"weight_decay": 1e-3}),
+        (AdamW, torch.optim.AdamW, {"fused": True}),
+    ],
+)
+def test_without_the_compiler_a_step_is_torchs_to_the_bit(ours, theirs, options):
+    nets = [torch.nn.Linear(5, 3) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = [kind(net.parameters(), lr=0.1, **options) for kind, net in zip((ours, theirs), nets, strict=True)]
+    assert isinstance(optimizers[0], theirs)
+    x, seen = torch.randn(4, 5), []
+    optimizers[0].register_step_post_hook(lambda *_: seen.append(1))
+    for _ in range(4):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+    state, other = (flatten(optimizer.state_dict()) for optimizer in optimizers)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+    assert state == other
+    assert len(seen) == 4
+    again = ours([torch.nn.Parameter(p.detach().clone()) for p in nets[0].parameters()], lr=1.0, **options)
+    again.load_state_dict(optimizers[0].state_dict())
+    assert flatten(again.state_dict()) == state
+
+
+def flatten(state):
+    """The values of an optimizer's state, tensors as lists."""
+    moments = {
+        f"{k}/{n}": v.tolist() if isinstance(v, torch.Tensor) else v
+        for k, s in state["state"].items()
+        for n, v in s.items()
+    }
+    return moments | {f"group/{k}": v for group in state["param_groups"] for k, v in group.items()}

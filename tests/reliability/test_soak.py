@@ -96,10 +96,10 @@ def strike(victim: str, process: subprocess.Popen[bytes], out: Path, seconds: fl
         return False
     (folder,) = out.glob("tiny/*/seed0")
     if victim == "synthesis worker":
-        if not when(lambda: [*descendants(driver, "ChainWorker")], process, 0.1):
+        if not when(lambda: [*descendants(driver, "Worker.step")], process):
             return False
         time.sleep(dice.uniform(0.0, 1.5))
-        targets = [*descendants(driver, "ChainWorker.")] or [*descendants(driver, "ChainWorker")]
+        targets = [*descendants(driver, "Worker.step")] or [*descendants(driver, "ray::Worker")]
     elif victim == "client worker":
         time.sleep(dice.uniform(0.0, seconds * 0.5))
         targets = [*descendants(driver, "ray::Worker")]

@@ -174,7 +174,7 @@ def test_the_students_steps_match_the_reference(monkeypatch):
         steps.append(distillation(*arguments))
         return steps[-1]
 
-    monkeypatch.setattr("fcil.synthesis.common.student.endless_rows", lambda *_: (rows[i % 2] for i in range(99)))
+    monkeypatch.setattr("fcil.synthesis.common.pool.endless_rows", lambda *_: (rows[i % 2] for i in range(99)))
     monkeypatch.setattr(nayer_module, "distillation", noted)
     teacher = golden_net(case.under("params.teacher"))
     problem = problem_of(teacher, None, mean=torch.zeros(3), std=torch.ones(3))

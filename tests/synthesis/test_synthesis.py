@@ -22,7 +22,7 @@ from fcil.nets import Backbone, Net, NetSettings, build_net, frozen
 from fcil.rng import generator
 from fcil.synthesis import Bound, SynthesisProblem, Synthesizer, create, synthesizer_class, synthesizer_names
 from fcil.synthesis.common.base import merge
-from fcil.synthesis.common.pool import endless_rows, to_bytes, view
+from fcil.synthesis.common.pool import endless_rows, to_bytes, view, views_ahead
 from fcil.synthesis.common.student import distillation, train_student, untrained_copy
 from fcil.synthesis.nayer import NAYER
 from fcil.types import Output, Tensors, Terms
@@ -343,6 +343,32 @@ def test_bytes_and_numbers_are_augmented_alike():
     seen = [view({"x": x_}, rows, augment, generator(0), (0.5,) * 3, (0.25,) * 3) for x_ in (x, x / 255)]
     assert torch.allclose(*seen, atol=1e-6)
     assert not torch.allclose(seen[0], view({"x": x}, rows, Augment(), generator(0), (0.5,) * 3, (0.25,) * 3))
+
+
+@pytest.mark.parametrize(("size", "count"), [(48, 8), (45, 7), (5, 8), (30, 1)])
+def test_views_prepared_several_at_once_are_those_of_one_at_a_time(size, count):
+    pool = {"x": torch.randint(0, 256, (size, 3, 8, 8), dtype=torch.uint8, generator=generator("x"))}
+    augment, place = Augment(padding=2, flip=True, brightness=0.3), ((0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
+    seen = {
+        coming: list(islice(views_ahead(pool, count, augment, generator(0), *place, lambda n=coming: n), 20))
+        for coming in (0, 1, 3, 100)
+    }
+    rng = generator(0)
+    rows = islice(endless_rows(size, count, rng, place[2]), 20)
+    plain = [view(pool, part, augment, rng, *place[:2]) for part in rows]
+    for views in seen.values():
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(views, plain, strict=True))
+
+
+def test_views_prepared_at_once_are_bounded_in_memory_and_by_the_steps_to_come():
+    pool = {"x": torch.zeros(64, 3, 32, 32, dtype=torch.uint8)}
+    place = (Augment(), generator(0), (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
+    large, small, last = (
+        next(views_ahead({"x": x}, 4, *place, lambda n=coming: n))
+        for x, coming in ((torch.zeros(64, 3, 224, 224), 9), (pool["x"], 9), (pool["x"], 2))
+    )
+    assert large._base is None
+    assert [len(views._base) for views in (small, last) if views._base is not None] == [32, 8]
 
 
 def test_series_keep_their_own_statistics_too():

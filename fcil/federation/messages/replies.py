@@ -7,6 +7,7 @@ the net of all clients, and silently.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -60,8 +61,7 @@ def read_update(reply: Message, expected: Expected) -> Update | None:
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidReplyError(f"its answer cannot be read ({error})") from None
     _check_names(weights, expected)
-    for name, tensor in weights.items():
-        _check_tensor(name, tensor, expected)
+    _check_tensors(weights, expected)
     for name, number in metrics.items():
         if not math.isfinite(number):
             raise InvalidReplyError(f'metric "{name}" is {number}')
@@ -87,9 +87,23 @@ def _first(names: set[str] | frozenset[str]) -> str:
     return f'"{min(names)}"{more}'
 
 
-def _check_tensor(name: str, tensor: torch.Tensor, expected: Expected) -> None:
-    shape = expected.shapes.get(name)
-    if shape is not None and tensor.shape != shape:
-        raise InvalidReplyError(f'tensor "{name}" has the shape {list(tensor.shape)}; the net\'s has {list(shape)}')
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise InvalidReplyError(f'tensor "{name}" holds NaN or infinity')
+def _check_tensors(weights: Tensors, expected: Expected) -> None:
+    for name, tensor in weights.items():
+        shape = expected.shapes.get(name)
+        if shape is not None and tensor.shape != shape:
+            raise InvalidReplyError(f'tensor "{name}" has the shape {list(tensor.shape)}; the net\'s has {list(shape)}')
+    reals = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
+    if _sum_of_squares_is_finite(reals.values()):
+        return
+    for name, tensor in reals.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidReplyError(f'tensor "{name}" holds NaN or infinity')
+
+
+def _sum_of_squares_is_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Return whether it is, for each tensor: then all numbers are. It may overflow where they are finite, too.
+
+    One pass at the speed of memory and one answer from the device, where `isfinite` makes a tensor of answers.
+    """
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    return not flat or bool(torch.stack([torch.dot(t, t).double() for t in flat]).isfinite().all())

@@ -15,6 +15,8 @@ from fcil.io.atomic import replacing
 from fcil.io.blobs import UNTOUCHED, DamagedError
 
 FORMAT = 2
+KEPT = 2
+"""Checkpoints of a run that stay."""
 SIZE_LIMIT = 64 * 2**20
 """Bytes of a manifest, at most; a longer one was not written by us."""
 SET_ASIDE = ".damaged"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fcil.averaging import Weighting
+from fcil.averaging import Weighting, weighted_mean
 from fcil.errors import TrainingError
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.mods import NORM_BIT, SHARED_NORM, AdaptiveClipping
@@ -45,15 +45,16 @@ class Averager:
         """Return the value of `server.average`."""
         federation = self.plan.federation
         self.calls += 1
-        start = server.net.weights()
-        if federation.privacy is None:
-            mean = average(federation.aggregation, updates, weighting, start)
+        if federation.privacy is None and isinstance(federation.aggregation, Mean):
+            mean = weighted_mean(updates, weighting)
+        elif federation.privacy is None:
+            mean = average(federation.aggregation, updates, weighting, server.net.weights())
         else:
             if self.calls > 1:
                 raise TrainingError("federation.privacy: the strategy averages twice; epsilon counts once a round")
             key = (server.seed, "privacy", server.task.number, server.round)
             sealed = updates.updates if isinstance(updates, GuardedUpdates) else updates
-            mean = private_mean(federation.privacy, sealed, start, federation.clients_per_round, key)
+            mean = private_mean(federation.privacy, sealed, server.net.weights(), federation.clients_per_round, key)
         clipping = federation.mods.get(AdaptiveClipping)
         if clipping is not None and self.calls == 1:
             norm = float(server.shared.get(SHARED_NORM, clipping.norm))  # type: ignore[arg-type]

@@ -15,12 +15,16 @@ from typing import Any, NamedTuple
 from flwr.app import Context, Message, RecordDict
 
 from fcil.federation.compat import CRASHED, RAISED, error_reply, give_id, new_run
+from fcil.federation.executor import ChainWorker
 from fcil.federation.grids import LocalGrid, reason
 from fcil.federation.ray.pool import StartedPool, death
 
 
-class Worker:
-    """The body of a Ray actor: imports the ClientApp and calls it."""
+class Worker(ChainWorker):
+    """The body of a Ray actor: imports the ClientApp and calls it; between rounds it is there for the server's chains.
+
+    A process of their own would hold torch once more, half a gigabyte, and be idle whenever this one is not.
+    """
 
     def __init__(self) -> None:
         from fcil.federation.client import client_app
@@ -64,6 +68,8 @@ class _Call(NamedTuple):
 
 class RayGrid(LocalGrid):
     """Hands messages to whichever worker is free. A record that many messages share is stored once."""
+
+    stores = True
 
     def __init__(self, pool: WorkerPool, num_clients: int, timeout: float = math.inf, run_id: int = 1) -> None:
         super().__init__(num_clients, timeout, run_id)

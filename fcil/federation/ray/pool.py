@@ -112,6 +112,44 @@ class StartedPool(ActorPool):
             )
 
 
+class SharedPool:
+    """Up to `size` actors of a started pool, for work in a time when they have no other."""
+
+    def __init__(self, pool: StartedPool, size: int) -> None:
+        self.size = size
+        self._pool = pool
+        self._lent = 0
+
+    def take(self) -> Any | None:
+        """Return an actor; None if all that may be taken are. The first is waited for.
+
+        Raises:
+            ConfigError: none starts.
+        """
+        if self._lent == self.size:
+            return None
+        actor = self._pool.take()
+        while actor is None and not self._lent:
+            self._pool.wait(0.5)
+            actor = self._pool.take()
+        self._lent += actor is not None
+        return actor
+
+    def give_back(self, actor: Any) -> None:
+        self._lent -= 1
+        self._pool.give_back(actor)
+
+    def replace(self) -> None:
+        """Make another actor after one has died."""
+        self._lent -= 1
+        self._pool.replace()
+
+    def drop(self, actor: Any) -> None:
+        """End an actor, whatever it is at; another is made."""
+        self._lent -= 1
+        self._pool.drop(actor)
+
+
 def death(error: Exception) -> str:
     """Return what an error of Ray's says of an actor that died, in a line."""
     lines = str(error).strip().splitlines() or [""]

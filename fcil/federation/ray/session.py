@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -15,6 +15,7 @@ import psutil
 
 from fcil.errors import ConfigError, EngineError
 from fcil.federation.ray.folder import RayFolder
+from fcil.federation.ray.lean import NICENESS, lean
 from fcil.federation.runtime.address_space import store_size
 from fcil.federation.runtime.interrupts import INTERRUPTED, SIGNALS
 from fcil.federation.runtime.watcher import Watcher
@@ -47,7 +48,9 @@ class RaySession:
         self._watcher = Watcher(path)
         self._watcher.start()
         try:
-            with uninterrupted(), alive(), quiet(), variables(self._watcher.environment):
+            ours = nullcontext() if self._address else lean()
+            wanted = {k: v for k, v in NICENESS.items() if k not in os.environ}
+            with uninterrupted(), alive(), quiet(), variables(self._watcher.environment | wanted), ours:
                 # "local" and not None: a cluster that happens to run on this machine is not joined unasked.
                 ray.init(
                     address=self._address or "local",

@@ -24,6 +24,7 @@ from fcil.federation.runtime.isolation import (
     settle,
     switches,
 )
+from fcil.federation.runtime.lending import Lent
 from fcil.federation.runtime.user_code import calling
 from fcil.federation.settings import settle_arithmetic
 from fcil.nets import Net, build_net, frozen
@@ -58,6 +59,7 @@ class Site:
     shared: dict[str, Kept] = field(default_factory=dict)
     frozen_nets: dict[str, Teacher] = field(default_factory=dict)
     _anatomy: Anatomy = field(default_factory=lambda: ([], []))
+    _lent: Lent = field(default_factory=Lent)
 
     @property
     def plan(self) -> Plan:
@@ -76,6 +78,7 @@ class Site:
             self.net = self._new_net(weights, text_width)
         classes = self.net.num_classes
         settle(self.net, training=True, requires_grad=True)
+        self._lent.part(self.net)
         self.net.load(weights)
         if fresh or classes != self.net.num_classes:
             self._anatomy = anatomy(self.net)

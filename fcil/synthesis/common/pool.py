@@ -6,13 +6,15 @@ by, where a synthesizer learnt its own instead of using the real data's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fcil.data import Augment, normalise
+from fcil.data.augment import batches_ahead, parted
 from fcil.rng import sent
 from fcil.types import Tensors
 
@@ -37,14 +39,51 @@ def string_sorted(batches: int, rows: int, keep: int) -> list[int]:
 
 
 def view(
-    pool: Tensors, rows: Tensor, augment: Augment, rng: torch.Generator, mean: Statistics, std: Statistics
+    pool: Tensors,
+    rows: Tensor,
+    augment: Augment,
+    rng: torch.Generator,
+    mean: Statistics,
+    std: Statistics,
+    sizes: Sequence[int] = (),
 ) -> Tensor:
-    """Return augmented and normalised samples (len(rows), channels, H, W), as the nets expect them."""
-    x = augment(pool["x"][rows], rng)
+    """Return augmented and normalised samples (len(rows), channels, H, W), as the nets expect them.
+
+    Args:
+        sizes: of the batches that `rows` consist of, if they are several.
+    """
+    x = augment(pool["x"][rows], rng, sizes)
     if "mean" not in pool:
         return normalise(x, mean, std)
     own_mean, own_std = (pool[k][rows].view(len(rows), -1, *[1] * (x.ndim - 2)) for k in ("mean", "std"))
     return ((x / 255 if x.dtype == torch.uint8 else x) - own_mean) / own_std
+
+
+def views_ahead(
+    pool: Tensors,
+    count: int,
+    augment: Augment,
+    rng: torch.Generator,
+    mean: Statistics,
+    std: Statistics,
+    device: torch.device,
+    coming: Callable[[], int],
+) -> Iterator[Tensor]:
+    """Yield views of `count` samples without end, in passes over a pool; small batches are prepared several at once.
+
+    Args:
+        rng: for these views alone, as it may be ahead of them.
+        coming: returns how many batches are still of use, with the next.
+    """
+    size = len(pool["x"])
+    stream, most = endless_rows(size, count, rng, device), batches_ahead(count, pool["x"].shape[1:])
+    left = 0  # batches of this pass; the next order is drawn after the augmentation of the last of them
+    while True:
+        left = left or max(1, size // max(1, min(count, size)))
+        rows = list(islice(stream, max(1, min(most, left, coming()))))
+        left -= len(rows)
+        sizes = [len(part) for part in rows]
+        yield from parted(view(pool, torch.cat(rows), augment, rng, mean, std, sizes), sizes)
 
 
 def newest(pool: Tensors, each: int, classes: int) -> Tensors:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from itertools import islice
 from typing import Literal
 
 import torch
@@ -17,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.losses import kl_divergence
-from fcil.nets import Net
+from fcil.nets import FeaturesAhead, Net
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
-from fcil.synthesis.common.pool import endless_rows, view
+from fcil.synthesis.common.pool import views_ahead
 from fcil.types import Output, Tensors, Terms
 
 
@@ -93,11 +92,12 @@ def train_student(
     rng = generator(*key, "student batches")
     student.train().requires_grad_(True)
     sums: dict[str, Tensor] = {}
-    for rows in islice(endless_rows(len(pool["x"]), batch_size, rng, problem.device), steps):
-        x = view(pool, rows, problem.augment, rng, problem.mean, problem.std)
+    teacher, place = FeaturesAhead(problem.teacher), (problem.mean, problem.std, problem.device)
+    views = views_ahead(pool, batch_size, problem.augment, rng, *place, lambda: left)
+    for left in range(steps, 0, -1):  # noqa: B007 - the views look at it
+        x = next(views)
         with problem.autocast():
-            with torch.no_grad():
-                target = problem.teacher(x)
+            target = teacher.output(x)
             terms = loss(student(x), target)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

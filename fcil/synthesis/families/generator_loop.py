@@ -29,6 +29,7 @@ from fcil.data import normalise
 from fcil.errors import TrainingError
 from fcil.nets import Net, PlainGenerator
 from fcil.nets.backbone import Shape
+from fcil.optimizer import Adam
 from fcil.rng import generator, seeded, sent
 from fcil.synthesis.common.base import SynthesisProblem, Synthesizer, Views
 from fcil.synthesis.common.inner_loop import readable, target_classes
@@ -105,7 +106,7 @@ class GeneratorLoop(Synthesizer):
     def start(self, problem: SynthesisProblem, chain: int) -> GeneratorReplica:
         with seeded(*problem.key, chain, "generator"):
             made = self.new_generator(problem.shape).to(problem.device)
-        return GeneratorReplica(chain, made, torch.optim.Adam(made.parameters(), self.lr, self.betas, fused=True))
+        return GeneratorReplica(chain, made, Adam(made.parameters(), self.lr, self.betas, fused=True))
 
     def episode(self, problem: SynthesisProblem, chain: GeneratorReplica, number: int) -> dict[str, float]:
         rng = generator(*problem.key, chain.number, number, "noise")

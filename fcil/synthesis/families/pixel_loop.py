@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fcil.errors import ConfigError
+from fcil.optimizer import Adam
 from fcil.rng import Key, generator, sent
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.inner_loop import Batchwise, BestBatch, LossHistory
@@ -109,7 +110,7 @@ def optimise(
     """
     low, high = ((bound - problem.mean.view(-1, 1, 1)) / problem.std.view(-1, 1, 1) for bound in (0.0, 1.0))
     x = nn.Parameter(start.clone())
-    adam = torch.optim.Adam([x], lr, betas=BETAS, fused=True)
+    adam = Adam([x], lr, betas=BETAS, fused=True)
     lowest, history = BestBatch(), LossHistory()
     for step in range(steps):
         with problem.autocast():

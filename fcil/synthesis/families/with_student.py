@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn, optim
 
 from fcil.nets import Net
+from fcil.optimizer import SGD
 from fcil.rng import Key
 from fcil.synthesis.common.base import Learns, SynthesisProblem, Synthesizer
 from fcil.synthesis.common.fidelity import WithFidelity
@@ -56,7 +57,7 @@ class WithStudent(Synthesizer):
 
     def sgd(self, parameters: Iterable[nn.Parameter]) -> optim.SGD:
         """Return a new optimizer of a student."""
-        return optim.SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
+        return SGD(parameters, lr=self.student_lr, momentum=0.9, weight_decay=self.student_decay, fused=True)
 
     def own_student(self, problem: SynthesisProblem, chain: int) -> tuple[Net | None, optim.SGD | None]:
         """The student, where anything asks it or it is to be taught; and its optimizer, where it is ours to teach."""
