@@ -47,4 +47,4 @@ def _told(frames: Sequence[Frame]) -> Iterator[str]:
     """Yield frames as pyinstrument has them, without those of the import system, of which there are five a module."""
     for frame in frames:
         if not frame.place.startswith(_IMPORTS):
-            yield f"{frame.function}\x00{frame.place}\x00{frame.line}"
+            yield f"{frame.function}\x00{frame.place}\x00{frame.line}".replace("</", "< /")  # no end of the script

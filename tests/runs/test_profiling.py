@@ -14,6 +14,7 @@ from small_runs import LANDER, SETTINGS
 
 from fcil.profiling import phases
 from fcil.profiling.advice import MOST, SHARES, SHORT_STEP, advice
+from fcil.profiling.flame import flame_page
 from fcil.profiling.phases import (
     AGGREGATION,
     BACKWARD,
@@ -227,6 +228,13 @@ def test_of_many_clients_the_slowest_are_printed() -> None:
 def test_an_empty_profile_has_no_shares() -> None:
     assert Profile().share(START) == 0
     assert Profile().total == (0, 0)
+
+
+def test_no_name_of_a_file_ends_the_script_of_the_page() -> None:
+    pytest.importorskip("pyinstrument", reason="of the extra `dev`")
+    profile = Profile()
+    profile.add(Key(1, None, LOSS), Spent(1.0, 1.0), (frame_of("f", "/home/x</script>.py"),))
+    assert flame_page(profile, "tiny").count("</script>") == flame_page(profile_of({}), "tiny").count("</script>")
 
 
 # What to change -----------------------------------------------------------------------------------
