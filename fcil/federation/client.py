@@ -8,7 +8,10 @@ Flower context and goes nowhere else.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -55,18 +58,24 @@ class _Call:
     message: Message
     context: Context
     site: Site
-    job: dict[str, Any]
+    job: Mapping[str, Any]
     """Task, round, learning rate and what else the server says beside the arrays."""
 
     @classmethod
     def of(cls, sites: Sites, message: Message, context: Context) -> _Call:
         site = sites.of(plan_text(message))
-        return cls(message, context, site, json.loads(str(cast(ConfigRecord, message.content["config"])["job"])))
+        return cls(message, context, site, _job(str(cast(ConfigRecord, message.content["config"])["job"])))
 
     @property
     def who(self) -> tuple[int, int, int]:
         """Task, round and client."""
         return self.job["task"], self.job["round"], int(self.context.node_config["partition-id"])
+
+
+@lru_cache(maxsize=2)
+def _job(text: str) -> Mapping[str, Any]:
+    """Return a job that was sent as JSON, the same to all clients of a round."""
+    return MappingProxyType(json.loads(text))
 
 
 def plan_text(message: Message) -> str:
