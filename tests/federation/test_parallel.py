@@ -32,6 +32,7 @@ from fcil.io.lock import claimed, clear
 from fcil.runs.estimate import estimate
 from fcil.runs.parallel import ParallelScheduler, how_many, jobs_asked_for
 from fcil.runs.plans import planned
+from fcil.runs.play import execute_in_worker
 from fcil.runs.sequential import free_runs
 from fcil.store import RunFolder
 
@@ -166,6 +167,17 @@ def test_nothing_of_a_run_that_failed_is_kept(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(TrainingError, match="3 of 3"):
         play(write_experiment(tmp_path, seeds=[0, 1, 2]), out=tmp_path / "out")
     assert len(left) == 3
+
+
+def test_a_process_of_a_matrix_reads_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, out = list[RunContext](), tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr("fcil.runs.play.execute_run", lambda engine, context, path, console: seen.append(context))
+    for plan in planned(write_experiment(tmp_path, seeds=[0, 1])):
+        outcome = execute_in_worker(plan.to_json(), out / plan.folder, out.stat().st_ino)
+        assert outcome.state == "finished"
+    assert [context.plan.seed for context in seen] == [0, 1]
+    assert seen[0].loaded is seen[1].loaded
 
 
 # At once ---------------------------------------------------------------------------------------
