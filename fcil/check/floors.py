@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity"),
+    ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity", "fcil.series"),
     ("fcil.io", "fcil.nets", "fcil.losses", "fcil.averaging", "fcil.optimizer", "fcil.metrics", "fcil.subspace"),
     ("fcil.config",),
     ("fcil.data",),
