@@ -6,22 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+FIGURES = ("draw_run", "draw_comparison", "draw_missing", "draw_missing_comparison")
 PLAYER = """
-import importlib, io, json, sys, tempfile, time
+import io, json, sys, tempfile, time
 from pathlib import Path
 from rich.console import Console
 import fcil
-for home in ("fcil.experiment", "fcil.runs.completion"):  # figures cost the same whatever a step does
-    try:
-        module = importlib.import_module(home)
-    except ImportError:
-        continue
-    for name in ("draw_run", "draw_comparison", "draw_missing", "draw_missing_comparison"):
-        if hasattr(module, name):
-            setattr(module, name, lambda *a, **k: [])
+from checkouts import without_figures
+without_figures()
 for line in sys.stdin:
     with tempfile.TemporaryDirectory() as out:
         begin = time.process_time()
@@ -37,11 +34,21 @@ for line in sys.stdin:
 """
 
 
+def without_figures() -> None:
+    """Draw no figures in this process: they cost the same whatever a step does."""
+    for home in ("fcil.experiment", "fcil.runs.completion"):
+        with suppress(ImportError):
+            module = import_module(home)
+            for name in FIGURES:
+                if hasattr(module, name):
+                    setattr(module, name, lambda *_, **__: [])
+
+
 class Player:
     """A process that plays runs with the code of one checkout, without figures."""
 
     def __init__(self, checkout: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": f"{checkout}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PLAYER],
             stdin=subprocess.PIPE,
