@@ -35,7 +35,9 @@ def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
         yaml.safe_load(Path(HERE, "experiments", f"{name}.yaml").read_text(encoding="utf-8"))
         for name in ("quickstart", "strategies_digits")
     )
-    strategies = {(s if isinstance(s, str) else next(iter(s))): s for s in digits.pop("matrix")["strategy"]}
+    strategies = {
+        (s if isinstance(s, str) else next(iter(s))): s for s in reversed(digits.pop("matrix")["strategy"])
+    }  # the first form of each
     runs: dict[str, dict[str, Any]] = {"quickstart": start}
     runs |= {name: {**digits, "strategy": strategies[name]} for name in STRATEGIES}
     for name, settings in runs.items():
