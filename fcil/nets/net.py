@@ -30,6 +30,8 @@ Forwards = Literal["two", "one"]
 """Whether real and synthetic images of a step go through the net in a forward each, or in one together."""
 MemoryFormat = Literal["contiguous", "channels_last"]
 """Layout of a batch of images (B, c, H, W) in memory: channels change slowest but one, or fastest."""
+HeadStart = Literal["kaiming", "torch"]
+"""First rows of the classifier; see `NetSettings.head_start`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,10 @@ class NetSettings:
     """`batch`; or `group` or `none`, which have no statistics: averaging mixes none, and methods have none to match."""
     memory_format: MemoryFormat = "contiguous"
     """Layout of images in memory: `channels_last` rounds differently; on a CPU it was faster in bf16, in fp32 not."""
+
+    head_start: HeadStart = "kaiming"
+    """First weights of the classifier's rows: uniform within sqrt(3 / F) with zero biases, as in LANDER's code and its
+    kin (`kaiming`), or within sqrt(1 / F), biases too, as in PyTorch's linear layer (`torch`); F features."""
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
@@ -68,15 +74,18 @@ class Net(nn.Module):
         num_classes: int,
         text_width: int | None = None,
         memory_format: MemoryFormat = "contiguous",
+        head_start: HeadStart = "kaiming",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.memory_format = memory_format
+        self.head_start = head_start
         # The classifier comes last: the other weights do not depend on the number of classes.
         self.text_head = None if text_width is None else nn.Linear(backbone.width, text_width)
         self.classifier = nn.Linear(backbone.width, num_classes)
-        nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
-        nn.init.zeros_(self.classifier.bias)
+        if head_start == "kaiming":  # otherwise as the layer comes
+            nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
+            nn.init.zeros_(self.classifier.bias)
 
     @property
     def num_classes(self) -> int:
@@ -98,8 +107,8 @@ class Net(nn.Module):
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         """Give the classifier `num_classes` rows: old rows as they are, new ones as initialised.
 
-        New weights are uniform within sqrt(3 / F) (Kaiming, gain 1), new biases zero. The
-        classifier's parameters are replaced, so an optimizer built before does not see them.
+        New rows start as `head_start` says. The classifier's parameters are replaced, so an optimizer built
+        before does not see them.
 
         Raises:
             ValueError: the classifier has more rows already.
@@ -107,12 +116,15 @@ class Net(nn.Module):
         extra, linear = num_classes - self.num_classes, self.classifier
         if extra < 0:
             raise ValueError(f"a classifier of {self.num_classes} classes cannot grow to {num_classes}")
-        bound = math.sqrt(3 / linear.in_features)
-        rows = torch.empty(extra, linear.in_features)
+        own = self.head_start == "torch"
+        bound = math.sqrt((1 if own else 3) / linear.in_features)
+        rows, biases = torch.empty(extra, linear.in_features), torch.zeros(extra)
         rows.uniform_(-bound, bound, generator=generator)
+        if own:
+            biases.uniform_(-bound, bound, generator=generator)
         self._replace_classifier(
             torch.cat([linear.weight.detach(), rows.to(linear.weight)]),
-            torch.cat([linear.bias.detach(), linear.bias.new_zeros(extra)]),
+            torch.cat([linear.bias.detach(), biases.to(linear.bias)]),
         )
 
     def weights(self) -> Tensors:
@@ -183,7 +195,7 @@ def build_net(
     """
     with rng.seeded(*key):
         backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
-        return Net(backbone, num_classes, text_width, settings.memory_format)
+        return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start)
 
 
 @lru_cache(maxsize=64)
