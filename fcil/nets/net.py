@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fcil import rng
 from fcil.errors import ConfigError, nearest
-from fcil.nets.backbone import Backbone, Norm, Shape, Stem
+from fcil.nets.backbone import Backbone, Norm, Shape, Stem, inputs_of
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.norms import has_variance
 from fcil.types import Output, Tensors
@@ -60,6 +60,10 @@ class NetSettings:
             raise ValueError(f'name: unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
         if self.stem != "auto" and not BACKBONES[self.name].stems:
             raise ValueError(f"stem: {self.stem} is not allowed with {self.name}, which has no stem; leave it out")
+        if self.memory_format == "channels_last" and BACKBONES[self.name].inputs == "series":
+            raise ValueError(
+                f"memory_format: channels_last is not allowed with {self.name}, a net of series; leave it out"
+            )
 
 
 class Net(nn.Module):
@@ -188,11 +192,15 @@ def build_net(
     text_width: int | None,
     key: tuple[rng.Key, ...],
 ) -> Net:
-    """Return a fresh net for images of `shape`; its weights are drawn from the stream named `key`.
+    """Return a fresh net for samples of `shape`; its weights are drawn from the stream named `key`.
 
     Trunk and text head are the same for every number of classes. `text_width` D adds a
     label-text head.
+
+    Raises:
+        ConfigError: it is a net of images and these are series, or the reverse.
     """
+    check_inputs(settings, shape, "net.name")
     with rng.seeded(*key):
         backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
         return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start)
@@ -200,7 +208,7 @@ def build_net(
 
 @lru_cache(maxsize=64)
 def normalises_one(settings: NetSettings, shape: Shape) -> bool:
-    """Return whether a training batch of one image of `shape` has a variance at each BatchNorm layer of a net.
+    """Return whether a training batch of one sample of `shape` has a variance at each BatchNorm layer of a net.
 
     It has none where a map is 1 x 1, as the last ones of a ResNet-18 are on images of 8 x 8. There `BatchNorm2d` takes
     the running statistics for such a batch.
@@ -220,9 +228,27 @@ def check_batch(settings: NetSettings, shape: Shape, size: int, key: str) -> Non
         ConfigError: each batch is one image, and a BatchNorm layer would never have a variance.
     """
     if size == 1 and not normalises_one(settings, shape):
+        sides, least = " x ".join(map(str, shape[1:])), " x ".join("1" for _ in shape[1:])
         raise ConfigError(
-            f"{key}: 1 is not allowed with {settings.name} on images of {shape[1]} x {shape[2]}, whose last maps are "
-            "1 x 1: batch norm has no variance of one value; set it to 2 or more, or norm: group for the net"
+            f"{key}: 1 is not allowed with {settings.name} on {inputs_of(shape)} of {sides}, whose last maps are "
+            f"{least}: batch norm has no variance of one value; set it to 2 or more, or norm: group for the net"
+        )
+
+
+def check_inputs(settings: NetSettings, shape: Shape, key: str) -> None:
+    """Check that a net reads samples of this shape.
+
+    Args:
+        key: the setting of its name, for the error message.
+    Raises:
+        ConfigError: it is a net of images and these are series, or the reverse.
+    """
+    given, kind = inputs_of(shape), BACKBONES[settings.name].inputs
+    if given != kind:
+        fit = ", ".join(name for name, recipe in BACKBONES.items() if recipe.inputs == given)
+        raise ConfigError(
+            f"{key}: {settings.name} reads {kind}, and the data are {given} of shape {' x '.join(map(str, shape))}; "
+            f"expected one of {fit}"
         )
 
 
