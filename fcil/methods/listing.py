@@ -69,7 +69,12 @@ def _dataset(info: DatasetInfo) -> Row:
 
 def nets() -> list[Row]:
     return [
-        {"net": name, "what": recipe.description, "parameters": f"{num_parameters(recipe):,}"}
+        {
+            "net": name,
+            "what": recipe.description,
+            "inputs": recipe.inputs,
+            "parameters": f"{num_parameters(recipe):,}",
+        }
         for name, recipe in BACKBONES.items()
     ]
 
