@@ -23,6 +23,7 @@ DETAIL = ("federation.evaluate_every",)
 LATER: dict[str, Any] = {
     "federation.local_steps": None,
     "net.memory_format": "contiguous",
+    "optimizer.state": "fresh",
     "net.head_start": "kaiming",
 }
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
