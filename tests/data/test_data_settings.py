@@ -135,13 +135,15 @@ def test_the_hash_of_what_could_be_said_before_is_as_it_was() -> None:
 
 
 def test_catalog_knows_every_name() -> None:
-    expected = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet image_folder imagenet imagenet100"
-    assert list(DATASETS) == expected.split()
+    images = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet image_folder imagenet imagenet100"
+    series = "mnist1d ts_folder"
+    assert list(DATASETS) == [*images.split(), *series.split()]
     for name, info in DATASETS.items():
         assert info.name == name
         assert info.description
         assert "\n" not in info.description
-        assert (info.mean is None) == (name in {"digits", "image_folder"})
+        assert (info.kind == "series") == (name in series.split())
+        assert (info.mean is None) == (name in {"digits", "image_folder", *series.split()})
     assert DATASETS["cifar100"].num_classes == 100
     assert DATASETS["cifar100"].downloads
     assert not DATASETS["tiny_imagenet"].downloads
