@@ -15,7 +15,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "fcil.optimizer",
         "fcil.metrics",
         "fcil.subspace",
-        "fcil.nets.ridge",
     ),
     ("fcil.config",),
     ("fcil.data",),
