@@ -101,20 +101,25 @@ def state_of(optimizer: Optimizer, names: Iterable[str]) -> dict[str, Tensors]:
 
 
 def restore_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[str, Tensors]) -> None:
-    """Let a new optimizer go on from what `state_of` returned of another, of the parameters that have their shape yet.
+    """Let a new optimizer go on from what `state_of` returned of another; parameters of another shape begin anew.
 
     Args:
         names: of its parameters, in their order.
     """
+    if not state:
+        return
+    example = next(iter(state.values()))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     counts_there = bool(optimizer.defaults.get("fused"))  # steps are counted on the device
     for name, p in zip(names, parameters, strict=True):
-        known = state.get(name)
-        if known is not None and all(t.shape == p.shape for key, t in known.items() if key != "step"):
-            optimizer.state[p] = {
-                key: t.to("cpu" if key == "step" and not counts_there else p.device, copy=True)
-                for key, t in known.items()
-            }
+        known = state.get(name, {})
+        if any(key != "step" and t.shape != p.shape for key, t in known.items()) or not known:
+            # Zeros, as all begin with: a fused step of SGD takes a buffer of each parameter, or of none.
+            known = {key: torch.zeros_like(t if key == "step" else p) for key, t in example.items()}
+        optimizer.state[p] = {
+            key: t.detach().to("cpu" if key == "step" and not counts_there else p.device, copy=True)
+            for key, t in known.items()
+        }
 
 
 # Without the compiler -----------------------------------------------------------------------------

@@ -404,7 +404,7 @@ def test_several_mistakes_of_a_file_are_told_at_once_in_its_order(command: Comma
     assert said.code == 2
     places = [line.split(": ")[1] for line in said.err.splitlines()]
     assert places == ["nme", "sedes", "federation.clients", "federation.ruonds", "data.taks", "matirx", "strategy"]
-    assert 'seeds, matrix). Did you mean "matrix"?' in said.err
+    assert 'seeds, train, matrix). Did you mean "matrix"?' in said.err
     assert not Path("out").exists()
 
 

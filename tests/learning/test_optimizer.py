@@ -194,16 +194,34 @@ def test_an_optimizer_goes_on_to_the_bit_where_another_stopped(name):
     assert torch.equal(whole, parted)
 
 
-def test_a_tensor_that_has_grown_begins_anew_and_the_others_go_on():
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tensor_that_has_grown_begins_anew_and_the_others_go_on(name):
+    settings = OptimizerSettings(name=name)
     small, grown, other = (torch.nn.Parameter(torch.ones(*size)) for size in ((2, 3), (4, 3), (5,)))
-    optimizer = build_optimizer(OptimizerSettings(), [small, other], lr=0.1)
-    for p in (small, other):
-        p.grad = torch.ones_like(p)
+    alone = torch.nn.Parameter(torch.ones(4, 3))
+    optimizer = build_optimizer(settings, [small, other], lr=0.1)
+    small.grad, other.grad = torch.ones(2, 3), torch.ones(5)
     optimizer.step()
-    after = build_optimizer(OptimizerSettings(), [grown, other], lr=0.1)
+    after, fresh = (build_optimizer(settings, some, lr=0.1) for some in ([grown, other], [alone]))
     restore_state(after, ["head", "trunk"], state_of(optimizer, ["head", "trunk"]))
-    assert set(after.state) == {other}
-    assert state_of(build_optimizer(OptimizerSettings(momentum=0), [other], lr=0.1), ["trunk"]) == {}
+    twin = torch.nn.Parameter(other.detach().clone())
+    optimizer.param_groups[0]["params"][1], optimizer.state[twin] = twin, optimizer.state.pop(other)
+    for _ in range(2):
+        for p in (grown, alone, other, small, twin):
+            p.grad = torch.full_like(p, 0.5)
+        for one in (after, fresh, optimizer):
+            one.step()
+    assert torch.equal(grown, alone)
+    assert torch.equal(other, twin)
+
+
+def test_without_momentum_there_is_nothing_to_keep():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer(OptimizerSettings(momentum=0), [p], lr=0.1)
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert state_of(optimizer, ["w"]) == {}
+    restore_state(optimizer, ["w"], {})
 
 
 def flatten(state):

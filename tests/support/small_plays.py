@@ -123,9 +123,10 @@ def synthesizer(
     known = {field.name for field in dataclasses.fields(synthesizer_class(name))}
     method = create(name, **{key: value for key, value in SMALL.items() if key in known})
     method = grown(method) if long else method
-    shape, classes = (3, 8, 8), 5
+    series, classes = method.makes == "series", 5
+    shape, backbone = ((2, 12), "fcn1d") if series else ((3, 8, 8), "resnet8")
     anchors = torch.linspace(-1, 1, classes * 16).view(classes, 16).sin()
-    net = build_net(NetSettings(name="resnet8", width=2), shape=shape, num_classes=classes, text_width=16, key=("net",))
+    net = build_net(NetSettings(name=backbone, width=2), shape=shape, num_classes=classes, text_width=16, key=("net",))
     noted: dict[str, dict[str, float]] = {}
     pool = method.run(
         teacher=net.to(device),

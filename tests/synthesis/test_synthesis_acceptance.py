@@ -1,4 +1,6 @@
-"""What every synthesizer is accepted by; a method that is added to the package is checked without an edit here.
+"""What every synthesizer of images is accepted by; a method that is added to the package is checked without an edit.
+
+One that makes series is accepted by the same in `test_series.py`.
 
  1. A net trained a moment ago is far closer, in the statistics of its batch norms, to its training data than to noise:
     `test_training_images_are_far_closer_to_what_a_net_remembers_than_noise`.
@@ -59,7 +61,7 @@ from fcil.synthesis.families.pixel_loop import PixelLoop, stored
 from fcil.synthesis.families.with_student import PoolStudentLoop, WithStudent
 from fcil.types import Output, Tensors, Terms
 
-NAMES = synthesizer_names()
+NAMES = [name for name in synthesizer_names() if synthesizer_class(name).makes == "images"]
 CLASSES = {name: synthesizer_class(name) for name in NAMES}
 WEIGHTS = ("ce", "adv", "balance", "act", "tv", "l2", "smooth", "cam", "ed")
 """Of terms, in so far as a method can do without."""

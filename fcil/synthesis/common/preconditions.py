@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -19,6 +19,17 @@ def images_alone(name: str, problem: SynthesisProblem) -> None:
 def check_classes_can_be_made(name: str, problem: SynthesisProblem, *build: Callable[[], object]) -> None:
     """Check that samples are images and all of this can be built, else raise ConfigError; no memory is allocated."""
     images_alone(name, problem)
+    _check_built(name, build)
+
+
+def check_series_can_be_made(name: str, problem: SynthesisProblem, *build: Callable[[], object]) -> None:
+    """Check that samples are series and all of this can be built, else raise ConfigError; no memory is allocated."""
+    if len(problem.shape) != 2:
+        raise ConfigError(f"synthesizer {name}: makes series; this data has samples of shape {problem.shape}")
+    _check_built(name, build)
+
+
+def _check_built(name: str, build: Iterable[Callable[[], object]]) -> None:
     try:
         with torch.device("meta"):
             for part in build:

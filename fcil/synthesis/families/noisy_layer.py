@@ -42,6 +42,16 @@ SIDES: dict[str, tuple[object, object]] = {
 }
 
 
+def rows_of_a_layer(classes: int) -> int:
+    """Rows of a batch that share a noisy layer, so that no two of one class do: the `auto` of `rows_per_layer`.
+
+    Labels come in whole sweeps over the classes, and a sample follows from its label and its layer alone. So it is a k
+    that divides a sweep: the largest up to 10, or the whole sweep where that is below 4.
+    """
+    rows = next(k for k in range(min(ROWS, classes), 0, -1) if classes % k == 0)
+    return rows if rows >= min(classes, 4) else classes
+
+
 @dataclass
 class NoisyLayerReplica(Batches):
     """The state of one generator and its student."""
@@ -140,17 +150,12 @@ class NoisyLayerLoop(PoolStudentLoop):
         return replace(super().smoke(), warmup=0)
 
     def rows_of(self, classes: int) -> int:
-        """Rows of a batch that share a noisy layer, of so many classes to make.
-
-        Labels come in whole sweeps over the classes, and an image follows from its label and its layer alone. So
-        `auto` takes a k that divides a sweep: the largest up to 10, or the whole sweep where that is below 4.
-        """
+        """Rows of a batch that share a noisy layer, of so many classes to make."""
         if self.rows_per_layer != "auto":
             return self.rows_per_layer or classes
         if self.fidelity == "reference":
             return ROWS
-        rows = next(k for k in range(min(ROWS, classes), 0, -1) if classes % k == 0)
-        return rows if rows >= min(classes, 4) else classes
+        return rows_of_a_layer(classes)
 
     @property
     def episodes(self) -> int:
