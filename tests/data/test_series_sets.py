@@ -323,7 +323,9 @@ def test_a_method_that_needs_images_says_so_before_the_run(
     assert_refused(command("run", experiment(tmp_path, there, strategy=strategy), "--out", "out"), said)
 
 
-@pytest.mark.parametrize("strategy", ["finetune", "fedlwf", "replay", "icarl", "fedewc", "fot", "fedgen", "joint"])
+@pytest.mark.parametrize(
+    "strategy", ["finetune", "analytic", "fedlwf", "replay", "icarl", "fedewc", "fot", "fedgen", "joint"]
+)
 def test_methods_that_need_no_pictures_run_on_series_of_unequal_lengths(tmp_path: Path, strategy: str) -> None:
     rows = [
         ([channel[: 6 + k % 7] for channel in channels], label)
