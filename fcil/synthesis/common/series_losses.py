@@ -24,7 +24,8 @@ def roughness(x: Tensor) -> Tensor:
     power = torch.fft.rfft(values - values.mean(dim=2, keepdim=True)).abs().square()  # (B, c, frequencies)
     last = max(1, power.shape[2] - 1)
     frequency = torch.arange(power.shape[2], device=x.device, dtype=power.dtype) / last
-    return ((power * frequency.square()).sum(dim=2) / (power.sum(dim=2) + EPSILON)).mean()
+    share: Tensor = (power * frequency.square()).sum(dim=2) / (power.sum(dim=2) + EPSILON)
+    return share.mean()
 
 
 def total_variation(x: Tensor) -> Tensor:
