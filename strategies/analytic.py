@@ -41,6 +41,7 @@ from fcil.errors import TrainingError
 from fcil.nets import Net
 from fcil.nets.ridge import Moments, dealt, estimated, group_sums, sketched, unsketched
 from fcil.rng import generator, sent
+from fcil.series import split_padding
 from fcil.types import Tensors
 
 BATCH = 1024
@@ -147,7 +148,8 @@ class Analytic(Strategy):
         """Return h(x) (B, M), float64, for a batch of the net's inputs; the random layer is that of the seed `draw`."""
         if self.features == "task1":
             net.eval()
-        f = (x.flatten(1) if self.features == "random" else net(x).features).double()
+        flat = (split_padding(x)[0] if x.ndim == 3 else x).flatten(1)  # series are padded with NaN
+        f = (flat if self.features == "random" else net(x).features).double()
         weight, bias = random_layer(f.shape[1], self.width, draw)
         return torch.relu(f @ sent(weight, f) + self.bias * sent(bias, f))
 
