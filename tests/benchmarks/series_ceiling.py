@@ -5,8 +5,8 @@
 
 Each run is `fcil train`'s: default split of the archive, last epoch, no test series looked at in between. `mean` is
 over the seeds, `ensemble` of the mean of their predictions: the published InceptionTime is such an ensemble of five.
-The published values are those that the wheel of aeon carries (30 resamples, of which column 0 is the default split; they
-have none of the multivariate sets), from `aeon/testing/example_results_files/classification/accuracy/`.
+The published values are those that the wheel of aeon carries (30 resamples, of which column 0 is the default split;
+none of the multivariate sets), from `aeon/testing/example_results_files/classification/accuracy/`.
 
 Needs aeon, or the files of the sets in $FCIL_DATA. All are trained alike: Adam at 0.001 falling as a cosine, batches of
 16, no weight decay, 500 epochs (InceptionTime's code: batches of 64, 1,500 epochs, the rate halved on a plateau).
