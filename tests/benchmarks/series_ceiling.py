@@ -3,10 +3,10 @@
     python tests/benchmarks/series_ceiling.py                                # 15 x 5 runs; hours on two cores
     python tests/benchmarks/series_ceiling.py --sets OSULeaf --nets fcn1d --seeds 3 --epochs 300
 
-Each run is `fcil train`'s: default split of the archive, last epoch, no test series looked at in between. `mean` is over
-the seeds, `ensemble` of the mean of their predictions: the published InceptionTime is such an ensemble of five. The
-published values are those that the wheel of aeon carries (30 resamples, of which column 0 is the default split; they
-have none of the multivariate sets), from `aeon/testing/example_results_files/classification/accuracy/`.
+Each run is `fcil train`'s: default split of the archive, last epoch, no test series looked at in between. `mean` is
+over the seeds, `ensemble` of the mean of their predictions: the published InceptionTime is such an ensemble of five.
+The published values are those that the wheel of aeon carries (30 resamples, of which column 0 is the default split;
+none of the multivariate sets), from `aeon/testing/example_results_files/classification/accuracy/`.
 
 Needs aeon, or the files of the sets in $FCIL_DATA. All are trained alike: Adam at 0.001 falling as a cosine, batches of
 16, no weight decay, 500 epochs (InceptionTime's code: batches of 64, 1,500 epochs, the rate halved on a plateau).
@@ -103,9 +103,8 @@ def main() -> None:
             spread = f"{statistics.stdev(each):.1f}" if len(each) > 1 else "-"
             together = 100 * ensemble(experiment, runs)
             seconds = time.monotonic() - begun
-            print(
-                f"| {name} | {net} | {statistics.mean(each):.1f} | {spread} | {together:.1f} | {seconds:.0f} | {there} |"
-            )
+            row = (name, net, f"{statistics.mean(each):.1f}", spread, f"{together:.1f}", f"{seconds:.0f}", there)
+            print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
