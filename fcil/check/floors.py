@@ -7,7 +7,16 @@ from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity", "fcil.series"),
-    ("fcil.io", "fcil.nets", "fcil.losses", "fcil.averaging", "fcil.optimizer", "fcil.metrics", "fcil.subspace"),
+    (
+        "fcil.io",
+        "fcil.nets",
+        "fcil.shapelets",
+        "fcil.losses",
+        "fcil.averaging",
+        "fcil.optimizer",
+        "fcil.metrics",
+        "fcil.subspace",
+    ),
     ("fcil.config",),
     ("fcil.data",),
     ("fcil.anchors", "fcil.exemplars", "fcil.synthesis.common"),
