@@ -114,7 +114,7 @@ def _search(
     values, steps, labels = split_padding(x)[0].numpy(), lengths(x).numpy(), y.numpy()
     if not np.isfinite(values).all():
         raise ValueError("series with a value that is NaN or infinite have no shapelets; interpolate it first")
-    count, channels, length = values.shape
+    channels, length = values.shape[1:]
     pieces = candidates(values.reshape(-1, length), np.repeat(steps, channels), settings.points)
     tasks = list(_rows(pieces, channels, np.isin(labels, classes)))
     layouts = [Channel.of(np.ascontiguousarray(values[:, c]), steps, settings.window) for c in range(channels)]

@@ -1,6 +1,7 @@
 """Discovery of shapelets, beside plain loops over everything."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def plain_pieces(row, share):
 
 def plain_distance(piece, start, other, window):
     def bend(values):
-        return math.sqrt(sum((b - a) ** 2 for a, b in zip(values, values[1:], strict=False)) + 1e-3)
+        return math.sqrt(sum((b - a) ** 2 for a, b in pairwise(values)) + 1e-3)
 
     nearest = math.inf
     for at in range(start - window, start + window + 1):
@@ -139,7 +140,8 @@ def test_candidates_are_those_of_a_plain_loop():
 def test_candidates_of_straight_and_flat_series_are_found_too():
     rows = np.stack([np.zeros(12), np.arange(12.0)])
     found = candidates(rows, np.array([12, 12]), 0.5)
-    assert len(found.row) > 0 and (found.end - found.start >= 2).all()
+    assert len(found.row) > 0
+    assert (found.end - found.start >= 2).all()
 
 
 def test_distances_in_small_blocks_are_the_same(monkeypatch):
@@ -185,7 +187,8 @@ def test_a_class_is_told_from_those_not_asked_for():
     settings = Discovery(window=5, per_class=2)
     whole, some = discover(x, y, settings), discover(x, y, settings, [2, 0])
     assert some.label.tolist() == [2, 2, 0, 0]
-    assert torch.equal(some.gain[:2], whole.gain[4:]) and torch.equal(some.gain[2:], whole.gain[:2])
+    assert torch.equal(some.gain[:2], whole.gain[4:])
+    assert torch.equal(some.gain[2:], whole.gain[:2])
 
 
 def test_results_are_kept_by_content(tmp_path, monkeypatch):
