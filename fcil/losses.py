@@ -138,8 +138,8 @@ def record_statistics(net: nn.Module) -> Iterator[Statistics]:
             out = teacher(images)
         loss = statistics_distance(teacher, stats)
 
-    Taken over batch and positions in one pass each; outside the block a forward costs no more than
-    usual. Layers without running statistics are left out.
+    Taken over batch and positions, of series over real steps, in one pass each; outside the block a forward costs
+    no more than usual. Layers without running statistics are left out.
     """
     stats: Statistics = {}
     with ExitStack() as hooks:
@@ -153,9 +153,15 @@ def record_statistics(net: nn.Module) -> Iterator[Statistics]:
 
 def _record(stats: Statistics, prefix: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     x: Tensor = inputs[0]  # (B, channels) or (B, channels, ...)
+    mask: Tensor | None = inputs[1] if len(inputs) > 1 else None  # (B, 1, L), of the real steps of series
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()  # a mean with eight bits would be noise beside the distances that are minimised
-    var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+    if mask is None:
+        var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+    else:
+        count = mask.sum().clamp(min=1)
+        mean = (x * mask).sum(dim=(0, 2)) / count
+        var = ((x - mean[:, None]) * mask).square().sum(dim=(0, 2)) / count
     stats[f"{prefix}running_mean"], stats[f"{prefix}running_var"] = mean, var
 
 

@@ -20,7 +20,11 @@ fails, and failures are recorded, so a stopped run can be resumed under another 
 DETAIL = ("federation.evaluate_every",)
 """Settings that are in the hash, since they decide what is recorded during a run, and change no result."""
 
-LATER: dict[str, Any] = {"federation.local_steps": None, "net.memory_format": "contiguous"}
+LATER: dict[str, Any] = {
+    "federation.local_steps": None,
+    "net.memory_format": "contiguous",
+    "net.head_start": "kaiming",
+}
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
 are left out of the hash, which stays what it was. A strategy may have a net among its options."""
 

@@ -12,7 +12,7 @@ and on names of streams, never on the process or the time.
 """
 
 from fcil.data.augment import Augment, normalise
-from fcil.data.catalog import DATASETS, DatasetInfo
+from fcil.data.catalog import DATASETS, DatasetInfo, dataset_info
 from fcil.data.datasets import Dataset, load_dataset
 from fcil.data.files.folders import cache_folder, data_folder
 from fcil.data.images import Images, LazyImages, MemoryImages
@@ -37,6 +37,7 @@ __all__ = [
     "cache_folder",
     "class_order",
     "data_folder",
+    "dataset_info",
     "load_dataset",
     "normalise",
     "partition",

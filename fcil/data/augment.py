@@ -1,8 +1,8 @@
-"""Random crops, flips and brightness on whole batches, and the normalisation.
+"""Random crops, flips and brightness of whole batches of images, changes of series, and the normalisation.
 
 Every sample of a batch gets its own draw. The arithmetic is that of PIL, pixel for pixel, on uint8
 images; on floats in [0, 1] the same operations are differentiable, so a generator can be trained
-through them. Nothing assumes images: a series (B, channels, length) is cropped along its length.
+through them.
 
 Source of the default settings: utils/data.py of github.com/tmtuan1307/lander @ 44d7acc.
 """
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcil.data.series.augmentation import SeriesChange
 from fcil.rng import sent
 
 
@@ -37,6 +38,14 @@ class Augment:
     """Samples are multiplied by a factor drawn uniformly from [1 - brightness, 1 + brightness]."""
     synthetic_brightness: float = 0.0
     """The same for synthetic samples; the reference brightens them for ImageNet only."""
+    shift: float = 0.0
+    """Time series: most steps by which a series is moved in time, as a share of its own steps."""
+    scaling: float = 0.0
+    """Time series: standard deviation of the factor of each series and channel."""
+    masking: float = 0.0
+    """Time series: longest stretch that is set to 0, as a share of a series' own steps."""
+    jitter: float = 0.0
+    """Time series: standard deviation of the noise added to each value."""
 
     @property
     def synthetic(self) -> Augment:
@@ -44,7 +53,9 @@ class Augment:
         return replace(self, brightness=self.synthetic_brightness)
 
     def __call__(self, x: Tensor, generator: torch.Generator, sizes: Sequence[int] = ()) -> Tensor:
-        """Return a randomly changed copy of `x` (B, channels, ...), uint8 or float in [0, 1].
+        """Return a randomly changed copy of images `x` (B, channels, ...), uint8 or float in [0, 1], or of series.
+
+        Series (B, channels, steps) are floats of any scale.
 
         Args:
             sizes: of the batches that `x` consists of, which are changed as they would be one after the other.
@@ -63,7 +74,8 @@ class Augment:
             low = max(0.0, 1 - self.brightness)
             span = 1 + self.brightness - low
             x = brighten(x, low + span * torch.cat(factors))
-        return x
+        change = SeriesChange(self.shift, self.scaling, self.masking, self.jitter)
+        return change(x, generator, sizes) if any(change) else x
 
 
 def crop(x: Tensor, padding: int, spots: Tensor, mirror: Tensor) -> Tensor:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from fcil.data.augment import Augment
+from fcil.errors import nearest
 
+Normalise = Literal["series", "training", "none"]
+ARCHIVES = ("uea", "ucr")
+"""Archives of time series, whose sets are named `uea:BasicMotions`."""
 _JITTER = 63 / 255
 
 
@@ -18,7 +24,7 @@ class DatasetInfo:
     num_classes: int | None
     """Classes of the official data; a subset may have fewer. None if only the files tell."""
     shape: tuple[int, ...] | None
-    """(channels, height, width), or None if only the files tell."""
+    """(channels, height, width) or (channels, steps); None if only the files tell."""
     downloads: bool
     """Whether a missing data set is downloaded."""
     resizable: bool = False
@@ -30,6 +36,10 @@ class DatasetInfo:
     """Default augmentation; None where it depends on the size of the images."""
     files: str = ""
     """Files that a user puts into the root when the data cannot be downloaded."""
+    kind: Literal["images", "series"] = "images"
+    """What its samples are."""
+    normalise: Normalise | None = None
+    """Default normalisation of series."""
 
     @property
     def fixed(self) -> bool:
@@ -141,5 +151,62 @@ DATASETS: dict[str, DatasetInfo] = {
             augment=_IMAGENET_AUGMENT,
             files=_IMAGENET_FILES,
         ),
+        DatasetInfo(
+            name="mnist1d",
+            description="series of 40 steps made after digits by the package mnist1d, 4,000 training and 1,000 test",
+            num_classes=10,
+            shape=(1, 40),
+            downloads=False,
+            augment=Augment(),
+            kind="series",
+            normalise="none",
+        ),
+        DatasetInfo(
+            name="ts_folder",
+            description="your series: a folder with NAME_TRAIN.ts and NAME_TEST.ts (or .tsv), or one .npz file",
+            num_classes=None,
+            shape=None,
+            downloads=False,
+            augment=Augment(),
+            kind="series",
+            normalise="series",
+        ),
     )
 }
+
+_ARCHIVED = re.compile(rf"({'|'.join(ARCHIVES)}):([A-Za-z0-9_-]+(?:\+[A-Za-z0-9_-]+)*)")
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Return the properties of a data set by its name in `DATASETS`, or of a set of an archive, `ucr:Crop`.
+
+    `ucr:CricketX+CricketY` stacks sets of one channel as the channels of one. Whether files are at hand is not asked.
+
+    Raises:
+        ValueError: there is none of this name; one line says so.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    found = _ARCHIVED.fullmatch(name)
+    if found is None:
+        forms = [f"{archive}:NAME" for archive in ARCHIVES]
+        known = f"(have: {', '.join([*DATASETS, *forms])}).{nearest(name, DATASETS)}"
+        raise ValueError(f'unknown data set "{name}" {known}')
+    archive, sets = found.groups()
+    return DatasetInfo(
+        name=name,
+        description=f"time series of the {archive.upper()} archive",
+        num_classes=None,
+        shape=None,
+        downloads=False,
+        augment=Augment(),
+        files=" and ".join(f"{one}/{one}_TRAIN.ts and {one}/{one}_TEST.ts (or .tsv)" for one in sets.split("+")),
+        kind="series",
+        normalise="training" if archive == "uea" else "series",
+    )
+
+
+def archived_sets(name: str) -> tuple[str, ...]:
+    """Return the names within an archive of a set: `ucr:CricketX+CricketY` is two; none of another data set."""
+    found = _ARCHIVED.fullmatch(name)
+    return tuple(found.group(2).split("+")) if found else ()

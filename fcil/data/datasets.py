@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import torch
 
 from fcil.data.augment import Augment
-from fcil.data.catalog import DATASETS
+from fcil.data.catalog import DATASETS, dataset_info
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Progress
-from fcil.data.images import Images
+from fcil.data.images import Images, MemoryImages
 from fcil.data.preparation import AugmentSettings
+from fcil.data.series.clean import channel_scale
 from fcil.data.settings import DataSettings
 from fcil.data.sources import a_few, hold_out, read
+from fcil.data.splits import fingerprint
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
 
@@ -35,6 +40,14 @@ class Dataset:
     """Folder names by original class number, where classes are folders."""
     source: Archive | None = None
     """Archive of the image files."""
+    pending: bool = False
+    """Whether series are still to be standardised by those of the first task (`standardised`)."""
+    raw_fingerprint: str = ""
+    """Fingerprint before `standardised`."""
+
+    @property
+    def kind(self) -> Literal["images", "series"]:
+        return "series" if len(self.shape) == 2 else "images"
 
     @property
     def num_classes(self) -> int:
@@ -42,12 +55,28 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of one sample: (channels, height, width)."""
+        """Return the shape of one sample: (channels, height, width), or (channels, steps) of series."""
         return self.train.shape
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data on a device, if it is kept in memory; lazily read images stay files."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def standardised(self, classes: Sequence[int]) -> Dataset:
+        """Return the set with every channel brought to mean 0 and deviation 1 of the training series of some classes.
+
+        Those of the first task, so that no later task and no test series has a part in it. A set that is not `pending`
+        is returned as it is.
+        """
+        if not self.pending:
+            return self
+        rows = torch.from_numpy(np.flatnonzero(np.isin(self.train.y.numpy(), classes)))
+        mean, std = channel_scale(self.train.take(rows).numpy())
+        train, test = (
+            MemoryImages(torch.from_numpy((images.take(torch.arange(len(images))).numpy() - mean) / std), images.y)
+            for images in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test, pending=False, raw_fingerprint=fingerprint(self))
 
 
 def load_dataset(settings: DataSettings, *, progress: Progress | None = None, look: bool = False) -> Dataset:
@@ -65,7 +94,7 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None, lo
         DataError: files are missing or damaged; one line names the file and the remedy.
         ConfigError: an augmentation does not fit the images.
     """
-    info = DATASETS[settings.dataset]
+    info = dataset_info(settings.dataset)
     found = read(info, settings, progress, look=look)
     train, test = found.train, found.test
     if settings.validation:
@@ -76,6 +105,7 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None, lo
     augment = info.augment or Augment(max(1, min(train.shape[1:]) // 8), True)
     if isinstance(settings.augment, AugmentSettings):
         augment = settings.augment.applied(augment, train.shape[1:])
+    pending = info.kind == "series" and (settings.normalise or info.normalise) == "training"
     return Dataset(
-        info.name, train, test, found.class_names, found.mean, found.std, augment, found.folders, found.source
+        info.name, train, test, found.class_names, found.mean, found.std, augment, found.folders, found.source, pending
     )

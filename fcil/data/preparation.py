@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from fcil.config.json_schema import Schema, Schemas
 from fcil.data.augment import Augment
 from fcil.errors import ConfigError
 from fcil.types import Index
+
+OF_KIND = {"images": ("crop", "flip", "brightness"), "series": ("shift", "scaling", "masking", "jitter")}
+"""Augmentations by the kind of samples that they apply to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,14 @@ class AugmentSettings:
     """Whether half of the images, drawn at random, are mirrored left to right; null: as the data set has it."""
     brightness: Annotated[float, Field(ge=0, le=10)] | None = None
     """Images are multiplied by a factor from [1 - brightness, 1 + brightness], 0: not; null: the data set's."""
+    shift: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Time series are moved by up to this share of their own steps either way; the value at the end fills the gap."""
+    scaling: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Each time series and channel is multiplied by a factor of mean 1 and this standard deviation."""
+    masking: Annotated[float, Field(ge=0, le=1)] | None = None
+    """A stretch of up to this share of a time series' own steps, at a random place, is set to 0."""
+    jitter: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Noise of this standard deviation is added to each value of a time series, after normalisation."""
 
     @classmethod
     def from_yaml(cls, raw: Any, where: Where) -> bool | AugmentSettings:
@@ -48,6 +59,10 @@ class AugmentSettings:
     def to_json_schema(cls, schemas: Schemas) -> Schema:
         return {"anyOf": [{"enum": [True, False, "none"]}, schemas.of_fields(cls)]}
 
+    def of_other_kind(self, kind: Literal["images", "series"]) -> list[str]:
+        """Return the augmentations that are asked for and do not apply to samples of this kind."""
+        return [f.name for f in fields(self) if getattr(self, f.name) and f.name not in OF_KIND[kind]]
+
     def to_yaml(self) -> dict[str, Any]:
         """Return the settings without those of the data set."""
         return {key: value for key, value in dump_fields(self).items() if value is not None}
@@ -63,8 +78,10 @@ class AugmentSettings:
             raise ConfigError(
                 f"augment.crop: {self.crop} is not allowed for samples of {' x '.join(map(str, size))}; at most {most}"
             )
+        given = {name: getattr(self, name) for name in OF_KIND["series"]}
         changed = replace(
             own,
+            **{name: value for name, value in given.items() if value is not None},
             padding=own.padding if self.crop is None else self.crop,
             flip=own.flip if self.flip is None else self.flip,
         )

@@ -143,13 +143,13 @@ class Scenario:
         device: torch.device | str = "cpu",
         held: Sequence[Sequence[Indices]] | None = None,
     ) -> None:
-        self.dataset = dataset.to(device)
         self.settings = settings
         self.clients = clients
         self.seed = seed
         self.device = torch.device(device)
         given = settings.split.read() if settings.split is not None else None
         self.split = given.checked(dataset, clients) if given else settings.task_split(dataset.num_classes, seed)
+        self.dataset = dataset.standardised(self.split.classes[0]).to(device)
         self.order = self.split.order
         self._new_label = np.full(dataset.num_classes, -1, dtype=np.int64)
         self._new_label[list(self.order)] = np.arange(len(self.order))

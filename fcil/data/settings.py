@@ -12,9 +12,10 @@ from pydantic import Field
 
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.config.json_schema import Schema, Schemas
-from fcil.data.catalog import DATASETS
+from fcil.data.catalog import ARCHIVES, DATASETS, DatasetInfo, Normalise, dataset_info
 from fcil.data.files.compositing import Rendering
-from fcil.data.preparation import AugmentSettings, TestShare
+from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
+from fcil.data.series.clean import Longer, Missing
 from fcil.data.splits import SplitFile
 from fcil.data.tasks import TaskSplit
 from fcil.errors import ConfigError, nearest
@@ -24,8 +25,9 @@ Kind = Literal["iid", "dirichlet", "classes", "shards"]
 Draw = Literal["task", "once", "reference"]
 HELD = ("tasks", "base", "increment", "order", "partition", "remainder")
 """Settings that a split file replaces."""
-ADDED = ("split", "remainder", "test_share", "transparency", "orientation")
+ADDED = ("split", "remainder", "test_share", "transparency", "orientation", "missing", "longer", "normalise")
 """Settings that are not written at their defaults, which are the behaviour before these settings existed."""
+_ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
 _WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
 
 
@@ -116,8 +118,9 @@ def _number(value: object) -> float | None:
 class DataSettings:
     """Data set, tasks, and partition among clients."""
 
-    dataset: Annotated[str, Field(json_schema_extra={"enum": [*DATASETS]})]
-    """A name from `fcil list datasets`."""
+    dataset: Annotated[str, Field(json_schema_extra={"anyOf": [{"enum": [*DATASETS]}, {"pattern": _ARCHIVED}]})]
+    """A name from `fcil list datasets`; `uea:NAME` and `ucr:NAME` are time series of these archives, and
+    `ucr:NAME1+NAME2` stacks sets as channels."""
     root: str | None = None
     """Folder, zip or package that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""
     tasks: Count | tuple[tuple[Index, ...], ...] | None = None
@@ -141,6 +144,16 @@ class DataSettings:
     `ignored` drops transparency and takes the colours stored under it, which are often black."""
     orientation: Literal["upright", "stored"] = "upright"
     """Whether images decoded from files are turned `upright` as their EXIF orientation says, or left as `stored`."""
+    missing: Missing = "refuse"
+    """Time series: what is done about values missing within a series (`?` or NaN): `refuse` ends with a line that names
+    the first, `interpolate` draws a straight line within the series and channel."""
+    longer: Longer = "refuse"
+    """Time series: what is done about test series longer than every training series: `refuse`, `crop` their ends off,
+    or `pad` all samples to the longest of either part, as toolkits of the archives do."""
+    normalise: Normalise | None = None
+    """Time series: `series` brings each series and channel to mean 0 and standard deviation 1 over its own steps,
+    `training` each channel by the statistics of the training series of the first task alone, `none` leaves them;
+    null: `training` for `uea:`, `none` for `mnist1d`, else `series`."""
     test_share: TestShare | None = None
     """Share of every class's images used for testing, for an image folder without a test split, whose classes may also
     lie at its top: 0.2, or `{share: 0.2, seed: 1}` for other images; null: there is a test split."""
@@ -158,20 +171,23 @@ class DataSettings:
     `order` and `partition`: the partition.json of a run, or the output of `fcil show X.yaml --split FILE`."""
 
     def __post_init__(self) -> None:
-        info = DATASETS.get(self.dataset)
-        if info is None:
-            known = f"(have: {', '.join(DATASETS)}).{nearest(self.dataset, DATASETS)}"
-            raise ValueError(f'dataset: unknown data set "{self.dataset}" {known}')
+        try:
+            info = dataset_info(self.dataset)
+        except ValueError as error:
+            raise ValueError(f"dataset: {error}") from None
         if self.dataset == "image_folder" and self.root is None:
             raise ValueError("root: missing; image_folder needs the folder or zip that holds the images")
+        if self.dataset == "ts_folder" and self.root is None:
+            raise ValueError("root: missing; ts_folder needs the folder or .npz file that holds the series")
+        self._check_kind(info)
         if self.resize is not None and not info.resizable:
             able = ", ".join(i.name for i in DATASETS.values() if i.resizable)
-            raise ValueError(f"resize: applies to {able}; {self.dataset} has images of a fixed size")
+            raise ValueError(f"resize: applies to {able}; {self.dataset} has {info.kind} of a fixed size")
         for key in ("transparency", "orientation"):
             if getattr(self, key) != type(self).__dataclass_fields__[key].default and not info.resizable:
                 raise ValueError(f"{key}: applies to images that are decoded from files; {self.dataset} has none")
         if self.test_share is not None and self.dataset != "image_folder":
-            raise ValueError(f"test_share: applies to image_folder; {self.dataset} has test images of its own")
+            raise ValueError(f"test_share: applies to image_folder; {self.dataset} has test {info.kind} of its own")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
         if self.split is not None:
@@ -183,6 +199,20 @@ class DataSettings:
                 self.task_split(info.num_classes, seed=0)
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    def _check_kind(self, info: DatasetInfo) -> None:
+        """Check that no setting is of the other kind of samples."""
+        if info.kind == "images":
+            for key in ("missing", "longer", "normalise"):
+                if getattr(self, key) != type(self).__dataclass_fields__[key].default:
+                    raise ValueError(f"{key}: applies to time series; {self.dataset} has images")
+        if isinstance(self.augment, AugmentSettings) and (other := self.augment.of_other_kind(info.kind)):
+            wrong = "images" if info.kind == "series" else "time series"
+            right = "time series" if info.kind == "series" else "images"
+            raise ValueError(
+                f"augment.{other[0]}: applies to {wrong}; {self.dataset} has {right}"
+                f" (of use: {', '.join(OF_KIND[info.kind])})"
+            )
 
     def _check_alone(self) -> None:
         """Check that a split file comes without settings of tasks, order and partition."""

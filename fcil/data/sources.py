@@ -21,12 +21,13 @@ from torch import Tensor
 from fcil.data.catalog import DatasetInfo
 from fcil.data.files import idx
 from fcil.data.files.archives import Archive
-from fcil.data.files.decode import Arrays, Pixels, Progress, Wanted, already, cached, channel_statistics, to_array
+from fcil.data.files.decode import Arrays, Progress, Wanted, already, cached, channel_statistics, to_array
 from fcil.data.files.folders import data_folder
 from fcil.data.files.layouts import Layout, Members, SharedFolder, image_folder, imagenet_folder, tiny_imagenet
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
 from fcil.data.remote.obtain import obtain, unpack
 from fcil.data.remote.origins import ORIGINS, elsewhere
+from fcil.data.series.load import load_series, series_at_hand
 from fcil.data.settings import DataSettings
 from fcil.errors import DataError, DownloadError
 from fcil.rng import numpy_generator
@@ -64,6 +65,8 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
         DataError: its files are missing or damaged.
     """
     root, wanted = settings.root, Wanted(settings.resize, settings.rendering)
+    if info.kind == "series":
+        return _series(info, settings)
     if info.name == "digits":
         return _digits()
     if info.name in _IDX_NAMES:
@@ -89,6 +92,9 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
     Raises:
         DataError: they are missing, and cannot be downloaded.
     """
+    if info.kind == "series":
+        series_at_hand(info, root)
+        return True
     if info.name in _IDX_NAMES:
         return idx.find(info.name, _given(root), system=not root) is not None
     if info.name in _TORCHVISION:
@@ -100,6 +106,15 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
     elif info.name != "digits":
         _find(info, root, "tiny-imagenet-200" if info.name == "tiny_imagenet" else info.name)
     return True
+
+
+def _series(info: DatasetInfo, settings: DataSettings) -> Splits:
+    """Return a set of series; its scale is that of the series themselves, so mean and deviation are 0 and 1."""
+    each = (settings.normalise or info.normalise) == "series"
+    found = load_series(info, settings.root, settings.missing, settings.longer, each)
+    train, test = (_mapped(*part) for part in (found.train, found.test))
+    channels = train.shape[0]
+    return Splits(train, test, found.class_names, (0.0,) * channels, (1.0,) * channels)
 
 
 def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
@@ -116,7 +131,7 @@ def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
-            raise DataError(f"class {label} has a single training image; none can be held out")
+            raise DataError(f"class {label} has a single training sample; none can be held out")
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         held.append(numpy_generator(purpose, label).permutation(members)[:count])
     out = np.zeros(len(labels), dtype=bool)
@@ -277,7 +292,7 @@ def _decoded(info: DatasetInfo, archive: Archive, found: Arrays) -> Splits:
     return Splits(_mapped(*found.train), _mapped(*found.test), found.class_names, mean, std, found.folders, archive)
 
 
-def _mapped(x: Pixels, y: NDArray[np.int64]) -> MemoryImages:
+def _mapped(x: NDArray[Any], y: NDArray[np.int64]) -> MemoryImages:
     return MemoryImages(torch.from_numpy(x), torch.from_numpy(y))
 
 

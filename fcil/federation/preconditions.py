@@ -15,7 +15,7 @@ from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.synthesis.jobs import synthesis_problem
-from fcil.nets import check_batch, normalises_one
+from fcil.nets import check_batch, check_inputs, normalises_one
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients
 from fcil.synthesis import Synthesizer
@@ -35,6 +35,7 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
     """
     plan, scenario = context.plan, context.scenario
     check_safeguards(plan, [task.num_new for task in context.tasks])
+    check_inputs(plan.net, scenario.dataset.shape, "net.name")
     check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
     strategy, federation = plan.strategy.strategy, plan.federation
     if federation.privacy is not None and strategy.reads_metrics:

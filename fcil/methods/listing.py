@@ -64,7 +64,12 @@ def datasets() -> list[Row]:
 
 def nets() -> list[Row]:
     return [
-        {"net": name, "what": recipe.description, "parameters": f"{num_parameters(recipe):,}"}
+        {
+            "net": name,
+            "what": recipe.description,
+            "inputs": recipe.inputs,
+            "parameters": f"{num_parameters(recipe):,}",
+        }
         for name, recipe in BACKBONES.items()
     ]
 

@@ -1,4 +1,4 @@
-"""Backbones, the net with its growing classifier, and generators of images."""
+"""Backbones, the net with its growing classifier, and generators."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fcil.nets.net import (
     NetSettings,
     build_net,
     check_batch,
+    check_inputs,
     frozen,
     net_of,
     normalises_one,
@@ -40,6 +41,7 @@ __all__ = [
     "ResNetRecipe",
     "build_net",
     "check_batch",
+    "check_inputs",
     "drop_running_statistics",
     "evenly",
     "frozen",

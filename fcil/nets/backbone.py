@@ -1,6 +1,6 @@
 """The base class of the backbones, and the choices of layer that they share.
 
-Shapes: B batch, c image channels, F feature width.
+Shapes: B batch, c channels, F feature width; an image is (c, H, W), a series (c, L) of L steps.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from fcil.nets.norms import BatchNorm2d, group_norm
 Stem = Literal["auto", "cifar", "imagenet"]
 Norm = Literal["batch", "group", "none"]
 Shape = tuple[int, ...]
-"""Channels, height and width of an image."""
+"""Channels, height and width of an image, or channels and steps of a series."""
+Inputs = Literal["images", "series"]
+"""Kind of samples that a net reads."""
+EXAMPLES: dict[Inputs, Shape] = {"images": (3, 32, 32), "series": (1, 128)}
+"""Shape of a sample for which the size of a net is told."""
 MakeNorm = Callable[[int], nn.Module]
 """Factory of the normalisation layer for a number of channels."""
 
 
 class Backbone(nn.Module):
-    """Map from images (B, c, H, W) to features (B, F)."""
+    """Map from images (B, c, H, W), or series (B, c, L), to features (B, F)."""
 
     width: int
     """F, the number of features."""
     apart: ClassVar[bool] = False
-    """Whether an image has the same features to the bit in every batch of two or more, in evaluation mode."""
+    """Whether a sample has the same features to the bit in every batch of two or more, in evaluation mode."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)  # type: ignore[no-any-return]
@@ -43,18 +47,31 @@ class Recipe(Protocol):
     def stems(self) -> bool:
         """Whether the net has first layers to choose from."""
 
+    @property
+    def inputs(self) -> Inputs:
+        """Kind of samples that the net reads."""
+
     def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> Backbone:
-        """Return a net for images of this shape; its weights come from torch's global stream.
+        """Return a net for samples of this shape; its weights come from torch's global stream.
 
         Args:
             width: channels (or units) of the first layer; None takes the architecture's own.
         """
 
 
-def num_parameters(recipe: Recipe, shape: Shape = (3, 32, 32)) -> int:
-    """Return the trainable parameters at the default width for images of this shape, without classifier."""
+def num_parameters(recipe: Recipe, shape: Shape | None = None) -> int:
+    """Return the trainable parameters at the default width for samples of this shape, without classifier.
+
+    Args:
+        shape: None: colour images of 32 pixels, or series of one channel.
+    """
     with torch.device("meta"):
-        return sum(p.numel() for p in recipe.build(shape).parameters())
+        return sum(p.numel() for p in recipe.build(shape or EXAMPLES[recipe.inputs]).parameters())
+
+
+def inputs_of(shape: Shape) -> Inputs:
+    """Return the kind of samples that have this shape."""
+    return "series" if len(shape) == 2 else "images"
 
 
 def norm_factory(norm: Norm) -> MakeNorm:

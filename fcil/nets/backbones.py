@@ -5,6 +5,7 @@ from __future__ import annotations
 from fcil.nets.backbone import Recipe
 from fcil.nets.plain import LeNet5, Mlp, PlainRecipe, StridedCnn
 from fcil.nets.resnet import ResNetRecipe
+from fcil.nets.series import Fcn1d, InceptionTime, ResNet1d, SeriesRecipe
 
 BACKBONES: dict[str, Recipe] = {
     "resnet8": ResNetRecipe("three stages of one block, 16-32-64: for laptops and tests", (1, 1, 1), 16, False),
@@ -17,4 +18,9 @@ BACKBONES: dict[str, Recipe] = {
     "lenet5": PlainRecipe("convolutions 6-16-120 and 84 units; width 3 is half of it: DAFL's and DFAD's", 6, LeNet5),
     "mlp": PlainRecipe("two hidden layers of 400 units: Split-MNIST of van de Ven", 400, Mlp),
     "cnn": PlainRecipe("two strided convolutions 6-16 and 32 linear units: FedGen's for MNIST", 6, StridedCnn),
+    "resnet1d": SeriesRecipe("three residual blocks of kernels 8-5-3, 64-128-128: Wang's", 64, ResNet1d),
+    "fcn1d": SeriesRecipe("convolutions of kernels 8-5-3, 128-256-128: Wang's", 128, Fcn1d),
+    "inceptiontime": SeriesRecipe(
+        "six inception modules of kernels 40-20-10, 4 x 32: one network of InceptionTime", 32, InceptionTime
+    ),
 }

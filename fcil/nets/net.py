@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fcil import rng
 from fcil.errors import ConfigError, nearest
-from fcil.nets.backbone import Backbone, Norm, Shape, Stem
+from fcil.nets.backbone import Backbone, Norm, Shape, Stem, inputs_of
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.norms import has_variance
 from fcil.types import Output, Tensors
@@ -30,6 +30,8 @@ Forwards = Literal["two", "one"]
 """Whether real and synthetic images of a step go through the net in a forward each, or in one together."""
 MemoryFormat = Literal["contiguous", "channels_last"]
 """Layout of a batch of images (B, c, H, W) in memory: channels change slowest but one, or fastest."""
+HeadStart = Literal["kaiming", "torch"]
+"""First rows of the classifier; see `NetSettings.head_start`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,11 @@ class NetSettings:
     norm: Norm = "batch"
     """`batch`; or `group` or `none`, which have no statistics: averaging mixes none, and methods have none to match."""
     memory_format: MemoryFormat = "contiguous"
-    """Layout of images in memory: `channels_last` makes convolutions faster, and rounds differently."""
+    """Layout of images in memory: `channels_last` rounds differently; on a CPU it was faster in bf16, in fp32 not."""
+
+    head_start: HeadStart = "kaiming"
+    """First weights of the classifier's rows: uniform within sqrt(3 / F) with zero biases, as in LANDER's code and its
+    kin (`kaiming`), or within sqrt(1 / F), biases too, as in PyTorch's linear layer (`torch`); F features."""
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
@@ -54,6 +60,10 @@ class NetSettings:
             raise ValueError(f'name: unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
         if self.stem != "auto" and not BACKBONES[self.name].stems:
             raise ValueError(f"stem: {self.stem} is not allowed with {self.name}, which has no stem; leave it out")
+        if self.memory_format == "channels_last" and BACKBONES[self.name].inputs == "series":
+            raise ValueError(
+                f"memory_format: channels_last is not allowed with {self.name}, a net of series; leave it out"
+            )
 
 
 class Net(nn.Module):
@@ -68,15 +78,18 @@ class Net(nn.Module):
         num_classes: int,
         text_width: int | None = None,
         memory_format: MemoryFormat = "contiguous",
+        head_start: HeadStart = "kaiming",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.memory_format = memory_format
+        self.head_start = head_start
         # The classifier comes last: the other weights do not depend on the number of classes.
         self.text_head = None if text_width is None else nn.Linear(backbone.width, text_width)
         self.classifier = nn.Linear(backbone.width, num_classes)
-        nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
-        nn.init.zeros_(self.classifier.bias)
+        if head_start == "kaiming":  # otherwise as the layer comes
+            nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
+            nn.init.zeros_(self.classifier.bias)
 
     @property
     def num_classes(self) -> int:
@@ -98,8 +111,8 @@ class Net(nn.Module):
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         """Give the classifier `num_classes` rows: old rows as they are, new ones as initialised.
 
-        New weights are uniform within sqrt(3 / F) (Kaiming, gain 1), new biases zero. The
-        classifier's parameters are replaced, so an optimizer built before does not see them.
+        New rows start as `head_start` says. The classifier's parameters are replaced, so an optimizer built
+        before does not see them.
 
         Raises:
             ValueError: the classifier has more rows already.
@@ -107,12 +120,15 @@ class Net(nn.Module):
         extra, linear = num_classes - self.num_classes, self.classifier
         if extra < 0:
             raise ValueError(f"a classifier of {self.num_classes} classes cannot grow to {num_classes}")
-        bound = math.sqrt(3 / linear.in_features)
-        rows = torch.empty(extra, linear.in_features)
+        own = self.head_start == "torch"
+        bound = math.sqrt((1 if own else 3) / linear.in_features)
+        rows, biases = torch.empty(extra, linear.in_features), torch.zeros(extra)
         rows.uniform_(-bound, bound, generator=generator)
+        if own:
+            biases.uniform_(-bound, bound, generator=generator)
         self._replace_classifier(
             torch.cat([linear.weight.detach(), rows.to(linear.weight)]),
-            torch.cat([linear.bias.detach(), linear.bias.new_zeros(extra)]),
+            torch.cat([linear.bias.detach(), biases.to(linear.bias)]),
         )
 
     def weights(self) -> Tensors:
@@ -176,19 +192,23 @@ def build_net(
     text_width: int | None,
     key: tuple[rng.Key, ...],
 ) -> Net:
-    """Return a fresh net for images of `shape`; its weights are drawn from the stream named `key`.
+    """Return a fresh net for samples of `shape`; its weights are drawn from the stream named `key`.
 
     Trunk and text head are the same for every number of classes. `text_width` D adds a
     label-text head.
+
+    Raises:
+        ConfigError: it is a net of images and these are series, or the reverse.
     """
+    check_inputs(settings, shape, "net.name")
     with rng.seeded(*key):
         backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
-        return Net(backbone, num_classes, text_width, settings.memory_format)
+        return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start)
 
 
 @lru_cache(maxsize=64)
 def normalises_one(settings: NetSettings, shape: Shape) -> bool:
-    """Return whether a training batch of one image of `shape` has a variance at each BatchNorm layer of a net.
+    """Return whether a training batch of one sample of `shape` has a variance at each BatchNorm layer of a net.
 
     It has none where a map is 1 x 1, as the last ones of a ResNet-18 are on images of 8 x 8. There `BatchNorm2d` takes
     the running statistics for such a batch.
@@ -208,9 +228,27 @@ def check_batch(settings: NetSettings, shape: Shape, size: int, key: str) -> Non
         ConfigError: each batch is one image, and a BatchNorm layer would never have a variance.
     """
     if size == 1 and not normalises_one(settings, shape):
+        sides, least = " x ".join(map(str, shape[1:])), " x ".join("1" for _ in shape[1:])
         raise ConfigError(
-            f"{key}: 1 is not allowed with {settings.name} on images of {shape[1]} x {shape[2]}, whose last maps are "
-            "1 x 1: batch norm has no variance of one value; set it to 2 or more, or norm: group for the net"
+            f"{key}: 1 is not allowed with {settings.name} on {inputs_of(shape)} of {sides}, whose last maps are "
+            f"{least}: batch norm has no variance of one value; set it to 2 or more, or norm: group for the net"
+        )
+
+
+def check_inputs(settings: NetSettings, shape: Shape, key: str) -> None:
+    """Check that a net reads samples of this shape.
+
+    Args:
+        key: the setting of its name, for the error message.
+    Raises:
+        ConfigError: it is a net of images and these are series, or the reverse.
+    """
+    given, kind = inputs_of(shape), BACKBONES[settings.name].inputs
+    if given != kind:
+        fit = ", ".join(name for name, recipe in BACKBONES.items() if recipe.inputs == given)
+        raise ConfigError(
+            f"{key}: {settings.name} reads {kind}, and the data are {given} of shape {' x '.join(map(str, shape))}; "
+            f"expected one of {fit}"
         )
 
 

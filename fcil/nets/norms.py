@@ -40,8 +40,12 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 def group_norm(channels: int) -> nn.Module:
     """Return GroupNorm over groups of 16 channels or slightly more (Wu and He, ECCV 2018, table 3); below 32, one."""
-    groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(groups_of(channels), channels)
+
+
+def groups_of(channels: int) -> int:
+    """Return the number of groups of GroupNorm for so many channels."""
+    return next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
 
 
 @torch.no_grad()

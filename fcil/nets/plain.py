@@ -20,7 +20,7 @@ from typing import ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcil.nets.backbone import Backbone, MakeNorm, Norm, Shape, Stem, norm_factory
+from fcil.nets.backbone import Backbone, Inputs, MakeNorm, Norm, Shape, Stem, norm_factory
 
 LENET_SIDE = 32
 """Least side of an image in LeNet-5; smaller ones are padded with zeros, the data's mean, to it."""
@@ -34,6 +34,7 @@ class PlainRecipe:
     width: int
     make: Callable[[Shape, int, MakeNorm], Backbone]
     stems: ClassVar[bool] = False
+    inputs: ClassVar[Inputs] = "images"
 
     def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> Backbone:
         """Return a net for images of this shape; its weights come from torch's global stream."""

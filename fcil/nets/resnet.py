@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcil.nets.backbone import Backbone, MakeNorm, Norm, Shape, Stem, norm_factory
+from fcil.nets.backbone import Backbone, Inputs, MakeNorm, Norm, Shape, Stem, norm_factory
 from fcil.nets.norms import BatchNorm2d
 
 
@@ -31,6 +31,7 @@ class ResNetRecipe:
     width: int  # of the first stage; it doubles from stage to stage
     projection: bool  # 1x1 convolution and BatchNorm where a block changes shape
     stems: ClassVar[bool] = True
+    inputs: ClassVar[Inputs] = "images"
 
     def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> ResNet:
         """Return a net for images of this shape; its weights come from torch's global stream."""

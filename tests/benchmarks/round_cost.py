@@ -12,36 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from checkouts import Player
+
 HERE = Path(__file__).parents[2]
 ROUNDS = 12
-PLAYER = """
-import io, json, sys, tempfile
-from pathlib import Path
-from rich.console import Console
-import fcil
-import importlib
-for home in ("fcil.experiment", "fcil.runs.completion"):  # figures are no part of a round
-    try:
-        module = importlib.import_module(home)
-    except ImportError:
-        continue
-    for name in ("draw_run", "draw_comparison", "draw_missing", "draw_missing_comparison"):
-        if hasattr(module, name):
-            setattr(module, name, lambda *a, **k: [])
-for line in sys.stdin:
-    with tempfile.TemporaryDirectory() as out:
-        runs = fcil.run(line.strip(), out=out, console=Console(file=io.StringIO()))
-        rounds = runs[0].rounds
-        seconds = [sum(r["seconds"].values()) for r in rounds[1:]]
-        print(json.dumps([seconds, rounds[-1]["weights"]]), flush=True)
-"""
 
 
 def experiment(folder: Path, net: str, backend: str) -> Path:
@@ -52,30 +31,6 @@ def experiment(folder: Path, net: str, backend: str) -> Path:
     settings |= {"net": {"name": net}, "strategy": "finetune", "resources": {"device": "cpu"}}
     path.write_text(json.dumps(settings), encoding="utf-8")
     return path
-
-
-class Player:
-    """A process that plays runs with the code of one checkout."""
-
-    def __init__(self, checkout: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PLAYER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=checkout,  # which comes before the path
-        )
-
-    def play(self, source: Path) -> tuple[float, str]:
-        """The median seconds of a round of one run, and the digest of the weights it ends with."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{source}\n")
-        self.process.stdin.flush()
-        seconds, weights = json.loads(self.process.stdout.readline())
-        return statistics.median(seconds), weights
 
 
 def main() -> None:
@@ -91,11 +46,11 @@ def main() -> None:
         pairs = []
         for number in range(given.repeats + 1):
             order = (ours, theirs) if number % 2 else (theirs, ours)
-            told = {player: player.play(source) for player in order}
-            if told[ours][1] != told[theirs][1]:
+            played = {player: player.play(source) for player in order}
+            if played[ours]["weights"] != played[theirs]["weights"]:
                 print("the two end with different weights", file=sys.stderr)
             if number:  # the first pair warms up
-                pairs.append((told[ours][0], told[theirs][0]))
+                pairs.append(tuple(statistics.median(played[player]["rounds"][1:]) for player in (ours, theirs)))
     ratios = sorted(a / b for a, b in pairs)
     low, middle, high = statistics.quantiles(ratios, n=4)
     a, b = (statistics.median(column) for column in zip(*pairs, strict=True))

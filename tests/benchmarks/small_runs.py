@@ -12,11 +12,9 @@ the weights of every round are equal. Exit code 1 if any are not.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,31 +22,10 @@ from typing import Any
 
 import torch
 import yaml
+from checkouts import Player
 
 HERE = Path(__file__).parents[2]
 STRATEGIES = ("lander", "target", "mfcl", "replay", "glfc", "fedgen")
-PLAYER = """
-import importlib, io, json, sys, tempfile, time
-from pathlib import Path
-from rich.console import Console
-import fcil
-for home in ("fcil.experiment", "fcil.runs.completion"):  # figures cost the same whatever a step does
-    try:
-        module = importlib.import_module(home)
-    except ImportError:
-        continue
-    for name in ("draw_run", "draw_comparison", "draw_missing", "draw_missing_comparison"):
-        if hasattr(module, name):
-            setattr(module, name, lambda *a, **k: [])
-for line in sys.stdin:
-    with tempfile.TemporaryDirectory() as out:
-        begin = time.process_time()
-        runs = fcil.run(line.strip(), out=out, console=Console(file=io.StringIO()))
-        seconds = time.process_time() - begin
-        accuracies = [path.read_text() for path in sorted(Path(out).rglob("accuracy.csv"))]
-        assert accuracies and runs[0].rounds
-        print(json.dumps([seconds, accuracies, [r["weights"] for r in runs[0].rounds]]), flush=True)
-"""
 
 
 def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
@@ -58,7 +35,9 @@ def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
         yaml.safe_load(Path(HERE, "experiments", f"{name}.yaml").read_text(encoding="utf-8"))
         for name in ("quickstart", "strategies_digits")
     )
-    strategies = {(s if isinstance(s, str) else next(iter(s))): s for s in digits.pop("matrix")["strategy"]}
+    strategies = {
+        (s if isinstance(s, str) else next(iter(s))): s for s in reversed(digits.pop("matrix")["strategy"])
+    }  # the first form of each
     runs: dict[str, dict[str, Any]] = {"quickstart": start}
     runs |= {name: {**digits, "strategy": strategies[name]} for name in STRATEGIES}
     for name, settings in runs.items():
@@ -67,30 +46,6 @@ def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
         paths[name] = folder / f"{name}.yaml"
         paths[name].write_text(yaml.safe_dump({**settings, "resources": {"device": "cpu"}}), encoding="utf-8")
     return paths
-
-
-class Player:
-    """A process that plays runs with the code of one checkout."""
-
-    def __init__(self, checkout: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PLAYER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=checkout,
-        )
-
-    def play(self, source: Path) -> tuple[float, list[str], list[str]]:
-        """Processor seconds of a run, its `accuracy.csv`, and a digest of the weights after every round."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{source}\n")
-        self.process.stdin.flush()
-        seconds, accuracies, weights = json.loads(self.process.stdout.readline())
-        return seconds, accuracies, weights
 
 
 def main() -> int:
@@ -116,8 +71,8 @@ def main() -> int:
             for number in range(given.pairs):
                 order = (ours, theirs) if number % 2 else (theirs, ours)
                 played = {player: player.play(source) for player in order}
-                equal &= played[ours][1:] == played[theirs][1:]
-                pairs.append((played[ours][0], played[theirs][0]))
+                equal &= all(played[ours][part] == played[theirs][part] for part in ("accuracies", "weights"))
+                pairs.append((played[ours]["processor"], played[theirs]["processor"]))
             unequal += not equal
             here, there = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)

@@ -81,7 +81,7 @@ def test_holding_out_leaves_every_class_on_both_sides() -> None:
     assert len(held) == 2
     kept, held = hold_out(torch.tensor([0, 0, 1, 1, 1, 1]), 0.99, "x")
     assert len(kept) == 2
-    with pytest.raises(DataError, match="class 1 has a single training image"):
+    with pytest.raises(DataError, match="class 1 has a single training sample"):
         hold_out(torch.tensor([0, 0, 1]), 0.5, "x")
 
 

@@ -97,7 +97,7 @@ def test_landers_net_has_its_size_and_twenty_batchnorm_layers():
     assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == 20
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [name for name, recipe in BACKBONES.items() if recipe.inputs == "images"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 40)])
 def test_every_backbone_takes_small_grey_and_odd_images(name, shape):
     with rng.seeded("backbone"):
@@ -501,3 +501,29 @@ def test_batch_norm_is_that_of_torch_to_the_bit(shape, momentum):
         assert torch.equal(ours(x), theirs(x))
     assert same(ours.state_dict(), theirs.state_dict())
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize(("start", "reach"), [("kaiming", 3), ("torch", 1)])
+def test_rows_of_the_classifier_start_within_the_bound_of_their_name(start, reach):
+    settings = NetSettings(name="mlp", norm="none", head_start=start)
+    net = build_net(settings, shape=(1, 8, 8), num_classes=40, text_width=None, key=("rows",))
+    net.grow(80, rng.generator("grown"))
+    bound = (reach / 400) ** 0.5
+    for rows in (slice(0, 40), slice(40, 80)):
+        weight, bias = net.classifier.weight[rows], net.classifier.bias[rows]
+        assert 0.99 * bound < weight.abs().max() <= bound
+        assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
+        if start == "kaiming":
+            assert not bias.any()
+        else:
+            assert 0.8 * bound < bias.abs().max() <= bound
+
+
+def test_a_classifier_that_starts_as_torchs_is_a_linear_layer_as_it_comes():
+    settings = NetSettings(name="mlp", norm="none", head_start="torch")
+    net = build_net(settings, shape=(1, 8, 8), num_classes=3, text_width=None, key=("rows",))
+    with rng.seeded("rows"):
+        BACKBONES["mlp"].build((1, 8, 8), norm="none")
+        plain = nn.Linear(400, 3)
+    assert torch.equal(net.classifier.weight, plain.weight)
+    assert torch.equal(net.classifier.bias, plain.bias)

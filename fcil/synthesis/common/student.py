@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fcil.losses import kl_divergence
 from fcil.nets import FeaturesAhead, Net
+from fcil.nets.series import draw_convolution
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.pool import views_ahead
@@ -57,12 +58,14 @@ def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key
 def _draw_fresh(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Conv1d):
+        draw_convolution(module)
     elif isinstance(module, nn.Linear | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
         module.reset_parameters()
 
 
 def _draw_as_reference(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
         nn.init.xavier_normal_(module.weight)
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)

@@ -1,0 +1,20 @@
+"""Backbones of time series, and their layers, which honour padding."""
+
+from __future__ import annotations
+
+from fcil.nets.series.convolutional import Fcn1d, ResNet1d
+from fcil.nets.series.inception import InceptionTime
+from fcil.nets.series.layers import BatchNorm1d, Conv1d, draw_convolution, padding_of, pooled
+from fcil.nets.series.recipe import SeriesRecipe
+
+__all__ = [
+    "BatchNorm1d",
+    "Conv1d",
+    "Fcn1d",
+    "InceptionTime",
+    "ResNet1d",
+    "SeriesRecipe",
+    "draw_convolution",
+    "padding_of",
+    "pooled",
+]
