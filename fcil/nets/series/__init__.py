@@ -6,6 +6,8 @@ from fcil.nets.series.convolutional import Fcn1d, ResNet1d
 from fcil.nets.series.inception import InceptionTime
 from fcil.nets.series.layers import BatchNorm1d, Conv1d, draw_convolution, padding_of, pooled
 from fcil.nets.series.recipe import SeriesRecipe
+from fcil.nets.series.settings import ShapeFormerSettings
+from fcil.nets.series.shapeformer import ShapeFormer, ShapeFormerRecipe
 
 __all__ = [
     "BatchNorm1d",
@@ -14,6 +16,9 @@ __all__ = [
     "InceptionTime",
     "ResNet1d",
     "SeriesRecipe",
+    "ShapeFormer",
+    "ShapeFormerRecipe",
+    "ShapeFormerSettings",
     "draw_convolution",
     "padding_of",
     "pooled",

@@ -22,6 +22,7 @@ Shapes: B batch, c channels, L steps, K shapelets.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import ClassVar
 
 import torch
@@ -36,8 +37,7 @@ from fcil.shapelets import Shapelets
 from fcil.types import Tensors
 
 HEADS, INNER = 4, 256
-"""Heads of an attention, and units of a feed-forward layer."""
-CLASS_WIDTH = 128
+"""Heads of an attention, if the width can be divided by it, and units of a feed-forward layer."""
 KERNEL = 8
 BANK = "bank."
 
@@ -60,14 +60,17 @@ class ShapeFormerRecipe:
 class ShapeFormer(Backbone):
     """Features of both branches (B, 128 + width)."""
 
+    draws = True
+
     def __init__(self, shape: Shape, width: int, norm: Norm, settings: ShapeFormerSettings) -> None:
         super().__init__()
         channels, steps = shape
         self.settings = settings
-        self.width = CLASS_WIDTH + width
+        of_class = HEADS * max(1, round(2 * width / 3))  # 128 beside 48
+        self.width = of_class + width
         self.generic = GenericBranch(channels, steps, width, norm, settings.dropout)
-        self.bank = ShapeletBank(channels, steps, CLASS_WIDTH, settings)
-        self.encoder = Encoder(CLASS_WIDTH, settings.dropout)
+        self.bank = ShapeletBank(channels, steps, of_class, settings)
+        self.encoder = Encoder(of_class, settings.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x, mask = padding_of(x)
@@ -75,7 +78,7 @@ class ShapeFormer(Backbone):
 
     def _of_class(self, x: Tensor, mask: Mask) -> Tensor:
         if not len(self.bank):
-            return x.new_zeros(len(x), CLASS_WIDTH)
+            return x.new_zeros(len(x), self.bank.width)
         whole = x.new_full((len(x),), x.shape[2], dtype=torch.int64)
         tokens = self.encoder(self.bank(x, whole if mask is None else mask.sum((1, 2)).long()), gain=self.bank.gain)
         read = tokens[:, 0] if self.settings.read_out == "token" else tokens.mean(1)
@@ -138,6 +141,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
+        self.heads = gcd(HEADS, width)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.attended = nn.LayerNorm(width)
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -161,7 +165,7 @@ class Encoder(nn.Module):
 
     def _attention(self, x: Tensor, mask: Mask) -> Tensor:
         count, number, width = x.shape
-        parts = self.query_key_value(x).view(count, number, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
+        parts = self.query_key_value(x).view(count, number, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         real = None if mask is None else mask[:, None].bool()  # (B, 1, 1, n)
         out = F.scaled_dot_product_attention(*parts, attn_mask=real, scale=width**-0.5)
         return self.attended(out.transpose(1, 2).reshape(count, number, width))  # type: ignore[no-any-return]
