@@ -241,9 +241,7 @@ def test_a_batch_of_one_series_has_a_variance_and_one_of_one_step_has_none(name)
     assert normalises_one(settings, (1, 30))
     assert not has_variance(BACKBONES[name].build((1, 1)), torch.zeros(1, 1, 1))
     check_batch(settings, (1, 30), 1, "federation.batch_size")
-    with pytest.raises(
-        ConfigError, match=r"1 is not allowed with .* on series of 1, whose last maps are 1: batch"
-    ):
+    with pytest.raises(ConfigError, match=r"1 is not allowed with .* on series of 1, whose last maps are 1: batch"):
         check_batch(settings, (2, 1), 1, "federation.batch_size")
 
 

@@ -119,9 +119,14 @@ class GenericBranch(nn.Module):
         self.norm_time = normalisation(norm, width)
         self.over_channels = nn.Conv1d(width * channels, width, 1)
         self.norm_channels = normalisation(norm, width)
-        self.position = nn.Parameter(torch.empty(steps, width).uniform_(-0.02, 0.02))
+        self.position = nn.Parameter(torch.empty(steps, width))
         self.dropout = nn.Dropout(dropout)
         self.encoder = Encoder(width, dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the positions; what else there is draws itself."""
+        nn.init.uniform_(self.position, -0.02, 0.02)
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
         """Return the features of series (B, c, L) with zeros for padding."""

@@ -58,6 +58,10 @@ class ShapeletBank(nn.Module):
     def __len__(self) -> int:
         return 0 if self.place is None else len(self.place)
 
+    def reset_parameters(self) -> None:
+        """Forget the shapelets: they are found in data, and no draw replaces them."""
+        self.hold({})
+
     def shapes(self, count: int, longest: int) -> dict[str, torch.Size]:
         """Return the shapes of the tensors of a bank of so many shapelets."""
         wide = (count, longest, self.width)

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from fcil.losses import kl_divergence
 from fcil.nets import FeaturesAhead, Net
-from fcil.nets.series import draw_convolution
+from fcil.nets.series import GenericBranch, ShapeletBank, draw_convolution
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.pool import views_ahead
 from fcil.types import Output, Tensors, Terms
+
+_REDRAWN = (nn.Linear, nn.GroupNorm, nn.LayerNorm, GenericBranch, ShapeletBank)
+"""Modules that draw their parameters anew when asked to."""
 
 
 def distillation(student: Output, teacher: Output, temperature: float, text_weight: float) -> Terms:
@@ -60,7 +63,7 @@ def _draw_fresh(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Conv1d):
         draw_convolution(module)
-    elif isinstance(module, nn.Linear | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, (*_REDRAWN, nn.modules.batchnorm._BatchNorm)):
         module.reset_parameters()
 
 
