@@ -53,6 +53,8 @@ class Strategy:
     """Paper of the method: authors, title, venue and year, arXiv number."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What must be there before the first round: `anchors` (a label-text head), `exemplars` (leave to keep images)."""
+    inputs: ClassVar[frozenset[str]] = frozenset({"images", "series"})
+    """Kinds of samples that the method can learn; that of what its synthesizer makes (`Synthesizer.makes`) besides."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after runs without them: at their defaults they are left out of what tells runs apart."""
     data: ClassVar[Literal["task", "seen"]] = "task"

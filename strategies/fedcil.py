@@ -82,6 +82,7 @@ class FedCIL(Strategy):
     images: Count = 256
     """Images that the server draws from every client's generator in a round."""
 
+    inputs = frozenset({"images"})
     paper = 'Qi, Zhao, Li, "Better Generative Replay for Continual Federated Learning", ICLR 2023, arXiv:2302.13001'
     uses = frozenset({"samples"})
     loss_terms = ("consistency",)

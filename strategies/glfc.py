@@ -104,6 +104,7 @@ class GLFC(Strategy):
     """Weight of a client in the average: its examples (ours), or the same for all (reference)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+    inputs = frozenset({"images"})
     paper = 'Dong et al., "Federated Class-Incremental Learning", CVPR 2022, arXiv:2203.11473'
     uses = frozenset({"teacher", "notes"})
     later = frozenset({"classes"})

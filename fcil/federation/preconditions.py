@@ -18,7 +18,7 @@ from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.nets import check_batch, check_inputs, normalises_one
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients
-from fcil.synthesis import Synthesizer
+from fcil.synthesis import Synthesizer, synthesizer_class, synthesizer_names
 
 Counts = NDArray[np.int64]
 PAPER_SHARE = 0.04
@@ -38,6 +38,7 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
     check_inputs(plan.net, scenario.dataset.shape, "net.name")
     check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
     strategy, federation = plan.strategy.strategy, plan.federation
+    _check_kind(context)
     if federation.privacy is not None and strategy.reads_metrics:
         raise ConfigError(
             f'federation.privacy: withholds metrics of clients, which strategy "{plan.strategy.name}" reads under '
@@ -47,6 +48,21 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
         strategy.check_files(plan.net, scenario.dataset.shape, [task.num_seen for task in context.tasks])
     _check_exemplars(context)
     _check_answers(context)
+
+
+def _check_kind(context: RunContext) -> None:
+    """Check that the strategy, and what its synthesizers make, is for samples of the kind that the data set has."""
+    dataset, name, strategy = context.scenario.dataset, context.plan.strategy.name, context.plan.strategy.strategy
+    has = f"{dataset.name} has {'time series' if dataset.kind == 'series' else dataset.kind}"
+    if dataset.kind not in strategy.inputs:
+        raise ConfigError(f'strategy: "{name}" learns {" or ".join(sorted(strategy.inputs))} alone, and {has}')
+    for key, value in vars(strategy).items():
+        if isinstance(value, Synthesizer) and value.makes != dataset.kind:
+            able = [kind for kind in synthesizer_names() if synthesizer_class(kind).makes == dataset.kind]
+            raise ConfigError(
+                f'strategy.{name}.{key}: "{value.name}" makes {value.makes}, and {has}; '
+                f"{dataset.kind} are made by {', '.join(able) or 'no synthesizer'}"
+            )
 
 
 def _check_exemplars(context: RunContext) -> None:

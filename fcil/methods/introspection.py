@@ -28,6 +28,7 @@ def needs(kind: type[Strategy]) -> list[str]:
     synthesizes = any(Synthesizer in (hint, *get_args(hint)) for hint in get_type_hints(kind).values())
     listed = [
         *sorted(kind.needs),
+        "images" if "series" not in kind.inputs else "",
         "all earlier data" if kind.data == "seen" else "",
         *(USES[word] for word in ("exemplars", "teacher") if word in words(kind, "uses")),
         "synthesis on the server" if synthesizes else "",

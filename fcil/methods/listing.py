@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 from fcil.anchors import ENCODERS
 from fcil.config import Where, dump, field_docs
-from fcil.data import DATASETS
+from fcil.data import DATASETS, DatasetInfo, dataset_info
+from fcil.data.catalog import ARCHIVES, archived_sets
 from fcil.data.remote.origins import about as published
-from fcil.errors import ConfigError, nearest
+from fcil.data.series.packages import find
+from fcil.errors import ConfigError, DataError, nearest
 from fcil.methods.files import built_in_files, first_line, locate, own_files, read_source
 from fcil.methods.introspection import needs, sent
 from fcil.methods.loading import strategy_class
@@ -45,21 +48,23 @@ def synthesizers() -> list[Row]:
         kind = synthesizer_class(name)
         source = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
         needs = ", ".join(sorted(kind.needs))
-        rows.append({"synthesizer": name, "what": first_line(source), "needs": needs})
+        rows.append({"synthesizer": name, "what": first_line(source), "needs": needs, "makes": kind.makes})
     return rows
 
 
 def datasets() -> list[Row]:
-    return [
-        {
-            "dataset": d.name,
-            "what": d.description,
-            "classes": d.num_classes,
-            "shape": None if d.shape is None else "x".join(map(str, d.shape)),
-            "downloads": "yes" if d.downloads else "",
-        }
-        for d in DATASETS.values()
-    ]
+    """Return the data sets that have a name of their own, and the form of the names of those in archives."""
+    return [_dataset(info) for info in (*DATASETS.values(), *(dataset_info(f"{name}:NAME") for name in ARCHIVES))]
+
+
+def _dataset(info: DatasetInfo) -> Row:
+    return {
+        "dataset": info.name,
+        "what": info.description,
+        "classes": info.num_classes,
+        "shape": None if info.shape is None else "x".join(map(str, info.shape)),
+        "downloads": "yes" if info.downloads else "",
+    }
 
 
 def nets() -> list[Row]:
@@ -95,6 +100,8 @@ def one(kind: str, name: str) -> Row:
         assert own is not None
         cls = strategy_class(name, own, _source(own), where)
         return {**_strategy(name, own, own), "file": str(own), "options": options(cls)}
+    if kind == "datasets" and archived_sets(name):
+        return _archived(dataset_info(name))
     rows = {next(iter(row.values())): row for row in LISTINGS[kind]()}
     if name not in rows:
         singular = {"strategies": "strategy"}.get(kind, kind.removesuffix("s"))
@@ -107,6 +114,15 @@ def one(kind: str, name: str) -> Row:
     if kind == "datasets":
         return {**rows[name], "files": DATASETS[name].files, **published(name)}
     return {**rows[name], "options": options(synthesizer_class(name))} if kind == "synthesizers" else rows[name]
+
+
+def _archived(info: DatasetInfo) -> Row:
+    """Return a row about a set of an archive, with the files that a run would read."""
+    row = {**_dataset(info), "files": info.files}
+    for name in archived_sets(info.name):
+        with suppress(DataError):
+            row |= {f"{name} at hand": str(find(name, None).train)}
+    return row
 
 
 def _source(file: Path) -> str:

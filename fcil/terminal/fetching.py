@@ -11,6 +11,7 @@ from fcil.console.progress import loading_bar
 from fcil.data import DATASETS, DataSettings, data_folder, load_dataset
 from fcil.data.remote.obtain import obtain
 from fcil.data.remote.origins import ORIGINS, elsewhere
+from fcil.data.series.packages import EXTRA
 from fcil.data.sources import at_hand
 from fcil.errors import ConfigError, DataError, DownloadError, nearest
 
@@ -56,6 +57,8 @@ def _check(name: str, source: str) -> None:
     if name not in ORIGINS:
         if name in DATASETS:
             needs = DATASETS[name].files
+            if name == "mnist1d":
+                raise ConfigError(f"fetch: {name} is made by a package; {EXTRA}")
             how = f"put {needs} into data.root" if needs else "it is part of the package, or your own"
             raise ConfigError(f"fetch: {name} is not published for download; {how} (fetched are {', '.join(ORIGINS)})")
         raise ConfigError(f'fetch: unknown data set "{name}" (have: {", ".join(ORIGINS)}).{nearest(name, ORIGINS)}')

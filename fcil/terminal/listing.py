@@ -14,7 +14,7 @@ from fcil.errors import ConfigError, nearest
 KINDS = {
     "strategies": "methods: what clients and server do against forgetting",
     "synthesizers": "how samples are made from a net alone",
-    "datasets": "images to learn, part of the package, downloaded or in a folder",
+    "datasets": "images and time series to learn, part of a package, downloaded or in a folder",
     "nets": "backbones",
     "encoders": "text encoders, whose vectors of class names are the anchors",
 }

@@ -9,8 +9,6 @@ from fcil.data.series.packages import find
 from fcil.data.series.read import Parts, SeriesSplits, arranged, folder_files, folder_parts, named_parts
 from fcil.errors import DataError
 
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
 
 def load_series(info: DatasetInfo, root: str | None, missing: Missing, longer: Longer, each: bool) -> SeriesSplits:
     """Return a set of series as arrays; `missing`, `longer` and `each` as in `fcil.data.series.read.arranged`.
@@ -19,10 +17,9 @@ def load_series(info: DatasetInfo, root: str | None, missing: Missing, longer: L
         DataError: files are missing or damaged; one line names the file and the remedy.
     """
     try:
-        found = arranged(_parts(info, root), missing=missing, longer=longer, each=each)
+        return arranged(_parts(info, root), missing=missing, longer=longer, each=each)
     except DataError as error:
         raise DataError(f"{info.name}: {error}") from None
-    return found._replace(class_names=_DIGITS) if info.name == generated.NAME else found
 
 
 def _parts(info: DatasetInfo, root: str | None) -> Parts:

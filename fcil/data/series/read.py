@@ -15,6 +15,7 @@ from fcil.data.series.packages import Pair, find, listed
 from fcil.data.series.part import Part
 from fcil.data.series.tables import read_npz, read_tsv
 from fcil.data.series.ts import read_ts
+from fcil.data.series.words import class_words
 from fcil.errors import DataError, nearest
 
 Parts = tuple[Part, Part]
@@ -28,7 +29,7 @@ class SeriesSplits(NamedTuple):
     """Series (N, channels, steps), NaN after the end of each, and class numbers (N,)."""
     test: tuple[NDArray[np.float32], NDArray[np.int64]]
     class_names: tuple[str, ...]
-    """Labels in order of their numbers."""
+    """By class number: labels as written, or words where all are whole numbers."""
 
 
 def named_parts(names: Sequence[str], root: str | None) -> Parts:
@@ -134,7 +135,7 @@ def arranged(parts: Parts, *, missing: Missing, longer: Longer, each: bool) -> S
         series = filled(part, missing)
         x = padded([scaled(x) for x in series] if each else series, length, part.file)
         arrays.append((x, np.array([number[label] for label in part.labels], dtype=np.int64)))
-    return SeriesSplits(arrays[0], arrays[1], class_names)
+    return SeriesSplits(arrays[0], arrays[1], class_words(class_names))
 
 
 def _class_names(train: Part, test: Part) -> tuple[str, ...]:
