@@ -171,7 +171,8 @@ class Client:
         """Descend on the sum of the terms of `loss`, over the batches of `passes`.
 
         Args:
-            trained: names of the tensors of the net that are trained and sent.
+            trained: names of the tensors of the net that are trained and sent. Those that stay with the client are
+                trained beside them.
             beside: parameters of another module that take part in every step; the caller sends them.
             after_step: called after every step, for an adversary that descends on a loss of its own; its
                 terms are reported with the others.
@@ -182,8 +183,8 @@ class Client:
         Raises:
             TrainingError: a term was not finite; names the term.
         """
-        keep = set(trained)
-        parameters = [p for name, p in self.net.named_parameters() if name in keep]
+        keep, private = set(trained), self.net.private()
+        parameters = [p for name, p in self.net.named_parameters() if name in keep or name in private]
         optimizer = build_optimizer(self.optimizer, [*parameters, *beside], self.lr)
         self.net.train()
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step

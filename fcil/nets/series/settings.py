@@ -21,6 +21,9 @@ class ShapeFormerSettings(Discovery):
     """Complexity of a window: `same`: as that of a shapelet; `public_code`: its square, without the root."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """Share of values dropped in the feed-forward layers and after the positions."""
+    share_shapelets: bool = False
+    """Send shapelets, which are raw pieces of the clients' series, to the server and to all clients; else they stay
+    with the client that found them, and the server has the generic branch alone."""
     silent: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of training series for which the class branch is zero, so that the net can do without it: as a server must
     to which no shapelets are sent."""

@@ -93,7 +93,7 @@ class ShapeFormer(Backbone):
         self.bank.append(shapelets, generator)
 
     def shapes(self, weights: Tensors) -> dict[str, torch.Size]:
-        own = {name: tensor.shape for name, tensor in self.state_dict().items() if name not in self.private()}
+        own = {name: tensor.shape for name, tensor in self.state_dict().items() if name not in self._of_bank()}
         values = weights.get(f"{BANK}values")
         given = any(f"{BANK}{name}" in weights for name in self.bank.shapes(0, 0))
         count, longest = (1, 1) if values is None or values.ndim != 2 else values.shape
@@ -104,9 +104,12 @@ class ShapeFormer(Backbone):
         given = {name: weights[f"{BANK}{name}"] for name in names if f"{BANK}{name}" in weights}
         held = self.bank.tensors()
         if {n: t.shape for n, t in given.items()} != {n: t.shape for n, t in held.items()}:
-            self.bank.hold({name: tensor.clone() for name, tensor in given.items()})
+            self.bank.hold(given)
 
     def private(self) -> frozenset[str]:
+        return frozenset() if self.settings.share_shapelets else self._of_bank()
+
+    def _of_bank(self) -> frozenset[str]:
         return frozenset(f"{BANK}{name}" for name in self.bank.tensors())
 
 

@@ -73,14 +73,14 @@ class ShapeletBank(nn.Module):
         return {name: getattr(self, name) for name in self.shapes(0, 0)} if len(self) else {}
 
     def hold(self, tensors: Tensors) -> None:
-        """Hold these tensors from now on; none: no shapelets. Parameters are replaced."""
+        """Hold copies of these tensors from now on; none: no shapelets. Parameters are replaced."""
         home = self.channel.weight
         for name in self.shapes(0, 0):
             tensor = tensors.get(name)
             if name == "place":
-                self.place = None if tensor is None else tensor.detach().to(home.device, torch.int64)
+                self.place = None if tensor is None else tensor.detach().clone().to(home.device, torch.int64)
             else:
-                whole = None if tensor is None else nn.Parameter(tensor.detach().to(home), home.requires_grad)
+                whole = None if tensor is None else nn.Parameter(tensor.detach().clone().to(home), home.requires_grad)
                 setattr(self, name, whole)
 
     def append(self, shapelets: Shapelets, generator: torch.Generator) -> None:

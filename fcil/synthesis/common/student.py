@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.losses import kl_divergence
-from fcil.nets import FeaturesAhead, Net
+from fcil.nets import FeaturesAhead, Net, named_draws
 from fcil.nets.series import GenericBranch, ShapeletBank, draw_convolution
 from fcil.rng import Key, generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
@@ -100,11 +100,12 @@ def train_student(
     sums: dict[str, Tensor] = {}
     teacher, place = FeaturesAhead(problem.teacher), (problem.mean, problem.std, problem.device)
     views = views_ahead(pool, batch_size, problem.augment, rng, *place, lambda: left)
-    for left in range(steps, 0, -1):  # noqa: B007 - the views look at it
+    for left in range(steps, 0, -1):
         x = next(views)
         with problem.autocast():
             target = teacher.output(x)
-            terms = loss(student(x), target)
+            with named_draws(student, *key, "draws of the student", left):
+                terms = loss(student(x), target)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
