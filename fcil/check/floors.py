@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("fcil.config",),
     ("fcil.data",),
-    ("fcil.anchors", "fcil.discovery", "fcil.exemplars", "fcil.synthesis.common"),
+    ("fcil.anchors", "fcil.shapelets.banks", "fcil.exemplars", "fcil.synthesis.common"),
     ("fcil.inversion", "fcil.synthesis"),
     ("fcil.roles", "fcil.distillers"),
     ("fcil.strategy",),

@@ -18,7 +18,6 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fcil.discovery import bring_bank, keep_bank, new_shapelets, put_back
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.messages.audit import RECORD, Audit
 from fcil.federation.protection.client_mods import around, forge
@@ -27,6 +26,7 @@ from fcil.federation.runtime.user_code import check_update, named_state
 from fcil.federation.runtime.worker import Site, Sites
 from fcil.nets import normalises_one
 from fcil.roles import Client
+from fcil.shapelets.banks import bring_bank, keep_bank, new_shapelets, put_back
 from fcil.types import State, Update
 
 AFTER_TASK = "train.after_task"

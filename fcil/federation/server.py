@@ -18,7 +18,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 
 from fcil.averaging import Weighting
-from fcil.discovery import gather, received, shares
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK, SHAPELETS
 from fcil.federation.codec import to_arrays
@@ -40,11 +39,11 @@ from fcil.federation.runtime.timing import Phases, timed
 from fcil.federation.runtime.user_code import calling, named_state
 from fcil.federation.synthesis.service import Syntheses
 from fcil.io.state import digest, flatten, num_bytes
-from fcil.nets import named_draws
 from fcil.optimizer import learning_rate
-from fcil.rng import generator
+from fcil.rng import drawing, generator
 from fcil.roles import Server, ServerServices, Teacher
 from fcil.shapelets import Shapelets
+from fcil.shapelets.banks import gather, received, shares
 from fcil.strategy import Strategy
 from fcil.synthesis import Bound, Synthesizer
 from fcil.types import Task, Tensors, Update
@@ -347,8 +346,8 @@ class Loop:
 
     @contextmanager
     def _calling(self, verb: str, server: Server) -> Iterator[None]:
-        key = server.seed, "draws of the net", verb, server.task.number, server.round, "server"
-        with named_draws(server.net, *key), calling(verb, f"task {server.task.number}, round {server.round}"):
+        key = server.seed, "draws of nets", verb, server.task.number, server.round, "server"
+        with drawing(*key), calling(verb, f"task {server.task.number}, round {server.round}"):
             yield
 
     def _seconds(self) -> float:

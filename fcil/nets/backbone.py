@@ -33,8 +33,6 @@ class Backbone(nn.Module):
     """F, the number of features."""
     apart: ClassVar[bool] = False
     """Whether a sample has the same features to the bit in every batch of two or more, in evaluation mode."""
-    draws: ClassVar[bool] = False
-    """Whether a forward in training mode draws from torch's global stream, as dropout does."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)  # type: ignore[no-any-return]

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -291,18 +290,6 @@ def net_of(settings: NetSettings, weights: Tensors, shape: Shape) -> Net:
     )
     net.load(weights)
     return net.to(rows.device)
-
-
-@contextmanager
-def named_draws(net: Net, *key: rng.Key) -> Iterator[None]:
-    """Run a block in which what a net draws in training, as dropout does, comes from the stream of this name."""
-    if not net.backbone.draws:
-        yield
-        return
-    with rng.seeded(*key):
-        if net.classifier.weight.is_cuda:
-            torch.cuda.manual_seed(rng.derive(*key))
-        yield
 
 
 def frozen(net: Net) -> Net:

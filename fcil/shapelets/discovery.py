@@ -176,5 +176,6 @@ def _chosen(
     for row, piece in enumerate(at):
         cut[row, : length[row]] = values[series[piece], channel[piece], pieces.start[piece] : pieces.end[piece]]
     whole = [series[at], channel[at], pieces.start[at], length, labels[series[at]]]
-    number, *others = (torch.from_numpy(np.ascontiguousarray(part)) for part in whole)
-    return Shapelets(torch.from_numpy(cut).float(), kept[number], *others, torch.from_numpy(gain[at]).float())
+    number, place, start, steps, named = (torch.from_numpy(np.ascontiguousarray(part)) for part in whole)
+    pieces_cut, gains = torch.from_numpy(cut).float(), torch.from_numpy(gain[at]).float()
+    return Shapelets(pieces_cut, kept[number], place, start, steps, named, gains)

@@ -76,10 +76,11 @@ class Channel:
         squared *= np.maximum(theirs, mine)
         squared /= np.minimum(theirs, mine)
         squared[~self._whole(start, end, part)] = np.inf
-        return np.sqrt(np.maximum(squared.min(0), 0.0))
+        nearest: Floats = np.sqrt(np.maximum(squared.min(0), 0.0))
+        return nearest
 
     def _whole(self, start: Ints, end: Ints, part: slice) -> NDArray[np.bool_]:
         """Return which shifted pieces (S, P, n) lie within a series."""
         shift = np.arange(-self.reach, self.reach + 1)[:, None]
         inside = (start + shift >= 0)[:, :, None]
-        return inside & ((end + shift)[:, :, None] <= self.lengths[part])  # type: ignore[no-any-return]
+        return inside & ((end + shift)[:, :, None] <= self.lengths[part])

@@ -28,18 +28,19 @@ def information_gain(distances: Floats, is_class: NDArray[np.bool_], thresholds:
     total, members = len(is_class), int(is_class.sum())
     order = np.argsort(distances, axis=1, kind="stable")
     ordered = np.take_along_axis(distances, order, 1)
-    inside = np.cumsum(is_class[order], axis=1)  # of the class, among the nearest 1, 2, ..., N
+    inside: Ints = np.cumsum(is_class[order], axis=1, dtype=np.int64)  # of the class, among the nearest 1, 2, ..., N
     border = np.ones(ordered.shape, bool)
     border[:, :-1] = ordered[:, :-1] < ordered[:, 1:]
     nearest = np.arange(1, total + 1)
-    gain = (
+    gain: Floats = (
         _bits(np.array([total]), np.array([members]), total)
         - _bits(np.broadcast_to(nearest, inside.shape), inside, total)
         - _bits(np.broadcast_to(total - nearest, inside.shape), members - inside, total)
     ) / total
     if thresholds == "quantiles":
         border &= _at_quantiles(inside, border, members)
-    return np.where(border, gain, 0.0).max(1)
+    best: Floats = np.where(border, gain, 0.0).max(1)
+    return best
 
 
 def _at_quantiles(inside: Ints, border: NDArray[np.bool_], members: int) -> NDArray[np.bool_]:

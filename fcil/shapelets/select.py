@@ -18,8 +18,8 @@ def best(gain: Floats, channel: Ints, start: Ints, end: Ints, count: int) -> Int
     for piece in order.tolist():
         if len(chosen) == count:
             break
-        taken = np.array(chosen, np.int64)
-        overlap = (channel[taken] == channel[piece]) & (start[taken] < end[piece]) & (end[taken] > start[piece])
+        rows = np.array(chosen, np.int64)
+        overlap = (channel[rows] == channel[piece]) & (start[rows] < end[piece]) & (end[rows] > start[piece])
         if not overlap.any():
             chosen.append(piece)
     taken = set(chosen)

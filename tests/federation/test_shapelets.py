@@ -90,7 +90,8 @@ def test_shapelets_stay_with_the_clients_that_found_them(
     first, second = [0, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]
     assert seen["banks"] == [first] * 4 + [second] * 4  # two clients, two rounds
     assert not any(name.startswith(BANK) and "." not in name[len(BANK) :] for names in seen["sent"] for name in names)
-    assert seen["sent"] and "backbone.encoder.first.weight" in seen["sent"][0]
+    assert seen["sent"]
+    assert "backbone.encoder.first.weight" in seen["sent"][0]
     assert all(net.backbone.bank.place is None for net in seen["server"])
     assert "the server evaluates the generic branch alone" in told(capsys)
     assert not any("shapelets_sent" in line for line in rounds(tmp_path / "out"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def backbone_of(net: Net) -> ShapeFormer:
 
 def plain_window(piece: list[float], start: int, series: list[float], window: int, complexity: str) -> int:
     def bend(values: list[float]) -> float:
-        return sum((b - a) ** 2 for a, b in zip(values, values[1:], strict=False))
+        return sum((b - a) ** 2 for a, b in pairwise(values))
 
     def distance(first: int) -> float:
         theirs = series[first : first + len(piece)]
@@ -149,7 +150,7 @@ def test_silence_is_for_training_alone() -> None:
     net, (x, _) = a_net(silent=0.5, dropout=0.0), some_series()
     width = backbone_of(net).bank.width
     assert net(x).features[:, :width].any(1).all()
-    with rng.seeded("silent"):
+    with rng.drawing("silent"):
         heard = net.train()(x).features[:, :width].any(1)
     assert 0 < int(heard.sum()) < len(x)
 
@@ -256,3 +257,15 @@ def test_settings_survive_yaml_and_leave_hashes_of_other_nets_as_they_were() -> 
     assert parse(NetSettings, dump(settings), Where("a.yaml")) == settings
     assert "shapelets" not in effective({"net": dump(NetSettings())})["net"]
     assert effective({"net": dump(settings)})["net"]["shapelets"]["window"] == 7
+
+
+def test_what_is_dropped_comes_from_a_named_stream() -> None:
+    net, (x, _) = a_net(dropout=0.5, silent=0.5).train(), some_series()
+    once, again, other = [], [], []
+    for key, into in (("a", once), ("a", again), ("b", other)):
+        with rng.drawing(key):
+            into += [net(x).logits, net(x).logits]
+    assert torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])
+    assert not torch.equal(once[0], once[1])
+    assert not torch.equal(once[0], other[0])

@@ -30,9 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.nets.backbone import Backbone, Inputs, Norm, Shape, Stem
-from fcil.nets.series.layers import Mask, normalisation, padding_of, pooled
+from fcil.nets.series.layers import Dropping, Mask, normalisation, padding_of, pooled
 from fcil.nets.series.settings import ShapeFormerSettings
 from fcil.nets.series.shapelet_bank import ShapeletBank
+from fcil.rng import draws, sent
 from fcil.shapelets import Shapelets
 from fcil.types import Tensors
 
@@ -60,8 +61,6 @@ class ShapeFormerRecipe:
 class ShapeFormer(Backbone):
     """Features of both branches (B, 128 + width)."""
 
-    draws = True
-
     def __init__(self, shape: Shape, width: int, norm: Norm, settings: ShapeFormerSettings) -> None:
         super().__init__()
         channels, steps = shape
@@ -80,10 +79,12 @@ class ShapeFormer(Backbone):
         if not len(self.bank):
             return x.new_zeros(len(x), self.bank.width)
         whole = x.new_full((len(x),), x.shape[2], dtype=torch.int64)
-        tokens = self.encoder(self.bank(x, whole if mask is None else mask.sum((1, 2)).long()), gain=self.bank.gain)
+        own = self.bank(x, whole if mask is None else mask.sum((1, 2)).long())
+        tokens: Tensor = self.encoder(own, gain=self.bank.gain)
         read = tokens[:, 0] if self.settings.read_out == "token" else tokens.mean(1)
         if self.training and self.settings.silent:
-            read = read * (torch.rand(len(x), 1, device=x.device) >= self.settings.silent)
+            heard = torch.rand(len(x), 1, generator=draws()) >= self.settings.silent
+            read = read * sent(heard.float(), read)
         return read
 
     # Growth ---------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class GenericBranch(nn.Module):
         self.over_channels = nn.Conv1d(width * channels, width, 1)
         self.norm_channels = normalisation(norm, width)
         self.position = nn.Parameter(torch.empty(steps, width))
-        self.dropout = nn.Dropout(dropout)
+        self.drop_some = Dropping(dropout)
         self.encoder = Encoder(width, dropout)
         self.reset_parameters()
 
@@ -140,7 +141,7 @@ class GenericBranch(nn.Module):
         maps = F.gelu(self.norm_channels(self.over_channels(maps), mask)).transpose(1, 2)  # (B, L, width)
         behind = max(0, steps - len(self.position))  # steps longer than any of training have no position
         position = F.pad(self.position, (0, 0, 0, behind))[:steps]
-        out = self.encoder(maps, asked=self.dropout(maps + position), mask=mask)
+        out = self.encoder(maps, asked=self.drop_some(maps + position), mask=mask)
         return pooled(out.transpose(1, 2), mask)
 
 
@@ -154,7 +155,7 @@ class Encoder(nn.Module):
         self.attended = nn.LayerNorm(width)
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, INNER), nn.ReLU(), nn.Dropout(dropout), nn.Linear(INNER, width), nn.Dropout(dropout)
+            nn.Linear(width, INNER), nn.ReLU(), Dropping(dropout), nn.Linear(INNER, width), Dropping(dropout)
         )
 
     def forward(
@@ -175,5 +176,5 @@ class Encoder(nn.Module):
         count, number, width = x.shape
         parts = self.query_key_value(x).view(count, number, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         real = None if mask is None else mask[:, None].bool()  # (B, 1, 1, n)
-        out = F.scaled_dot_product_attention(*parts, attn_mask=real, scale=width**-0.5)
+        out = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=real, scale=width**-0.5)
         return self.attended(out.transpose(1, 2).reshape(count, number, width))  # type: ignore[no-any-return]

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.losses import kl_divergence
-from fcil.nets import FeaturesAhead, Net, named_draws
+from fcil.nets import FeaturesAhead, Net
 from fcil.nets.series import GenericBranch, ShapeletBank, draw_convolution
-from fcil.rng import Key, generator, seeded
+from fcil.rng import Key, drawing, generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.pool import views_ahead
 from fcil.types import Output, Tensors, Terms
@@ -104,7 +104,7 @@ def train_student(
         x = next(views)
         with problem.autocast():
             target = teacher.output(x)
-            with named_draws(student, *key, "draws of the student", left):
+            with drawing(*key, "draws of nets", left):
                 terms = loss(student(x), target)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
