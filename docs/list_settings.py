@@ -15,7 +15,7 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.listing import options
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
-from fcil.runs.plans import Experiment
+from fcil.runs.plans import Experiment, TrainSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 SECTIONS: dict[str, type] = {
@@ -25,6 +25,7 @@ SECTIONS: dict[str, type] = {
     "net": NetSettings,
     "anchors": AnchorSettings,
     "resources": Resources,
+    "train": TrainSettings,
 }
 HEAD = """# Settings
 

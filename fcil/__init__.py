@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fcil.store import Run, load
     from fcil.strategy import Strategy
     from fcil.synthesis import Synthesizer
+    from fcil.training import train
     from fcil.types import (
         Batch,
         Count,
@@ -44,6 +45,7 @@ _HOMES = {
     "fcil.experiment": ["resume", "run"],
     "fcil.doctor.show": ["show"],
     "fcil.distillation": ["distill"],
+    "fcil.training": ["train"],
     "fcil.store": ["Run", "load"],
     "fcil.roles": ["Client", "Server"],
     "fcil.strategy": ["Strategy"],
@@ -83,6 +85,7 @@ __all__ = [
     "resume",
     "run",
     "show",
+    "train",
     "weighted_mean",
 ]
 

@@ -21,7 +21,7 @@ from fcil.terminal.help import (
     complete_strategy,
     verb,
 )
-from fcil.terminal.runs import check_asked, finished, profiling, tell_estimate
+from fcil.terminal.runs import finished, play, profiling
 from fcil.terminal.streams import begin, outcome
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Runs played at once (default: as many as fit).", show_default=False)
 ]
 Profile = Annotated[bool, typer.Option("--profile", help="Tell where the time went: profile.md and profile.html.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")]
+DryJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, such as federation.rounds=5.", show_default=False)
 ]
@@ -69,21 +71,32 @@ def run(
     smoke: Annotated[bool, typer.Option("--smoke", help="Two tasks, one round, two batches: does it run?")] = False,
     jobs: Jobs = None,
     profile: Profile = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+    dry_run: DryRun = False,
+    as_json: DryJson = False,
 ) -> None:
     """Play an experiment: every strategy of its matrix, every seed. What is finished is not played again."""
-    check_asked("run", dry_run=dry_run, as_json=as_json, profile=profile)
-    if not dry_run:
-        from fcil.experiment import run
+    asked = {"dry_run": dry_run, "as_json": as_json, "profile": profile}
+    play("run", experiment, overrides, out=out, smoke=smoke, jobs=jobs, **asked)
 
-        with profiling(profile) as profiler:
-            run(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs, profiler=profiler)
-        return
 
-    from fcil.runs.estimate import estimate
+@verb(app)
+def train(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    out: Out = Path("results"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="One seed, two batches: does it run?")] = False,
+    jobs: Jobs = None,
+    profile: Profile = False,
+    dry_run: DryRun = False,
+    as_json: DryJson = False,
+) -> None:
+    """Train a net on the whole of a data set, centrally: data, net, optimizer and seeds of an experiment, and no more.
 
-    tell_estimate(estimate(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
+    Section train says how long; without it the net sees each sample as often as in the federation. The result is the
+    last epoch's, and lies in NAME-central.
+    """
+    asked = {"dry_run": dry_run, "as_json": as_json, "profile": profile}
+    play("train", experiment, overrides, out=out, smoke=smoke, jobs=jobs, **asked)
 
 
 @verb(app)
@@ -94,21 +107,12 @@ def distill(
     smoke: Annotated[bool, typer.Option("--smoke", help="One seed, two steps of everything: does it run?")] = False,
     jobs: Jobs = None,
     profile: Profile = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+    dry_run: DryRun = False,
+    as_json: DryJson = False,
 ) -> None:
     """Teach a student what a teacher knows, without data: every synthesizer of its matrix, every seed."""
-    check_asked("distill", dry_run=dry_run, as_json=as_json, profile=profile)
-    if not dry_run:
-        from fcil.distillation import distill
-
-        with profiling(profile) as profiler:
-            distill(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs, profiler=profiler)
-        return
-
-    from fcil.distillation import forecast
-
-    tell_estimate(forecast(experiment, *(overrides or []), out=out, smoke=smoke, jobs=jobs), as_json)
+    asked = {"dry_run": dry_run, "as_json": as_json, "profile": profile}
+    play("distill", experiment, overrides, out=out, smoke=smoke, jobs=jobs, **asked)
 
 
 @verb(app)

@@ -2,13 +2,13 @@
 
 As in LANDER (@ 44d7acc, `main.py`, `methods/lander.py`): the rate is constant within a round, falls
 over the rounds of a task and starts again at the next; every client begins every round with a new
-optimizer, so momentum is not carried over.
+optimizer, so momentum is not carried over, unless the settings say that its state is kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from inspect import unwrap
 from typing import Annotated, Literal
@@ -17,19 +17,19 @@ import torch
 from pydantic import Field
 from torch.optim import Optimizer
 
-from fcil.types import Count, Fraction, NonNegative, Positive
+from fcil.types import Count, Fraction, NonNegative, Positive, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """Optimizer of the clients; the defaults are LANDER's for CIFAR-100."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "radam"] = "sgd"
     """Update rule."""
     lr: Positive = 0.04
     """Learning rate in the first round of every task."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Share of the last step's direction that is kept (`sgd`), or the first beta (`adam`, `adamw`)."""
+    """Share of the last step's direction that is kept (`sgd`), or the first beta (of the others)."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of every trained parameter, biases and BatchNorm included."""
     schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
@@ -40,6 +40,9 @@ class OptimizerSettings:
     """Times at which `step` falls: a fraction of the task's rounds (0.5), or a whole number of rounds passed (50)."""
     gamma: Fraction = 0.1
     """Factor of the learning rate at each milestone of `step`, or after each round of `exponential`."""
+    state: Literal["fresh", "kept"] = "fresh"
+    """Momentum and moments at the beginning of a round: none (`fresh`), as in the field's code, or `kept` by each
+    client from its last round; a tensor that has grown since, such as the classifier at a new task, begins anew."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the nets in training and synthesis; weights, losses and statistics stay in fp32."""
 
@@ -76,8 +79,47 @@ def build_optimizer(settings: OptimizerSettings, parameters: Iterable[torch.nn.P
     # Fused: one kernel for a parameter, and equal to the bit for any number of threads.
     if settings.name == "sgd":
         return SGD(trained, lr, settings.momentum, weight_decay=decay, fused=True)
+    betas = (settings.momentum, 0.999)
+    if settings.name == "radam":
+        return RAdam(trained, lr, betas=betas, weight_decay=decay, foreach=False)  # it has no fused form
     kind = Adam if settings.name == "adam" else AdamW
-    return kind(trained, lr, betas=(settings.momentum, 0.999), weight_decay=decay, fused=True)
+    return kind(trained, lr, betas=betas, weight_decay=decay, fused=True)
+
+
+def state_of(optimizer: Optimizer, names: Iterable[str]) -> dict[str, Tensors]:
+    """Return the tensors that an optimizer remembers of each parameter, where there are any.
+
+    Args:
+        names: of its parameters, in their order.
+    """
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    tensors = {
+        name: {key: t for key, t in optimizer.state.get(p, {}).items() if isinstance(t, torch.Tensor)}
+        for name, p in zip(names, parameters, strict=True)
+    }
+    return {name: remembered for name, remembered in tensors.items() if remembered}
+
+
+def restore_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[str, Tensors]) -> None:
+    """Let a new optimizer go on from what `state_of` returned of another; parameters of another shape begin anew.
+
+    Args:
+        names: of its parameters, in their order.
+    """
+    if not state:
+        return
+    example = next(iter(state.values()))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    counts_there = bool(optimizer.defaults.get("fused"))  # steps are counted on the device
+    for name, p in zip(names, parameters, strict=True):
+        known = state.get(name, {})
+        if any(key != "step" and t.shape != p.shape for key, t in known.items()) or not known:
+            # Zeros, as all begin with: a fused step of SGD takes a buffer of each parameter, or of none.
+            known = {key: torch.zeros_like(t if key == "step" else p) for key, t in example.items()}
+        optimizer.state[p] = {
+            key: t.detach().to("cpu" if key == "step" and not counts_there else p.device, copy=True)
+            for key, t in known.items()
+        }
 
 
 # Without the compiler -----------------------------------------------------------------------------
@@ -111,3 +153,9 @@ class AdamW(_Eager, torch.optim.AdamW):
     """`torch.optim.AdamW`, equal to the bit, outside of `torch.compile`."""
 
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+class RAdam(_Eager, torch.optim.RAdam):
+    """`torch.optim.RAdam`, equal to the bit, outside of `torch.compile`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.RAdam.step))

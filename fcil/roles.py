@@ -17,11 +17,14 @@ from fcil.data.augment import batches_ahead
 from fcil.data.scenario import batch_sizes
 from fcil.errors import TrainingError
 from fcil.nets import FeaturesAhead, Net, NetSettings
-from fcil.optimizer import OptimizerSettings, build_optimizer
+from fcil.optimizer import OptimizerSettings, build_optimizer, restore_state, state_of
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.common.pool import views_ahead
 from fcil.types import Batch, Output, State, Task, Tensors, Terms, Update, Value
+
+OPTIMIZER = "optimizer"
+"""Name in a client's memory of the optimizer's state, where it is kept."""
 
 
 @dataclass
@@ -184,8 +187,12 @@ class Client:
             TrainingError: a term was not finite; names the term.
         """
         keep, private = set(trained), self.net.private()
-        parameters = [p for name, p in self.net.named_parameters() if name in keep or name in private]
-        optimizer = build_optimizer(self.optimizer, [*parameters, *beside], self.lr)
+        parameters = {name: p for name, p in self.net.named_parameters() if name in keep or name in private}
+        parameters |= {f"beside {number}": p for number, p in enumerate(beside)}
+        parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+        optimizer = build_optimizer(self.optimizer, parameters.values(), self.lr)
+        if self.optimizer.state == "kept":
+            restore_state(optimizer, parameters, cast(dict[str, Tensors], self.memory.get(OPTIMIZER, {})))
         self.net.train()
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         first, steps = torch.zeros((), device=self.device), 0
@@ -203,6 +210,8 @@ class Client:
                 sums[name] = sums.get(name, 0) + term.detach()
             if epoch == 0:
                 first += total.detach()
+        if self.optimizer.state == "kept" and steps:
+            self.memory[OPTIMIZER] = state_of(optimizer, parameters)
         metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
         _check_finite(metrics)
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}

@@ -23,6 +23,7 @@ DETAIL = ("federation.evaluate_every",)
 LATER: dict[str, Any] = {
     "federation.local_steps": None,
     "net.memory_format": "contiguous",
+    "optimizer.state": "fresh",
     "net.head_start": "kaiming",
     "net.shapelets": None,
 }

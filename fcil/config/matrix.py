@@ -39,6 +39,8 @@ DISTILLS = {"teacher", "student", "synthesizer", "distiller", "quantise"}
 """Keys of a distillation's file that no experiment has."""
 FEDERATES = {"strategy", "federation"}
 """Keys of an experiment's file that no distillation has."""
+TRAINS = "train"
+"""Key of a file for `fcil train`; an experiment's file may have it too."""
 Source = str | Path | Mapping[str, Any]
 """An experiment: a YAML file, or a mapping of the same content."""
 LISTS = ("include", "exclude")
@@ -83,6 +85,11 @@ def is_distillation(cell: Mapping[str, Any]) -> bool:
 def is_federation(cell: Mapping[str, Any]) -> bool:
     """Return whether they are for `fcil run`, and not for `fcil distill`."""
     return bool(FEDERATES & cell.keys()) and not DISTILLS & cell.keys()
+
+
+def is_training(cell: Mapping[str, Any]) -> bool:
+    """Return whether they are for `fcil train` alone."""
+    return TRAINS in cell and not (FEDERATES | DISTILLS) & cell.keys()
 
 
 def plain(value: Any, where: Where, depth: int = 0) -> Any:

@@ -32,6 +32,8 @@ from fcil.runs.step_timer import Facts, StepTimer
 from fcil.store import RunFolder
 from fcil.store.groups import is_student
 from fcil.synthesis import Synthesizer
+from fcil.training import is_for_training, training_plans
+from fcil.training import read as trainings
 
 FORWARD = 1 / 3
 """Share of a step that looking at a sample takes."""
@@ -78,6 +80,8 @@ def _plans(source: Path, overrides: Sequence[str], datasets: Datasets, where: Wh
         found = distillations(source, overrides)
         check_all(found, datasets, where)
         return expected_plans(found)
+    if is_for_training(source, overrides):
+        return training_plans(trainings(source, overrides))
     return [plan for experiment in read(source, overrides) for plan in experiment.plans()]
 
 

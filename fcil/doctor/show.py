@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fcil import distillation
+from fcil import distillation, training
 from fcil.config import dump
 from fcil.config.matrix import Source
 from fcil.data import Scenario
@@ -25,7 +25,8 @@ def surveyed(source: Source, overrides: Sequence[str] = (), datasets: Datasets |
         return [
             (dump(one.filled()), data, [f"data: {line}" for line in oddities(data.dataset)]) for one, data in students
         ]
-    runs = survey(source, overrides, datasets)
+    surveys = training.survey if training.is_for_training(source, overrides) else survey
+    runs = surveys(source, overrides, datasets)
     return [(context.plan.to_yaml(), context.scenario, introduction(context)) for context in runs]
 
 

@@ -175,7 +175,7 @@ def _odd_data(context: RunContext) -> Iterator[str]:
 
 def _shapelets(context: RunContext) -> Iterator[str]:
     net = context.plan.net
-    if not isinstance(net.recipe, ShapeFormerRecipe):
+    if not isinstance(net.recipe, ShapeFormerRecipe) or context.plan.federation.clients == 1:
         return
     settings = net.recipe.settings
     if settings.share_shapelets:

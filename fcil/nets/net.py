@@ -80,6 +80,12 @@ class NetSettings:
             return replace(recipe, settings=self.shapelets)
         return recipe
 
+    def shared(self) -> NetSettings:
+        """Return the same net where there is one client, who is the server too: it sees the shapelets."""
+        if not isinstance(self.recipe, ShapeFormerRecipe):
+            return self
+        return replace(self, shapelets=replace(self.recipe.settings, share_shapelets=True))
+
 
 class Net(nn.Module):
     """A backbone with its classifier and, if `text_width` is given, its label-text head.

@@ -24,7 +24,7 @@ def synthetic_grid(x: Array, y: Array, class_names: Sequence[str]) -> Figure:
     """Up to 8 samples of up to 10 classes, spread evenly over the classes there are.
 
     Args:
-        x: images (N, channels, H, W), uint8 or float, or series (N, channels, length). Float images
+        x: images (N, channels, H, W), uint8 or float, or series (N, channels, length), drawn as lines. Float images
             outside [0, 1] are stretched between the least and the greatest value shown.
         y: labels (N,).
         class_names: of all classes; a label without a name is shown as a number.
@@ -114,7 +114,8 @@ def _draw_series(figure: Figure, rows: Sequence[Array], step: float, top: float)
             axes = figure.add_axes((left / width, bottom / height, 0.92 * step / width, 0.92 * step / height))
             axes.set_axis_off()
             for channel, values in enumerate(sample[: len(CYCLE)]):
-                axes.plot(np.nan_to_num(values.astype(np.float64)), color=CYCLE[channel], linewidth=0.6)
+                finite = np.where(np.isinf(values), 0.0, values.astype(np.float64))  # NaN, a padded step, is not drawn
+                axes.plot(finite, color=CYCLE[channel], linewidth=0.6)
 
 
 def to_images(x: Array) -> Array:

@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fcil.config import parse_fields
-from fcil.config.matrix import DISTILLS, MAX_RUNS, Source, cells, is_distillation, place_of
+from fcil.config.matrix import DISTILLS, MAX_RUNS, Source, cells, is_distillation, is_training, place_of
 from fcil.errors import all_of, collect
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.runs.preflight import share_out
-from fcil.types import Index
+from fcil.types import Count, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Length of a central training, for `fcil train`."""
+
+    epochs: Count | None = None
+    """Passes over the training data; null: as many as a client makes over its data of a task, `federation.rounds` x
+    `local_epochs`, which are 20 at their defaults."""
+    batch_size: Count | None = None
+    """Samples per step; null: `federation.batch_size`."""
+    evaluate_every: Index | None = None
+    """Epochs between evaluations on the test data; 0: at the end alone; null: about ten in all. The result is that of
+    the last epoch, whatever came before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +35,8 @@ class Experiment(Sections):
 
     seeds: tuple[Index, ...] = (0,)
     """A run for each."""
+    train: TrainSettings = TrainSettings()
+    """Length of a central training on the same data, by `fcil train`; `fcil run` does not read it."""
 
     READ_ELSEWHERE: ClassVar = ("matrix",)
 
@@ -43,6 +59,8 @@ def read(source: Source, overrides: Sequence[str] = ()) -> list[Experiment]:
     if strange := next((cell for cell in found if is_distillation(cell)), None):
         keys = " and ".join(f'"{key}"' for key in strange if key in DISTILLS)
         raise where.error(f"is a distillation, as it has {keys} and no strategy; it is for fcil distill")
+    if any(is_training(cell) for cell in found):
+        raise where.error('has "train" and no strategy; it is for fcil train')
     experiments, errors = collect(lambda cell: parse_fields(Experiment, cell, where), found)
     if errors:
         raise all_of(errors)

@@ -20,6 +20,10 @@ EXAMPLES = {
         fcil run experiments/quickstart.yaml federation.rounds=5 'seeds=[0,1]'
         fcil run experiments/quickstart.yaml federation.rounds=2 --profile
     """,
+    "train": """
+        fcil train experiments/quickstart.yaml
+        fcil train experiments/quickstart.yaml train.epochs=30 'seeds=[0,1,2]'
+    """,
     "distill": "fcil distill experiments/distill/digits_all.yaml 'seeds=[0]'",
     "resume": "fcil resume results/quickstart/lander-1a2b3c4d/seed0",
     "verify": "fcil verify results/quickstart/lander-1a2b3c4d/seed0 --rounds 2",

@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -41,14 +42,17 @@ def export_split(experiment: Path, overrides: Sequence[str], datasets: Datasets,
     """Write who holds what in the runs of an experiment to a file; return a line about it.
 
     Raises:
-        ConfigError: it is a distillation, or there is no single split.
+        ConfigError: it is a distillation or a central training, or there is no single split.
     """
     from fcil.distillation import distils
     from fcil.runs.export_split import export
     from fcil.runs.plans import survey
+    from fcil.training import is_for_training
 
     if distils(experiment, overrides):
         raise ConfigError(f"{experiment}: a distillation has one holder of its data; --split is for experiments")
+    if is_for_training(experiment, overrides):
+        raise ConfigError(f"{experiment}: a central training has one holder of its data; --split is for experiments")
     return export(list(survey(experiment, overrides, datasets)), split)
 
 
@@ -62,6 +66,38 @@ def check_asked(verb: str, *, dry_run: bool, as_json: bool, profile: bool) -> No
         raise ConfigError(f"{verb}: --json is for --dry-run")
     if profile and dry_run:
         raise ConfigError(f"{verb}: --profile is for runs that are played, and --dry-run plays none")
+
+
+PLAYERS = {
+    "run": ("fcil.experiment", "fcil.runs.estimate", "estimate"),
+    "train": ("fcil.training", "fcil.training", "forecast"),
+    "distill": ("fcil.distillation", "fcil.distillation", "forecast"),
+}
+"""For a verb that plays runs the home of its function, and home and name of the one that lists them beforehand."""
+
+
+def play(
+    verb: str,
+    experiment: Path,
+    overrides: Sequence[str] | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    profile: bool,
+    **asked: Any,
+) -> None:
+    """Play the runs of a file, or list them beforehand.
+
+    Args:
+        asked: `out`, `smoke` and `jobs`.
+    """
+    check_asked(verb, dry_run=dry_run, as_json=as_json, profile=profile)
+    home, forecasts, forecast = PLAYERS[verb]
+    if dry_run:
+        tell_estimate(getattr(import_module(forecasts), forecast)(experiment, *(overrides or []), **asked), as_json)
+        return
+    with profiling(profile) as profiler:
+        getattr(import_module(home), verb)(experiment, *(overrides or []), profiler=profiler, **asked)
 
 
 @contextmanager

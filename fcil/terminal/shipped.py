@@ -1,7 +1,7 @@
 """Files of the package that are made from its code: `python -m fcil.terminal.shipped` writes them.
 
 With them the command line tells what it knows without loading torch; a test sees that they are as the code is. They are
-the JSON schema of the files of `fcil run` and `fcil distill`, and the catalogue of methods.
+the JSON schema of the files of `fcil run`, `fcil train` and `fcil distill`, and the catalogue of methods.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from fcil.methods import catalogue
 SCHEMA = Path(fcil.config.__file__).with_name("experiment.schema.json")
 """Path of the schema that `fcil show --schema` prints."""
 ABOUT = (
-    "A file of `fcil run` or `fcil distill`. Editors that know the YAML language server check a file whose first line "
-    "is `# yaml-language-server: $schema=experiment.schema.json`, with the path of this schema from there."
+    "A file of `fcil run`, `fcil train` or `fcil distill`. Editors that know the YAML language server check a file "
+    "whose first line is `# yaml-language-server: $schema=experiment.schema.json`, with the path of this schema from "
+    "there."
 )
 MATRIX = "Key paths such as `data.tasks`, each with a list of values: the product of the lists is run."
 Schema = dict[str, Any]
 
 
 def experiment_schema() -> Schema:
-    """The JSON schema of experiments and of distillations, which differ in their keys."""
+    """The JSON schema of experiments, central trainings and distillations, which differ in their keys."""
     from fcil.config.json_schema import Schemas
-    from fcil.config.matrix import DISTILLS, FEDERATES
+    from fcil.config.matrix import DISTILLS, FEDERATES, TRAINS
     from fcil.distillation.settings import SHARED_OUT, Distillation
     from fcil.runs.plans import Experiment
+    from fcil.training import Training
 
     schemas = Schemas()
-    files = [schemas.of(cls) for cls in (Experiment, Distillation)]
+    files = [schemas.of(cls) for cls in (Experiment, Distillation, Training)]
     data = schemas.definitions["DataSettings"]
     del data["required"]  # a matrix may vary what is required
     teacher = {key: value for key, value in data["properties"].items() if key not in SHARED_OUT}
     teacher["tasks"] = {"const": 1, "description": "A distillation has one task."}
     schemas.definitions["DistillationData"] = {**data, "properties": teacher}
     schemas.definitions["Distillation"]["properties"]["data"]["$ref"] = "#/definitions/DistillationData"
-    for name in ("Experiment", "Distillation"):
+    for name in ("Experiment", "Distillation", "Training"):
         whole = schemas.definitions[name]
         required = [key for key in whole.pop("required") if key not in ("name", "data")]
         whole["allOf"] = [_given("data", "dataset"), *map(_given, required)]
@@ -47,12 +49,16 @@ def experiment_schema() -> Schema:
         whole["properties"]["matrix"] = {"anyOf": [matrix, {"type": "null"}], "description": MATRIX}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "Experiment or distillation",
+        "title": "Experiment, central training or distillation",
         "description": ABOUT,
         "type": "object",
         "if": {"allOf": [_mentioned(DISTILLS), {"not": _mentioned(FEDERATES)}]},
         "then": files[1],
-        "else": files[0],
+        "else": {
+            "if": {"allOf": [_mentioned({TRAINS}), {"not": _mentioned(FEDERATES)}]},
+            "then": files[2],
+            "else": files[0],
+        },
         "definitions": schemas.definitions,
     }
 

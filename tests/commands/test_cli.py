@@ -29,6 +29,7 @@ from fcil.methods.listing import LISTINGS
 from fcil.runs.plans import read as read_experiments
 from fcil.terminal.help import EXAMPLES, complete_experiment, complete_kind, complete_strategy
 from fcil.terminal.listing import KINDS, lines
+from fcil.training import read as trainings
 
 ROOT = Path(__file__).parents[2]
 
@@ -358,7 +359,8 @@ def test_an_example_of_the_help_is_a_command_that_there_is(line: str) -> None:
     source = context.params.get("experiment")
     if source is not None:
         path, overrides = ROOT / source, context.params.get("overrides") or []
-        assert distillations(path, overrides) if verb == "distill" else read_experiments(path, overrides)
+        readers = {"distill": distillations, "train": trainings}
+        assert readers.get(verb, read_experiments)(path, overrides)
 
 
 def test_names_and_files_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +404,7 @@ def test_several_mistakes_of_a_file_are_told_at_once_in_its_order(command: Comma
     assert said.code == 2
     places = [line.split(": ")[1] for line in said.err.splitlines()]
     assert places == ["nme", "sedes", "federation.clients", "federation.ruonds", "data.taks", "matirx", "strategy"]
-    assert 'seeds, matrix). Did you mean "matrix"?' in said.err
+    assert 'seeds, train, matrix). Did you mean "matrix"?' in said.err
     assert not Path("out").exists()
 
 

@@ -40,6 +40,7 @@ FOLDER = {"data": {"dataset": "image_folder", "root": "mine", "tasks": 2}}
         ({"strategy": "joint"}, "1fcc2678"),
         ({"strategy": "finetune", "federation": {"local_steps": None}}, "3e5d57de"),
         ({"strategy": "finetune", "net": {"memory_format": "contiguous"}}, "3e5d57de"),
+        ({"strategy": "finetune", "optimizer": {"state": "fresh"}}, "3e5d57de"),
         ({"strategy": "finetune", "net": {"head_start": "kaiming"}}, "3e5d57de"),
     ],
 )

@@ -98,7 +98,7 @@ def test_what_is_wrong_with_a_ts_file_is_one_line(tmp_path: Path, rows: Rows, he
 def test_what_is_no_ts_file_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "x.ts"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="x.ts: ") as caught:
+    with pytest.raises(DataError, match=r"x\.ts: ") as caught:
         read_ts(path)
     assert said in str(caught.value)
 
@@ -194,7 +194,7 @@ def test_an_npz_file_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkey
     with pytest.raises(DataError, match="at most 100,000 are read"):
         read_npz(path)
     path.write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match="no readable .npz"):
+    with pytest.raises(DataError, match=r"no readable \.npz"):
         read_npz(path)
 
 
@@ -274,9 +274,7 @@ def test_classes_that_lack_a_part_are_one_line(train: str, test: str, said: str)
 
 def test_parts_with_other_channels_are_one_line() -> None:
     with pytest.raises(DataError, match="g: has 2 channels, and f 1"):
-        arranged(
-            (part_of([[1, 2]]), part_of([[1, 2], [3, 4]], file="g")), missing="refuse", longer="refuse", each=True
-        )
+        arranged((part_of([[1, 2]]), part_of([[1, 2], [3, 4]], file="g")), missing="refuse", longer="refuse", each=True)
 
 
 def test_longer_test_series_are_refused_cropped_or_given_room() -> None:
@@ -330,7 +328,7 @@ def test_a_set_is_found_by_name_in_a_folder_and_a_wrong_name_gets_the_nearest(tm
 
 
 def test_a_folder_of_ones_own_holds_one_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no <name>_TRAIN.ts"):
+    with pytest.raises(DataError, match=r"no <name>_TRAIN\.ts"):
         folder_parts(str(tmp_path))
     write_ts(tmp_path, waves(2, "ab"), waves(1, "ab"), "One")
     assert folder_parts(str(tmp_path))[1].channels == 2

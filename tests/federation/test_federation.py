@@ -502,3 +502,21 @@ def test_a_client_that_fails_ends_the_run_with_one_line(tmp_path: Path, how: str
     (folder,) = tmp_path.glob("tiny/*/seed0")
     assert "in local_loss" in (folder / "log.txt").read_text() or how == "nan"
     assert not (folder / "summary.json").exists()
+
+
+def test_momentum_that_is_kept_is_each_clients_own_and_is_there_again_after_a_stop(tmp_path: Path) -> None:
+    """Over rounds and tasks, whose classifier grows; `fresh` is what every run did before."""
+    path = write_experiment(tmp_path, optimizer={"state": "kept"})
+    (whole,) = play(path, out=tmp_path / "whole")
+    for count in (2, 3):
+        with pytest.raises(Stop):
+            play(path, out=tmp_path / f"stopped{count}", observer=StopAfter(count))
+        (again,) = play(path, out=tmp_path / f"stopped{count}")
+        assert same(final_weights(whole), final_weights(again))
+        assert without_seconds(whole) == without_seconds(again)
+    (fresh,) = play(path, "optimizer.state=fresh", out=tmp_path / "fresh")
+    assert fresh.rounds[0]["weights"] == whole.rounds[0]["weights"]
+    assert fresh.rounds[1]["weights"] != whole.rounds[1]["weights"]
+    names = {name.split("/")[-2] for name in checkpoint(whole)[0] if "/optimizer/" in name}
+    assert "classifier.weight" in names
+    assert not [name for name in checkpoint(fresh)[0] if "/optimizer/" in name]

@@ -8,7 +8,19 @@ from golden_vectors import assert_matches, load_case
 
 from fcil.config import Where, dump, parse
 from fcil.errors import ConfigError
-from fcil.optimizer import SGD, Adam, AdamW, OptimizerSettings, build_optimizer, learning_rate
+from fcil.optimizer import (
+    SGD,
+    Adam,
+    AdamW,
+    OptimizerSettings,
+    RAdam,
+    build_optimizer,
+    learning_rate,
+    restore_state,
+    state_of,
+)
+
+NAMES = ("sgd", "adam", "adamw", "radam")
 
 
 def curve(settings: OptimizerSettings, rounds: int) -> torch.Tensor:
@@ -97,7 +109,7 @@ def test_sgd_takes_the_steps_of_its_equation():
     torch.testing.assert_close(p.detach(), value, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"), ("radam", "RAdam")])
 def test_an_optimizer_starts_without_memory_at_the_rate_of_the_round(name, kind):
     parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3), requires_grad=False)]
     optimizer = build_optimizer(OptimizerSettings(name=name), parameters, lr=0.03)
@@ -107,7 +119,7 @@ def test_an_optimizer_starts_without_memory_at_the_rate_of_the_round(name, kind)
     assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.03, 5e-4, 1)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", NAMES)
 def test_steps_are_equal_to_the_bit_for_any_number_of_threads(name):
     def run(threads: int) -> torch.Tensor:
         torch.set_num_threads(threads)
@@ -134,6 +146,7 @@ def test_steps_are_equal_to_the_bit_for_any_number_of_threads(name):
         (Adam, torch.optim.Adam, {"betas": (0.5, 0.999), "fused": True}),
         (Adam, torch.optim.Adam, {"weight_decay": 1e-3}),
         (AdamW, torch.optim.AdamW, {"fused": True}),
+        (RAdam, torch.optim.RAdam, {"weight_decay": 1e-3, "foreach": False}),
     ],
 )
 def test_without_the_compiler_a_step_is_torchs_to_the_bit(ours, theirs, options):
@@ -155,6 +168,60 @@ def test_without_the_compiler_a_step_is_torchs_to_the_bit(ours, theirs, options)
     again = ours([torch.nn.Parameter(p.detach().clone()) for p in nets[0].parameters()], lr=1.0, **options)
     again.load_state_dict(optimizers[0].state_dict())
     assert flatten(again.state_dict()) == state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_optimizer_goes_on_to_the_bit_where_another_stopped(name):
+    settings, rng = OptimizerSettings(name=name), torch.Generator().manual_seed(0)
+    gradients = [torch.randn(2, 4, generator=rng) for _ in range(14)]  # RAdam's rectification begins in between
+
+    def steps(p, optimizer, some):
+        for gradient in some:
+            p.grad = gradient.clone()
+            optimizer.step()
+
+    whole, parted = (torch.nn.Parameter(torch.ones(2, 4)) for _ in range(2))
+    optimizer = build_optimizer(settings, [whole], lr=0.01)
+    steps(whole, optimizer, gradients)
+    state = {}
+    for first in range(0, 14, 2):
+        optimizer = build_optimizer(settings, [parted], lr=0.01)
+        restore_state(optimizer, ["w"], state)
+        before = {key: t.clone() for key, t in state.get("w", {}).items()}
+        steps(parted, optimizer, gradients[first : first + 2])
+        assert all(torch.equal(before[key], t) for key, t in state.get("w", {}).items())  # it took a copy
+        state = state_of(optimizer, ["w"])
+    assert torch.equal(whole, parted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tensor_that_has_grown_begins_anew_and_the_others_go_on(name):
+    settings = OptimizerSettings(name=name)
+    small, grown, other = (torch.nn.Parameter(torch.ones(*size)) for size in ((2, 3), (4, 3), (5,)))
+    alone = torch.nn.Parameter(torch.ones(4, 3))
+    optimizer = build_optimizer(settings, [small, other], lr=0.1)
+    small.grad, other.grad = torch.ones(2, 3), torch.ones(5)
+    optimizer.step()
+    after, fresh = (build_optimizer(settings, some, lr=0.1) for some in ([grown, other], [alone]))
+    restore_state(after, ["head", "trunk"], state_of(optimizer, ["head", "trunk"]))
+    twin = torch.nn.Parameter(other.detach().clone())
+    optimizer.param_groups[0]["params"][1], optimizer.state[twin] = twin, optimizer.state.pop(other)
+    for _ in range(2):
+        for p in (grown, alone, other, small, twin):
+            p.grad = torch.full_like(p, 0.5)
+        for one in (after, fresh, optimizer):
+            one.step()
+    assert torch.equal(grown, alone)
+    assert torch.equal(other, twin)
+
+
+def test_without_momentum_there_is_nothing_to_keep():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer(OptimizerSettings(momentum=0), [p], lr=0.1)
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert state_of(optimizer, ["w"]) == {}
+    restore_state(optimizer, ["w"], {})
 
 
 def flatten(state):

@@ -223,6 +223,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "min_lr": 0.002,
         "milestones": [0.4],
         "gamma": 0.5,
+        "state": "kept",
         "precision": "bf16",
     },
     "data": {

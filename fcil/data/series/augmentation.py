@@ -47,7 +47,7 @@ class SeriesChange(NamedTuple):
             x = x * (1 + self.scaling * sent(factors, x.device).to(x.dtype))[:, :, None]
         if self.masking:
             share, place = sent(stretches, x.device).unbind(1)
-            span = (share[:, None] * (self.masking * real + 1)).floor().clamp(max=real)
+            span = (share[:, None] * ((self.masking * real).floor() + 1)).floor()
             begin = (place[:, None] * (real - span + 1)).floor()
             hidden = (steps >= begin) & (steps < begin + span) & (steps < real)
             x = x.masked_fill(hidden[:, None], 0.0)
