@@ -175,9 +175,11 @@ def _odd_data(context: RunContext) -> Iterator[str]:
 
 def _shapelets(context: RunContext) -> Iterator[str]:
     net = context.plan.net
-    if not isinstance(net.recipe, ShapeFormerRecipe) or context.plan.federation.clients == 1:
+    if not isinstance(net.recipe, ShapeFormerRecipe):
         return
-    settings = net.recipe.settings
+    settings, alone = net.recipe.settings, context.plan.federation.clients == 1
+    if settings.share_shapelets and alone:
+        return
     if settings.share_shapelets:
         yield (
             "net.shapelets.share_shapelets: true sends shapelets to the server and to every client; they are raw "

@@ -185,8 +185,9 @@ class Loop:
         answers = self._exchange.answers(replace(question, read=read), failures)
         sent = [Shapelets(**update.weights) for _, update in answers if update is not None]
         gather(server.net, sent, generator(server.seed, "tokens", task.number))
-        pieces = sum(map(len, sent))
-        self.observer.note(f"task {task.number}: clients sent {pieces} shapelets, raw pieces of their series")
+        found = f"{sum(map(len, sent))} shapelets"
+        said = f"{found} found" if len(everyone) == 1 else f"clients sent {found}, raw pieces of their series"
+        self.observer.note(f"task {task.number}: {said}")
 
     def _end(self, server: Server) -> None:
         """Collect what clients have to say, let the strategy conclude, and measure."""

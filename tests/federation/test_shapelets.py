@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from series_files import waves, write_ts
+from small_runs import final_weights
 
 import fcil
 from fcil.errors import FCILError
 from fcil.federation import client as clients
 from fcil.federation import server as servers
 from fcil.nets.series import ShapeFormer
-from tests.support.series_files import waves, write_ts
+from fcil.training import train
 
 BANK = "backbone.bank."
 
@@ -186,3 +188,19 @@ def test_a_run_cut_short_goes_on_as_one_that_was_not(tmp_path: Path, monkeypatch
     assert (run_folder(tmp_path / "whole") / "accuracy.csv").read_text() == (
         run_folder(tmp_path / "cut") / "accuracy.csv"
     ).read_text()
+
+
+def test_a_central_training_has_the_shapelets_in_its_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["lie", "walk"]
+    write_ts(tmp_path, waves(9, names), waves(3, names, seed=1))
+    source = {
+        "name": "whole",
+        "data": {"dataset": "ts_folder", "root": str(tmp_path)},
+        "train": {"epochs": 2, "batch_size": 4},
+        "net": {"name": "shapeformer", "width": 8, "shapelets": {"window": 3, "per_class": 2}},
+        "resources": {"device": "cpu"},
+    }
+    (run,) = train(source, out=tmp_path / "out")
+    assert final_weights(run)[f"{BANK}place"].shape == (4, 4)
+    assert "pieces" not in told(capsys)
+    assert "4 shapelets found" in (run.path / "log.txt").read_text()
