@@ -8,7 +8,7 @@ be restored without a line from the author:
 |-----------------|---------------------------------------------------|--------------------------|
 | `server.net`    | the global net                                    | the run, sent each round |
 | `server.shared` | what clients may read: anchors, teacher, synthetic| until replaced           |
-| `server.memo`   | the server's own notes                            | one task                 |
+| `server.memo`   | the server's own notes                            | one task (`memo_lasts`)  |
 | `client.memory` | a client's own notes, which never leave it        | the run                  |
 | `Update`        | named tensors, a count, numbers                   | one round                |
 
@@ -59,6 +59,8 @@ class Strategy:
     """Fields that came after runs without them: at their defaults they are left out of what tells runs apart."""
     data: ClassVar[Literal["task", "seen"]] = "task"
     """Own data that a client may touch: the current task's, or all tasks seen (an upper bound)."""
+    memo_lasts: ClassVar[Literal["task", "run"]] = "task"
+    """Whether `server.memo` begins empty in each task, or is kept for the run."""
     uses: ClassVar[frozenset[str]] = frozenset()
     """Means that clients work with: `exemplars` (`client.keep`), `teacher` (`client.frozen`), `samples` of what the
     server shares (`client.draw`, `client.built`), `notes` (`client.memory`)."""

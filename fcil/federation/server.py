@@ -160,7 +160,9 @@ class Loop:
 
     def _begin(self, server: Server, task: Task) -> None:
         """Grow the head for the new classes and let the strategy prepare."""
-        server.task, server.round, server.memo = task, 0, {}
+        server.task, server.round = task, 0
+        if self.strategy.memo_lasts == "task":
+            server.memo = {}
         if task.num_seen > server.net.num_classes:
             server.net.grow(task.num_seen, generator(server.seed, "head", task.number))
         if shares(server.net):

@@ -1,0 +1,170 @@
+"""Analytic: a classifier in closed form on frozen features; the floor that every generator has to clear.
+
+Method: Guo et al., "STSA: Federated Class-Incremental Learning via Spatial-Temporal Statistics Aggregation", WWW 2026,
+code Yuqin-G/STSA; without training of features it is the federated form of RanPAC (McDonnell et al., NeurIPS 2023,
+arXiv:2307.02251) and AFL (He et al., CVPR 2025). FedRAN (arXiv:2606.11480) sends a sketch.
+
+    h(x) = relu(R^T f(x) + b)                         R, b random and fixed, f the features
+    client k, once a task:   G_k = sum_i h_i h_i^T,   P_k = sum_i h_i y_i^T
+    server:                  G += sum_k G_k,  P += sum_k P_k,  W = (G + ridge tr(G)/M I)^-1 P
+    predict:                 argmax_c h(x)^T w_c      over classes seen
+
+Sums do not depend on who holds which sample, nor on the order of tasks: the result is that of ridge regression on all
+samples at once, whatever the partition, and nothing is forgotten. No image is kept or made.
+
+f is `random`: the pixels themselves, so no net is trained and one round a task is enough; or `task1`: features of the
+net that clients train by federated averaging in the first task, and that is frozen afterwards.
+
+What leaves a client, once a task: second moments of its features. From G one reads the span of them, and the image
+itself where a client has a single one; P are the class sums and tells which classes a client holds. `groups` sends
+class sums of random groups in place of G (STSA-E), which is less and shows class means of few samples; `sketch`
+sends G's greatest directions and the mean of the rest. The random layer travels as its seed.
+
+Differs: the code's penalty is lambda = 1e6 on features of any size; here it is in proportion to their mean square. The
+code has no bias b.
+
+Shapes: B batch, F features, M random features, C classes seen, K of them old, N a client's samples of a task.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fcil import Batch, Client, Count, NonNegative, Positive, Server, State, Strategy, Terms, Update
+from fcil.errors import TrainingError
+from fcil.nets import Net
+from fcil.nets.ridge import Moments, dealt, estimated, group_sums, sketched, unsketched
+from fcil.rng import generator, sent
+from fcil.types import Tensors
+
+BATCH = 1024
+"""Samples whose features are computed at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analytic(Strategy):
+    features: Literal["random", "task1"] = "random"
+    """Frozen features below the random layer: the pixels, or the net as clients have trained it in the first task."""
+    width: Count = 1000
+    """Random features (`M`): 1,250 in STSA's command, 10,000 in RanPAC."""
+    bias: NonNegative = 0.3
+    """Standard deviation of the random layer's biases, where its weights give a standard deviation of 1."""
+    ridge: Positive = 1e-4
+    """Penalty, as a share of the mean square of a feature summed over all samples."""
+    send: Literal["gram", "groups", "sketch"] = "gram"
+    """What stands for second moments on the wire: all of them, class sums of groups (STSA-E), or a sketch (FedRAN)."""
+    groups: Annotated[int, Field(ge=2)] = 5
+    """Groups into which a client deals out its samples, for `send: groups`."""
+    rank: Count = 100
+    """Directions that a client sends, for `send: sketch`."""
+
+    def __post_init__(self) -> None:
+        for name, read in (("groups", "groups"), ("rank", "sketch")):
+            if self.send != read and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name}: {getattr(self, name)} is not read where send is {self.send}; leave it out")
+
+    memo_lasts: ClassVar[Literal["task", "run"]] = "run"
+    paper = (
+        'Guo et al., "STSA: Federated Class-Incremental Learning via Spatial-Temporal Statistics Aggregation", '
+        "WWW 2026; McDonnell et al., RanPAC, NeurIPS 2023, arXiv:2307.02251"
+    )
+    broadcasts = ("head", "draw")
+
+    # Client -----------------------------------------------------------------------------------
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
+
+    def local_train(self, client: Client) -> Update:
+        if self.features == "task1" and client.task.first:
+            return client.train(self.local_loss, self.trainable(client.net), lend=True)
+        return Update({}, len(client.shard), {})  # nothing is trained
+
+    def after_local_task(self, client: Client) -> Update | None:
+        if not len(client.shard):
+            return None
+        totals: Tensors = {}
+        for number, (h, labels) in enumerate(self.lifted_batches(client)):
+            if self.send == "groups":
+                place = dealt(len(client.shard), self.groups, client.generator("groups")).split(BATCH)[number]
+                part = group_sums(h, labels, place, client.task.num_new, self.groups)
+            else:
+                part = vars(Moments.of(h, labels, client.task.num_new))
+            totals = {name: totals[name] + t if totals else t for name, t in part.items()}
+        if self.send == "sketch":
+            totals |= sketched(totals.pop("gram"), self.rank)
+        return Update(totals, len(client.shard))
+
+    def lifted_batches(self, client: Client) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield h (B, M) and labels (B,), counted from 0 within the task, of all samples of the client."""
+        for batch in client.shard.batches(BATCH, augment=False, shuffle=False, drop_single=False):
+            yield self.lifted(client.net, batch.x, cast(int, client.shared["draw"])), batch.y - client.task.num_old
+
+    # Server -----------------------------------------------------------------------------------
+
+    def before_task(self, server: Server) -> None:
+        server.shared["draw"] = server.seed
+
+    def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
+        mean = server.average(updates, self.weighting)
+        server.net.load({**server.net.state_dict(), **mean.weights})
+        return mean
+
+    def after_task(self, server: Server, updates: Iterable[Update]) -> None:
+        for moments in self.told(updates):
+            wide = Moments(moments.gram, F.pad(moments.cross, (server.task.num_old, 0)))  # (M, C)
+            before = server.memo.get("moments")
+            total = wide if before is None else Moments(**cast(Tensors, before)) + wide
+            server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
+        total = Moments(**cast(Tensors, server.memo["moments"]))
+        try:
+            server.shared["head"] = total.solve(self.ridge)  # (M, C)
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+
+    def told(self, updates: Iterable[Update]) -> Iterator[Moments]:
+        """Yield the moments that clients have sent; those of groups are estimated over all clients together."""
+        if self.send == "groups":
+            groups = [update.weights for update in updates]
+            if groups:
+                yield estimated(*(torch.cat([g[name] for g in groups]) for name in ("sums", "counts")))
+            return
+        for update in updates:
+            part = update.weights
+            gram = part["gram"] if self.send == "gram" else unsketched(part["root"], part["rest"])
+            yield Moments(gram, part["cross"])
+
+    # Features ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def lifted(self, net: Net, x: Tensor, draw: int) -> Tensor:
+        """Return h(x) (B, M), float64, for a batch of the net's inputs; the random layer is that of the seed `draw`."""
+        if self.features == "task1":
+            net.eval()
+        f = (x.flatten(1) if self.features == "random" else net(x).features).double()
+        weight, bias = random_layer(f.shape[1], self.width, draw)
+        return torch.relu(f @ sent(weight, f) + self.bias * sent(bias, f))
+
+    def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
+        head = cast(Tensor | None, shared.get("head"))
+        if head is None:  # in the rounds of the first task
+            return net(x).logits
+        scores = self.lifted(net, x, cast(int, shared["draw"])) @ head
+        return F.pad(scores, (0, net.num_classes - head.shape[1]), value=-torch.inf)
+
+    def trainable(self, net: Net) -> Sequence[str]:
+        return [] if self.features == "random" else super().trainable(net)
+
+
+@lru_cache(maxsize=4)
+def random_layer(inputs: int, width: int, draw: int) -> tuple[Tensor, Tensor]:
+    """Return weights (F, M), normal with variance 1/F, and biases (M,), standard normal, of the seed's stream."""
+    rng = generator(draw, "random layer", inputs, width)
+    weight = torch.randn(inputs, width, generator=rng, dtype=torch.float64) / inputs**0.5
+    return weight, torch.randn(width, generator=rng, dtype=torch.float64)
