@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Key = int | str
 """One part of a stream's name."""
+_DRAWS: ContextVar[torch.Generator | None] = ContextVar("draws", default=None)
 
 
 def derive(*key: Key) -> int:
@@ -39,6 +41,21 @@ def generator(*key: Key, device: torch.device | str = "cpu") -> torch.Generator:
     import torch  # not above: users of NumPy alone need not wait for it
 
     return torch.Generator(device=device).manual_seed(derive(*key))
+
+
+@contextmanager
+def drawing(*key: Key) -> Iterator[None]:
+    """Run a block in which what nets draw in training, as dropout does, comes from the stream of this name."""
+    before = _DRAWS.set(generator(*key))
+    try:
+        yield
+    finally:
+        _DRAWS.reset(before)
+
+
+def draws() -> torch.Generator:
+    """Return the stream of what nets draw; outside of `drawing` one that begins anew at every call."""
+    return _DRAWS.get() or generator("draws")
 
 
 def sent(numbers: Tensor, place: Tensor | torch.device) -> Tensor:

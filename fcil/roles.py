@@ -174,7 +174,8 @@ class Client:
         """Descend on the sum of the terms of `loss`, over the batches of `passes`.
 
         Args:
-            trained: names of the tensors of the net that are trained and sent.
+            trained: names of the tensors of the net that are trained and sent. Those that stay with the client are
+                trained beside them.
             beside: parameters of another module that take part in every step; the caller sends them.
             after_step: called after every step, for an adversary that descends on a loss of its own; its
                 terms are reported with the others.
@@ -185,8 +186,8 @@ class Client:
         Raises:
             TrainingError: a term was not finite; names the term.
         """
-        keep = set(trained)
-        parameters = {name: p for name, p in self.net.named_parameters() if name in keep}
+        keep, private = set(trained), self.net.private()
+        parameters = {name: p for name, p in self.net.named_parameters() if name in keep or name in private}
         parameters |= {f"beside {number}": p for number, p in enumerate(beside)}
         parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         optimizer = build_optimizer(self.optimizer, parameters.values(), self.lr)

@@ -109,8 +109,12 @@ class Strategy:
     # Rarely -----------------------------------------------------------------------------------
 
     def trainable(self, net: Net) -> Sequence[str]:
-        """Names of the tensors that clients train and send up; all of them by default."""
-        return list(net.state_dict())
+        """Names of the tensors that clients train and send up; all by default but those that stay with a client.
+
+        What stays with a client (`net.private()`) is trained, too.
+        """
+        private = net.private()
+        return [name for name in net.state_dict() if name not in private]
 
     def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
         """Scores (B, C) of the classes seen so far; the largest wins."""

@@ -10,6 +10,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "fcil.io",
         "fcil.nets",
+        "fcil.shapelets",
         "fcil.losses",
         "fcil.averaging",
         "fcil.optimizer",
@@ -18,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("fcil.config",),
     ("fcil.data",),
-    ("fcil.anchors", "fcil.exemplars", "fcil.synthesis.common"),
+    ("fcil.anchors", "fcil.shapelets.banks", "fcil.exemplars", "fcil.synthesis.common"),
     ("fcil.inversion", "fcil.synthesis"),
     ("fcil.roles", "fcil.distillers"),
     ("fcil.strategy",),

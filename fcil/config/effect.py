@@ -25,6 +25,7 @@ LATER: dict[str, Any] = {
     "net.memory_format": "contiguous",
     "optimizer.state": "fresh",
     "net.head_start": "kaiming",
+    "net.shapelets": None,
 }
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
 are left out of the hash, which stays what it was. A strategy may have a net among its options."""

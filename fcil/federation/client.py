@@ -26,9 +26,11 @@ from fcil.federation.runtime.user_code import check_update, named_state
 from fcil.federation.runtime.worker import Site, Sites
 from fcil.nets import normalises_one
 from fcil.roles import Client
+from fcil.shapelets.banks import bring_bank, keep_bank, new_shapelets, put_back
 from fcil.types import State, Update
 
 AFTER_TASK = "train.after_task"
+SHAPELETS = "train.shapelets"
 
 
 def client_app(sites: Sites | None = None) -> ClientApp:
@@ -46,6 +48,10 @@ def client_app(sites: Sites | None = None) -> ClientApp:
     @app.train("after_task")
     def after_task(message: Message, context: Context) -> Message:
         return _after_task(_Call.of(sites, message, context))
+
+    @app.train("shapelets")
+    def shapelets(message: Message, context: Context) -> Message:
+        return _shapelets(_Call.of(sites, message, context))
 
     app.query()(identify)
     return app
@@ -109,6 +115,15 @@ def _after_task(call: _Call) -> Message:
         return _reply(call, client, audit, update)
 
 
+def _shapelets(call: _Call) -> Message:
+    """Answer with the shapelets of classes of which the global net has none, where they are shared."""
+    client, audit = _client(call)
+    with call.site.playing(client, "local_train"):
+        found = new_shapelets(client.net, client.shard)
+    update = None if found is None else Update(found.tensors(), len(client.shard), {})
+    return _reply(call, client, audit, update, pieces=0 if found is None else len(found))
+
+
 def identify(message: Message, context: Context) -> Message:
     """Return the client number of this node: Flower numbers nodes anew in every run, and clients keep their number.
 
@@ -147,6 +162,8 @@ def _client(call: _Call) -> tuple[Client, Audit]:
         max_batches=plan.federation.max_batches,
         most_exemplars=plan.federation.exemplars,
     )
+    private = bring_bank(client.net, memory, client.shard, client.generator("tokens"))
+    client.start.update(private)
     return client, audit
 
 
@@ -157,13 +174,18 @@ def _memory(context: Context, device: torch.device) -> State:
     return from_records(cast(ArrayRecord, arrays), cast(ConfigRecord, values), device)
 
 
-def _reply(call: _Call, client: Client, audit: Audit, update: Update | None) -> Message:
+def _reply(call: _Call, client: Client, audit: Audit, update: Update | None, pieces: int = 0) -> Message:
     state = call.context.state
+    private = client.net.private()
+    keep_bank(client.net, client.memory)
+    put_back(client.net)
     if client.memory or "memory" in state:
         resident = {t.untyped_storage().data_ptr() for t in client.net.state_dict().values()}
         with named_state("client.memory"):
             state["memory"], state["memory.values"] = to_records(_own(client.memory, resident))
-    content = RecordDict({RECORD: audit.record(client, batches_of_one=_without_variance(call.site, client))})
+    sent = frozenset() if update is None else private & update.weights.keys()
+    record = audit.record(client, batches_of_one=_without_variance(call.site, client), private=sent, pieces=pieces)
+    content = RecordDict({RECORD: record})
     if client.memory:
         content["memory"] = ConfigRecord({"kept": True})  # that there is one, not what it is
     if update is not None:

@@ -16,6 +16,7 @@ from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.nets import check_batch, check_inputs, normalises_one
+from fcil.nets.series import ShapeFormerRecipe
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients
 from fcil.synthesis import Synthesizer, synthesizer_class, synthesizer_names
@@ -140,7 +141,7 @@ def check_fits(context: RunContext) -> None:
 
 def remarks(context: RunContext) -> list[str]:
     """Return unusual properties of a run that can be played, a line each."""
-    return [*_single_images(context), *_all_kept(context), *_odd_data(context)]
+    return [*_single_images(context), *_all_kept(context), *_odd_data(context), *_shapelets(context)]
 
 
 def introduction(context: RunContext) -> list[str]:
@@ -169,6 +170,25 @@ def _odd_data(context: RunContext) -> Iterator[str]:
         yield (
             f"data.tasks: {tasks} do not divide {sum(sizes)} classes; the tasks have {_few(sizes)} "
             f"(data.remainder: even makes it {_few(even)})"
+        )
+
+
+def _shapelets(context: RunContext) -> Iterator[str]:
+    net = context.plan.net
+    if not isinstance(net.recipe, ShapeFormerRecipe):
+        return
+    settings, alone = net.recipe.settings, context.plan.federation.clients == 1
+    if settings.share_shapelets and alone:
+        return
+    if settings.share_shapelets:
+        yield (
+            "net.shapelets.share_shapelets: true sends shapelets to the server and to every client; they are raw "
+            "pieces of the clients' series"
+        )
+    else:
+        yield (
+            "net.shapelets: they stay with the clients that find them, so the server evaluates the generic branch "
+            f"alone; in training the class branch is silent for a share of {settings.silent:g} of the series (silent)"
         )
 
 

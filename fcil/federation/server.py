@@ -10,8 +10,8 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from fcil.averaging import Weighting
 from fcil.federation.checkpoint import Checkpoints, Position
-from fcil.federation.client import AFTER_TASK
+from fcil.federation.client import AFTER_TASK, SHAPELETS
 from fcil.federation.codec import to_arrays
 from fcil.federation.context import RunContext
 from fcil.federation.evaluate import evaluate
@@ -28,7 +28,7 @@ from fcil.federation.executor import Executor
 from fcil.federation.grids import LocalGrid
 from fcil.federation.messages.audit import AuditLog
 from fcil.federation.messages.failures import Failure
-from fcil.federation.messages.replies import Expected, read_update
+from fcil.federation.messages.replies import Expected, InvalidReplyError, read_update
 from fcil.federation.messages.sharing import Shared, sizes
 from fcil.federation.observer import Observer
 from fcil.federation.plan import Plan
@@ -40,8 +40,10 @@ from fcil.federation.runtime.user_code import calling, named_state
 from fcil.federation.synthesis.service import Syntheses
 from fcil.io.state import digest, flatten, num_bytes
 from fcil.optimizer import learning_rate
-from fcil.rng import generator
+from fcil.rng import drawing, generator
 from fcil.roles import Server, ServerServices, Teacher
+from fcil.shapelets import Shapelets
+from fcil.shapelets.banks import gather, received, shares
 from fcil.strategy import Strategy
 from fcil.synthesis import Bound, Synthesizer
 from fcil.types import Task, Tensors, Update
@@ -163,9 +165,31 @@ class Loop:
             server.memo = {}
         if task.num_seen > server.net.num_classes:
             server.net.grow(task.num_seen, generator(server.seed, "head", task.number))
+        if shares(server.net):
+            self._gather_shapelets(server)
         self._syntheses.begin("before")
         with self._calling("before_task", server):
             self.strategy.before_task(server)
+
+    def _gather_shapelets(self, server: Server) -> None:
+        """Ask every client for shapelets of the new classes, and append the best of them to the global net."""
+        shape, task, failures = self.context.scenario.dataset.shape, server.task, list[Failure]()
+        everyone = range(self.plan.federation.clients)
+        question = self._question(server, everyone, SHAPELETS, lr=0.0, record={})
+
+        def read(reply: Message) -> Update | None:
+            update = question.read(reply)
+            try:
+                return update and replace(update, weights=received(update.weights, shape, task.num_seen).tensors())
+            except ValueError as error:
+                raise InvalidReplyError(f"it sent {error}") from None
+
+        answers = self._exchange.answers(replace(question, read=read), failures)
+        sent = [Shapelets(**update.weights) for _, update in answers if update is not None]
+        gather(server.net, sent, generator(server.seed, "tokens", task.number))
+        found = f"{sum(map(len, sent))} shapelets"
+        said = f"{found} found" if len(everyone) == 1 else f"clients sent {found}, raw pieces of their series"
+        self.observer.note(f"task {task.number}: {said}")
 
     def _end(self, server: Server) -> None:
         """Collect what clients have to say, let the strategy conclude, and measure."""
@@ -323,8 +347,11 @@ class Loop:
 
     # Bookkeeping ------------------------------------------------------------------------------
 
-    def _calling(self, verb: str, server: Server) -> AbstractContextManager[None]:
-        return calling(verb, f"task {server.task.number}, round {server.round}")
+    @contextmanager
+    def _calling(self, verb: str, server: Server) -> Iterator[None]:
+        key = server.seed, "draws of nets", verb, server.task.number, server.round, "server"
+        with drawing(*key), calling(verb, f"task {server.task.number}, round {server.round}"):
+            yield
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

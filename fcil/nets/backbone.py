@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fcil.nets.norms import BatchNorm2d, group_norm
+from fcil.types import Tensors
 
 Stem = Literal["auto", "cifar", "imagenet"]
 Norm = Literal["batch", "group", "none"]
@@ -35,6 +36,17 @@ class Backbone(nn.Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)  # type: ignore[no-any-return]
+
+    def shapes(self, weights: Tensors) -> dict[str, torch.Size]:
+        """Return the tensors that weights must hold, with their shapes; those of a net that grows depend on them."""
+        return {name: tensor.shape for name, tensor in self.state_dict().items()}
+
+    def fit(self, weights: Tensors) -> None:
+        """Take the shapes of weights that are about to be copied in; parameters that change shape are replaced."""
+
+    def private(self) -> frozenset[str]:
+        """Return the names of the tensors that hold pieces of training samples, and so stay with a client."""
+        return frozenset()
 
 
 class Recipe(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fcil.nets.backbone import Recipe
 from fcil.nets.plain import LeNet5, Mlp, PlainRecipe, StridedCnn
 from fcil.nets.resnet import ResNetRecipe
-from fcil.nets.series import Fcn1d, InceptionTime, ResNet1d, SeriesRecipe
+from fcil.nets.series import Fcn1d, InceptionTime, ResNet1d, SeriesRecipe, ShapeFormerRecipe
 
 BACKBONES: dict[str, Recipe] = {
     "resnet8": ResNetRecipe("three stages of one block, 16-32-64: for laptops and tests", (1, 1, 1), 16, False),
@@ -23,4 +23,5 @@ BACKBONES: dict[str, Recipe] = {
     "inceptiontime": SeriesRecipe(
         "six inception modules of kernels 40-20-10, 4 x 32: one network of InceptionTime", 32, InceptionTime
     ),
+    "shapeformer": ShapeFormerRecipe("attention over shapelets of each class, and over convolutions of 48", 48),
 }

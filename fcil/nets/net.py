@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -21,15 +21,18 @@ from torch import Tensor, nn
 
 from fcil import rng
 from fcil.errors import ConfigError, nearest
-from fcil.nets.backbone import Backbone, Norm, Shape, Stem, inputs_of
+from fcil.nets.backbone import Backbone, Norm, Recipe, Shape, Stem, inputs_of
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.norms import has_variance
+from fcil.nets.series import ShapeFormerRecipe, ShapeFormerSettings
 from fcil.types import Output, Tensors
 
 Forwards = Literal["two", "one"]
 """Whether real and synthetic images of a step go through the net in a forward each, or in one together."""
 MemoryFormat = Literal["contiguous", "channels_last"]
 """Layout of a batch of images (B, c, H, W) in memory: channels change slowest but one, or fastest."""
+TRUNK = "backbone."
+"""What the names of the backbone's tensors begin with."""
 HeadStart = Literal["kaiming", "torch"]
 """First rows of the classifier; see `NetSettings.head_start`."""
 
@@ -53,6 +56,8 @@ class NetSettings:
     head_start: HeadStart = "kaiming"
     """First weights of the classifier's rows: uniform within sqrt(3 / F) with zero biases, as in LANDER's code and its
     kin (`kaiming`), or within sqrt(1 / F), biases too, as in PyTorch's linear layer (`torch`); F features."""
+    shapelets: ShapeFormerSettings | None = None
+    """Shapelets of `shapeformer`, and what it makes of them; null takes its own settings."""
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
@@ -64,6 +69,22 @@ class NetSettings:
             raise ValueError(
                 f"memory_format: channels_last is not allowed with {self.name}, a net of series; leave it out"
             )
+        if self.shapelets is not None and not isinstance(BACKBONES[self.name], ShapeFormerRecipe):
+            raise ValueError(f"shapelets: not allowed with {self.name}, which has none; leave it out")
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the architecture."""
+        recipe = BACKBONES[self.name]
+        if self.shapelets is not None and isinstance(recipe, ShapeFormerRecipe):
+            return replace(recipe, settings=self.shapelets)
+        return recipe
+
+    def shared(self) -> NetSettings:
+        """Return the same net where there is one client, who is the server too: it sees the shapelets."""
+        if not isinstance(self.recipe, ShapeFormerRecipe):
+            return self
+        return replace(self, shapelets=replace(self.recipe.settings, share_shapelets=True))
 
 
 class Net(nn.Module):
@@ -143,9 +164,10 @@ class Net(nn.Module):
         Raises:
             ValueError: a tensor is missing, unknown or of another shape; then nothing is loaded.
         """
-        problem = _misfit(self.state_dict(), weights)
+        problem = self._misfit(weights)
         if problem:
             raise ValueError(f"the weights do not fit the net: {problem}")
+        self.backbone.fit(_of_backbone(weights))
         num_classes, linear = len(weights["classifier.bias"]), self.classifier
         if num_classes != self.num_classes:
             self._replace_classifier(
@@ -157,6 +179,16 @@ class Net(nn.Module):
             torch._foreach_copy_([own[name] for name in alike], [weights[name] for name in alike])
             for name in own.keys() - alike:
                 own[name].copy_(weights[name])
+
+    def private(self) -> frozenset[str]:
+        """Return the names of the tensors that hold pieces of training samples, and so stay with a client."""
+        return frozenset(f"{TRUNK}{name}" for name in self.backbone.private())
+
+    def _misfit(self, weights: Tensors) -> str:
+        """Return why `weights` cannot be loaded, or an empty string."""
+        heads = {name: t.shape for name, t in self.state_dict().items() if not name.startswith(TRUNK)}
+        trunk = {f"{TRUNK}{name}": shape for name, shape in self.backbone.shapes(_of_backbone(weights)).items()}
+        return _differences(trunk | heads, weights)
 
     def _replace_classifier(self, weight: Tensor, bias: Tensor) -> None:
         old = self.classifier
@@ -202,7 +234,7 @@ def build_net(
     """
     check_inputs(settings, shape, "net.name")
     with rng.seeded(*key):
-        backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
+        backbone = settings.recipe.build(shape, settings.stem, settings.width, settings.norm)
         return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start)
 
 
@@ -215,7 +247,7 @@ def normalises_one(settings: NetSettings, shape: Shape) -> bool:
     """
     # Not on the meta device, whose arithmetic is written in Python and loads torch's compiler: a second and 80 MB.
     with rng.seeded("shapes"):
-        backbone = BACKBONES[settings.name].build(shape, settings.stem, settings.width, settings.norm)
+        backbone = settings.recipe.build(shape, settings.stem, settings.width, settings.norm)
         return has_variance(backbone, torch.zeros(1, *shape))
 
 
@@ -273,19 +305,21 @@ def frozen(net: Net) -> Net:
     return still
 
 
-def _misfit(own: Tensors, weights: Tensors) -> str:
-    """Return why `weights` cannot be loaded, or an empty string."""
+def _of_backbone(weights: Tensors) -> Tensors:
+    return {name.removeprefix(TRUNK): tensor for name, tensor in weights.items() if name.startswith(TRUNK)}
+
+
+def _differences(shapes: dict[str, torch.Size], weights: Tensors) -> str:
     wrong = []
-    if missing := own.keys() - weights.keys():
+    if missing := shapes.keys() - weights.keys():
         wrong.append(f"missing {_some(missing)}")
-    if unexpected := weights.keys() - own.keys():
+    if unexpected := weights.keys() - shapes.keys():
         wrong.append(f"unexpected {_some(unexpected)}")
-    rows = weights["classifier.bias"].shape if "classifier.bias" in weights else own["classifier.bias"].shape
-    for name in (name for name in own if name in weights):
-        expected = own[name].shape
+    rows = weights["classifier.bias"].shape if "classifier.bias" in weights else shapes["classifier.bias"]
+    for name, expected in shapes.items():
         if name in ("classifier.weight", "classifier.bias") and len(rows) == 1 and rows[0] > 0:
             expected = rows + expected[1:]
-        if weights[name].shape != expected:
+        if name in weights and weights[name].shape != expected:
             wrong.append(f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(expected)}")
     return "; ".join(wrong[:4])
 

@@ -93,7 +93,7 @@ class Training:
             data=self.data,
             federation=federation,
             optimizer=self.optimizer,
-            net=self.net,
+            net=self.net.shared(),
             strategy=StrategySpec.from_yaml(ALONE, Where("train")),
             resources=self.resources,
             logger=self.logger,

@@ -14,6 +14,8 @@ from fcil.config import load_yaml
 from fcil.distillation import distils
 from fcil.distillation import read as distillations
 from fcil.runs.plans import read
+from fcil.training import read as trainings
+from fcil.training.settings import is_for_training
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +61,9 @@ FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 def test_every_experiment_file_is_valid(path: Path) -> None:
     if distils(path):
         assert all(one.student_plan(seed) for one in distillations(path) for seed in one.seeds)
+        return
+    if is_for_training(path):
+        assert all(one.plan(seed) for one in trainings(path) for seed in one.seeds)
         return
     experiments = read(path)
     assert all(e.plans() for e in experiments)

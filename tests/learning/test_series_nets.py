@@ -17,8 +17,9 @@ from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import BACKBONES, Net, NetSettings, build_net, check_batch, normalises_one, num_parameters
 from fcil.nets.backbone import Norm
 from fcil.nets.norms import has_variance, population_statistics
-from fcil.nets.series import BatchNorm1d, Conv1d, layers
-from fcil.nets.series.layers import GroupNorm1d
+from fcil.nets.series import BatchNorm1d, Conv1d, ShapeFormer, layers
+from fcil.nets.series.layers import Dropping, GroupNorm1d
+from fcil.shapelets import Discovery, discover
 from fcil.synthesis.common.student import untrained_copy
 
 SERIES = [name for name, recipe in BACKBONES.items() if recipe.inputs == "series"]
@@ -33,6 +34,11 @@ def net_of_series(name: str, norm: Norm = "batch") -> Net:
     with torch.no_grad():
         for number, layer in enumerate(m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.GroupNorm)):
             layer.bias.fill_(0.1 * number + 0.3)  # so that a padded step is no zero after it
+    for layer in (m for m in net.modules() if isinstance(m, Dropping)):
+        layer.share = 0.0  # its draws depend on the size of a batch
+    if isinstance(net.backbone, ShapeFormer):
+        y = torch.tensor([0, 1, 0, 1])
+        net.backbone.append(discover(some_series(), y, Discovery(window=4, per_class=3)), torch.Generator())
     return net
 
 
@@ -48,7 +54,7 @@ def some_series(count: int = 4, seed: int = 0) -> Tensor:
 def always_masked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nets mask as they do on a GPU, where nothing looks whether there is padding."""
     with monkeypatch.context() as patch:
-        for module in ("convolutional", "inception"):
+        for module in ("convolutional", "inception", "shapeformer"):
             patch.setattr(f"fcil.nets.series.{module}.padding_of", layers.split_padding)
         yield
 

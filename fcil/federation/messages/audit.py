@@ -77,11 +77,15 @@ class Audit:
         images = AuditedImages(shard.images)
         return cls(scenario, task, client, images, replace(shard, images=images), samples_of(memory, shard.indices))
 
-    def record(self, client: Client, *, batches_of_one: int = 0) -> ConfigRecord:
+    def record(
+        self, client: Client, *, batches_of_one: int = 0, private: frozenset[str] = frozenset(), pieces: int = 0
+    ) -> ConfigRecord:
         """Return the client's report to the server when it is done.
 
         Args:
             batches_of_one: training batches of one image at which batch norm had no variance.
+            private: tensors of its answer that hold pieces of its samples.
+            pieces: shapelets in its answer, which are raw pieces of its series, where they may be sent.
         """
         used = torch.zeros(len(self.images), dtype=torch.bool, device=self.held.indices.device)
         for indices in self.images.used:
@@ -95,13 +99,17 @@ class Audit:
             used[rows] = False
         now = samples_of(client.memory, self.held.indices)
         found = self._not_its_own(used)
+        leak = f"used {found}" if found else self._kept_too_much(now, client.most_exemplars)
+        if private and not leak:
+            leak = f'sends "{min(private)}", which holds pieces of its samples and stays with it'
         told = {
             "touched": touched,
             "allowed": allowed,
             "kept": 0 if now is None else len(now["indices"]),
             "drawn": client.drawn,
-            "leak": f"used {found}" if found else self._kept_too_much(now, client.most_exemplars),
+            "leak": leak,
             "batches_of_one": batches_of_one,
+            "pieces": pieces,
         }
         return ConfigRecord({RECORD: json.dumps(told)})
 
@@ -170,6 +178,8 @@ class ClientReport:
     """Description of a forbidden access; empty if there was none."""
     batches_of_one: int = 0
     """Training batches of one image, at which batch norm took the running statistics where a map was 1 x 1."""
+    pieces: int = 0
+    """Shapelets that it sent, raw pieces of its series."""
 
 
 def read_audit(reply: Message) -> ClientReport | None:
@@ -186,7 +196,7 @@ def read_audit(reply: Message) -> ClientReport | None:
         raise InvalidReplyError(f"its audit cannot be read ({error})") from None
     numbers = [-1]
     if _is_sound(told):
-        numbers = [*told.touched, *told.allowed, told.kept, *told.drawn.values(), told.batches_of_one]
+        numbers = [*told.touched, *told.allowed, told.kept, *told.drawn.values(), told.batches_of_one, told.pieces]
     if not all(type(n) is int and 0 <= n < 2**40 for n in numbers):
         raise InvalidReplyError("its audit holds what is no count")
     return told
@@ -209,6 +219,7 @@ class AuditLog:
     """Classes by client; an entry is replaced, never changed."""
     _drawn: dict[str, int] = field(default_factory=dict)
     _kept: int = 0
+    _pieces: int = 0
     _single: set[int] = field(default_factory=set)
 
     def note(self, place: str, client: int, told: ClientReport) -> None:
@@ -228,16 +239,18 @@ class AuditLog:
         for name, count in told.drawn.items():
             self._drawn[name] = self._drawn.get(name, 0) + count
         self._kept += told.kept
+        self._pieces += told.pieces
         if told.batches_of_one:
             self._single.add(client)
 
     def line(self) -> dict[str, Any]:
-        """Return the fields of a line of `rounds.jsonl`, once: what was drawn from each pool, the exemplars held, and
-        the clients with a batch of one image at which batch norm had no variance.
+        """Return the fields of a line of `rounds.jsonl`, once: what was drawn from each pool, the exemplars held,
+        the clients with a batch of one image at which batch norm had no variance, and the shapelets that were sent.
         """
         drawn, kept, single = dict(sorted(self._drawn.items())), self._kept, sorted(self._single)
-        self._drawn, self._kept, self._single = {}, 0, set()
         found: dict[str, Any] = {"drawn": drawn, "exemplars": kept, "batches_of_one": single}
+        found["shapelets_sent"] = self._pieces
+        self._drawn, self._kept, self._pieces, self._single = {}, 0, 0, set()
         return {key: value for key, value in found.items() if value}
 
     def end(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fcil.federation.runtime.lending import Lent
 from fcil.federation.runtime.user_code import calling
 from fcil.federation.settings import settle_arithmetic
 from fcil.nets import Net, build_net, frozen
+from fcil.rng import drawing
 from fcil.roles import Client
 from fcil.strategy import Strategy
 from fcil.types import State, Tensors, Value
@@ -145,7 +146,8 @@ class Site:
             f"class {type(strategy).__name__}": Untouched(_plain(type(strategy))),
         }
         try:
-            with calling(verb):
+            key = client.seed, "draws of nets", verb, client.task.number, client.round, client.index
+            with drawing(*key), calling(verb):
                 yield
         finally:
             restore_switches(set_before)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fcil.nets.backbone import Norm
 from fcil.nets.norms import groups_of
+from fcil.rng import draws, sent
 from fcil.series import split_padding
 
 Mask = Tensor | None
@@ -124,6 +125,20 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return BatchNorm1d(channels)
     return GroupNorm1d(groups_of(channels), channels) if norm == "group" else NoNorm()
+
+
+class Dropping(nn.Module):
+    """Dropout that draws on the CPU, so that what is dropped is the same on every device."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.share:
+            return x
+        kept = (torch.rand(x.shape, generator=draws()) >= self.share).float() / (1 - self.share)
+        return x * sent(kept, x)
 
 
 class ConvNorm(nn.Module):

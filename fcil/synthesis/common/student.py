@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from fcil.losses import kl_divergence
 from fcil.nets import FeaturesAhead, Net
-from fcil.nets.series import draw_convolution
-from fcil.rng import Key, generator, seeded
+from fcil.nets.series import GenericBranch, ShapeletBank, draw_convolution
+from fcil.rng import Key, drawing, generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
 from fcil.synthesis.common.pool import views_ahead
 from fcil.types import Output, Tensors, Terms
+
+_REDRAWN = (nn.Linear, nn.GroupNorm, nn.LayerNorm, GenericBranch, ShapeletBank)
+"""Modules that draw their parameters anew when asked to."""
 
 
 def distillation(student: Output, teacher: Output, temperature: float, text_weight: float) -> Terms:
@@ -60,7 +63,7 @@ def _draw_fresh(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Conv1d):
         draw_convolution(module)
-    elif isinstance(module, nn.Linear | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, (*_REDRAWN, nn.modules.batchnorm._BatchNorm)):
         module.reset_parameters()
 
 
@@ -97,11 +100,12 @@ def train_student(
     sums: dict[str, Tensor] = {}
     teacher, place = FeaturesAhead(problem.teacher), (problem.mean, problem.std, problem.device)
     views = views_ahead(pool, batch_size, problem.augment, rng, *place, lambda: left)
-    for left in range(steps, 0, -1):  # noqa: B007 - the views look at it
+    for left in range(steps, 0, -1):
         x = next(views)
         with problem.autocast():
             target = teacher.output(x)
-            terms = loss(student(x), target)
+            with drawing(*key, "draws of nets", left):
+                terms = loss(student(x), target)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
