@@ -40,8 +40,8 @@ from fcil import Batch, Client, Count, NonNegative, Positive, Server, State, Str
 from fcil.errors import TrainingError
 from fcil.nets import Net
 from fcil.nets.ridge import Moments, dealt, estimated, group_sums, sketched, unsketched
+from fcil.nets.series.padding import split_padding
 from fcil.rng import generator, sent
-from fcil.series import split_padding
 from fcil.types import Tensors
 
 BATCH = 1024

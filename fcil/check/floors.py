@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity", "fcil.series"),
+    ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity"),
     (
         "fcil.io",
         "fcil.nets",

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fcil.io.blobs import DamagedError, read_tensors, write_tensors
 from fcil.io.state import digest
-from fcil.series import lengths, split_padding
+from fcil.nets.series.padding import lengths, split_padding
 from fcil.shapelets.distances import Channel
 from fcil.shapelets.gain import information_gain
 from fcil.shapelets.points import Candidates, Floats, Ints, candidates

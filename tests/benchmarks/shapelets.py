@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fcil.data import DataSettings, load_dataset
 from fcil.errors import DataError
-from fcil.series import lengths, split_padding
+from fcil.nets.series.padding import lengths, split_padding
 from fcil.shapelets import Discovery, discover
 from fcil.shapelets.points import Floats, candidates
 from tests.shapelets.test_discovery import plain_distance, plain_gain

@@ -2,7 +2,7 @@
 
 import torch
 
-from fcil.series import lengths, split_padding
+from fcil.nets.series.padding import lengths, split_padding
 
 NAN = float("nan")
 

@@ -7,8 +7,8 @@ import torch
 
 from fcil.data import Augment
 from fcil.data.augment import batches_ahead
+from fcil.nets.series.padding import lengths
 from fcil.rng import generator
-from fcil.series import lengths
 
 NAN = float("nan")
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fcil.nets.series.padding import lengths
 from fcil.rng import sent
-from fcil.series import lengths
 
 
 class SeriesChange(NamedTuple):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fcil.nets.backbone import Norm
 from fcil.nets.norms import groups_of
+from fcil.nets.series.padding import split_padding
 from fcil.rng import draws, sent
-from fcil.series import split_padding
 
 Mask = Tensor | None
 
