@@ -182,7 +182,8 @@ class Net(nn.Module):
 
     def private(self) -> frozenset[str]:
         """Return the names of the tensors that hold pieces of training samples, and so stay with a client."""
-        return frozenset(f"{TRUNK}{name}" for name in self.backbone.private())
+        trunks = [(path, module) for path, module in self.named_modules() if isinstance(module, Backbone)]
+        return frozenset(f"{path}.{name}" for path, trunk in trunks for name in trunk.private())
 
     def _misfit(self, weights: Tensors) -> str:
         """Return why `weights` cannot be loaded, or an empty string."""

@@ -269,3 +269,11 @@ def test_what_is_dropped_comes_from_a_named_stream() -> None:
     assert torch.equal(once[1], again[1])
     assert not torch.equal(once[0], once[1])
     assert not torch.equal(once[0], other[0])
+
+
+def test_a_backbone_that_is_wrapped_still_says_what_stays_with_a_client() -> None:
+    net = a_net()
+    private = net.private()
+    assert private
+    net.backbone = torch.nn.Sequential(net.backbone)  # type: ignore[assignment]
+    assert net.private() == {name.replace("backbone.", "backbone.0.", 1) for name in private}
