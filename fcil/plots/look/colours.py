@@ -33,9 +33,9 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.
 INK = "#222222"
 _NAMES = (
     *("lander", "target", "mfcl", "fedlwf", "fedewc", "icarl", "joint", "finetune"),
-    *("glfc", "fot", "fedcil", "fedgen", "fedprox", "replay", "analytic"),
+    *("glfc", "fot", "fedcil", "fedgen", "fedprox", "replay"),
 )
-HOUSE = {name: number for number, name in enumerate(_NAMES)}
+HOUSE = {name: number for number, name in enumerate(_NAMES)} | {"analytic": 2 * len(CYCLE)}
 """Places of the strategies that come with the platform; a colour's second one is dashed. Lower and upper bound are
 gray and black, which no other strategy gets as long as there are colours."""
 BOUNDS = 2
