@@ -238,9 +238,7 @@ def test_every_client_has_streams_of_its_own_in_every_round(tmp_path: Path, monk
 
     monkeypatch.setattr(Client, "generator", spy)
     play(write_experiment(tmp_path, federation={"local_epochs": 2, "max_batches": 1}), out=tmp_path)
-    assert (
-        len(seeds) == len(set(seeds.values())) == (2 + 1) * 2 * 2 * 2
-    )  # epochs, tokens; tasks, rounds, clients
+    assert len(seeds) == len(set(seeds.values())) == (2 + 1) * 2 * 2 * 2  # epochs, tokens; tasks, rounds, clients
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(1, [0]), (4, [0, 0, 1, 1]), (5, [0, 0, 1, 1, 2])])
