@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fcil import Batch, Client, Count, NonNegative, Positive, Server, State, Strategy, Terms, Update
+from fcil import Client, Count, NonNegative, Positive, Server, State, Strategy, Update
 from fcil.errors import TrainingError
 from fcil.nets import Net
 from fcil.nets.ridge import Moments, dealt, estimated, group_sums, sketched, unsketched
@@ -79,9 +79,6 @@ class Analytic(Strategy):
 
     # Client -----------------------------------------------------------------------------------
 
-    def local_loss(self, client: Client, batch: Batch) -> Terms:
-        return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
-
     def local_train(self, client: Client) -> Update:
         if self.features == "task1" and client.task.first:
             return client.train(self.local_loss, self.trainable(client.net), lend=True)
@@ -111,11 +108,6 @@ class Analytic(Strategy):
 
     def before_task(self, server: Server) -> None:
         server.shared["draw"] = server.seed
-
-    def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
-        mean = server.average(updates, self.weighting)
-        server.net.load({**server.net.state_dict(), **mean.weights})
-        return mean
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         for moments in self.told(updates):
