@@ -29,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = f"not slow and ({asked})" if asked else "not slow"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let slow tests take as long as they do."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 _spared = 0
 """Modules that the garbage collector is spared."""
 

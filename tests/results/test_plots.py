@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from figure_texts import texts
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from run_folders import make_results, make_run
 
@@ -22,6 +27,7 @@ from fcil.plots.cost import bytes_accuracy_figure, bytes_figure, sent
 from fcil.plots.grid import to_images
 from fcil.plots.look.labels import spread
 from fcil.plots.look.style import png
+from fcil.plots.many import save_all
 from fcil.plots.panels import lines_figure, matrices_figure, task_accuracies, task_drops
 from fcil.plots.partition import partition_figure
 from fcil.plots.run import accuracy_figure, matrix_figure, rounds_figure, tasks_figure
@@ -277,6 +283,31 @@ def test_two_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "c").write_text("no folder")
     with pytest.raises(StoreError, match="cannot be written"):  # whichever process meets it
         draw_comparison(runs, tmp_path / "c", ["accuracy", "forgetting"])
+
+
+def test_a_helper_that_does_not_end_is_ended_and_its_share_drawn_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, threads = os.getpid(), torch.get_num_threads()
+    monkeypatch.setattr("fcil.plots.many.FEW", 1)
+    monkeypatch.setattr("fcil.plots.many.PATIENCE", 0.5)
+    monkeypatch.setattr("fcil.plots.many._processors", lambda: 2)
+
+    def draw(name: str) -> Figure:
+        if os.getpid() != here:
+            (tmp_path / "threads").write_text(str(torch.get_num_threads()))
+            time.sleep(60)
+        return Figure(label=name)
+
+    began = time.monotonic()
+    torch.set_num_threads(2)  # a copy of a process with threads of its own would wait for threads it does not have
+    try:
+        paths = save_all([(tmp_path / name, partial(draw, name)) for name in "ab"])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(path.is_file() for path in paths)
+    assert (tmp_path / "threads").read_text() == "1"
+    assert time.monotonic() - began < 30
 
 
 def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
