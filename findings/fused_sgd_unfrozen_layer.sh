@@ -6,8 +6,8 @@
 # the foreach SGD begin the missing buffer with the first gradient; the fused one hands the list with its gap to an
 # operator that takes tensors alone. The first step with the backbone fails: "expected Tensor as element 0 in argument 2,
 # but got NoneType". Layers that all begin together are fine, and so are a second parameter group (a list of its own),
-# SGD without momentum, and the fused Adam and AdamW, which begin their states layer by layer. The documentation says of
-# `fused` that it is an implementation of the same algorithm.
+# SGD without momentum, and the fused Adam, which begins its states layer by layer. The documentation of SGD speaks of
+# `fused` as an implementation, the fastest in theory, and names dtypes as what limits it.
 #
 # Seen with torch 2.14.1 on Linux (2026-11), on a CPU. Fails if that changes. Downloads PyTorch.
 set -euo pipefail

@@ -71,9 +71,9 @@ def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
         _override_matrix(values, key, value)
     if isinstance(values.get("matrix"), Mapping):
         folder = Path() if isinstance(source, Mapping) else Path(source).parent
-        single = {key: [changes.pop(key)] for key in list(changes) if key in values["matrix"] and key not in LISTS}
+        fixed = {key: changes.pop(key) for key in list(changes) if key in values["matrix"] and key not in LISTS}
         lists = {key.partition(".")[2]: value for key, value in of_matrix.items() if isinstance(value, list)}
-        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), lists | single)
+        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), fixed, lists)
     found = list(expand(values, where, known if isinstance(known, Mapping) else {}))
     for cell, (key, value) in itertools.product(found, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
@@ -150,20 +150,24 @@ def _of_file(path: Path) -> Values:
     return dict(values)
 
 
-def _set_by_hand(matrix: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> Values:
-    """Return the matrix with lists that are overridden, without lists below them (`strategy.radius` below `strategy`).
+def _set_by_hand(matrix: Mapping[str, Any], fixed: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> Values:
+    """Return the matrix as overrides leave it: without entries of `include` about values that they leave out.
 
-    Entries of `include` about other values than theirs are left out too.
+    Args:
+        fixed: overrides such as `strategy=lander`. Lists below them (`strategy.radius`) belong to other values.
+        lists: overrides such as `matrix.strategy=[lander, mfcl]`, in place already.
     """
-    above = tuple(f"{key}." for key, values in lists.items() if len(values) == 1 and key not in LISTS)
-    matrix = {key: value for key, value in matrix.items() if not key.startswith(above) or key in lists} | dict(lists)
+    below = tuple(f"{key}." for key in fixed)
+    matrix = {key: value for key, value in matrix.items() if not key.startswith(below)}
+    matrix |= {key: [value] for key, value in fixed.items()}
+    chosen = {key: matrix[key] for key in (*fixed, *lists) if key in matrix}
     if "include" in lists or not isinstance(matrix.get("include"), list):
         return matrix
     kept = [
         entry
         for entry in matrix["include"]
         if not isinstance(entry, Mapping)
-        or all(any(matches(entry[k], value) for value in values) for k, values in lists.items() if k in entry)
+        or all(any(matches(entry[key], value) for value in chosen[key]) for key in entry.keys() & chosen.keys())
     ]
     return {**matrix, "include": kept}
 

@@ -215,6 +215,15 @@ def test_a_method_that_is_asked_for_alone_keeps_the_settings_of_its_file(tmp_pat
     assert found["strategy"] == {"lander": {"lam": 3}}
 
 
+def test_a_list_set_by_hand_leaves_the_lists_below_it(tmp_path: Path) -> None:
+    source = write_experiment(
+        tmp_path, matrix={"strategy": ["lander", "target"], "strategy.synthesizer": ["nayer", "fast"]}
+    )
+    found = cells(source, ["matrix.strategy=[lander]"])
+    assert [cell["strategy"] for cell in found] == [{"lander": {"synthesizer": name}} for name in ("nayer", "fast")]
+    assert [cell["strategy"] for cell in cells(source, ["strategy=finetune"])] == ["finetune"]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def gone_on(method: Synthesizer, problem: SynthesisProblem, after: int) -> Any:
 
 def check_batchnorm_is_needed_to_match_it(small: Callable[..., Synthesizer]) -> None:
     """A net without batch norm is refused, but where the method is made without the term that matches it."""
-    here = plain_problem()
+    here = replace(plain_problem(), anchors=normal(3, 16))
     with pytest.raises(ConfigError, match=r"needs batch-norm layers"):
         small().checked(here)
     method = small(bn=0.0)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, islice
 
 import pytest
 import torch
 import torch.nn.functional as F
 from small_muse import batch, resnet, small, terms_of, unsure
-from synthesis_problems import problem_of, run_chain
+from synthesis_problems import (
+    check_batchnorm_is_needed_to_match_it,
+    problem_of,
+    run_chain,
+)
 from tiny_net import normal, tiny_net
 from torch import nn
 
@@ -303,3 +308,7 @@ def test_the_student_learns_what_the_teacher_says_and_where_texts_are(problem):
     assert torch.allclose(chain.student.backbone.stem.conv.weight, moved, atol=1e-5)
     assert not chain.student.training
     assert not any(parameter.requires_grad for parameter in (*p.parameters(), *chain.student.parameters()))
+
+
+def test_batchnorm_is_needed_where_it_is_matched_alone():
+    check_batchnorm_is_needed_to_match_it(partial(small, cam=0.1, aed=0.0))

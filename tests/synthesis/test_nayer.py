@@ -11,7 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_vectors import load_case
-from synthesis_problems import alike, bounded_problem, gone_on, problem_of, run_chain
+from synthesis_problems import (
+    alike,
+    bounded_problem,
+    check_batchnorm_is_needed_to_match_it,
+    gone_on,
+    problem_of,
+    run_chain,
+)
 from tiny_net import normal, tiny_net
 from torch import Tensor
 from watched_nayer import Watched
@@ -493,3 +500,7 @@ def test_below_ten_classes_ten_rows_a_layer_make_copies(rows, distinct):
     problem = problem_of(tiny_net(5), normal(5, 16), labels=(1, 3))
     method = small(batch_size=20, rows_per_layer=rows, samples=40)
     assert distinct_samples(method.pool(problem, run_chain(method, problem))["x"].numpy()) == distinct
+
+
+def test_batchnorm_is_needed_where_it_is_matched_alone():
+    check_batchnorm_is_needed_to_match_it(small)
