@@ -99,7 +99,7 @@ def augmentation(profile: Profile, plan: Plan, cores: int) -> Iterator[Line]:
     share, augment = profile.share(DATA), plan.data.augment
     if share > SHARES[DATA]:
         size = plan.federation.batch_size
-        what = "" if augment is False else "data.augment=false leaves images as they are, and "
+        what = "" if augment is False else "data.augment=false leaves samples as they are, and "
         yield (
             share,
             f"data and augmentation took {percent(share)}: {what}a greater federation.batch_size (now {size}) cuts "
