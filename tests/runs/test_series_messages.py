@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from fcil.check.trials import write_series
 from fcil.compare import compare
 from fcil.config.kinds import kind_of
 from fcil.data import DATASETS, dataset_info
-from fcil.errors import LeakError
+from fcil.errors import ConfigError, LeakError
 from fcil.federation.context import Datasets
-from fcil.federation.preconditions import remarks
+from fcil.federation.preconditions import check_foreseen, remarks
 from fcil.runs.plans import read
 
 CHEAT = '''"""Broken on purpose."""
@@ -74,23 +75,24 @@ def test_what_a_client_may_not_see(tmp_path: Path, on_series: dict[str, Any], bo
     [
         ("icarl", {"exemplars": 2}, r'strategy "icarl" would keep \d+ series of client 0 after task 1'),
         ("replay", {"exemplars": 0}, "whose clients keep series of earlier tasks"),
-        (
-            "finetune",
-            {"clients": 5, "aggregation": {"krum": {"malicious": 1}}},
-            r"only \d+ hold series of it",
-        ),
     ],
 )
 def test_a_contradiction(
     command: Command, on_series: dict[str, Any], strategy: str, federation: dict[str, Any], said: str
 ) -> None:
-    if "clients" in federation:  # of whom some shall hold nothing
-        on_series["data"]["partition"] = {"dirichlet": 0.01, "capped": False}
     source = write_experiment(Path("."), strategy=strategy, federation=federation, **on_series)
     answer = command("run", source, "--out", "out")
     assert_refused(answer, "tiny.yaml: ")
     assert re.search(said, " ".join(answer.err.split()))
     assert "image" not in answer.err
+
+
+def test_too_few_clients_with_series(tmp_path: Path, on_series: dict[str, Any]) -> None:
+    federation = {"clients": 5, "aggregation": {"krum": {"malicious": 1}}}
+    context = Datasets().open(read(write_experiment(tmp_path, federation=federation, **on_series))[0].plans()[0])
+    held = [[rows[: len(rows) * (client < 2)] for client, rows in enumerate(task)] for task in context.scenario.held]
+    with pytest.raises(ConfigError, match="only 2 hold series of it"):
+        check_foreseen(replace(context, scenario=context.scenario.replaced(held=held)))
 
 
 def test_the_kind_of_a_data_set_is_known_by_its_name() -> None:
