@@ -61,7 +61,7 @@ def on_series(strategy: Strategy) -> Strategy | NotApplicable:
     others = {
         key: create("series")
         for key, value in vars(strategy).items()
-        if isinstance(value, Synthesizer) and value.makes != "series"
+        if isinstance(value, Synthesizer) and "series" not in value.makes
     }
     try:
         return replace(strategy, **others)

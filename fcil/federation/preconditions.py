@@ -58,10 +58,10 @@ def _check_kind(context: RunContext) -> None:
     if dataset.kind not in strategy.inputs:
         raise ConfigError(f'strategy: "{name}" learns {" or ".join(sorted(strategy.inputs))} alone, and {has}')
     for key, value in vars(strategy).items():
-        if isinstance(value, Synthesizer) and value.makes != dataset.kind:
-            able = [kind for kind in synthesizer_names() if synthesizer_class(kind).makes == dataset.kind]
+        if isinstance(value, Synthesizer) and dataset.kind not in value.makes:
+            able = [kind for kind in synthesizer_names() if dataset.kind in synthesizer_class(kind).makes]
             raise ConfigError(
-                f'strategy.{name}.{key}: "{value.name}" makes {value.makes}, and {has}; '
+                f'strategy.{name}.{key}: "{value.name}" makes {" and ".join(sorted(value.makes))}, and {has}; '
                 f"{dataset.kind} are made by {', '.join(able) or 'no synthesizer'}"
             )
 

@@ -48,7 +48,9 @@ def synthesizers() -> list[Row]:
         kind = synthesizer_class(name)
         source = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
         needs = ", ".join(sorted(kind.needs))
-        rows.append({"synthesizer": name, "what": first_line(source), "needs": needs, "makes": kind.makes})
+        rows.append(
+            {"synthesizer": name, "what": first_line(source), "needs": needs, "makes": ", ".join(sorted(kind.makes))}
+        )
     return rows
 
 

@@ -313,7 +313,6 @@ def there(tmp_path: Path) -> Path:
         ("glfc", 'strategy: "glfc" learns images alone, and ts_folder has time series'),
         ("fedcil", 'strategy: "fedcil" learns images alone, and ts_folder has time series'),
         ("target", 'strategy.target.synthesizer: "fast" makes images, and ts_folder has time series'),
-        ("mfcl", 'strategy.mfcl.synthesizer: "mfcl" makes images'),
         ("lander", 'strategy.lander.synthesizer: "nayer" makes images'),
     ],
 )
