@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from fcil.check.circumstances import check_predict, check_tested
 from fcil.check.contract import (
@@ -58,7 +59,7 @@ def on_series(strategy: Strategy) -> Strategy | NotApplicable:
     """Return the strategy for series, with `series` for each synthesizer that makes images, or why there is none."""
     if "series" not in strategy.inputs:
         return NotApplicable(f"it learns {' and '.join(sorted(strategy.inputs))} alone (class variable inputs)")
-    others = {
+    others: dict[str, Any] = {
         key: create("series")
         for key, value in vars(strategy).items()
         if isinstance(value, Synthesizer) and "series" not in value.makes

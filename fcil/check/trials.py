@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
@@ -64,7 +65,8 @@ def write_series(path: Path) -> None:
 
     There are 30 for training and 6 for tests of each class, of 8 to 16 steps, padded with NaN to the longest.
     """
-    rng, arrays = numpy_generator("series of a check"), {}
+    rng = numpy_generator("series of a check")
+    arrays: dict[str, NDArray[Any]] = {}
     for split, each in (("train", 30), ("test", 6)):
         y = np.repeat(np.arange(6), each)
         angles = (y[:, None, None] + 1) * np.arange(16) / 3 + np.arange(2)[:, None]  # (series, channels, steps)

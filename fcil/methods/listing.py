@@ -12,8 +12,9 @@ from typing import Any
 
 from fcil.anchors import ENCODERS
 from fcil.config import Where, dump, field_docs
+from fcil.config.kinds import ARCHIVES
 from fcil.data import DATASETS, DatasetInfo, dataset_info
-from fcil.data.catalog import ARCHIVES, archived_sets
+from fcil.data.catalog import archived_sets
 from fcil.data.remote.origins import about as published
 from fcil.data.series.packages import find
 from fcil.errors import ConfigError, DataError, nearest
