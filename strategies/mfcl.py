@@ -5,13 +5,14 @@ Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784. Code:
 github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b, clients/MFCL.py.
 
 When a task ends, the server trains a generator against the global net T (`fcil/synthesis/mfcl.py`) and
-sends it, not images, to the clients. In every step a client generates images x' with T's predictions as labels.
-With X the real images of new classes and x' together, h the net's classifier and W that of T,
+sends it, not samples, to the clients. In every step a client generates samples x' with T's predictions as labels.
+They are images, as the paper's, or time series. With X the real samples of new classes and x' together, h the
+net's classifier and W that of T,
 
     task 1:  L = CE(z, y)
-    task t:  L = CE(z_new, y)                          on real images, new logits alone
+    task t:  L = CE(z_new, y)                          on real samples, new logits alone
                + head CE(h(stop f), y)                 on X, all classes; no gradient to the features f
-               + distil |W f - W f^T|^2 / K            on X, mean over images
+               + distil |W f - W f^T|^2 / K            on X, mean over samples
 
 So features learn new classes while W can still read them, and the classifier alone learns to separate old
 from new. Only weights leave a client.
@@ -45,7 +46,7 @@ class MFCL(Strategy):
     fidelity: Fidelity = "paper"
     """Side taken where paper and code differ, in every field that is null, the synthesizer's included."""
     synthetic: Count = 128
-    """Images that a client generates in every step (`syn_size`; the code has 32 real ones beside them)."""
+    """Samples that a client generates in every step (`syn_size`; the code has 32 real ones beside them)."""
     head: Weight = 1.0
     """Weight of the classifier's cross-entropy over all classes (`w_ft`)."""
     distil: Weight = 0.1
@@ -57,7 +58,7 @@ class MFCL(Strategy):
     passes: Literal[1, 2] | None = None
     """Forwards in a step: 1 (ours), or 2, whose second moves batch-norm statistics alone (reference)."""
     forwards: Forwards = "one"
-    """Real and imagined images in one forward, with BatchNorm statistics of both, as the code has it, or in two."""
+    """Real and imagined samples in one forward, with BatchNorm statistics of both, as the code has it, or in two."""
 
     later: ClassVar[frozenset[str]] = frozenset({"forwards"})
 
@@ -71,7 +72,7 @@ class MFCL(Strategy):
 
     def __post_init__(self) -> None:
         if not isinstance(self.synthesizer, mfcl.MFCL):
-            raise ValueError(f'synthesizer: "{self.synthesizer.name}" makes images; clients need a generator (mfcl)')
+            raise ValueError(f'synthesizer: "{self.synthesizer.name}" makes samples; clients need a generator (mfcl)')
 
     @property
     def settled(self) -> Self:
@@ -84,15 +85,15 @@ class MFCL(Strategy):
             return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
         real, old, teacher = len(batch.y), client.task.num_old, client.frozen("teacher")
         with torch.no_grad():
-            images = batch.x, self.imagined(client, batch.x.shape[1:])  # (B, channels, H, W), (N, channels, H, W)
-            before = teacher(torch.cat(images)).logits  # (B + N, K)
+            samples = batch.x, self.imagined(client, batch.x.shape[1:])  # (B, channels, ...), (N, channels, ...)
+            before = teacher(torch.cat(samples)).logits  # (B + N, K)
         y = torch.cat([batch.y, before[real:].argmax(dim=1)])
-        outputs = outputs_of(client.net, images, self.forwards)
+        outputs = outputs_of(client.net, samples, self.forwards)
         features = torch.cat([out.features for out in outputs])  # (B + N, F)
         kept = F.mse_loss(teacher.classifier(features), before)  # both through W; its bias cancels
         if self.settled.passes == 2:
             with torch.no_grad():
-                features = torch.cat([out.features for out in outputs_of(client.net, images, self.forwards)])
+                features = torch.cat([out.features for out in outputs_of(client.net, samples, self.forwards)])
         return {
             "ce": new_class_cross_entropy(outputs[0].logits, batch.y, old),
             "head": self.head * head_cross_entropy(client.net.classifier, features, y),
@@ -100,14 +101,14 @@ class MFCL(Strategy):
         }
 
     def imagined(self, client: Client, shape: torch.Size) -> Tensor:
-        """Return the next synthetic images (N, channels, H, W), normalised."""
+        """Return the next synthetic samples (N, channels, H, W) or (N, channels, L), normalised."""
 
-        def build() -> mfcl.ImageGenerator:
+        def build() -> mfcl.Generator:
             made = cast(mfcl.MFCL, self.synthesizer).new_generator(tuple(shape))
             made.stream = client.generator("noise")  # one for all the steps of the round
             return made
 
-        return cast(mfcl.ImageGenerator, client.built("generator", build)).sample(self.synthetic)
+        return cast(mfcl.Generator, client.built("generator", build)).sample(self.synthetic)
 
     # Server -----------------------------------------------------------------------------------
 

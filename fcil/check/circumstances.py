@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fcil.check.contract import Case, difference
-from fcil.check.trials import plan_of
 from fcil.data import Scenario
 from fcil.data.images import MemoryImages
 from fcil.federation.messages.recording_grid import RecordedRequest
@@ -27,10 +26,9 @@ FEW, MANY, AT_ONCE = 4, 24, 4
 
 def check_uneven(case: Case) -> str | None:
     """It copes with a client of one sample, one without samples, and one that lacks a class."""
-    plan = plan_of(case.spec, clients=len(UNEVEN))
-    plan = replace(
-        plan, net=replace(plan.net, stem="imagenet")
-    )  # whose maps are 1 x 1: one sample has no variance there
+    plan = case.plan(clients=len(UNEVEN))
+    if plan.net.recipe.stems:  # of which this has maps of 1 x 1: one sample has no variance there
+        plan = replace(plan, net=replace(plan.net, stem="imagenet"))
     problem = case.stage.play("uneven", plan, deal=_unevenly).problem
     named = re.match(r"client (\d)", problem or "")
     return f"a client with {UNEVEN[int(named[1])]}: {problem}" if named else problem
@@ -49,7 +47,7 @@ def _unevenly(scenario: Scenario) -> Scenario:
 
 def check_growth(case: Case) -> str | None:
     """The head grows over three tasks of four, one and one classes."""
-    plan = plan_of(case.spec, {"base": 4, "increment": 1}, clients=2, rounds=1, stop_after=3)
+    plan = case.plan({"base": 4, "increment": 1}, clients=2, rounds=1, stop_after=3)
     played = case.stage.play("growth", plan)
     if played.problem:
         return played.problem
@@ -67,51 +65,54 @@ def check_skipped(case: Case) -> str | None:
         begun.add(asked.task)
         return asked.client == 3 if asked.after else first
 
-    plan = plan_of(case.spec, clients=4, fraction=0.5, on_failure="skip", rounds=3)
+    plan = case.plan(clients=4, fraction=0.5, on_failure="skip", rounds=3)
     return case.stage.play("skipped", plan, fails=fails).problem
 
 
 def check_tested(case: Case) -> str | None:
     """Test images change nothing but accuracies."""
-    other, base = case.play("other test images", deal=_other_images).outcome(), case.base.outcome()
+    other, base = case.play("other tests", deal=_other_tests).outcome(), case.base.outcome()
     for outcome in (other, base):
         outcome["rows"] = {}
         for record in outcome["records"].values():
             record.pop("accuracy", None)
     found = difference(other, base)
-    return found and f"with other test images {found}; predict may look at the net, not change or keep anything"
+    kind = case.base.context.scenario.dataset.kind
+    return found and f"with other test {kind} {found}; predict may look at the net, not change or keep anything"
 
 
-def _other_images(scenario: Scenario) -> Scenario:
-    test = scenario.dataset.test
+def _other_tests(scenario: Scenario) -> Scenario:
+    test, series = scenario.dataset.test, scenario.dataset.kind == "series"
     stored = test.take(torch.arange(len(test)))
-    images = MemoryImages(stored.max() - stored.flip(0), test.y)
-    return scenario.replaced(dataset=replace(scenario.dataset, test=images))
+    others = MemoryImages((0 if series else stored.max()) - stored.flip(0), test.y)
+    return scenario.replaced(dataset=replace(scenario.dataset, test=others))
 
 
 def check_predict(case: Case) -> str | None:
     """predict gives each image a finite score for each class seen, whatever other images are beside it."""
     server, strategy = case.base.server(), case.spec.strategy
-    shape, classes = case.base.context.scenario.dataset.shape, server.net.num_classes
-    x = torch.rand(9, *shape, generator=torch.Generator().manual_seed(0))
+    dataset, classes = case.base.context.scenario.dataset, server.net.num_classes
+    x = torch.rand(9, *dataset.shape, generator=torch.Generator().manual_seed(0))
+    if dataset.kind == "series":
+        x = dataset.test.take(torch.arange(9))  # some of which end early
     server.net.eval()
     with torch.inference_mode():
         parts = [strategy.predict(server.net, part, server.shared) for part in (x, x[:2], x[2:])]
     for part, count in zip(parts, (9, 2, 7), strict=True):
         if not isinstance(part, Tensor) or part.shape != (count, classes):
             got = list(part.shape) if isinstance(part, Tensor) else f"a {type(part).__name__}"
-            return f"of {count} images and {classes} classes seen it makes {got}; expected [{count}, {classes}]"
+            return f"of {count} {dataset.kind} and {classes} classes seen it makes {got}; expected [{count}, {classes}]"
     if not bool(torch.isfinite(parts[0]).all()):
         return "a score is NaN or infinite"
     far = float((parts[0] - torch.cat(parts[1:])).abs().max())
-    return f"a score moves by {far:.2g} when other images are beside its own" if far > 1e-3 else None
+    return f"a score moves by {far:.2g} when other {dataset.kind} are beside its own" if far > 1e-3 else None
 
 
 def check_scale(case: Case) -> str | None:
     """What the server keeps does not grow with the number of clients."""
     sizes: dict[int, dict[str, int]] = {}
     for clients in (FEW, MANY):
-        plan = plan_of(case.spec, clients=clients, fraction=AT_ONCE / clients, rounds=3, max_batches=1)
+        plan = case.plan(clients=clients, fraction=AT_ONCE / clients, rounds=3, max_batches=1)
         played = case.stage.play(f"{clients} clients", plan)
         if played.problem:
             return f"with {clients} clients, {AT_ONCE} in a round: {played.problem}"

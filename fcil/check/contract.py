@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fcil.check.laws import global_draws, offences
 from fcil.check.trials import TrialRun, Trials, plan_of
 from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
 from fcil.errors import ConfigError, nearest
+from fcil.federation.plan import Plan
 from fcil.io.state import flatten
 from fcil.methods.files import first_line
 from fcil.methods.introspection import USES, words
@@ -36,6 +37,10 @@ class Case:
     spec: StrategySpec
     stage: Trials
     apart: Apart | None = None
+    series: bool = False
+    """Whether it is played on series."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the federations, unless a check changes them."""
 
     @property
     def kind(self) -> type[Strategy]:
@@ -47,11 +52,20 @@ class Case:
         return self.play("base")
 
     def play(self, name: str, **options: Any) -> TrialRun:
-        return self.stage.play(name, plan_of(self.spec), **options)
+        return self.stage.play(name, self.plan(), **options)
+
+    def plan(self, data: dict[str, Any] | None = None, **federation: Any) -> Plan:
+        """Return the plan of `plan_of` on samples of the kind that the strategy is tried on."""
+        series = self.stage.series if self.series else None
+        return plan_of(self.spec, data, series=series, **{**self.settings, **federation})
 
 
 class Advice(str):
     """A line about what had better be declared; the check passes nevertheless."""
+
+
+class NotApplicable(str):
+    """The reason why a check is not about this strategy; it neither passes nor fails."""
 
 
 Look = Callable[[Case], str | None]
@@ -129,7 +143,9 @@ def check_finite(case: Case) -> str | None:
     return f"{bad[0].replace('/', '.')} holds NaN or infinity at the end of a run" if bad else None
 
 
-LEAKS = re.compile(r"client \d+, task \d+, round \d+: (used|keeps) \d+ image|while test images were shown")
+LEAKS = re.compile(
+    r"client \d+, task \d+, round \d+: (used|keeps) \d+ (image|series)|while test (images|series) were shown"
+)
 
 
 def check_leaks(case: Case) -> str | None:
@@ -194,7 +210,7 @@ def check_random(case: Case) -> str | None:
 
 def check_separate(case: Case) -> str | None:
     """Clients and server share nothing but what they are handed."""
-    found = difference(case.stage.play_apart("separate", plan_of(case.spec)).outcome(), case.base.outcome())
+    found = difference(case.stage.play_apart("separate", case.plan()).outcome(), case.base.outcome())
     return found and f"with clients in a process of their own {found}; is there a variable of the module?"
 
 
@@ -207,7 +223,7 @@ def check_process(case: Case) -> str | None:
 
 def check_resume(case: Case) -> str | None:
     """A run that is interrupted after each round and task, and resumed, equals one that was not."""
-    resumed = case.stage.play_resumed("resumed", plan_of(case.spec))
+    resumed = case.stage.play_resumed("resumed", case.plan())
     found = difference(resumed.outcome(), case.base.outcome())
     return found and f"{found}; what must outlive a round belongs in server.shared, server.memo or client.memory"
 
@@ -220,7 +236,7 @@ def check_order(case: Case) -> str | None:
 
 def check_ray(case: Case) -> str | None:
     """A run on Ray workers is the same to the bit."""
-    found = difference(case.stage.play_on_ray("ray", plan_of(case.spec)).outcome(), case.base.outcome())
+    found = difference(case.stage.play_on_ray("ray", case.plan()).outcome(), case.base.outcome())
     return found and f"on Ray {found}; do clients share something that they are not handed?"
 
 

@@ -1,4 +1,4 @@
-"""Tiny federations that a strategy is tried in: digits, a net of a few thousand weights, two batches a round."""
+"""Tiny federations that a strategy is tried in: digits or made series, a small net, two batches a round."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fcil.data import DataSettings, Scenario
 from fcil.errors import TrainingError, printable
@@ -29,21 +32,49 @@ from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec
 from fcil.metrics import AccuracyRow
 from fcil.nets import NetSettings
+from fcil.rng import numpy_generator
 from fcil.roles import Server
 
 
-def plan_of(spec: StrategySpec, data: dict[str, Any] | None = None, **federation: Any) -> Plan:
-    """Return a plan of two tasks of two classes, three clients, two rounds, unless changed; syntheses are short."""
+def plan_of(
+    spec: StrategySpec, data: dict[str, Any] | None = None, *, series: Path | None = None, **federation: Any
+) -> Plan:
+    """Return a plan of two tasks of two classes, three clients, two rounds, unless changed; syntheses are short.
+
+    Args:
+        series: a file of `write_series`, to learn in place of digits.
+    """
     settings = {"clients": 3, "rounds": 2, "local_epochs": 1, "batch_size": 16, "max_batches": 2, "stop_after": 2}
     return Plan(
         name="check",
         seed=0,
-        data=DataSettings(dataset="digits", **(data or {"tasks": 5})),
+        data=(
+            DataSettings(dataset="digits", **(data or {"tasks": 5}))
+            if series is None
+            else DataSettings(dataset="ts_folder", root=str(series), **(data or {"tasks": 3}))
+        ),
         federation=FederationSettings(**{**settings, "backend": "inprocess", **federation}),
-        net=NetSettings(name="resnet8", width=4),
+        net=NetSettings(name="resnet8" if series is None else "fcn1d", width=4),
         strategy=replace(spec, strategy=spec.strategy.smoke()),
         resources=Resources(device="cpu", workers=2),
     )
+
+
+def write_series(path: Path) -> None:
+    """Write six classes of series of two channels, sines of another pace each; two in three of them end early.
+
+    There are 30 for training and 6 for tests of each class, of 8 to 16 steps, padded with NaN to the longest.
+    """
+    rng = numpy_generator("series of a check")
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, each in (("train", 30), ("test", 6)):
+        y = np.repeat(np.arange(6), each)
+        angles = (y[:, None, None] + 1) * np.arange(16) / 3 + np.arange(2)[:, None]  # (series, channels, steps)
+        x = np.sin(angles) + 0.1 * rng.standard_normal(angles.shape)
+        ends = np.where(np.arange(len(y)) % 3, rng.integers(8, 16, len(y)), 16)
+        x[np.broadcast_to(np.arange(16) >= ends[:, None, None], x.shape)] = np.nan
+        arrays |= {f"x_{split}": x.astype(np.float32), f"y_{split}": y}
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 @dataclass
@@ -126,6 +157,19 @@ class Trials:
     def __exit__(self, *reason: Any) -> None:
         self._engine.__exit__(*reason)
 
+    def within(self, name: str) -> Trials:
+        """Return the same stage with its runs in a folder of this one."""
+        other = copy(self)
+        other.folder = self.folder / name
+        return other
+
+    @cached_property
+    def series(self) -> Path:
+        """Return the file of the series that strategies are tried on."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_series(path := self.folder / "series.npz")
+        return path
+
     def play(
         self,
         name: str,
@@ -139,7 +183,7 @@ class Trials:
         """Play a plan in the folder of this name.
 
         Args:
-            deal: makes another scenario, of other holders or other test images.
+            deal: makes another scenario, of other holders or other test samples.
             seed: of the global random streams, which nothing should depend on.
             backwards, fails: of the grid, see `RecordingGrid`.
         """

@@ -29,6 +29,7 @@ from fcil.check.contract import (
     Advice,
     Case,
     Check,
+    NotApplicable,
     check_declared,
     check_ends,
     check_finite,
@@ -45,7 +46,8 @@ from fcil.check.contract import (
     check_source,
     check_state,
 )
-from fcil.check.trials import Trials, explain, plan_of
+from fcil.check.series import check_series
+from fcil.check.trials import Trials, explain
 from fcil.config import Where, parse_yaml
 from fcil.config.matrix import place
 from fcil.config.registry import files_in
@@ -74,6 +76,7 @@ CHECKS = (
     Check("tested", check_tested, _STEADY),
     Check("predict", check_predict, ("ends", "tested")),
     Check("scale", check_scale, ("ends",)),
+    Check("series", check_series, (*_STEADY, "resume", "tested", "predict")),
     Check("ray", check_ray, (*_STEADY, "separate", "process", "resume", "order")),
 )
 """Checks in order: cheap ones and those that explain others first."""
@@ -86,17 +89,19 @@ class Result:
     name: str
     what: str
     passed: bool | None
-    """True if it passed; None where another check failed that this one needs."""
+    """True if it passed; None where another check failed that this one needs, or where it is not about the strategy."""
     problem: str
-    """Error and where to look, in one line; or the check that this one needs; or, for one that passed, an advice."""
+    """Error and where to look, in one line; or why it was left out; or, for one that passed, an advice."""
     seconds: float
+    applies: bool = True
+    """Whether the check is about this strategy."""
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "seconds": round(self.seconds, 2)}
 
     def row(self) -> dict[str, Any]:
         """Return the row of the result in a table."""
-        verdict = {True: "pass", False: "FAIL", None: "left out"}[self.passed]
+        verdict = {True: "pass", False: "FAIL", None: "left out" if self.applies else "not applicable"}[self.passed]
         return {"check": self.name, "": verdict, "what": f"{self.what}\n{self.problem}".strip()}
 
 
@@ -110,7 +115,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return all(result.passed for result in self.results)
+        return all(result.passed for result in self.results if result.applies)
 
     @property
     def failed(self) -> list[Result]:
@@ -124,8 +129,8 @@ class Report:
     @property
     def conclusion(self) -> str:
         """Return the number of checks that passed, and the seconds they took."""
-        passed = sum(bool(result.passed) for result in self.results)
-        return f"{self.strategy}: {passed} of {len(self.results)} checks passed in {self.seconds:.0f} s"
+        made = [result.passed for result in self.results if result.applies]
+        return f"{self.strategy}: {made.count(True)} of {len(made)} checks passed in {self.seconds:.0f} s"
 
     def __str__(self) -> str:
         lines = [f"{result.name}: {result.problem}" for result in self.failed]
@@ -154,8 +159,10 @@ def check(
     chosen = [c for c in CHECKS if (ray or c.name != "ray") and (process or c.name != "process")]
     results: list[Result] = []
     with TemporaryDirectory(prefix="fcil-check-") as folder, Trials(Path(folder)) as stage:
-        case = Case(spec, stage, Apart.begin(Path(folder, "apart"), plan_of(spec)) if process else None)
+        case = Case(spec, stage, series="images" not in spec.strategy.inputs)
         try:
+            if process:
+                case.apart = Apart.begin(Path(folder, "apart"), case.plan())
             for one in chosen:
                 results.append(_made(one, case, results))
                 say(results[-1], len(chosen) - len(results))
@@ -193,5 +200,6 @@ def _made(one: Check, case: Case, before: Sequence[Result]) -> Result:
         problem = one.look(case)
     except Exception as error:  # whatever a strategy raises outside a run is a line too
         problem = explain(error, str(case.spec.path))
-    passed = problem is None or isinstance(problem, Advice)
-    return Result(one.name, one.what, passed, problem or "", time.monotonic() - began)
+    applies = not isinstance(problem, NotApplicable)
+    passed = (problem is None or isinstance(problem, Advice)) if applies else None
+    return Result(one.name, one.what, passed, problem or "", time.monotonic() - began, applies)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcil.compare.bounds import BOUNDS
 from fcil.config.effect import DETAIL
+from fcil.config.kinds import kind_of
 from fcil.errors import printable
 from fcil.store.declared import read_declared, used_anchors
 from fcil.store.groups import Group, settings_of, short
@@ -38,7 +39,7 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
 
 
 def kept(group: Group) -> str:
-    """Return what a method's clients keep of earlier tasks: `all data`, `images`, or nothing.
+    """Return what a method's clients keep of earlier tasks: `all data`, `images` or `series`, or nothing.
 
     Exemplars are `all data` where there are as many as images: that is the upper bound under another name. What a
     method has not declared, its runs may have counted.
@@ -46,7 +47,11 @@ def kept(group: Group) -> str:
     declared = read_declared(group.runs[0].folder)
     if replays_all(group) or declared.data == "seen" or BOUNDS.get(group.strategy) == "ceiling":
         return "all data"
-    return "images" if "exemplars" in declared.uses or any(map(_held, group.runs)) else ""
+    return (
+        kind_of(str(settings_of(group.runs[0]).get("data.dataset")))
+        if "exemplars" in declared.uses or any(map(_held, group.runs))
+        else ""
+    )
 
 
 def _held(run: Run) -> bool:

@@ -209,8 +209,8 @@ class Comparison:
                 if e.mixed
             ]
             lines += [
-                f"{split.label}: {e.label} replays every image of earlier tasks, so it is an upper bound as joint is; "
-                "its budget of exemplars is above what clients hold"
+                f"{split.label}: {e.label} replays every example of earlier tasks, so it is an upper bound as joint "
+                "is; its budget of exemplars is above what clients hold"
                 for e in split.entries
                 if replays_all(e.group)
             ]

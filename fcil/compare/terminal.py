@@ -42,7 +42,9 @@ def tables(comparison: Comparison) -> RenderableType:
 def _table(split: Split) -> Table:
     if split.students:
         return _students(split)
-    table = simple_table(split.label, CAPTION + "".join(_kept(split, what) for what in ("images", "all data")))
+    table = simple_table(
+        split.label, CAPTION + "".join(_kept(split, what) for what in ("images", "series", "all data"))
+    )
     table.padding = (0, 1, 0, 0)  # eighty columns are few
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
     for title in ("n", "≠", *TITLES):

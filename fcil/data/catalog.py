@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from fcil.config.kinds import ARCHIVES
 from fcil.data.augment import Augment
 from fcil.errors import nearest
 
 Normalise = Literal["series", "training", "none"]
-ARCHIVES = ("uea", "ucr")
-"""Archives of time series, whose sets are named `uea:BasicMotions`."""
 _JITTER = 63 / 255
 
 

@@ -50,6 +50,11 @@ class Dataset:
         return "series" if len(self.shape) == 2 else "images"
 
     @property
+    def one(self) -> Literal["image", "series"]:
+        """Return the word for one sample."""
+        return "series" if self.kind == "series" else "image"
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 

@@ -69,7 +69,7 @@ def _alike(dataset: Dataset, split: str) -> Iterator[str]:
         elif one_image:
             equal.append(label)
     names, kind = dataset.class_names, dataset.kind
-    one, value = ("series", "value") if kind == "series" else ("image", "colour")
+    one, value = dataset.one, "value" if kind == "series" else "colour"
     if flat and len(flat) == len(looked_at):
         said = f"have one and the same {value}" if len(colours) == 1 else f"have a single {value} each"
         yield f"all {split} {kind} {said}; nothing can be learnt"

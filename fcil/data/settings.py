@@ -12,7 +12,8 @@ from pydantic import Field
 
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.config.json_schema import Schema, Schemas
-from fcil.data.catalog import ARCHIVES, DATASETS, DatasetInfo, Normalise, dataset_info
+from fcil.config.kinds import ARCHIVES
+from fcil.data.catalog import DATASETS, DatasetInfo, Normalise, dataset_info
 from fcil.data.files.compositing import Rendering
 from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
 from fcil.data.series.clean import Longer, Missing

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fcil.config import Where, parse_fields
 from fcil.config.json_schema import Schema, Schemas
+from fcil.config.kinds import kind_of
 from fcil.data.tasks import TaskSplit, check_classes
 from fcil.errors import ConfigError
 from fcil.io.bounded import read_text
@@ -76,7 +77,7 @@ class Split:
             raise ConfigError(f"split has {self.clients} clients, and federation.clients is {clients}")
         if self.fingerprint != fingerprint(dataset):
             raise ConfigError(
-                f"split was made of other images than these {len(dataset.train):,} of {dataset.name}; "
+                f"split was made of other {dataset.kind} than these {len(dataset.train):,} of {dataset.name}; "
                 "the files differ, or data.validation, data.per_class or data.resize"
             )
         check_classes("split", [c for task in self.tasks for c in task], dataset.num_classes)
@@ -84,11 +85,13 @@ class Split:
         for number, (classes, held) in enumerate(zip(self.tasks, self.held, strict=True), start=1):
             here = np.concatenate(held)
             if len(here) and here.max() >= len(labels):
-                raise ConfigError(f"split has image {here.max()} in task {number}; there are {len(labels):,} images")
+                raise ConfigError(
+                    f"split has {dataset.one} {here.max()} in task {number}; there are {len(labels):,} {dataset.kind}"
+                )
             strange = here[~np.isin(labels[here], classes)]
             if len(strange):
                 raise ConfigError(
-                    f"split has image {strange[0]} in task {number}, which is of class {labels[strange[0]]}, "
+                    f"split has {dataset.one} {strange[0]} in task {number}, which is of class {labels[strange[0]]}, "
                     "a class of another task"
                 )
         return TaskSplit(self.tasks)
@@ -162,17 +165,18 @@ def read_split(file: str) -> Split:
     tasks, held = values["tasks"], values["indices"]
     if not all(isinstance(values[key], str) for key in ("dataset", "fingerprint")):
         raise ConfigError(f"{file}: not a split; dataset and fingerprint are text")
+    one = "series" if kind_of(values["dataset"]) == "series" else "image"
     if not _are_lists(tasks) or not tasks or not all(tasks):
         raise ConfigError(f"{file}: tasks: expected a list of class numbers for each task")
     if not isinstance(held, list) or len(held) != len(tasks) or not all(map(_are_lists, held)):
         raise ConfigError(
-            f"{file}: indices: expected a list of image numbers for each of {len(tasks)} tasks and client"
+            f"{file}: indices: expected a list of {one} numbers for each of {len(tasks)} tasks and client"
         )
     if type(values["clients"]) is not int or not values["clients"] or any(len(c) != values["clients"] for c in held):
         raise ConfigError(f"{file}: clients is {values['clients']!r}, and indices are those of {len(held[0])}")
     arrays = tuple(tuple(np.array(indices, dtype=np.int64) for indices in clients) for clients in held)
     _check_once(file, "class", np.concatenate([np.array(task, dtype=np.int64) for task in tasks]))
-    _check_once(file, "image", np.concatenate([indices for clients in arrays for indices in clients]))
+    _check_once(file, one, np.concatenate([indices for clients in arrays for indices in clients]))
     return Split(values["dataset"], values["fingerprint"], tuple(map(tuple, tasks)), arrays)
 
 

@@ -63,7 +63,7 @@ BATCH = 256
 """Test images per batch."""
 MEANING = {
     "full_precision": "the net as it was trained",
-    "real": "int8, calibrated on training images",
+    "real": "int8, calibrated on training examples",
     "synthetic": "int8, calibrated on synthetic samples",
     "noise": "int8, calibrated on Gaussian noise",
     "synthetic_fine_tuned": "int8, synthetic samples, then fine-tuned",
@@ -294,7 +294,7 @@ def quantise(
 def quantised_table(found: dict[str, Any]) -> Table:
     """Return the accuracies of `compare`, and the loss of each."""
     full = found["accuracy"]["full_precision"]
-    title = f"{found['calibration_samples']:,} samples calibrate; {found['test_examples']:,} test images"
+    title = f"{found['calibration_samples']:,} samples calibrate; {found['test_examples']:,} test examples"
     bits = found["settings"]["bits"]
     table = simple_table(f"{bits} bits", f"{title}; divergence: KL of its answers from the net's")
     for name in ("net", "accuracy", "lost", "divergence"):

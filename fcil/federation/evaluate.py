@@ -26,7 +26,7 @@ def evaluate(server: Server, strategy: Strategy, scenario: Scenario) -> list[Acc
     test = scenario.test_seen(trained)
     hits: list[torch.Tensor] = []
     server.net.eval()
-    with asserted_unchanged(server), torch.inference_mode():
+    with asserted_unchanged(server, scenario.dataset.kind), torch.inference_mode():
         for batch in test.batches(BATCH, augment=False, shuffle=False):
             with calling("predict", f"task {trained}, round {server.round}"):
                 scores = strategy.predict(server.net, batch.x, server.shared)

@@ -58,10 +58,10 @@ def _check_kind(context: RunContext) -> None:
     if dataset.kind not in strategy.inputs:
         raise ConfigError(f'strategy: "{name}" learns {" or ".join(sorted(strategy.inputs))} alone, and {has}')
     for key, value in vars(strategy).items():
-        if isinstance(value, Synthesizer) and value.makes != dataset.kind:
-            able = [kind for kind in synthesizer_names() if synthesizer_class(kind).makes == dataset.kind]
+        if isinstance(value, Synthesizer) and dataset.kind not in value.makes:
+            able = [kind for kind in synthesizer_names() if dataset.kind in synthesizer_class(kind).makes]
             raise ConfigError(
-                f'strategy.{name}.{key}: "{value.name}" makes {value.makes}, and {has}; '
+                f'strategy.{name}.{key}: "{value.name}" makes {" and ".join(sorted(value.makes))}, and {has}; '
                 f"{dataset.kind} are made by {', '.join(able) or 'no synthesizer'}"
             )
 
@@ -79,7 +79,8 @@ def _check_exemplars(context: RunContext) -> None:
             if kept is not None and kept > most:
                 raise ConfigError(
                     f'federation.exemplars: {most} are allowed, and strategy "{plan.strategy.name}" would keep {kept} '
-                    f"images of client {client} after task {number}; lower what the strategy keeps, or allow as many"
+                    f"{scenario.dataset.kind} of client {client} after task {number}; lower what the strategy keeps, "
+                    "or allow as many"
                 )
 
 
@@ -101,7 +102,7 @@ def _check_answers(context: RunContext) -> None:
             if count and (problem := federation.aggregation.problem(count)):
                 raise ConfigError(
                     f"federation.aggregation: {federation.aggregation.name}: of the {len(chosen)} clients of task "
-                    f"{task.number}, round {number}, only {count} hold images of it: {problem}"
+                    f"{task.number}, round {number}, only {count} hold {scenario.dataset.kind} of it: {problem}"
                 )
 
 
@@ -126,7 +127,7 @@ def check_fits(context: RunContext) -> None:
     if plan.federation.exemplars == 0 and "exemplars" in strategy.needs:
         raise ConfigError(
             f'federation.exemplars: 0 is not allowed with strategy "{plan.strategy.name}", '
-            "whose clients keep images of earlier tasks"
+            f"whose clients keep {context.scenario.dataset.kind} of earlier tasks"
         )
     synthesizers = [value for value in vars(strategy).values() if isinstance(value, Synthesizer)]
     if synthesizers:
@@ -211,9 +212,11 @@ def _single_images(context: RunContext) -> Iterator[str]:
     held = (counts.cumsum(axis=0) if plan.strategy.strategy.data == "seen" else counts).sum(axis=2)  # (tasks, clients)
     single = int((held == 1).any(axis=0).sum())
     if single and not normalises_one(plan.net, scenario.dataset.shape):
+        least = " x ".join("1" for _ in scenario.dataset.shape[1:])
         yield (
-            f"batch norm: {single} of {scenario.clients} clients hold a single image of a task; where a map of "
-            f"{plan.net.name} is 1 x 1, a batch of one takes the running statistics (net.norm=group has none)"
+            f"batch norm: {single} of {scenario.clients} clients hold a single {scenario.dataset.one} of a task; where "
+            f"a map of {plan.net.name} is {least}, a batch of one takes the running statistics (net.norm=group has "
+            "none)"
         )
 
 
@@ -223,9 +226,9 @@ def _all_kept(context: RunContext) -> Iterator[str]:
         held = scenario.counts[: len(context.tasks)].sum(axis=(0, 2))  # (clients,)
         few = max(len(scenario.order), round(PAPER_SHARE * float(held.mean())))
         yield (
-            f'exemplars: clients of "{name}" replay every image of earlier tasks, as "joint" does: what '
-            f"it may keep is more than they hold, {int(held.max()):,} images at most; the share of iCaRL's paper would "
-            f"be about {few:,} a client"
+            f'exemplars: clients of "{name}" replay every {scenario.dataset.one} of earlier tasks, as "joint" does: '
+            f"what it may keep is more than they hold, {int(held.max()):,} {scenario.dataset.kind} at most; the share "
+            f"of iCaRL's paper would be about {few:,} a client"
         )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from fcil.anchors import ENCODERS
 from fcil.config import Where, dump, field_docs
+from fcil.config.kinds import ARCHIVES
 from fcil.data import DATASETS, DatasetInfo, dataset_info
-from fcil.data.catalog import ARCHIVES, archived_sets
+from fcil.data.catalog import archived_sets
 from fcil.data.remote.origins import about as published
 from fcil.data.series.packages import find
 from fcil.errors import ConfigError, DataError, nearest
@@ -48,7 +49,9 @@ def synthesizers() -> list[Row]:
         kind = synthesizer_class(name)
         source = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
         needs = ", ".join(sorted(kind.needs))
-        rows.append({"synthesizer": name, "what": first_line(source), "needs": needs, "makes": kind.makes})
+        rows.append(
+            {"synthesizer": name, "what": first_line(source), "needs": needs, "makes": ", ".join(sorted(kind.makes))}
+        )
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from fcil.config.kinds import kind_of
 from fcil.console.tables import percent
 from fcil.federation.plan import Plan
 from fcil.profiling.phases import (
@@ -99,7 +100,7 @@ def augmentation(profile: Profile, plan: Plan, cores: int) -> Iterator[Line]:
     share, augment = profile.share(DATA), plan.data.augment
     if share > SHARES[DATA]:
         size = plan.federation.batch_size
-        what = "" if augment is False else "data.augment=false leaves images as they are, and "
+        what = "" if augment is False else f"data.augment=false leaves {kind_of(plan.data.dataset)} as they are, and "
         yield (
             share,
             f"data and augmentation took {percent(share)}: {what}a greater federation.batch_size (now {size}) cuts "

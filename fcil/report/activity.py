@@ -19,13 +19,13 @@ MOST_TASKS = 50
 MOST_LINES = 100
 MEANING = {
     "terms": "share of the loss",
-    "drawn": "images drawn",
+    "drawn": "samples drawn",
     "samples": "synthetic samples",
     "episodes": "episodes of synthesis",
     "exemplars": "exemplars held",
     "skipped": "clients skipped",
     "retried": "clients asked again",
-    "empty": "clients without images",
+    "empty": "clients without examples",
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from fcil.anchors.encoders import EMBEDDED
 from fcil.config import Where, load_yaml
 from fcil.config.effect import effective, without
+from fcil.config.kinds import kind_of
 from fcil.errors import StoreError
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.persistence.manifest import check_manifests, difference, has_saved
@@ -111,7 +112,7 @@ def compared(folder: RunFolder, now: Intended) -> Lines:
     _check_config(folder, config, now)
     before = environments(recorded)[-1] if recorded is not None else _told_by(config)
     fixed = _fixed_inputs(now.plan)
-    _check_environment(folder, before, now.environment, fixed)
+    _check_environment(folder, before, now.environment, fixed, kind_of(now.plan.data.dataset))
     if files.is_there(folder.partition):
         there = _plain(files.read_json(folder.partition))
         _check_equal(folder.partition, there, {key: now.partition.get(key) for key in there})
@@ -180,7 +181,7 @@ def _fixed_inputs(plan: Plan) -> tuple[str, ...]:
 
 
 def _check_environment(
-    folder: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any], fixed: Sequence[str]
+    folder: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any], fixed: Sequence[str], kind: str
 ) -> None:
     changed = changes(before, now)
     for name, setting in SETTINGS.items():
@@ -193,8 +194,9 @@ def _check_environment(
             )
     for name in (name for name in fixed if name in changed):
         old, new = changed[name]
+        what = kind if name == "images" else name
         raise StoreError(
-            f"{folder.env}: inputs.{name} was {_brief(old)} there and is {_brief(new)} here: the {name} are not those "
+            f"{folder.env}: inputs.{name} was {_brief(old)} there and is {_brief(new)} here: the {what} are not those "
             f"that the run was begun with; {UNDO}"
         )
 

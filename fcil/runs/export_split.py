@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fcil.config.kinds import kind_of
 from fcil.errors import ConfigError
 from fcil.federation.context import RunContext
 from fcil.store.folder import write_split
@@ -34,6 +35,6 @@ def export(found: Sequence[RunContext], path: Path) -> str:
                 f"by 'seeds=[{first.plan.seed}]'"
             )
     write_split(path, record)
-    images = sum(len(held) for clients in record["indices"] for held in clients)
-    clients = record["clients"]
-    return f"{path}: {images:,} images of {record['dataset']}, {len(record['tasks'])} tasks, {clients} clients"
+    examples = sum(len(held) for clients in record["indices"] for held in clients)
+    clients, dataset = record["clients"], record["dataset"]
+    return f"{path}: {examples:,} {kind_of(dataset)} of {dataset}, {len(record['tasks'])} tasks, {clients} clients"

@@ -79,7 +79,7 @@ class RunRecorder(Observer):
         failures = _count(record.get("failures"))
         failed = f"; {failures} failed" if failures else ""
         if single := record.get("batches_of_one"):
-            failed += f"; running statistics for the one image of clients {', '.join(map(str, single))}"
+            failed += f"; running statistics for the one example of clients {', '.join(map(str, single))}"
         self._log(f"[TASK {record['task']}/{self._tasks}] [ROUND {record['round']}] {terms}{tested}{failed}")
 
     def synthesis_done(self, task: int, samples: Tensors) -> None:

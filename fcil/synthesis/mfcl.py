@@ -4,21 +4,25 @@ Paper: Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetti
 Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784. Code:
 github.com/SaraBabakN/MFCL-NeurIPS23 @ 8ab937b, clients/helper.py and models/generator.py.
 
-Noise becomes images, normalised as the net's input is: x = G(n), n ~ N(0, 1). With T the frozen net,
+Noise becomes samples, normalised as the net's input is: x = G(n), n ~ N(0, 1). With T the frozen net,
 
-    L  = ce CE(T(x) / temperature, argmax T(x))       an image is surely of some class
+    L  = ce CE(T(x) / temperature, argmax T(x))       a sample is surely of some class
        + balance [1 + sum_k q_k log q_k / log C]      a batch has as much of every class, q its mean prediction
        + bn 1/L sum_l KL(N(M_l, V_l) || N(m_l, v_l))  T sees statistics that it remembers
-       + smooth |x - blur(x)|^2                       neighbouring pixels are alike
+       + smooth |x - blur(x)|^2                       neighbouring pixels or steps are alike
        + bound(g(x), e_argmax)                        where the caller asks for one
 
 The generator is given no target class; T's prediction is the label.
 
 Beside usual samples the pool holds the generator's weights, as `generator.<name>`. So there is only one chain.
 
+The paper's samples are images. Time series (ours) come from the same layers along one axis, with a mean and a
+deviation for each channel that are learnt, as series have no scale of their own; the blur has one axis too, and the
+pool holds floats.
+
 Differs: a generator starts anew at every task; the released code continues with the last task's.
 
-Shapes: B batch, C classes, n latent width, w base width, (c, H, W) an image.
+Shapes: B batch, C classes, n latent width, w base width, (c, H, W) an image, (c, L) a series.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from fcil.data import normalise
 from fcil.losses import record_statistics
 from fcil.nets import ImageGenerator
 from fcil.nets.backbone import Shape
+from fcil.nets.series.generators import SeriesGenerator
 from fcil.optimizer import Adam
 from fcil.rng import generator, seeded
 from fcil.synthesis.common.base import SynthesisProblem
@@ -42,10 +47,14 @@ from fcil.synthesis.common.fidelity import WithFidelity
 from fcil.synthesis.common.inner_loop import readable, target_classes
 from fcil.synthesis.common.losses import balance, batchnorm_divergence, confidence, gaussian, smoothness
 from fcil.synthesis.common.pool import to_bytes
-from fcil.synthesis.common.preconditions import check_classes_can_be_made
+from fcil.synthesis.common.preconditions import check_classes_can_be_made, check_series_can_be_made
 from fcil.types import Count, Positive, Tensors, Terms, Weight
 
-__all__ = ["MFCL", "SIDES", "TRAVELS", "ImageGenerator", "MFCLReplica", "travelling"]
+__all__ = ["MFCL", "SIDES", "TRAVELS", "Generator", "ImageGenerator", "MFCLReplica", "travelling"]
+
+Generator = ImageGenerator | SeriesGenerator
+BLUR = 5
+"""Pixels or steps of the blur."""
 
 TRAVELS = "generator."
 """Prefix of the names of the generator's weights in a pool."""
@@ -61,7 +70,7 @@ SIDES: dict[str, tuple[object, object]] = {
 class MFCLReplica:
     """The state of the one generator."""
 
-    generator: ImageGenerator
+    generator: Generator
     optimizer: torch.optim.Adam
 
 
@@ -74,7 +83,7 @@ class MFCL(WithFidelity):
     steps: Count = 50
     """Generator steps per episode: 5000 in all, the code's for SuperImageNet (`pi`; its default is 100)."""
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Images per generator step."""
+    """Samples per generator step."""
     lr: Positive = 1e-3
     """Adam's rate (`generator_lr`)."""
     latent: Count = 1000
@@ -82,7 +91,7 @@ class MFCL(WithFidelity):
     width: Count = 128
     """Channels of the generator's stages; the last has half of them."""
     doublings: Count | None = None
-    """Doublings of the side; null: 2 below 64 pixels, 3 below 128, 5 from there on."""
+    """Doublings of an image's side; null: 2 below 64 pixels, 3 below 128, 5 from there on. Series have 3."""
     ce: Weight = 1.0
     """Weight of the cross-entropy with the net's own prediction."""
     temperature: Positive | None = None
@@ -92,11 +101,12 @@ class MFCL(WithFidelity):
     bn: Weight = 50.0
     """Weight of batch-norm matching (`w_bn`); a net without batch-norm needs 0."""
     smooth: Weight = 1e-3
-    """Weight of the smoothness of images (`w_noise`)."""
+    """Weight of the smoothness of samples (`w_noise`)."""
     sigma: Positive | None = None
-    """Pixels of the blur, of 5 x 5: 1 (paper), or the root of 2, by an exponent without its 2 (reference)."""
+    """Pixels or steps of the blur, 5 a side: 1 (paper), or the root of 2, by an exponent without its 2 (reference)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
+    makes = frozenset({"images", "series"})
     differences = SIDES
 
     def __post_init__(self) -> None:
@@ -121,11 +131,22 @@ class MFCL(WithFidelity):
 
     def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
-        check_classes_can_be_made(self.name, problem, lambda: self.new_generator(problem.shape))
+        can_be_made = check_series_can_be_made if len(problem.shape) == 2 else check_classes_can_be_made
+        can_be_made(self.name, problem, lambda: self.new_generator(problem.shape))
         return problem
 
-    def new_generator(self, shape: Shape) -> ImageGenerator:
-        """Return an untrained generator for these settings; its weights come from torch's global stream."""
+    def new_generator(self, shape: Shape) -> Generator:
+        """Return an untrained generator for these settings; its weights come from torch's global stream.
+
+        Raises:
+            ValueError: series are shorter than the blur's mirrored border, or were to be doubled another time.
+        """
+        if len(shape) == 2:
+            if self.doublings is not None:
+                raise ValueError(f"doublings: {self.doublings} is for images; leave it out for series")
+            if shape[1] <= BLUR // 2:
+                raise ValueError(f"series of {shape[1]} steps are too short for a blur of {BLUR}; 3 at least")
+            return SeriesGenerator(shape, self.latent, self.width)
         return ImageGenerator(shape, self.latent, self.width, self.doublings)
 
     def start(self, problem: SynthesisProblem, chain: int) -> MFCLReplica:
@@ -138,8 +159,8 @@ class MFCL(WithFidelity):
         sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
         for _ in range(self.steps):
             with problem.autocast():
-                images = chain.generator.sample(self.batch_size)
-            terms = self.terms(problem, images)
+                samples = chain.generator.sample(self.batch_size)
+            terms = self.terms(problem, samples)
             loss = torch.stack(list(terms.values())).sum()
             chain.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -148,16 +169,17 @@ class MFCL(WithFidelity):
                 sums[name] = sums.get(name, 0) + term.detach()
         return readable({name: total / self.steps for name, total in sums.items()}, number)
 
-    def terms(self, problem: SynthesisProblem, images: Tensor) -> Terms:
-        """Return the weighted terms of L for a batch of normalised images (B, c, H, W)."""
+    def terms(self, problem: SynthesisProblem, samples: Tensor) -> Terms:
+        """Return the weighted terms of L for a batch of normalised samples (B, c, H, W) or (B, c, L)."""
         s, classes = self.settled, target_classes(problem)
         with problem.autocast(), record_statistics(problem.teacher) as statistics:
-            out = problem.teacher(images)
+            out = problem.teacher(samples)
         logits = out.logits[:, classes]  # (B, C)
+        blur = gaussian(s.sigma or 1.0, BLUR)
         terms = {
             "ce": self.ce * confidence(logits, s.temperature or 1.0),
             "balance": self.balance * balance(logits),
-            "smooth": self.smooth * smoothness(images.to(logits), gaussian(s.sigma or 1.0)),
+            "smooth": self.smooth * smoothness(samples.to(logits), blur if samples.ndim == 4 else blur.sum(dim=0)),
         }
         if self.bn:
             terms["bn"] = self.bn * batchnorm_divergence(problem.teacher, statistics)
@@ -165,15 +187,18 @@ class MFCL(WithFidelity):
 
     @torch.no_grad()
     def pool(self, problem: SynthesisProblem, chain: MFCLReplica) -> Tensors:
-        """Return samples `x`, clamped to [0, 1], the net's predictions for them as `y`, and the generator's weights."""
+        """Return samples `x`, the net's predictions for them as `y`, and the generator's weights.
+
+        Images are clamped to [0, 1], as bytes; series are floats of the data's scale.
+        """
         made, classes = chain.generator.eval(), target_classes(problem)
         made.stream = generator(*problem.key, "pool")
-        mean, std = (t.view(-1, 1, 1) for t in (problem.mean, problem.std))
+        mean, std = (t.view(-1, *[1] * (len(problem.shape) - 1)) for t in (problem.mean, problem.std))
         stored: list[Tensor] = []
         labels: list[Tensor] = []
         for begin in range(0, self.samples, self.batch_size):
-            images = made.sample(min(self.batch_size, self.samples - begin))
-            stored.append(to_bytes(images * std + mean, "round"))
+            samples = made.sample(min(self.batch_size, self.samples - begin)) * std + mean
+            stored.append(to_bytes(samples, "round") if samples.ndim == 4 else samples.float())
             seen = problem.teacher(normalise(stored[-1], problem.mean, problem.std)).logits
             labels.append(classes[seen[:, classes].argmax(dim=1)])
         weights = {f"{TRAVELS}{name}": t.clone() for name, t in made.state_dict().items()}

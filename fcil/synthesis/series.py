@@ -102,7 +102,7 @@ class Series(WithStudent):
     """Weight of matching the label-text heads of teacher and student, where there are any."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"anchors", "batchnorm"})
-    makes = "series"
+    makes = frozenset({"series"})
 
     # Settings ---------------------------------------------------------------------------------
 

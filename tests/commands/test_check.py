@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import write_strategy
 
 from fcil.check import CHECKS, Report, check, find
 from fcil.check.circumstances import check_predict, check_scale, check_skipped, check_tested, check_uneven
-from fcil.check.contract import Case, Look, check_finite, check_order
+from fcil.check.contract import Case, Check, Look, NotApplicable, check_ends, check_finite, check_order
 from fcil.check.laws import offences
-from fcil.check.trials import TrialRun, Trials, plan_of
+from fcil.check.series import check_series
+from fcil.check.trials import TrialRun, Trials, plan_of, write_series
 from fcil.cli import main
 from fcil.errors import ConfigError
 
@@ -113,6 +115,99 @@ def test_what_is_not_declared_is_asked_for_and_fails_nothing(
     assert report.passed
     assert report.results[-1].problem.startswith(advice)
     assert bool(report.results[-1].problem) == bool(advice)
+
+
+# Series --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "lander"])
+def test_a_strategy_of_the_house_keeps_the_contract_on_series(tmp_path: Path, strategy: str) -> None:
+    with Trials(tmp_path) as stage:
+        assert check_series(Case(find(strategy), stage)) is None
+        assert [folder.name for folder in sorted((tmp_path / "on series").iterdir())] == [
+            "again", "base", "other tests", "resumed", "series.npz",
+        ]  # fmt: skip
+
+
+def test_the_series_of_a_check_end_early_and_are_equal_each_time(tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        write_series(tmp_path / name)
+    first, again = (np.load(tmp_path / name) for name in ("a.npz", "b.npz"))
+    for key in first:
+        assert np.array_equal(first[key], again[key], equal_nan=key.startswith("x"))
+    for split in ("train", "test"):
+        padded = np.isnan(first[f"x_{split}"])
+        assert (padded.all(1) == padded.any(1)).all()
+        assert 0.2 < padded.any((1, 2)).mean() < 0.8
+        assert sorted(set(first[f"y_{split}"])) == [0, 1, 2, 3, 4, 5]
+    assert np.isnan(first["x_test"][:9]).any()
+
+
+@pytest.mark.parametrize("strategy", ["glfc", "fedcil"])
+def test_a_strategy_of_images_is_not_tried_on_series(tmp_path: Path, strategy: str) -> None:
+    with Trials(tmp_path) as stage:
+        said = check_series(Case(find(strategy), stage))
+    assert isinstance(said, NotApplicable)
+    assert said == "it learns images alone (class variable inputs)"
+
+
+def test_a_check_that_does_not_apply_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [Check("series", check_series)]
+    monkeypatch.setattr("fcil.check.verdict.CHECKS", alone)
+    report = check("glfc", process=False)
+    assert report.passed
+    assert not report.failed
+    assert report.results[0].passed is None
+    assert report.results[0].row()[""] == "not applicable"
+    assert report.to_json()["checks"][0]["applies"] is False
+    assert report.conclusion.startswith("glfc: 0 of 0 checks passed")
+
+
+NOT_FOR_SERIES = {
+    "images of another size": (
+        "def local_loss(self, client, batch):\n"
+        "    return {'ce': F.cross_entropy(client.net(F.interpolate(batch.x, (8, 8))).logits, batch.y)}",
+        "with series, of which a batch is (B, 2, 16): client 0, task 1, round 1: ValueError: ",
+        "(broken.py:16, in local_loss)",
+    ),
+    "a mean over padding": (
+        "def local_loss(self, client, batch):\n"
+        "    return {'ce': batch.x.mean() * F.cross_entropy(client.net(batch.x).logits, batch.y)}",
+        'with series, of which a batch is (B, 2, 16): client 0, task 1, round 1: loss term "ce" became nan',
+        "; steps past the end of a series are NaN: split_padding of fcil.nets.series.padding gives the values and a "
+        "mask",
+    ),
+    "scores over padding": (
+        "def predict(self, net, x, shared):\n    return net(x).logits * x.flatten(1).abs().mean(1, keepdim=True)",
+        "with series, of which a batch is (B, 2, 16): a score is NaN or infinite; steps past the end of a series",
+        "and a mask",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", NOT_FOR_SERIES)
+def test_a_mistake_that_series_alone_show(tmp_path: Path, mistake: str) -> None:
+    body, begins, ends = NOT_FOR_SERIES[mistake]
+    path = write_strategy(tmp_path, HEAD + "".join(f"    {line}\n" for line in body.split("\n")), "broken")
+    with Trials(tmp_path / "runs") as stage:
+        case = Case(find(path), stage)
+        assert check_ends(case) is None
+        assert check_predict(case) is None
+        said = check_series(case)
+    assert said is not None
+    assert said.startswith(begins)
+    assert said.endswith(ends)
+    assert "\n" not in said
+
+
+def test_a_strategy_of_series_alone_is_tried_on_series_throughout(checked: Checked) -> None:
+    report = checked(
+        'inputs = frozenset({"series"})\n'
+        "def local_loss(self, client, batch):\n    _, channels, steps = batch.x.shape\n"
+        "    return {'ce': F.cross_entropy(client.net(batch.x).logits, batch.y)}",
+        last="series",
+    )
+    assert report.passed, report
 
 
 # Broken --------------------------------------------------------------------------------------------
@@ -430,6 +525,6 @@ def test_the_circumstances_are_what_they_say(tmp_path: Path, monkeypatch: pytest
     assert [r["empty"] for (_, number), r in played["uneven"].records.items() if number] == [[1]] * 4
     failures = {at: [f["outcome"] for f in r["failures"]] for at, r in played["skipped"].records.items()}
     assert failures == {(t, n): ["skipped"] if n == 1 else [] for t in (1, 2) for n in (1, 2, 3, 0)}
-    assert played["other test images"].rows != played["base"].rows
+    assert played["other tests"].rows != played["base"].rows
     orders = [list(played[name].grid.names[1, 1]) for name in ("base", "backwards")]
     assert orders == [[0, 1, 2], [2, 1, 0]]

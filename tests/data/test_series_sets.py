@@ -7,6 +7,7 @@ import random
 import sys
 import types
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -223,11 +224,11 @@ def test_mnist1d_is_made_once_and_leaves_global_random_numbers_as_they_were(
 ) -> None:
     made = 0
 
-    def make_dataset() -> dict[str, Any]:
+    def make_dataset(args: Any) -> dict[str, Any]:
         nonlocal made
         made += 1
-        random.seed(42)
-        np.random.seed(42)
+        random.seed(args.seed)
+        np.random.seed(args.seed)
         x = np.random.randn(30, 40)
         return {"x": x, "y": np.arange(30) % 10, "x_test": x[:10], "y_test": np.arange(10)}
 
@@ -250,6 +251,18 @@ def test_mnist1d_is_made_once_and_leaves_global_random_numbers_as_they_were(
     file.write_bytes(b"damaged")
     load_dataset(DataSettings(dataset="mnist1d", tasks=5))
     assert made == 2
+    # What decides the content decides the file: another recipe is not read from the file of this one.
+    monkeypatch.setitem(generated.SETTINGS, "seed", 43)
+    other = load_dataset(DataSettings(dataset="mnist1d", tasks=5))
+    assert made == 3
+    assert not torch.equal(values(first), values(other))
+    monkeypatch.setattr(generated, "STORED", generated.STORED + 1)
+    load_dataset(DataSettings(dataset="mnist1d", tasks=5))
+    assert made == 4
+    monkeypatch.setattr(generated, "version", lambda name: "0.0.3")
+    load_dataset(DataSettings(dataset="mnist1d", tasks=5))
+    assert made == 5
+    assert len(list((tmp_path / "series").iterdir())) == 4
 
 
 def test_without_its_package_mnist1d_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +281,8 @@ def test_mnist1d_of_the_real_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (len(dataset.train), len(dataset.test)) == (4000, 1000)
     assert torch.bincount(dataset.train.y).tolist() == [398, 396, 411, 394, 394, 402, 401, 404, 402, 398]
     assert values(dataset).double().sum().item() == pytest.approx(-51.7875, abs=1e-3)
+    defaults = import_module("mnist1d.data").get_dataset_args(as_dict=True)
+    assert {key: value for key, value in defaults.items() if key != "url"} == generated.SETTINGS
 
 
 @pytest.mark.skipif(not any(map(find_spec, ("sktime", "aeon"))), reason="the extra `timeseries` is not installed")
@@ -313,7 +328,6 @@ def there(tmp_path: Path) -> Path:
         ("glfc", 'strategy: "glfc" learns images alone, and ts_folder has time series'),
         ("fedcil", 'strategy: "fedcil" learns images alone, and ts_folder has time series'),
         ("target", 'strategy.target.synthesizer: "fast" makes images, and ts_folder has time series'),
-        ("mfcl", 'strategy.mfcl.synthesizer: "mfcl" makes images'),
         ("lander", 'strategy.lander.synthesizer: "nayer" makes images'),
     ],
 )

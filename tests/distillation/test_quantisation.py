@@ -209,7 +209,7 @@ def test_a_comparison_tells_on_what_and_of_what(compared: dict[str, Any], teache
     console = Console(width=120)
     with console.capture() as captured:
         console.print(quantised_table(compared))
-    assert "128 samples calibrate; 359 test images" in captured.get()
+    assert "128 samples calibrate; 359 test examples" in captured.get()
     assert f"{100 * compared['accuracy']['noise']:.1f} %" in captured.get()
 
 

@@ -52,7 +52,7 @@ def test_a_client_of_one_image_takes_part_and_is_told_of(tmp_path: Path) -> None
     assert [record["batches_of_one"] for record in run.rounds] == [single[r["task"] - 1] for r in run.rounds]
     assert len(single[0]) == 4
     assert "clients hold a single image of a task" in said
-    assert "running statistics for the one image of clients" in run.folder.log.read_text()
+    assert "running statistics for the one example of clients" in run.folder.log.read_text()
     assert not (run.path / "failure.json").exists()
     with pytest.raises(Stop):
         play(source, out=tmp_path / "two", observer=StopAfter(3))
@@ -191,7 +191,7 @@ def test_a_budget_above_the_data_is_marked(tmp_path: Path) -> None:
         ("joint", "icarl", "replay"), "all data"
     )
     assert not any(entry.rival for entry in split.entries if entry.keeps)
-    assert [line for line in comparison.warnings if "icarl replays every image of earlier tasks" in line]
+    assert [line for line in comparison.warnings if "icarl replays every example of earlier tasks" in line]
     console = Console(file=io.StringIO(), width=200)
     console.print(tables(comparison))
     told = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]

@@ -88,7 +88,7 @@ FIRST = line(1, 1, {"ce": 1.0})
         ("fedlwf", {"ce": 1.0, "kd": 5e-4}, {"keep": 3.0}, 'the loss term "kd" was 0.05 % of the loss after task 1'),
         ("fedewc", {"ce": 1.0}, {"strength": None}, 'the loss term "ewc" never appeared after task 1'),
         ("lander", {"ce": 1.0, "bound": 0.0, "kd": 1.0, "embedding": 1.0}, {"radius": 9.0, "lam": 5.0, "head": 0.0},
-         'the loss term "bound" was 0 in every round after task 1; all images lay within strategy.radius (9)'),
+         'the loss term "bound" was 0 in every round after task 1; all samples lay within strategy.radius (9)'),
         ("fedcil", {"ce": 1.0}, {"consistency": 0, "replay": 0.5}, "strategy.consistency is 0"),
         ("finetune", {"ce": 0.0}, {}, 'the loss term "ce" was 0 in every round after task 1'),
         ("glfc", {"ce": 1.0, "relation": 1.0, "noticed": 0.0}, {"detect": "entropy"},
@@ -125,7 +125,7 @@ def test_a_single_task_is_judged_by_what_is_zero_alone():
 def test_what_is_neither_kept_drawn_nor_made_is_named():
     empty = {**END, "shared": {"bases": 0, "teacher": 8}}
     rounds = [{**FIRST, "after_task": empty}, line(2, 1, {"ce": 1.0, "kd": 1.0}, after_task=empty)]
-    assert "clients kept no image of earlier tasks" in told(rounds, "replay")
+    assert "clients kept no exemplar of earlier tasks" in told(rounds, "replay")
     assert "clients drew nothing from what the server shares" in told(rounds, "target", synthesizer={"fast": {}})
     assert "the synthesizer made no sample" in told(rounds, "target", synthesizer={"fast": {}})
     assert told(rounds, "fot") == ['what is shared as "bases" was empty after task 1']

@@ -123,7 +123,7 @@ def synthesizer(
     known = {field.name for field in dataclasses.fields(synthesizer_class(name))}
     method = create(name, **{key: value for key, value in SMALL.items() if key in known})
     method = grown(method) if long else method
-    series, classes = method.makes == "series", 5
+    series, classes = "images" not in method.makes, 5
     shape, backbone = ((2, 12), "fcn1d") if series else ((3, 8, 8), "resnet8")
     anchors = torch.linspace(-1, 1, classes * 16).view(classes, 16).sin()
     net = build_net(NetSettings(name=backbone, width=2), shape=shape, num_classes=classes, text_width=16, key=("net",))

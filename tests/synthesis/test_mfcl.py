@@ -486,7 +486,7 @@ def test_the_defaults_are_the_references():
 
 
 def test_a_synthesizer_without_a_generator_to_send_is_refused():
-    with pytest.raises(ConfigError, match=r'synthesizer: "nayer" makes images; clients need a generator'):
+    with pytest.raises(ConfigError, match=r'synthesizer: "nayer" makes samples; clients need a generator'):
         parse(MFCL, {"synthesizer": "nayer"}, Where("e.yaml"))
     with pytest.raises(ValueError, match="nayer"):
         MFCL(synthesizer=NAYER())

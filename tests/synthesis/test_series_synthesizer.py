@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from series_files import waves, write_ts
 from small_distillations import taught
 from small_distillations import write as write_distillation
 from small_runs import Stop, StopAfter, checkpoint, play, same, write_experiment
-from synthesis_problems import run_chain
+from synthesis_problems import gone_on, run_chain
 from tiny_net import normal
 from torch import Tensor
 
@@ -30,8 +31,10 @@ from fcil.nets.series.generators import NoisySeriesGenerator, SeriesGenerator
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, SynthesisProblem, create
 from fcil.synthesis.common.inner_loop import BestBatch
+from fcil.synthesis.common.losses import batchnorm_divergence, gaussian, smoothness
 from fcil.synthesis.common.series_losses import correlations_apart, roughness, total_variation
 from fcil.synthesis.common.state_codec import restore, values
+from fcil.synthesis.mfcl import MFCL, travelling
 from fcil.synthesis.series import Series
 
 SHAPE, CLASSES = (2, 20), 4
@@ -316,6 +319,83 @@ def test_a_net_without_batch_norm_needs_no_matching() -> None:
     assert len(method.pool(problem, run_chain(method, method.checked(problem)))["x"]) == 20
 
 
+# MFCL's generator on series -----------------------------------------------------------------------
+
+OF_MFCL: dict[str, Any] = {"rounds": 3, "steps": 2, "batch_size": 8, "samples": 20, "latent": 6, "width": 4}
+
+
+def test_the_blur_of_series_has_one_axis() -> None:
+    x, line = normal(2, 3, 9), gaussian(1.5).sum(dim=0)
+    assert line.sum().item() == pytest.approx(1)
+    assert torch.allclose(line[:, None] * line, gaussian(1.5))
+    mirrored = np.pad(x.double().numpy(), ((0, 0), (0, 0), (2, 2)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, 5, axis=2)
+    expected = ((x.numpy() - windows @ line.numpy()) ** 2).mean()
+    assert smoothness(x, line).item() == pytest.approx(expected, rel=1e-5)
+    image = x[:, :, None].expand(-1, -1, 9, -1)  # constant downwards: blurred along the rows alone
+    assert smoothness(image, gaussian(1.5)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_mfcls_terms_on_series_are_those_of_its_formula() -> None:
+    problem, x = problem_of(series_net()), some(8)
+    terms = MFCL(**OF_MFCL, smooth=2.0, bn=3.0, ce=0.5, balance=0.7).terms(problem, x)
+    with record_statistics(problem.teacher) as statistics:
+        out = problem.teacher(x)
+    labels = out.logits.argmax(dim=1)
+    q = out.logits.softmax(dim=1).mean(dim=0)
+    assert set(terms) == {"ce", "balance", "smooth", "bn", "bound"}
+    assert torch.allclose(terms["ce"], 0.5 * F.cross_entropy(out.logits, labels), rtol=1e-4)
+    assert torch.allclose(terms["balance"], 0.7 * (1 + (q * q.log()).sum() / math.log(CLASSES)), rtol=1e-4, atol=1e-6)
+    assert torch.equal(terms["smooth"], 2 * smoothness(x, gaussian(1.0).sum(dim=0)))
+    assert torch.allclose(terms["bn"], 3 * batchnorm_divergence(problem.teacher, statistics), rtol=1e-4)
+
+
+def test_mfcls_series_are_floats_of_the_datas_scale_and_its_generator_makes_them_again() -> None:
+    problem, method = problem_of(series_net(), labels=(1, 3)), MFCL(**OF_MFCL)
+    pool = method.pool(problem, run_chain(method, method.checked(problem)))
+    assert pool["x"].shape == (20, *SHAPE)
+    assert pool["x"].dtype == torch.float32
+    assert not pool["x"].isnan().any()
+    x = (pool["x"] - problem.mean[:, None]) / problem.std[:, None]
+    seen = problem.teacher(x).logits[:, [1, 3]].argmax(dim=1)
+    assert torch.equal(pool["y"], torch.tensor([1, 3])[seen])
+    sent = method.new_generator(SHAPE)
+    sent.load_state_dict(travelling(pool))
+    sent.eval().stream = generator(*problem.key, "pool")
+    assert torch.allclose(torch.cat([sent.sample(count) for count in (8, 8, 4)]), x, atol=1e-5)
+
+
+def test_mfcls_generator_of_series_learns_their_scale() -> None:
+    """Statistics that the net remembers are of series far from mean 0 and deviation 1, which training brings nearer."""
+    teacher = series_net()
+    far = population_statistics(teacher.backbone, [20 + 9 * some(64)])
+    teacher.backbone.load_state_dict({**teacher.backbone.state_dict(), **far})
+    problem = problem_of(teacher, bound=None, mean=torch.zeros(2), std=torch.ones(2))
+    method = MFCL(**OF_MFCL | {"rounds": 1, "steps": 150, "batch_size": 32}, lr=0.05)
+    first, last = (method.pool(problem, chain)["x"] for chain in (method.start(problem, 0), run_chain(method, problem)))
+    assert (last.mean(dim=(0, 2)) - 20).abs().max() < (first.mean(dim=(0, 2)) - 20).abs().min() - 1
+
+
+def test_a_chain_of_mfcl_on_series_goes_on_from_what_was_saved() -> None:
+    problem, method = problem_of(series_net()), MFCL(**OF_MFCL)
+    whole, resumed = (method.pool(problem, made(method, problem)) for made in (run_chain, partial(gone_on, after=1)))
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "said"),
+    [
+        ((2, 20), {"doublings": 2}, "doublings: 2 is for images; leave it out for series"),
+        ((2, 2), {}, "series of 2 steps are too short for a blur of 5; 3 at least"),
+    ],
+)
+def test_what_mfcl_cannot_make_of_series_is_one_line(
+    shape: tuple[int, int], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^synthesizer mfcl: {said}$"):
+        MFCL(**OF_MFCL, **settings).checked(problem_of(series_net(), shape=shape))
+
+
 # Whole runs ------------------------------------------------------------------------------------
 
 RUN: dict[str, Any] = {
@@ -342,6 +422,31 @@ def test_strategies_replay_series(tmp_path: Path, folder: Path, strategy: str) -
     assert tensors["shared/synthetic/x"].dtype == torch.float32
     assert tensors["shared/synthetic/x"].shape == (20, *SHAPE)
     assert set(tensors["shared/synthetic/y"].tolist()) == {0, 1}
+    with pytest.raises(Stop):
+        play(path, out=tmp_path / "stopped", observer=StopAfter(1, "synthesis_progress"))
+    (again,) = play(path, out=tmp_path / "stopped")
+    assert same(tensors, checkpoint(again)[0])
+
+
+def test_mfcl_sends_a_generator_of_series(tmp_path: Path, folder: Path) -> None:
+    rows = [
+        ([channel[: 12 + k % 9] for channel in channels], label)
+        for k, (channels, label) in enumerate(waves(12, ("1", "2", "3", "4"), steps=20))
+    ]
+    write_ts(folder, rows, rows[::5], "Waves")  # most of them end early
+    data = RUN["data"] | {"root": str(folder)}
+    chosen = {"mfcl": {"synthetic": 8, "synthesizer": {"mfcl": OF_MFCL}}}
+    path = write_experiment(tmp_path, **RUN | {"data": data}, strategy=chosen)
+    (whole,) = play(path, out=tmp_path / "whole")
+    tensors, _ = checkpoint(whole)
+    made = MFCL(**OF_MFCL).new_generator(SHAPE).state_dict()
+    sent = {name: t for name, t in tensors.items() if name.startswith("shared/generator/")}
+    assert {name.removeprefix("shared/generator/"): t.shape for name, t in sent.items()} == {
+        name: t.shape for name, t in made.items()
+    }
+    assert all(torch.isfinite(t).all() for t in tensors.values())
+    (last,) = [record for record in whole.rounds if record["task"] == 2 and record["round"] == 1]
+    assert set(last["terms"]) >= {"ce", "head", "kd"}
     with pytest.raises(Stop):
         play(path, out=tmp_path / "stopped", observer=StopAfter(1, "synthesis_progress"))
     (again,) = play(path, out=tmp_path / "stopped")

@@ -61,7 +61,7 @@ from fcil.synthesis.families.pixel_loop import PixelLoop, stored
 from fcil.synthesis.families.with_student import PoolStudentLoop, WithStudent
 from fcil.types import Output, Tensors, Terms
 
-NAMES = [name for name in synthesizer_names() if synthesizer_class(name).makes == "images"]
+NAMES = [name for name in synthesizer_names() if "images" in synthesizer_class(name).makes]
 CLASSES = {name: synthesizer_class(name) for name in NAMES}
 WEIGHTS = ("ce", "adv", "balance", "act", "tv", "l2", "smooth", "cam", "ed")
 """Of terms, in so far as a method can do without."""

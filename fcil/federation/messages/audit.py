@@ -118,7 +118,7 @@ class Audit:
         if now is None:
             return ""
         if most is not None and len(now["indices"]) > most:
-            return f"keeps {len(now['indices'])} images; federation.exemplars allows {most}"
+            return f"keeps {len(now['indices'])} {self.scenario.dataset.kind}; federation.exemplars allows {most}"
         others = torch.zeros(len(self.images), dtype=torch.bool, device=self.held.indices.device)
         others[now["indices"]] = True
         others[self.held.indices] = False
@@ -144,7 +144,8 @@ class Audit:
         others = f" and of {more} more class{'es' * (more > 1)}" if more else ""
         count = labels.count(label)
         name = self.scenario.tasks[-1].names[label]
-        return f'{count} image{"s" * (count > 1)} of class {label} ("{name}", task {task.number}){others}, {whose}'
+        what = self.scenario.dataset.one if count == 1 else self.scenario.dataset.kind
+        return f'{count} {what} of class {label} ("{name}", task {task.number}){others}, {whose}'
 
 
 def _classes(labels: Iterable[Tensor]) -> list[int]:
@@ -268,9 +269,11 @@ class AuditLog:
 
 
 @contextmanager
-def asserted_unchanged(server: Server) -> Iterator[None]:
+def asserted_unchanged(server: Server, kind: str) -> Iterator[None]:
     """Check that a block in which test images are shown leaves the server's state as it was.
 
+    Args:
+        kind: of the samples, for the error message.
     Raises:
         LeakError: it did not; what is kept of a test image may reach the clients.
     """
@@ -280,7 +283,7 @@ def asserted_unchanged(server: Server) -> Iterator[None]:
     for name in {**before, **after}:
         if name not in before or name not in after or not _same(before[name], after[name]):
             raise LeakError(
-                f"server.{name} has changed while test images were shown to predict; they stay on the server"
+                f"server.{name} has changed while test {kind} were shown to predict; they stay on the server"
             )
 
 

@@ -69,7 +69,7 @@ class NoisySeriesGenerator(nn.Sequential):
 
 
 class SeriesGenerator(nn.Sequential):
-    """Noise (B, n) -> series (B, c, L) of about mean 0 and deviation 1 in every channel.
+    """Noise (B, n) -> series (B, c, L), standardised over the batch and brought to a learnt mean and deviation (c,).
 
     Weights start from torch's global stream: build inside `fcil.rng.seeded`.
     """
@@ -78,9 +78,7 @@ class SeriesGenerator(nn.Sequential):
     """Random stream of the noise in `sample`; set by the caller."""
 
     def __init__(self, shape: Shape, latent: int, width: int) -> None:
-        super().__init__(
-            OrderedDict(**OrderedDict(_stages(shape, latent, width)), scale=nn.BatchNorm1d(shape[0], affine=False))
-        )
+        super().__init__(OrderedDict(**OrderedDict(_stages(shape, latent, width)), scale=nn.BatchNorm1d(shape[0])))
         self.latent = latent
 
     def noise(self, count: int) -> Tensor:

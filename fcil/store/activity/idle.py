@@ -71,7 +71,7 @@ def _terms(records: Records, options: Mapping[str, Any], declared: Declared, *, 
 
 def _radius(name: str | None, options: Mapping[str, Any]) -> str:
     radius = options.get(name) if name else None
-    return f"; all images lay within strategy.{name} ({radius:g})" if _is_number(radius) else ""
+    return f"; all samples lay within strategy.{name} ({radius:g})" if _is_number(radius) else ""
 
 
 def _is_number(value: Any) -> bool:
@@ -84,7 +84,7 @@ def _is_number(value: Any) -> bool:
 def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, Any], declared: Declared) -> list[str]:
     lines = []
     if "exemplars" in declared.uses and not any(found["exemplars"][:-1]):
-        lines.append("clients kept no image of earlier tasks")
+        lines.append("clients kept no exemplar of earlier tasks")
     if "synthesizer" in options and not any(found.get("samples") or ()):
         lines.append("the synthesizer made no sample")
     if "samples" in declared.uses and not found["drawn"]:

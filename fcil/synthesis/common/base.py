@@ -133,8 +133,8 @@ class Synthesizer:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the method cannot do without: `anchors`, `batchnorm`."""
-    makes: ClassVar[Literal["images", "series"]] = "images"
-    """Kind of its samples, which is that of the data sets it serves."""
+    makes: ClassVar[frozenset[str]] = frozenset({"images"})
+    """Kinds of samples it can make, `images` and `series`: those of the data sets it serves."""
     recipe: ClassVar[Recipe] = Recipe()
     """How a student learns from its samples, unless told otherwise."""
     can_teach: ClassVar[bool] = False

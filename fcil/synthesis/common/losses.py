@@ -109,15 +109,17 @@ def gaussian(sigma: float, side: int = 5) -> Tensor:
     return line[:, None] * line
 
 
-def smoothness(images: Tensor, blur: Tensor) -> Tensor:
-    """Return the mean of (x - blur * x)^2, with the border mirrored: the part of an image that a blur removes.
+def smoothness(samples: Tensor, blur: Tensor) -> Tensor:
+    """Return the mean of (x - blur * x)^2, with the border mirrored: the part of a sample that a blur removes.
 
-    Images x (B, c, H, W) of sides above half the blur's, blur (side, side) with an odd side.
+    Images x (B, c, H, W) and a blur (side, side), or series (B, c, L) and a blur (side,); side is odd, and H, W and L
+    are above half of it.
     """
-    channels, reach = images.shape[1], len(blur) // 2
-    kernel = sent(blur, images).expand(channels, 1, -1, -1)
-    smooth = F.conv2d(F.pad(images, (reach,) * 4, mode="reflect"), kernel, groups=channels)
-    return F.mse_loss(images, smooth)
+    channels, reach = samples.shape[1], len(blur) // 2
+    kernel = sent(blur, samples).expand(channels, 1, *blur.shape)
+    convolve = F.conv2d if blur.ndim == 2 else F.conv1d
+    smooth = convolve(F.pad(samples, (reach,) * 2 * blur.ndim, mode="reflect"), kernel, groups=channels)
+    return F.mse_loss(samples, smooth)
 
 
 def total_variation(images: Tensor) -> Tensor:
