@@ -20,8 +20,9 @@ from flwr.clientapp import ClientApp
 
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.messages.audit import RECORD, Audit
-from fcil.federation.protection.client_mods import around, forge
+from fcil.federation.protection.client_mods import LOG, around, forge
 from fcil.federation.protection.malicious import given
+from fcil.federation.runtime.graphs import CapturedSteps, obstacle
 from fcil.federation.runtime.user_code import check_update, named_state
 from fcil.federation.runtime.worker import Site, Sites
 from fcil.nets import normalises_one
@@ -98,12 +99,17 @@ def _train(call: _Call) -> Message:
 
 
 def _trained(call: _Call) -> Message:
-    client, audit = _client(call)
+    captured = _capture(call.site)
+    client, audit = _client(call, captured)
     with call.site.playing(client, "local_train"):
         update = call.site.plan.strategy.strategy.local_train(client)
         check_update(update, "local_train", optional=False)
         client.check_lent()
-        return _reply(call, client, audit, update)
+        reply = _reply(call, client, audit, update)
+    if captured is not None and captured.problem:
+        line = f"client {client.index}: resources.compile: no step was captured: {captured.problem}"
+        reply.content[LOG] = ConfigRecord({"lines": [line]})
+    return reply
 
 
 def _after_task(call: _Call) -> Message:
@@ -135,7 +141,16 @@ def identify(message: Message, context: Context) -> Message:
     )
 
 
-def _client(call: _Call) -> tuple[Client, Audit]:
+def _capture(site: Site) -> CapturedSteps | None:
+    """Return what captures a client's steps in a round; None: they run as ever."""
+    plan = site.plan
+    if plan.resources.compile is None:
+        return None
+    why = obstacle(plan.strategy.strategy, plan.optimizer.name, site.device.type == "cuda")
+    return None if why else CapturedSteps(site.device)
+
+
+def _client(call: _Call, captured: CapturedSteps | None = None) -> tuple[Client, Audit]:
     site, job = call.site, call.job
     plan, scenario, (task, round, index) = site.plan, site.context.scenario, call.who
     weights = to_tensors(cast(ArrayRecord, call.message.content["weights"]))
@@ -161,6 +176,7 @@ def _client(call: _Call) -> tuple[Client, Audit]:
         start={name: w.to(site.device) for name, w in weights.items()},
         max_batches=plan.federation.max_batches,
         most_exemplars=plan.federation.exemplars,
+        capture=None if captured is None else captured.of,
     )
     private = bring_bank(client.net, memory, client.shard, client.generator("tokens"))
     client.start.update(private)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fcil.data import task_sizes
@@ -14,6 +15,7 @@ from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.safeguards import check_safeguards
+from fcil.federation.runtime.graphs import obstacle
 from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.nets import check_batch, check_inputs, normalises_one
 from fcil.nets.series import ShapeFormerRecipe
@@ -141,7 +143,13 @@ def check_fits(context: RunContext) -> None:
 
 def remarks(context: RunContext) -> list[str]:
     """Return unusual properties of a run that can be played, a line each."""
-    return [*_single_images(context), *_all_kept(context), *_odd_data(context), *_shapelets(context)]
+    return [
+        *_single_images(context),
+        *_all_kept(context),
+        *_odd_data(context),
+        *_shapelets(context),
+        *_compilation(context),
+    ]
 
 
 def introduction(context: RunContext) -> list[str]:
@@ -190,6 +198,14 @@ def _shapelets(context: RunContext) -> Iterator[str]:
             "net.shapelets: they stay with the clients that find them, so the server evaluates the generic branch "
             f"alone; in training the class branch is silent for a share of {settings.silent:g} of the series (silent)"
         )
+
+
+def _compilation(context: RunContext) -> Iterator[str]:
+    plan = context.plan
+    on_gpu = plan.resources.device != "cpu" and torch.cuda.is_available()
+    why = obstacle(plan.strategy.strategy, plan.optimizer.name, on_gpu)
+    if plan.resources.compile is not None and why:
+        yield f"resources.compile: {plan.resources.compile} is not used, steps run as ever: {why}"
 
 
 def _test_share(context: RunContext) -> Iterator[str]:

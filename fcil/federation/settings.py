@@ -128,6 +128,9 @@ class Resources:
     """Synthesis chains run at once; a synthesizer has one chain unless `chains` says more."""
     synthesis_gpus: Annotated[float, Field(ge=0)] = 0.3
     """Share of a GPU that Ray sets aside for each synthesis worker."""
+    compile: Literal["graphs"] | None = None
+    """`graphs` captures the step of a client on a GPU in a CUDA graph, where the strategy's step allows it, and says so
+    where not; never run on a GPU yet. null: off."""
     ray_address: str | None = None
     """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
 

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from idle_round import processor
 from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcil.federation.settings import settled
