@@ -61,7 +61,8 @@ class Strategy:
     """Own data that a client may touch: the current task's, or all tasks seen (an upper bound)."""
     plain_loss: ClassVar[bool] = True
     """Whether `local_loss` of this very class reads nothing of a client but its net and task, and waits for no number:
-    then steps can be captured (`resources.compile`). A class with a `local_loss` of its own says it anew."""
+    then steps can be captured (`resources.compile`), or taken by several clients at once
+    (`federation.clients_per_call`). A class with a `local_loss` of its own says it anew."""
     memo_lasts: ClassVar[Literal["task", "run"]] = "task"
     """Whether `server.memo` begins empty in each task, or is kept for the run."""
     uses: ClassVar[frozenset[str]] = frozenset()

@@ -65,6 +65,9 @@ class FederationSettings:
     passes, `local_epochs` of them."""
     batch_size: Count = 64
     """Real images per step on a client."""
+    clients_per_call: Count = 1
+    """Most clients trained as one vectorised call, for small nets with `backend: inprocess`, where the strategy's step
+    allows it; it rounds differently. Clients whose batches have other sizes are trained alone, as all are at 1."""
     backend: Literal["ray", "inprocess"] = "ray"
     """Backend that runs the clients: Ray workers, or this process, one after the other; the result is the same."""
     evaluate_every: Index = 1
