@@ -17,6 +17,7 @@ from fcil.federation import client as clients_side
 from fcil.federation.context import Datasets
 from fcil.federation.preconditions import remarks
 from fcil.federation.runtime.vectorised import train_together
+from fcil.federation.runtime.worker import Site
 from fcil.nets import Net, NetSettings, build_net
 from fcil.optimizer import OptimizerSettings
 from fcil.roles import Client
@@ -136,6 +137,14 @@ def test_a_run_is_that_of_clients_alone_within_rounding(tmp_path: Path, groups: 
     for ours, theirs in zip(together.rounds, alone.rounds, strict=True):
         assert ours["terms"] == pytest.approx(theirs["terms"], rel=1e-4)
         assert ours.keys() == theirs.keys()
+
+
+def test_the_net_of_the_process_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    build = Site._new_net
+    monkeypatch.setattr(Site, "_new_net", lambda *given: made.append(1) or build(*given))
+    play(even(tmp_path), TOGETHER, out=tmp_path / "out")
+    assert len(made) == 1
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_bit(tmp_path: Path, groups: list[list[int]]) -> None:
