@@ -67,8 +67,8 @@ class FederationSettings:
     """Real images per step on a client."""
     clients_per_call: Count = 1
     """Most clients trained as one vectorised call with `backend: inprocess`, where the strategy's step allows it:
-    faster where nets and images are tiny, slower elsewhere, and equal but for rounding; those whose batches have other sizes
-    are trained alone; 1: each is."""
+    faster where nets and images are tiny, slower elsewhere, equal but for rounding; clients whose batches have other
+    sizes are trained alone; 1: each is."""
     backend: Literal["ray", "inprocess"] = "ray"
     """Backend that runs the clients: Ray workers, or this process, one after the other; the result is the same."""
     evaluate_every: Index = 1

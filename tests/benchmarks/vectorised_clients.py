@@ -48,6 +48,7 @@ WORKS: dict[str, tuple[NetSettings, Shape]] = {
     "mlp": (NetSettings(name="mlp", norm="none"), (1, 28, 28)),
     "cnn": (NetSettings(name="cnn", norm="none"), (1, 28, 28)),
     "cnn-batchnorm": (NetSettings(name="cnn"), (1, 28, 28)),
+    "cnn-wide": (NetSettings(name="cnn", width=48, norm="none"), (1, 28, 28)),
     "resnet8": (NetSettings(name="resnet8"), (1, 8, 8)),
 }
 """Nets with the shape of their images: MNIST, and digits for the last."""
@@ -249,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 5, 10, 50])
     parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--nets", nargs="+", choices=[*WORKS], default=[*WORKS])
+    parser.add_argument("--nets", nargs="+", choices=[*WORKS], default=["mlp", "cnn", "cnn-batchnorm", "resnet8"])
     parser.add_argument("--repeats", type=int, default=7)
     given = parser.parse_args()
     print(f"command: python {' '.join(sys.argv)}")
