@@ -130,7 +130,8 @@ class Engine:
         if self._pool is None:
             sites = Sites(context.for_clients)
             grid = InProcessGrid(client_app(sites), clients, timeout, watch=self.watch)
-            grid.window, sites.companions = context.plan.federation.clients_per_call, grid.companions
+            if (together := context.plan.federation.clients_per_call) > 1:
+                grid.window, sites.companions = together, grid.companions
             return grid
         return RayGrid(self._pool, clients, timeout)
 
