@@ -21,7 +21,7 @@ from fcil.optimizer import OptimizerSettings, build_optimizer, restore_state, st
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.common.pool import views_ahead
-from fcil.types import Batch, Output, State, Task, Tensors, Terms, Update, Value
+from fcil.types import Batch, Output, State, Step, Task, Tensors, Terms, Update, Value
 
 OPTIMIZER = "optimizer"
 """Name in a client's memory of the optimizer's state, where it is kept."""
@@ -49,6 +49,7 @@ class Client:
     max_batches: int | None = None
     local_steps: int | None = None
     most_exemplars: int | None = None
+    capture: Callable[[Step], Step] | None = None  # makes its steps replay one of them
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     single_batches: int = 0  # training batches of one image so far
     _coming: int = 1  # training batches of this pass that are still to come, with the present one
@@ -194,15 +195,21 @@ class Client:
         if self.optimizer.state == "kept":
             restore_state(optimizer, parameters, cast(dict[str, Tensors], self.memory.get(OPTIMIZER, {})))
         self.net.train()
-        sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
-        first, steps = torch.zeros((), device=self.device), 0
-        for epoch, batch in self.passes():
+
+        def step(batch: Batch) -> tuple[Terms, Tensor]:
             with self.autocast():
                 terms = loss(self, batch)
             total = total_loss(terms)
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            return terms, total
+
+        take = self.capture(step) if self.capture is not None else step
+        sums: dict[str, Tensor] = {}  # stay on the device: reading a number would stop it each step
+        first, steps = torch.zeros((), device=self.device), 0
+        for epoch, batch in self.passes():
+            terms, total = take(batch)
             steps += 1
             if after_step is not None:
                 terms = terms | after_step(self, batch)

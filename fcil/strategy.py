@@ -59,6 +59,10 @@ class Strategy:
     """Fields that came after runs without them: at their defaults they are left out of what tells runs apart."""
     data: ClassVar[Literal["task", "seen"]] = "task"
     """Own data that a client may touch: the current task's, or all tasks seen (an upper bound)."""
+    plain_loss: ClassVar[bool] = True
+    """Whether `local_loss` of this very class reads nothing of a client but its net and task, and waits for no number:
+    then steps can be captured (`resources.compile`), or taken by several clients at once
+    (`federation.clients_per_call`). A class with a `local_loss` of its own says it anew."""
     memo_lasts: ClassVar[Literal["task", "run"]] = "task"
     """Whether `server.memo` begins empty in each task, or is kept for the run."""
     uses: ClassVar[frozenset[str]] = frozenset()
@@ -79,6 +83,12 @@ class Strategy:
         """Local epochs of SGD on `local_loss`, with a fresh optimizer, as in the field's code."""
         last = type(self).local_train is Strategy.local_train  # else the method that calls this may use the net
         return client.train(self.local_loss, self.trainable(client.net), lend=last)
+
+    @classmethod
+    def takes_plain_steps(cls) -> bool:
+        """Return whether a client's training is the loop above, over a loss of its net, its task and a batch alone."""
+        author = next(kind for kind in cls.__mro__ if "local_loss" in vars(kind))
+        return cls.local_train is Strategy.local_train and vars(author).get("plain_loss") is True
 
     def after_local_task(self, client: Client) -> Update | None:
         """Once per client when a task ends: a Fisher estimate, prototypes, exemplars."""

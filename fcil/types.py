@@ -5,7 +5,7 @@ Shapes: B batch, C classes seen so far, F feature width, D width of a label-text
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
@@ -59,6 +59,10 @@ class Output(NamedTuple):
     logits: Tensor  # (B, C)
     features: Tensor  # (B, F), after the pooling, the input of the classifier
     embedding: Tensor | None  # (B, D), of the label-text head, where the net has one
+
+
+Step = Callable[[Batch], tuple[Terms, Tensor]]
+"""Step of training on a batch; returns the terms of the loss before it, and their sum."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Finetune(Strategy):
         "2017, arXiv:1602.05629"
     )
     loss_terms = ("ce",)
+    plain_loss = True
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.num_old if self.classes == "new" else 0

@@ -53,6 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "fcil.federation.executor",
         "fcil.federation.grids",
         "fcil.federation.runtime.user_code",
+        "fcil.federation.runtime.vectorised",
         "fcil.federation.runtime.worker",
         "fcil.federation.synthesis.jobs",
     ),

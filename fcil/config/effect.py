@@ -22,6 +22,7 @@ DETAIL = ("federation.evaluate_every",)
 
 LATER: dict[str, Any] = {
     "federation.local_steps": None,
+    "federation.clients_per_call": 1,
     "net.memory_format": "contiguous",
     "optimizer.state": "fresh",
     "net.head_start": "kaiming",

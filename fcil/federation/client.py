@@ -20,11 +20,13 @@ from flwr.clientapp import ClientApp
 
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.messages.audit import RECORD, Audit
-from fcil.federation.protection.client_mods import around, forge
+from fcil.federation.protection.client_mods import LOG, around, forge
 from fcil.federation.protection.malicious import given
+from fcil.federation.runtime.graphs import CapturedSteps, obstacle
 from fcil.federation.runtime.user_code import check_update, named_state
+from fcil.federation.runtime.vectorised import step_sizes, train_together
 from fcil.federation.runtime.worker import Site, Sites
-from fcil.nets import normalises_one
+from fcil.nets import Net, normalises_one
 from fcil.roles import Client
 from fcil.shapelets.banks import bring_bank, keep_bank, new_shapelets, put_back
 from fcil.types import State, Update
@@ -70,12 +72,33 @@ class _Call:
     @classmethod
     def of(cls, sites: Sites, message: Message, context: Context) -> _Call:
         site = sites.of(plan_text(message))
-        return cls(message, context, site, _job(str(cast(ConfigRecord, message.content["config"])["job"])))
+        return cls(message, context, site, _job_of(message))
 
     @property
     def who(self) -> tuple[int, int, int]:
         """Task, round and client."""
         return self.job["task"], self.job["round"], int(self.context.node_config["partition-id"])
+
+    @property
+    def number(self) -> str:
+        """Number of the message, which no other has."""
+        return self.message.metadata.message_id
+
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the client's batches in this round."""
+        task, _, client = self.who
+        return step_sizes(self.site.plan, self.site.context.scenario, task, client)
+
+    def waiting(self) -> list[_Call]:
+        """The same question to other clients in this process that none has answered yet."""
+        kind, text, known = self.message.metadata.message_type, plan_text(self.message), self.site.trained
+        others = [m for m in self.site.companions() if m[0].metadata.message_type == kind and plan_text(m[0]) == text]
+        calls = [_Call(message, context, self.site, _job_of(message)) for message, context in others]
+        return [call for call in calls if call.job == self.job and call.number not in known]
+
+
+def _job_of(message: Message) -> Mapping[str, Any]:
+    return _job(str(cast(ConfigRecord, message.content["config"])["job"]))
 
 
 @lru_cache(maxsize=2)
@@ -98,12 +121,40 @@ def _train(call: _Call) -> Message:
 
 
 def _trained(call: _Call) -> Message:
-    client, audit = _client(call)
+    if call.site.plan.federation.clients_per_call > 1 and call.number not in call.site.trained:
+        _train_together(call)
+    if ready := call.site.trained.pop(call.number, None):
+        return _reply(call, *ready)
+    captured = _capture(call.site)
+    client, audit = _client(call, captured)
     with call.site.playing(client, "local_train"):
         update = call.site.plan.strategy.strategy.local_train(client)
         check_update(update, "local_train", optional=False)
         client.check_lent()
-        return _reply(call, client, audit, update)
+        reply = _reply(call, client, audit, update)
+    if captured is not None and captured.problem:
+        line = f"client {client.index}: resources.compile: no step was captured: {captured.problem}"
+        reply.content[LOG] = ConfigRecord({"lines": [line]})
+    return reply
+
+
+def _train_together(call: _Call) -> None:
+    """Train a client and those of the waiting ones that can be trained with it, if any; `site.trained` has the answers.
+
+    One whose loss was not finite is left out: alone it will say so.
+    """
+    site, strategy = call.site, call.site.plan.strategy.strategy
+    group = [call, *(other for other in call.waiting() if other.sizes() == call.sizes())]
+    if len(group) < 2 or not call.sizes():
+        return
+    first, audit = _client(call)
+    clients = [(first, audit), *(_client(other, net=first.net) for other in group[1:])]
+    with site.playing(first, "local_train"):
+        trained = strategy.trainable(first.net)
+        updates = train_together([client for client, _ in clients], strategy.local_loss, trained)
+    for other, (client, seen), update in zip(group, clients, updates, strict=True):
+        if update is not None:
+            site.trained[other.number] = client, seen, update
 
 
 def _after_task(call: _Call) -> Message:
@@ -135,7 +186,17 @@ def identify(message: Message, context: Context) -> Message:
     )
 
 
-def _client(call: _Call) -> tuple[Client, Audit]:
+def _capture(site: Site) -> CapturedSteps | None:
+    """Return what captures a client's steps in a round; None: they run as ever."""
+    plan = site.plan
+    if plan.resources.compile is None:
+        return None
+    why = obstacle(plan.strategy.strategy, plan.optimizer.name, site.device.type == "cuda")
+    return None if why else CapturedSteps(site.device)
+
+
+def _client(call: _Call, captured: CapturedSteps | None = None, net: Net | None = None) -> tuple[Client, Audit]:
+    """Return a client and its audit; in a net that holds the weights of its message already, if one is given."""
     site, job = call.site, call.job
     plan, scenario, (task, round, index) = site.plan, site.context.scenario, call.who
     weights = to_tensors(cast(ArrayRecord, call.message.content["weights"]))
@@ -146,7 +207,7 @@ def _client(call: _Call) -> tuple[Client, Audit]:
         index=index,
         task=site.context.tasks[task - 1],
         round=round,
-        net=site.resident_net(weights, job["text_width"]),
+        net=net or site.resident_net(weights, job["text_width"]),
         shard=given(plan, index, audit.held, scenario.tasks),
         shared=site.receive(call.message.content, job["shared"]),
         memory=memory,
@@ -161,6 +222,7 @@ def _client(call: _Call) -> tuple[Client, Audit]:
         start={name: w.to(site.device) for name, w in weights.items()},
         max_batches=plan.federation.max_batches,
         most_exemplars=plan.federation.exemplars,
+        capture=None if captured is None else captured.of,
     )
     private = bring_bank(client.net, memory, client.shard, client.generator("tokens"))
     client.start.update(private)

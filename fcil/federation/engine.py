@@ -100,10 +100,13 @@ class Engine:
         """Play a run to its end, from the last checkpoint in its folder if there is one.
 
         Raises:
+            ConfigError: clients are to be trained together that are not in this process.
             TrainingError: too many clients failed, a term was not finite, or memory ran out.
             StoreError: a file could not be written, or the checkpoints are another run's.
         """
         plan, grid = context.plan, self.grid or self._grid(context)
+        if plan.federation.clients_per_call > 1 and not isinstance(grid, InProcessGrid):
+            raise ConfigError("federation.clients_per_call: clients play elsewhere, each for itself; expected 1")
         checkpoints = Checkpoints(folder / "checkpoints", plan.decisive | {"seed": plan.seed})
         loop = Loop(
             grid=grid,
@@ -125,7 +128,11 @@ class Engine:
     def _grid(self, context: RunContext) -> LocalGrid:
         clients, timeout = context.plan.federation.clients, context.plan.federation.timeout
         if self._pool is None:
-            return InProcessGrid(client_app(Sites(context.for_clients)), clients, timeout, watch=self.watch)
+            sites = Sites(context.for_clients)
+            grid = InProcessGrid(client_app(sites), clients, timeout, watch=self.watch)
+            if (together := context.plan.federation.clients_per_call) > 1:
+                grid.window, sites.companions = together, grid.companions
+            return grid
         return RayGrid(self._pool, clients, timeout)
 
     def _as_told(self, plan: Plan, grid: Grid) -> Plan:

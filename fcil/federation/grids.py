@@ -114,11 +114,15 @@ class InProcessGrid(LocalGrid):
                 return [self._call(self._waiting.pop(number))]
         return []
 
+    def companions(self) -> list[tuple[Message, Context]]:
+        """Return the messages that wait to be answered, each with the context of its client."""
+        return [(message, self._contexts[message.metadata.dst_node_id]) for message in self._waiting.values()]
+
     def _call(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
         before = RecordDict(dict(context.state))
         try:
-            with self._watch(message.metadata.dst_node_id - 1), time_limit(self._timeout):
+            with self._watch(message.metadata.dst_node_id - 1), time_limit(self._timeout * self.window):  # as one
                 reply = self._app(message=message, context=context)
         except OutOfTime:
             context.state = before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fcil.data import task_sizes
@@ -14,6 +16,7 @@ from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.safeguards import check_safeguards
+from fcil.federation.runtime import graphs, vectorised
 from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.nets import check_batch, check_inputs, normalises_one
 from fcil.nets.series import ShapeFormerRecipe
@@ -40,6 +43,8 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
     check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
     strategy, federation = plan.strategy.strategy, plan.federation
     _check_kind(context)
+    if federation.clients_per_call > 1 and (problem := vectorised.obstacle(plan, scenario.dataset.kind)):
+        raise ConfigError(f"federation.clients_per_call: {federation.clients_per_call} is not allowed: {problem}")
     if federation.privacy is not None and strategy.reads_metrics:
         raise ConfigError(
             f'federation.privacy: withholds metrics of clients, which strategy "{plan.strategy.name}" reads under '
@@ -142,7 +147,14 @@ def check_fits(context: RunContext) -> None:
 
 def remarks(context: RunContext) -> list[str]:
     """Return unusual properties of a run that can be played, a line each."""
-    return [*_single_images(context), *_all_kept(context), *_odd_data(context), *_shapelets(context)]
+    return [
+        *_single_images(context),
+        *_all_kept(context),
+        *_odd_data(context),
+        *_shapelets(context),
+        *_compilation(context),
+        *_clients_alone(context),
+    ]
 
 
 def introduction(context: RunContext) -> list[str]:
@@ -190,6 +202,32 @@ def _shapelets(context: RunContext) -> Iterator[str]:
         yield (
             "net.shapelets: they stay with the clients that find them, so the server evaluates the generic branch "
             f"alone; in training the class branch is silent for a share of {settings.silent:g} of the series (silent)"
+        )
+
+
+def _compilation(context: RunContext) -> Iterator[str]:
+    plan = context.plan
+    on_gpu = plan.resources.device != "cpu" and torch.cuda.is_available()
+    why = graphs.obstacle(plan.strategy.strategy, plan.optimizer.name, on_gpu)
+    if plan.resources.compile is not None and why:
+        yield f"resources.compile: {plan.resources.compile} is not used, steps run as ever: {why}"
+
+
+def _clients_alone(context: RunContext) -> Iterator[str]:
+    plan, clients = context.plan, range(context.scenario.clients)
+    if plan.federation.clients_per_call == 1:
+        return
+    turns = [
+        Counter(
+            filter(None, (vectorised.step_sizes(plan, context.scenario, task.number, client) for client in clients))
+        )
+        for task in context.tasks
+    ]
+    alone = sum(number == 1 for sizes in turns for number in sizes.values())
+    if alone:
+        yield (
+            f"federation.clients_per_call: {alone} of {sum(map(Counter.total, turns))} clients of all tasks have "
+            "batches of sizes that no other has, and are trained alone"
         )
 
 

@@ -65,6 +65,10 @@ class FederationSettings:
     passes, `local_epochs` of them."""
     batch_size: Count = 64
     """Real images per step on a client."""
+    clients_per_call: Count = 1
+    """Most clients trained as one vectorised call with `backend: inprocess`, where the strategy's step allows it:
+    faster where nets and images are tiny, slower elsewhere, equal but for rounding; clients whose batches have other
+    sizes are trained alone; 1: each is."""
     backend: Literal["ray", "inprocess"] = "ray"
     """Backend that runs the clients: Ray workers, or this process, one after the other; the result is the same."""
     evaluate_every: Index = 1
@@ -128,6 +132,9 @@ class Resources:
     """Synthesis chains run at once; a synthesizer has one chain unless `chains` says more."""
     synthesis_gpus: Annotated[float, Field(ge=0)] = 0.3
     """Share of a GPU that Ray sets aside for each synthesis worker."""
+    compile: Literal["graphs"] | None = None
+    """`graphs` captures the step of a client on a GPU in a CUDA graph where the strategy's step allows it, and says so
+    where not (never run on a GPU yet); null: off."""
     ray_address: str | None = None
     """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
 

@@ -2,11 +2,13 @@
 
     python -m venv PFL && PFL/bin/pip install "pfl[pytorch]==0.6.0" psutil
     python tests/benchmarks/beside_pfl.py PFL/bin/python [--clients 50] [--rounds 4] [--repeats 7] [--other CHECKOUT]
+                                          [--together 10 50]
 
 Fifty clients take five steps of SGD on ten images each, in one process and one thread, with a net of 1.7 million and
 one of 27 thousand weights. pfl's images are normalised beforehand and taken in the same order in every round; ours
 are bytes, shuffled and normalised for each batch. Printed: the median processor seconds and seconds of a round, and the
-median ratio of processor time of a turn to pfl's next to it.
+median ratio of processor time of a turn to pfl's next to it. `--together` adds rounds of ours with so many clients to a
+vectorised call (`federation.clients_per_call`).
 """
 
 from __future__ import annotations
@@ -58,9 +60,11 @@ def images(folder: Path, clients: int) -> None:
     laid(folder, files)
 
 
-def experiment(folder: Path, width: int, clients: int, rounds: int) -> Path:
-    """Write the experiment that plays the rounds of pfl."""
+def experiment(folder: Path, width: int, clients: int, rounds: int, together: int = 1) -> Path:
+    """Write the experiment that plays the rounds of pfl, with so many clients to a call."""
     federation = {"clients": clients, "rounds": rounds, "local_epochs": 1, "batch_size": 10, "backend": "inprocess"}
+    if together > 1:
+        federation["clients_per_call"] = together
     settings = {
         "name": "beside-pfl",
         "data": {"dataset": "mnist", "root": str(folder), "tasks": 1, "partition": "iid", "augment": False},
@@ -70,7 +74,7 @@ def experiment(folder: Path, width: int, clients: int, rounds: int) -> Path:
         "strategy": "finetune",
         "resources": {"device": "cpu"},
     }
-    path = folder / f"{width}.yaml"
+    path = folder / f"{width}-{together}.yaml"
     path.write_text(json.dumps(settings), encoding="utf-8")
     return path
 
@@ -84,6 +88,9 @@ def turns(given: argparse.Namespace, width: int) -> dict[str, list[Turn]]:
         source = experiment(folder, width, given.clients, rounds)
         checkouts = {"ours": HERE.parents[1]} | ({"other": given.other.resolve()} if given.other else {})
         players = [Player(who, checkout, OURS, source, folder / who) for who, checkout in checkouts.items()]
+        for count in given.together:
+            together = experiment(folder, width, given.clients, rounds, count)
+            players.append(Player(f"ours, {count}", HERE.parents[1], OURS, together, folder / f"ours-{count}"))
         # Round 0 of pfl has no turn: it evaluates once, before and after training.
         players.append(Player("pfl", folder, PFL, width, given.clients, rounds + 1, python=given.python))
         try:
@@ -106,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="rounds of a turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each")
     parser.add_argument("--other", type=Path, help="another checkout, to play the same rounds")
+    parser.add_argument("--together", type=int, nargs="*", default=[], help="clients to a vectorised call")
     given = parser.parse_args()
     asked = "from importlib.metadata import version as v; print(v('pfl'), 'and torch', v('torch'))"
     pfl = subprocess.run([given.python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
@@ -113,14 +121,14 @@ def main() -> None:
     print(f"machine: {os.cpu_count()} cores, {processor()}; load {os.getloadavg()[0]:.1f}")
     print(f"versions: Python {platform.python_version()}, torch {version('torch')}; pfl {pfl}")
     print(f"{given.clients} clients of 50 images, batch 10; {given.repeats} turns of {given.rounds} rounds")
-    print(f"{'weights':<10}{'':<8}{'cpu s':>10}{'wall s':>10}{'cpu/pfl':>10}", flush=True)
+    print(f"{'weights':<10}{'':<10}{'cpu s':>10}{'wall s':>10}{'cpu/pfl':>10}", flush=True)
     for width, weights in WIDTHS.items():
         taken = turns(given, width)
         for name, mine in taken.items():
             walls, cpus = (statistics.median(column) for column in zip(*mine, strict=True))
             pairs = zip(mine, taken["pfl"], strict=True)
             ratio = statistics.median(turn.processor / theirs.processor for turn, theirs in pairs)
-            print(f"{weights:<10}{name:<8}{cpus:>10.3f}{walls:>10.3f}{ratio:>10.3f}", flush=True)
+            print(f"{weights:<10}{name:<10}{cpus:>10.3f}{walls:>10.3f}{ratio:>10.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ FOLDER = {"data": {"dataset": "image_folder", "root": "mine", "tasks": 2}}
         ({"strategy": {"fedlwf": {"keep": 2.0}}}, "057dbef9"),
         ({"strategy": "joint"}, "1fcc2678"),
         ({"strategy": "finetune", "federation": {"local_steps": None}}, "3e5d57de"),
+        ({"strategy": "finetune", "federation": {"clients_per_call": 1}}, "3e5d57de"),
+        ({"strategy": "finetune", "resources": {"compile": "graphs"}}, "3e5d57de"),
         ({"strategy": "finetune", "net": {"memory_format": "contiguous"}}, "3e5d57de"),
         ({"strategy": "finetune", "optimizer": {"state": "fresh"}}, "3e5d57de"),
         ({"strategy": "finetune", "net": {"head_start": "kaiming"}}, "3e5d57de"),

@@ -54,7 +54,8 @@ def around(mods: Mods, seed: int, who: Who, message: Message, context: Context, 
             _protect(mod, (seed, mod.name, *who), message, reply)
     if lines:
         place = f"client {client}, task {task}, round {round}"
-        reply.content[LOG] = ConfigRecord({"lines": [f"{place}: {line}" for line in lines]})
+        before = cast(list[str], cast(ConfigRecord, reply.content[LOG])["lines"]) if LOG in reply.content else []
+        reply.content[LOG] = ConfigRecord({"lines": [*before, *(f"{place}: {line}" for line in lines)]})
     return reply
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fcil.errors import LeakError
 from fcil.federation.codec import from_records
@@ -32,6 +32,8 @@ from fcil.rng import drawing
 from fcil.roles import Client
 from fcil.strategy import Strategy
 from fcil.types import State, Tensors, Value
+
+Companions = Callable[[], list[tuple[Message, Context]]]
 
 
 class Kept(NamedTuple):
@@ -59,6 +61,10 @@ class Site:
     net: Net | None = None
     shared: dict[str, Kept] = field(default_factory=dict)
     frozen_nets: dict[str, Teacher] = field(default_factory=dict)
+    companions: Companions = list
+    """Messages that wait to be answered in this process, each with the context of its client."""
+    trained: dict[str, Any] = field(default_factory=dict)
+    """What clients trained together with one that was asked before them will answer, by the number of the message."""
     _anatomy: Anatomy = field(default_factory=lambda: ([], []))
     _lent: Lent = field(default_factory=Lent)
 
@@ -185,6 +191,7 @@ class Sites:
         self._open = open_run or Datasets().open
         self._text = ""
         self._site: Site | None = None
+        self.companions: Companions = list
 
     def of(self, plan: str) -> Site:
         """The site of a plan, given as text."""
@@ -192,5 +199,5 @@ class Sites:
             self._site = None  # the nets of another run go before those of this one come
             resolved = from_json(plan)
             settle_arithmetic(resolved.resources.threads)
-            self._text, self._site = plan, Site(self._open(resolved))
+            self._text, self._site = plan, Site(self._open(resolved), companions=self.companions)
         return self._site
