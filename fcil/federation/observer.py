@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fcil.metrics import AccuracyRow
 
 if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for torch
+    from fcil.roles import Server
     from fcil.types import Task, Tensors
 
 
@@ -53,6 +54,12 @@ class Observer:
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         """Accuracy on the test images of every task seen so far, under one head over all classes seen."""
+
+    def task_trained(self, server: Server) -> None:
+        """Take the server as a task has left it; what is kept of it has to be copied."""
+
+    def run_trained(self, server: Server) -> None:
+        """Take the server as the last task has left it, also in a run that goes on after its last task."""
 
     def task_concluded(self, task: int, record: dict[str, Any]) -> None:
         """Take the costs of the end of a task beyond its rounds: bytes_up, bytes_down, failures."""

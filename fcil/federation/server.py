@@ -121,6 +121,8 @@ class Loop:
             server, position = self._resume_or_start()
             for task in self.context.tasks[position.task - 1 :]:
                 self._learn(server, task, position.round if task.number == position.task else 0)
+            with timed(self.phases, "checkpoint"):
+                self.observer.run_trained(server)
             self.observer.run_done(self._seconds(), self.phases)
 
     def _resume_or_start(self) -> tuple[Server, Position]:
@@ -210,6 +212,8 @@ class Loop:
         with timed(self.phases, "evaluate"):
             rows = evaluate(server, self.strategy, self.context.scenario)
         self.observer.task_done(server.task, rows)
+        with timed(self.phases, "checkpoint"):
+            self.observer.task_trained(server)
 
     def _conclusions(self, server: Server, failures: list[Failure], record: dict[str, Any]) -> Iterator[Update]:
         """Collect what `after_local_task` returns on each client that has something to say, in order of clients."""

@@ -130,6 +130,8 @@ class Resources:
     """Share of a GPU that Ray sets aside for each synthesis worker."""
     ray_address: str | None = None
     """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
+    keep: Literal["last", "tasks", "none"] = "last"
+    """Nets that stay in the run folder: the one at the end (`last`), that of every task too (`tasks`), or `none`."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_DEVICES, self.device):

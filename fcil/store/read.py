@@ -24,6 +24,8 @@ from fcil.store.folder import RunFolder
 if TYPE_CHECKING:  # half a second that a table of finished runs need not wait
     import pandas as pd
 
+    from fcil.nets import Net
+
 MOST_EXAMPLES = 2**40
 """Examples of a class on a client, at most; sums of them still fit into 64 bits."""
 MOST_FOLDERS = 64
@@ -86,6 +88,18 @@ class Run:
     @property
     def folder(self) -> RunFolder:
         return RunFolder(self.path)
+
+    def net(self, task: int | None = None) -> Net:
+        """The trained net in evaluation mode, on the CPU; `class_names` of it names its outputs.
+
+        Args:
+            task: the net at the end of this task, where `resources.keep` is `tasks`; None: that of the end of the run.
+        Raises:
+            StoreError: it was not kept, or its file is damaged.
+        """
+        from fcil.store.nets import kept_net
+
+        return kept_net(self.path, task).net
 
     def partition(self) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Examples (tasks, clients, classes) and the class names in order of appearance."""
