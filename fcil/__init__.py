@@ -59,9 +59,6 @@ _HOMES = {
 _MODULES = ["anchors", "check", "compare", "data", "errors", "evaluation", "losses", "metrics", "nets", "plots"]
 _MODULES += ["report", "store", "synthesis"]
 
-_MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
-_MODULES += ["report", "store", "synthesis"]
-
 __all__ = [
     "Batch",
     "Client",

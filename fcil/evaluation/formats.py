@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from fcil.errors import ConfigError, nearest
 from fcil.io.atomic import replacing
-from fcil.io.blobs import write_tensors
 from fcil.nets import Net
 from fcil.store import load_run
-from fcil.store.nets import KeptNet, kept_net
+from fcil.store.nets import KEY, KeptNet, kept_net, write_net
 
 NEEDED = ("onnx", "onnxscript")
 """Packages that torch needs to write ONNX."""
@@ -73,7 +72,7 @@ def _example(kept: KeptNet, size: int) -> Tensor:
 
 
 def _state_dict(kept: KeptNet, path: Path) -> None:
-    write_tensors(path, kept.net.state_dict(), {"fcil": kept.facts.to_json()})
+    write_net(path, kept.net.state_dict(), kept.facts)
 
 
 def _torchscript(kept: KeptNet, path: Path) -> None:
@@ -85,7 +84,7 @@ def _torchscript(kept: KeptNet, path: Path) -> None:
             raise ConfigError(f"to: torchscript cannot hold {kept.facts.net['name']}, which a trace does not follow")
         with replacing(path) as temporary:
             facts = {"fcil.json": kept.facts.to_json()}
-            torch.jit.save(traced, str(temporary), _extra_files=facts)  # type: ignore[no-untyped-call]
+            torch.jit.save(traced, str(temporary), _extra_files=facts)
 
 
 def _alike(traced: Logits, module: Logits, x: Tensor) -> bool:
@@ -114,7 +113,7 @@ def _onnx(kept: KeptNet, path: Path) -> None:
             output_names=["logits"],
             verbose=False,
         )
-    program.model.metadata_props["fcil"] = kept.facts.to_json()
+    program.model.metadata_props[KEY] = kept.facts.to_json()
     with replacing(path) as temporary:
         program.save(str(temporary), external_data=False)
 

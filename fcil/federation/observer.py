@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcil.metrics import AccuracyRow
+from fcil.metrics import AccuracyRow, Predictions
 
 if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for torch
     from fcil.roles import Server
@@ -51,6 +51,9 @@ class Observer:
 
     def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
         """A few samples of a pool that still changes, as they are in this round; `x` and `y` as above."""
+
+    def task_predicted(self, task: Task, predictions: Predictions) -> None:
+        """Take the prediction for each of the test samples whose accuracy `task_done` will tell."""
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         """Accuracy on the test images of every task seen so far, under one head over all classes seen."""

@@ -38,6 +38,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.synthetic = self.path / "synthetic"
         self.figures = self.path / "figures"
+        self.details = {name: self.path / f"{name}.csv" for name in files.DETAILS}
         self.net = self.path / "net.safetensors"
         self.nets = self.path / "net"
 
@@ -120,7 +121,9 @@ class RunFolder:
         self.forget_files_after(task, round)
 
     def forget_files_after(self, task: int, round: int) -> None:
-        """Delete synthetic samples that were made after `round` of `task`, and nets that were kept after it."""
+        """Delete synthetic samples made after `round` of `task`, nets kept and classes measured after it."""
+        for name, path in self.details.items():
+            files.write_details(path, name, [row for row in files.kept_details(path, name) if row[0] < task])
         self.net.unlink(missing_ok=True)
         for path in self.nets.glob("task*.safetensors"):
             if (place := re.fullmatch(r"task([0-9]{1,9})(?:_shared)?", path.stem)) and int(place[1]) >= task:

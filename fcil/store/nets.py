@@ -25,10 +25,12 @@ from fcil.roles import Server
 from fcil.store.checks import is_count, is_name, is_number
 from fcil.store.folder import RunFolder
 from fcil.strategy import Strategy
-from fcil.types import State
+from fcil.types import State, Task, Tensors
 
 FORMAT = 1
 """Version of the metadata."""
+KEY = "fcil"
+"""Name of the metadata in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,28 +104,38 @@ class NetKeeper(Observer):
             self._write(self._folder.net, server)
 
     def _write(self, path: Path, server: Server) -> None:
-        facts = self._facts(server)
+        facts = net_facts(self._context, server.task)
         if facts.own_rule:
             tensors, scalars = flatten(server.shared)
             write_tensors(_beside(path), tensors, {"scalars": json.dumps(scalars)})
-        write_tensors(path, server.net.state_dict(), {"fcil": facts.to_json()})  # last: it stands for both
+        write_net(path, server.net.state_dict(), facts)  # last: it stands for both
 
-    def _facts(self, server: Server) -> NetFacts:
-        scenario, seen = self._context.scenario, server.task.num_seen
-        strategy = self._context.plan.strategy.strategy
-        return NetFacts(
-            net=dump(self._context.plan.net),
-            shape=tuple(scenario.dataset.shape),
-            task=server.task.number,
-            sizes=scenario.split.sizes[: server.task.number],
-            classes=server.task.names,
-            order=tuple(int(number) for number in scenario.order[:seen]),
-            dataset=scenario.dataset.class_names,
-            mean=scenario.dataset.mean,
-            std=scenario.dataset.std,
-            scale=scenario.dataset.scale,
-            own_rule=type(strategy).predict is not Strategy.predict,
-        )
+
+def net_facts(context: RunContext, task: Task) -> NetFacts:
+    """Return what is to be known of the net of a run at the end of a task."""
+    scenario, data, plan = context.scenario, context.scenario.dataset, context.plan
+    return NetFacts(
+        net=dump(plan.net),
+        shape=tuple(data.shape),
+        task=task.number,
+        sizes=scenario.split.sizes[: task.number],
+        classes=task.names,
+        order=tuple(int(number) for number in scenario.order[: task.num_seen]),
+        dataset=data.class_names,
+        mean=data.mean,
+        std=data.std,
+        scale=data.scale,
+        own_rule=type(plan.strategy.strategy).predict is not Strategy.predict,
+    )
+
+
+def write_net(path: Path, weights: Tensors, facts: NetFacts) -> None:
+    """Write a net with what is to be known of it, whole or not at all.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    write_tensors(path, weights, {KEY: facts.to_json()})
 
 
 def kept_net(path: Path | str, task: int | None = None) -> KeptNet:
@@ -138,9 +150,9 @@ def kept_net(path: Path | str, task: int | None = None) -> KeptNet:
         raise StoreError(_absent(folder, file, task))
     try:
         weights, about = read_tensors(file)
-        if "fcil" not in about:
+        if KEY not in about:
             raise StoreError(f"{file}: weights alone, without the settings of their net; no net can be built of them")
-        facts = _facts_of(json.loads(about["fcil"]))
+        facts = _facts_of(json.loads(about[KEY]))
         net = net_of(parse(NetSettings, facts.net, Where(str(file)).at("net")), weights, facts.shape)
     except DamagedError as error:
         raise StoreError(str(error)) from None
