@@ -66,11 +66,14 @@ def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
     values: Values = {"name": name, **copy.deepcopy(dict(raw))}
     changes = dict(_override(text) for text in overrides)
     known = values.get("matrix")
-    for key in [k for k in changes if k.partition(".")[0] == "matrix"]:
-        _override_matrix(values, key, changes.pop(key))
+    of_matrix = {k: changes.pop(k) for k in list(changes) if k.partition(".")[0] == "matrix"}
+    for key, value in of_matrix.items():
+        _override_matrix(values, key, value)
     if isinstance(values.get("matrix"), Mapping):
         folder = Path() if isinstance(source, Mapping) else Path(source).parent
-        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), changes)
+        single = {key: [changes.pop(key)] for key in list(changes) if key in values["matrix"] and key not in LISTS}
+        lists = {key.partition(".")[2]: value for key, value in of_matrix.items() if isinstance(value, list)}
+        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), lists | single)
     found = list(expand(values, where, known if isinstance(known, Mapping) else {}))
     for cell, (key, value) in itertools.product(found, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
@@ -147,17 +150,22 @@ def _of_file(path: Path) -> Values:
     return dict(values)
 
 
-def _set_by_hand(matrix: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
-    """Return the matrix without keys that are overridden, and without entries about their other values."""
-    varied = {key: [changes[key]] if key in changes and key not in LISTS else value for key, value in matrix.items()}
-    fixed = {key for key in changes if key in matrix}
-    if isinstance(varied.get("include"), list):
-        varied["include"] = [
-            entry
-            for entry in varied["include"]
-            if not isinstance(entry, Mapping) or all(matches(entry[k], changes[k]) for k in fixed if k in entry)
-        ]
-    return varied
+def _set_by_hand(matrix: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> Values:
+    """Return the matrix with lists that are overridden, without lists below them (`strategy.radius` below `strategy`).
+
+    Entries of `include` about other values than theirs are left out too.
+    """
+    above = tuple(f"{key}." for key, values in lists.items() if len(values) == 1 and key not in LISTS)
+    matrix = {key: value for key, value in matrix.items() if not key.startswith(above) or key in lists} | dict(lists)
+    if "include" in lists or not isinstance(matrix.get("include"), list):
+        return matrix
+    kept = [
+        entry
+        for entry in matrix["include"]
+        if not isinstance(entry, Mapping)
+        or all(any(matches(entry[k], value) for value in values) for k, values in lists.items() if k in entry)
+    ]
+    return {**matrix, "include": kept}
 
 
 def place(values: Values, path: str, value: Any, where: Where) -> None:

@@ -93,15 +93,20 @@ def _difference(run: Run, rivals: Sequence[Run]) -> str:
     if len(rivals) == 1:
         return ""
     flats, mine = [settings_of(r) for r in rivals], settings_of(run)
-    keys = [k for k in mine if any(f.get(k) != mine[k] for f in flats) and k not in ("name", *UNTOLD)]
+    keys = _differing(mine, flats)
     chosen = [k for k in keys if k.split(".")[-1] in CHOICES]  # their options are not those of another choice
-    keys = [k for k in keys if not any(k.startswith(f"{choice}.") for choice in chosen)]
-    words = [short(mine[k]) if k in chosen else f"{short(k.split('.')[-1])} {short(mine[k])}" for k in keys[:3]]
+    alike = [flat for flat in flats if all(flat.get(k) == mine[k] for k in chosen)]
+    keys = chosen + [k for k in _differing(mine, alike) if k not in chosen][: max(3 - len(chosen), 1)]
+    words = [short(mine[k]) if k in chosen else f"{short(k.split('.')[-1])} {short(mine[k])}" for k in keys]
     twins = sum(all(f.get(k) == mine[k] for k in keys) for f in flats)
     if twins > 1:
         named = len({r.name for r in rivals}) == len(rivals)
         words.append(run.name if named else run.variant)
     return f" ({', '.join(words)})" if words else ""
+
+
+def _differing(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [k for k in mine if any(f.get(k) != mine[k] for f in others) and k not in ("name", *UNTOLD)]
 
 
 def settings_of(run: Run) -> dict[str, Any]:

@@ -117,6 +117,10 @@ class CMI(PoolStudentLoop):
     needs: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
     differences = SIDES
 
+    @property
+    def required(self) -> frozenset[str]:
+        return self.needs if self.bn else frozenset()
+
     def checked(self, problem: SynthesisProblem) -> SynthesisProblem:
         super().checked(problem)
         check_classes_can_be_made(

@@ -204,10 +204,8 @@ class NAYER(NoisyLayerLoop):
         student: Output | None,
     ) -> Terms:
         """Return the terms of L from the outputs of both nets; without a student's there is no adversarial one."""
-        terms = {
-            "bn": self.bn * self.distance(problem, chain, statistics),
-            "ce": self.ce * F.cross_entropy(teacher.logits, labels),
-        }
+        terms = {"bn": self.bn * self.distance(problem, chain, statistics)} if self.bn else {}
+        terms["ce"] = self.ce * F.cross_entropy(teacher.logits, labels)
         if student is not None and self.adv:
             terms["adv"] = self.adv * masked_adversarial(student.logits, teacher.logits)
         return terms | problem.bounded(teacher.embedding, labels)

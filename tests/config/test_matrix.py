@@ -150,7 +150,11 @@ def test_overrides_reach_every_part_of_a_matrix(tmp_path: Path) -> None:
     assert cell(source, "matrix.exclude=null", "matrix.include=null") == [*three, ("joint", 5)]
     assert cell(source, "matrix.exclude=[{strategy: finetune}]") == [("joint", 2), ("joint", 5), ("lander", 5)]
     assert cell(source, "matrix.data.tasks=[5]", "matrix.include=null") == [("finetune", 5)]
-    assert cell(source, "matrix.strategy=[finetune]") == [*three[:2], ("lander", 5)]  # the entry is no typo
+    assert cell(source, "matrix.strategy=[finetune]") == three[:2]  # the entry of `exclude` is no typo
+    assert cell(source, "matrix.strategy=[finetune]", "matrix.include=[{strategy: lander, data.tasks: 5}]") == [
+        *three[:2],
+        ("lander", 5),
+    ]
     with pytest.raises(ConfigError, match=r'exclude\[0\]: "data.taks" is not varied'):
         cells(source, ["matrix.exclude=[{data.taks: 2}]"])
 
@@ -197,6 +201,18 @@ def test_include_takes_entries_from_files_beside_the_experiment(tmp_path: Path) 
     assert [cell.get("optimizer", {}).get("lr") for cell in found][2:] == [0.01, 0.01]
     assert found[3]["strategy"] == {"lander": {"lam": 2}}
     assert found[0].get("optimizer", {}).get("lr") != 0.01
+
+
+@pytest.mark.parametrize("override", ["strategy=lander", "matrix.strategy=[lander]"])
+def test_a_method_that_is_asked_for_alone_keeps_the_settings_of_its_file(tmp_path: Path, override: str) -> None:
+    (tmp_path / "lander.yaml").write_text("strategy: lander\nstrategy.lam: 2\noptimizer.lr: 0.01\n")
+    (tmp_path / "joint.yaml").write_text("strategy: joint\noptimizer.lr: 0.02\n")
+    matrix = {"strategy": ["finetune", "lander", "joint"], "include": ["lander.yaml", "joint.yaml"]}
+    (found,) = cells(write_experiment(tmp_path, matrix=matrix), [override])
+    assert found["strategy"] == {"lander": {"lam": 2}}
+    assert found["optimizer"]["lr"] == 0.01
+    (found,) = cells(write_experiment(tmp_path, matrix=matrix), [override, "strategy.lam=3"])
+    assert found["strategy"] == {"lander": {"lam": 3}}
 
 
 @pytest.mark.parametrize(

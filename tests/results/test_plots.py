@@ -14,6 +14,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+import yaml
 from figure_texts import texts
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -202,6 +203,17 @@ def test_unequal_numbers_of_seeds_are_said_at_each_line(tmp_path: Path) -> None:
     make_run(tmp_path, "target", variant="0000000a")
     figure = curves_figure(group_runs(find_runs([tmp_path])), accuracy_curve, "Accuracy", "accuracy (%)")
     assert {"finetune, n = 2", "lander, n = 2", "target, n = 1"} <= set(texts(figure))
+
+
+def test_a_method_that_was_chosen_is_named_before_settings_that_follow_from_it(tmp_path: Path) -> None:
+    for k, (name, lr, steps) in enumerate([("fast", 0.1, 5), ("nayer", 0.2, 5), ("nayer", 0.2, 6)]):
+        run = make_run(tmp_path, "distill", variant=f"0000000{k}").path
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["optimizer"] = {"lr": lr, "weight_decay": lr / 2, "momentum": lr / 3}
+        config["strategy"] = {"distill": {"synthesizer": {name: {"steps": steps, "width": steps}}}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    labels = [g.label for g in group_runs(find_runs([tmp_path]))]
+    assert labels == ["distill (fast)", "distill (nayer, steps 5, width 5)", "distill (nayer, steps 6, width 6)"]
 
 
 def test_each_split_has_its_own_figures(tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ class NoisyLayerLoop(PoolStudentLoop):
     needs: ClassVar[frozenset[str]] = frozenset({"anchors", "batchnorm"})
     differences = SIDES
 
+    @property
+    def required(self) -> frozenset[str]:
+        return self.needs if self.bn else self.needs - {"batchnorm"}
+
     def smoke(self) -> Self:
         return replace(super().smoke(), warmup=0)
 
