@@ -56,10 +56,7 @@ _HOMES = {
         *["Update", "Weight"],
     ],
 }
-_MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
-_MODULES += ["report", "store", "synthesis"]
-
-_MODULES = ["anchors", "check", "compare", "data", "errors", "losses", "metrics", "nets", "plots"]
+_MODULES = ["anchors", "check", "compare", "data", "errors", "evaluation", "losses", "metrics", "nets", "plots"]
 _MODULES += ["report", "store", "synthesis"]
 
 __all__ = [

@@ -21,6 +21,7 @@ from fcil.terminal.help import (
     complete_strategy,
     verb,
 )
+from fcil.terminal.nets import embed, evaluate, export
 from fcil.terminal.runs import finished, play, profiling
 from fcil.terminal.streams import begin, outcome
 
@@ -298,22 +299,8 @@ def new(
         _say(line)
 
 
-@verb(app)
-def embed(
-    names: Annotated[Path, typer.Argument(help="A text file of class names.")],
-    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.")] = Path("anchors.safetensors"),
-    encoder: Annotated[
-        str, typer.Option(help="A Hugging Face name or a local folder.")
-    ] = "openai/clip-vit-base-patch32",
-    template: Annotated[str, typer.Option(help="The sentence around a name.")] = "a photo of a {}",
-) -> None:
-    """Label-text embeddings for class names of your own, one name a line."""
-    from fcil.anchors import AnchorSettings, embed, read_names
-    from fcil.config import Where, parse
-
-    settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
-    about = embed(read_names(names), settings, out)
-    _say(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
+for _command in (embed, evaluate, export):
+    verb(app)(_command)
 
 
 @verb(app)

@@ -20,8 +20,13 @@ import numpy.typing as npt
 from fcil.errors import nearest
 
 Matrix = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 Row = tuple[int, int, int, int]
 """trained_task, tested_task, correct, examples; tasks count from 1."""
+
+
+CALIBRATION_BINS = 15
+"""Bins of equal width of the calibration error."""
 
 
 class AccuracyRow(NamedTuple):
@@ -109,6 +114,52 @@ def group_accuracy(
         "tasks": [share((labels >= a) & (labels < b)) for a, b in zip(starts, ends, strict=True)],
         "old": share(labels < starts[-1]),
         "new": share(labels >= starts[-1]),
+    }
+
+
+# Below the task ------------------------------------------------------------------------------
+
+
+class Predictions(NamedTuple):
+    """Predictions of a net for N test samples of the classes seen, from one evaluation pass."""
+
+    labels: Counts
+    """Classes in order of appearance, (N,)."""
+    predicted: Counts
+    """The same of the predictions, (N,)."""
+    in_top5: npt.NDArray[np.bool_]
+    """Whether the label is among the five largest scores, or among all if there are fewer, (N,)."""
+    confidence: Matrix
+    """Largest probability of a softmax over the scores, (N,)."""
+
+    def confusion(self, classes: int) -> Counts:
+        """Return how many samples of a class (row) were taken for each class (column): (classes, classes)."""
+        cells = np.bincount(self.labels * classes + self.predicted, minlength=classes**2)
+        return cells.reshape(classes, classes).astype(np.int64)
+
+
+def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) -> float | None:
+    """Return the expected calibration error sum_b n_b / N |accuracy_b - confidence_b|; Guo et al., ICML 2017.
+
+    Bin b of B holds confidences in ((b - 1) / B, b / B]. None where a score was not finite.
+    """
+    confidence, hits = predictions.confidence, predictions.labels == predictions.predicted
+    if not np.isfinite(confidence).all():
+        return None
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(place, weights=hits - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def measures(predictions: Predictions, old: int) -> dict[str, float | None]:
+    """Return top-1 and top-5 accuracy, calibration error, and accuracy on the first `old` classes and on the others."""
+    hits, earlier = predictions.labels == predictions.predicted, predictions.labels < old
+    return {
+        "top1": float(hits.mean()),
+        "top5": float(predictions.in_top5.mean()),
+        "ece": calibration_error(predictions),
+        "old": float(hits[earlier].mean()) if earlier.any() else None,
+        "new": float(hits[~earlier].mean()) if not earlier.all() else None,
     }
 
 

@@ -72,7 +72,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fcil.check", "fcil.compare", "fcil.plots", "fcil.profiling"),
     ("fcil.report", "fcil.runs"),
     ("fcil.experiment",),
-    ("fcil.distillation", "fcil.training"),
+    ("fcil.distillation", "fcil.evaluation", "fcil.training"),
     ("fcil.doctor",),
     ("fcil.terminal",),
     ("fcil.cli", "fcil.__main__", "fcil.flower", "fcil"),

@@ -185,6 +185,26 @@ def accuracy_table(rows: Sequence[Sequence[int]]) -> Table:
     return table
 
 
+def group_table(groups: Sequence[tuple[str, str, int, int]], left_out: int = 0) -> Table:
+    """Accuracy on groups of samples: kind of group, its name, examples, correct predictions.
+
+    Args:
+        left_out: samples that belong to no group, which the caption tells.
+    """
+    caption = f"left out: {left_out:,} samples of classes that the net has not learnt" if left_out else ""
+    table = simple_table("Accuracy (%)", caption)
+    for column in ("on", "accuracy", "correct", "examples"):
+        table.add_column(column, justify="left" if column == "on" else "right")
+    before = "all"
+    for kind, name, examples, correct in groups:
+        if kind != before:
+            table.add_section()
+        before = kind
+        share = f"{100 * correct / examples:.1f}" if examples else NONE
+        table.add_row(Text(f"{kind} {name}".strip()), share, f"{correct:,}", f"{examples:,}")
+    return table
+
+
 def metrics_table(summary: Mapping[str, Any]) -> Table:
     """Every metric of a finished run by name, and what the run cost."""
     table = simple_table("Metrics")

@@ -17,7 +17,7 @@ from fcil.data.images import Images, MemoryImages
 from fcil.data.preparation import AugmentSettings
 from fcil.data.series.clean import channel_scale
 from fcil.data.settings import DataSettings
-from fcil.data.sources import a_few, hold_out, read
+from fcil.data.sources import a_few, hold_out, read, read_tests
 from fcil.data.splits import fingerprint
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
@@ -42,6 +42,8 @@ class Dataset:
     """Archive of the image files."""
     pending: bool = False
     """Whether series are still to be standardised by those of the first task (`standardised`)."""
+    scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and deviation of each channel by which `standardised` has changed the series."""
     raw_fingerprint: str = ""
     """Fingerprint before `standardised`."""
 
@@ -77,14 +79,21 @@ class Dataset:
             return self
         rows = torch.from_numpy(np.flatnonzero(np.isin(self.train.y.numpy(), classes)))
         mean, std = channel_scale(self.train.take(rows).numpy())
+        return self.scaled((tuple(mean[:, 0].tolist()), tuple(std[:, 0].tolist())))
+
+    def scaled(self, scale: tuple[tuple[float, ...], tuple[float, ...]]) -> Dataset:
+        """Return the set with the series of each channel less a mean and divided by a deviation."""
+        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in scale)
         train, test = (
             MemoryImages(torch.from_numpy((images.take(torch.arange(len(images))).numpy() - mean) / std), images.y)
             for images in (self.train, self.test)
         )
-        return replace(self, train=train, test=test, pending=False, raw_fingerprint=fingerprint(self))
+        return replace(self, train=train, test=test, pending=False, scale=scale, raw_fingerprint=fingerprint(self))
 
 
-def load_dataset(settings: DataSettings, *, progress: Progress | None = None, look: bool = False) -> Dataset:
+def load_dataset(
+    settings: DataSettings, *, progress: Progress | None = None, look: bool = False, tests_alone: bool = False
+) -> Dataset:
     """Open, download or decode the data set that the settings name.
 
     With `validation`, that fraction of the training images, drawn once and equally from
@@ -94,13 +103,14 @@ def load_dataset(settings: DataSettings, *, progress: Progress | None = None, lo
     Args:
         progress: is called with the current step, the amount done and the total.
         look: download, decode and write as little as possible: for inspection, not for training.
+        tests_alone: the training images are not needed; an image folder may be without.
 
     Raises:
         DataError: files are missing or damaged; one line names the file and the remedy.
         ConfigError: an augmentation does not fit the images.
     """
     info = dataset_info(settings.dataset)
-    found = read(info, settings, progress, look=look)
+    found = read_tests(info, settings, progress) if tests_alone else read(info, settings, progress, look=look)
     train, test = found.train, found.test
     if settings.validation:
         kept, held = hold_out(train.y, settings.validation, "validation")

@@ -23,7 +23,15 @@ from fcil.data.files import idx
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Arrays, Progress, Wanted, already, cached, channel_statistics, to_array
 from fcil.data.files.folders import data_folder
-from fcil.data.files.layouts import Layout, Members, SharedFolder, image_folder, imagenet_folder, tiny_imagenet
+from fcil.data.files.layouts import (
+    Layout,
+    Members,
+    SharedFolder,
+    image_folder,
+    imagenet_folder,
+    tests_alone,
+    tiny_imagenet,
+)
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
 from fcil.data.remote.obtain import obtain, unpack
 from fcil.data.remote.origins import ORIGINS, elsewhere
@@ -82,6 +90,19 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
         return _lazy(info, _find(info, root, info.name), wanted)
     found = already(archive, layout, wanted) if look else cached(archive, layout, wanted, progress)
     return _looked_at(info, archive, layout, wanted) if found is None else _decoded(info, archive, found)
+
+
+def read_tests(info: DatasetInfo, settings: DataSettings, progress: Progress | None = None) -> Splits:
+    """Open a data set for its test samples alone: an image folder need not have training images.
+
+    Raises:
+        DataError: its files are missing or damaged.
+    """
+    if info.name != "image_folder" or settings.test_share is not None:
+        return read(info, settings, progress)
+    archive = Archive(Path(settings.root or ""), whole=True)
+    found = cached(archive, tests_alone, Wanted(settings.resize, settings.rendering), progress)
+    return _decoded(info, archive, found)
 
 
 def at_hand(info: DatasetInfo, root: str | None) -> bool:

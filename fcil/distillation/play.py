@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -96,7 +97,7 @@ def trained_teachers(
     """Train the teachers that no file holds; return the file of each, by the folder of its run."""
     plans = {plan.folder: plan for one, seed in asked if not one.teacher.file for plan in [one.teacher_plan(seed)]}
     execute(list(plans.values()), out, console, where, jobs=jobs, datasets=datasets, profiler=profiler)
-    return {folder: exported(out / folder) for folder in plans}
+    return {folder: exported(out / folder, partial(share_out, plan, datasets, where)) for folder, plan in plans.items()}
 
 
 def look_at(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from fcil.config import Where
 from fcil.data.files.folders import data_folder
 from fcil.distillation.settings import Distillation
 from fcil.errors import StoreError
-from fcil.federation.context import Datasets
+from fcil.federation.context import Datasets, RunContext
 from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.federation.plan import Plan
 from fcil.io.atomic import replacing
@@ -21,12 +22,15 @@ from fcil.nets.files import read_weights
 from fcil.nets.ported import torchvision_weights
 from fcil.runs.preflight import named, share_out
 from fcil.store import final_weights, load_run
+from fcil.store.nets import net_facts, write_net
 from fcil.types import Tensors
 
 
-def exported(folder: Path) -> Path:
-    """Write `net.safetensors`, the final net, into a finished run's folder and return its path.
+def exported(folder: Path, opened: Callable[[], RunContext]) -> Path:
+    """Write `net.safetensors`, the final net, into a finished run's folder unless it is there, and return its path.
 
+    Args:
+        opened: opens the run.
     Raises:
         StoreError: neither that file nor a checkpoint can be read.
     """
@@ -42,7 +46,8 @@ def exported(folder: Path) -> Path:
             return path
         raise
     if digest(there, {}) != digest(ended, {}):  # no file, or that of an earlier execution of the run
-        save_net(path, ended)
+        context = opened()
+        write_net(path, ended, net_facts(context, context.tasks[-1]))
     return path
 
 

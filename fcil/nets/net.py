@@ -91,6 +91,10 @@ class Net(nn.Module):
     """A backbone with its classifier and, if `text_width` is given, its label-text head.
 
     Initial weights come from torch's global stream, as in every module; `build_net` names the stream.
+
+    Attributes:
+        class_names: name of each output of the classifier, of a net that was read from a run folder; empty while a
+            net is trained.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Net(nn.Module):
         self.backbone = backbone
         self.memory_format = memory_format
         self.head_start = head_start
+        self.class_names: tuple[str, ...] = ()
         # The classifier comes last: the other weights do not depend on the number of classes.
         self.text_head = None if text_width is None else nn.Linear(backbone.width, text_width)
         self.classifier = nn.Linear(backbone.width, num_classes)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.io.atomic import sweep, write_bytes
+from fcil.plots.classes import classes_figure, confusion_figure
 from fcil.plots.cost import bytes_figure
 from fcil.plots.distillation import distillation_drawers, is_distillation
 from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
@@ -54,14 +55,14 @@ def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[
     A figure that says nothing (the forgetting of one task) is left out. A distillation has figures of its own.
 
     Args:
-        kinds: names of the figures to draw; without them all.
+        kinds: names of the figures to draw, `classes` and `confusion` among them; without them all others.
     Returns:
         The files written, a PNG and a PDF for each figure.
     Raises:
         StoreError: it is no run folder, a file in it is damaged, or there is nothing to draw.
     """
     run = load_run(folder)
-    drawers = _drawers(run)
+    drawers = _drawers(run) | (_on_request(run) if kinds else {})
     chosen = [name for name, (worthwhile, _) in drawers.items() if worthwhile and (not kinds or name in kinds)]
     lacking = [kind for kind in kinds if kind not in chosen]
     if lacking or not chosen:
@@ -70,7 +71,7 @@ def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[
     paths = save_all([(place / name, partial(drawers[name][1], run)) for name in chosen])
     if out is None:
         wanted = _wanted(run)
-        note(run.path, {name: wanted[name] for name in chosen})
+        note(run.path, {name: wanted[name] for name in chosen if name in wanted})
     return paths
 
 
@@ -129,6 +130,15 @@ def _drawers(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
         "synthetic": (bool(_pools(run)) and run.folder.partition.is_file(), synthetic_figure),
     }
     return distillation_drawers(run) | {"synthetic": drawers["synthetic"]} if is_distillation(run) else drawers
+
+
+def _on_request(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
+    """Return the same of figures that are drawn where they are asked for by name."""
+    details = run.folder.details
+    return {
+        "classes": (details["classes"].is_file(), classes_figure),
+        "confusion": (details["confusion"].is_file(), confusion_figure),
+    }
 
 
 def _pools(run: Run) -> list[Path]:

@@ -44,6 +44,7 @@ from fcil.runs.sequential import (
 )
 from fcil.store import Run, RunFolder, RunRecorder, check_writable, load_run
 from fcil.store.activity import unused_components_of
+from fcil.store.nets import NetKeeper
 
 
 def execute(
@@ -148,7 +149,11 @@ def execute_run(
     for line in lines.logged:
         recorder.note(line)
     with failure_card(path, plan, console), choose_progress(console) as progress, logged(plan, folder) as log:
-        engine.run(context, path, Observers(recorder, pictures, progress, log, observer or Observer()))
+        engine.run(
+            context,
+            path,
+            Observers(recorder, pictures, NetKeeper(folder, context), progress, log, observer or Observer()),
+        )
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows), metrics_table(run.summary))

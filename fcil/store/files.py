@@ -11,13 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fcil.errors import StoreError
 from fcil.io import bounded as reading
 from fcil.io.atomic import write_text, writing
-from fcil.metrics import AccuracyRow
-from fcil.store.checks import check_round, is_count
+from fcil.metrics import AccuracyRow, Predictions, measures
+from fcil.store.checks import MOST_TASKS, check_round, is_count
+
+if TYPE_CHECKING:  # readers of folders need not wait for torch
+    from fcil.types import Task
 
 SIZE_LIMIT = 256 * 2**20
 """Bytes; a larger text file in a run folder was not written by us."""
@@ -28,6 +33,14 @@ TABLE_LIMIT = 32 * 2**20
 MOST_ROUNDS = 1_000_000
 _SURROGATE = b"\\ud"
 COLUMNS = ("trained_task", "tested_task", "correct", "examples", "accuracy")
+DETAILS: dict[str, tuple[str, ...]] = {
+    "classes": ("task", "class", "n", "correct"),
+    "confusion": ("task", "true", "predicted", "n"),
+    "quality": ("task", "top1", "top5", "ece", "old", "new"),
+}
+"""Columns of the tables below the task; classes count from 0, in order of appearance."""
+Detail = tuple[Any, ...]
+"""A line of such a table, the task first: whole numbers, or shares from 0 to 1 and None in `quality`."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -227,3 +240,82 @@ def read_accuracy(path: Path) -> list[AccuracyRow]:
             raise StoreError(f"{path}: line {number}: task {row.tested_task} is tested twice")
         rows[row.trained_task, row.tested_task] = row
     return sorted(rows.values())
+
+
+# Below the task -----------------------------------------------------------------------------------
+
+
+def details_of(task: Task, predictions: Predictions) -> dict[str, list[Detail]]:
+    """Return the lines of each table of `DETAILS` at the end of a task; of a confusion matrix those not zero."""
+    confusion = predictions.confusion(task.num_seen)
+    cells = [(int(a), int(b), int(confusion[a, b])) for a, b in np.argwhere(confusion)]
+    each = zip(confusion.sum(1).tolist(), confusion.diagonal().tolist(), strict=True)
+    return {
+        "classes": [(task.number, label, n, correct) for label, (n, correct) in enumerate(each)],
+        "confusion": [(task.number, *cell) for cell in cells],
+        "quality": [(task.number, *measures(predictions, task.num_old).values())],
+    }
+
+
+def write_details(path: Path, name: str, rows: Sequence[Detail]) -> None:
+    """Write a table of `DETAILS`; without lines there is none."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(DETAILS[name])
+    writer.writerows(("" if cell is None else cell for cell in row) for row in sorted(rows, key=_place))
+    write_text(path, text.getvalue())
+
+
+def read_details(path: Path, name: str) -> list[Detail]:
+    """Return the lines of a table of `DETAILS`, sorted; nothing where there is no file.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    if not is_there(path):
+        return []
+    try:
+        lines = list(csv.reader(read_text(path, TABLE_LIMIT).split("\n")))[:-1]
+    except csv.Error as error:
+        raise StoreError(f"{path}: not a table ({error})") from None
+    columns = DETAILS[name]
+    if not lines or tuple(lines[0]) != columns:
+        raise StoreError(f"{path}: line 1: expected the columns {','.join(columns)}")
+    rows = []
+    for number, cells in enumerate(lines[1:], start=2):
+        row = _detail(name, cells)
+        if row is None:
+            raise StoreError(f"{path}: line {number}: {','.join(cells)[:200]!r} is no line of {name}.csv")
+        rows.append(row)
+    return sorted(rows, key=_place)
+
+
+def kept_details(path: Path, name: str) -> list[Detail]:
+    """Return the same of a run that goes on, nothing of a damaged file: accuracies do not depend on it."""
+    try:
+        return read_details(path, name)
+    except StoreError:
+        return []
+
+
+def _place(row: Detail) -> Detail:
+    """Return what lines are sorted by."""
+    return row[:3] if len(row) == 4 else row[:1]
+
+
+def _detail(name: str, cells: Sequence[str]) -> Detail | None:
+    """Return a line of a table, or None if it cannot be one."""
+    try:
+        task = int(cells[0])
+        shares = name == "quality"
+        rest = [(float(cell) if cell else None) if shares else int(cell) for cell in cells[1:]]
+    except (ValueError, IndexError):
+        return None
+    sound = all(v is None or (0 <= v <= 1 if shares else is_count(v)) for v in rest)
+    whole = len(cells) == len(DETAILS[name]) and 1 <= task <= MOST_TASKS and sound
+    if not whole or (name == "classes" and rest[2] > rest[1]):  # type: ignore[operator]
+        return None
+    return (task, *rest)

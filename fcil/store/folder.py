@@ -38,6 +38,13 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.synthetic = self.path / "synthetic"
         self.figures = self.path / "figures"
+        self.details = {name: self.path / f"{name}.csv" for name in files.DETAILS}
+        self.net = self.path / "net.safetensors"
+        self.nets = self.path / "net"
+
+    def net_of_task(self, task: int) -> Path:
+        """Return the file of the net at the end of a task."""
+        return self.nets / f"task{task}.safetensors"
 
     @property
     def begun(self) -> bool:
@@ -111,10 +118,16 @@ class RunFolder:
         self.summary.unlink(missing_ok=True)
         write_text(self.rounds, "".join(files.json_line(r) for r in kept))
         files.write_accuracy(self.accuracy, rows)
-        self.forget_samples_after(task, round)
+        self.forget_files_after(task, round)
 
-    def forget_samples_after(self, task: int, round: int) -> None:
-        """Delete synthetic samples that were made after `round` of `task`."""
+    def forget_files_after(self, task: int, round: int) -> None:
+        """Delete synthetic samples made after `round` of `task`, nets kept and classes measured after it."""
+        for name, path in self.details.items():
+            files.write_details(path, name, [row for row in files.kept_details(path, name) if row[0] < task])
+        self.net.unlink(missing_ok=True)
+        for path in self.nets.glob("task*.safetensors"):
+            if (place := re.fullmatch(r"task([0-9]{1,9})(?:_shared)?", path.stem)) and int(place[1]) >= task:
+                path.unlink()
         for path in self.synthetic.glob("task*"):
             place = re.fullmatch(r"task([0-9]{1,9})(?:-round([0-9]{1,9}))?", path.stem)
             if place and (int(place[1]), int(place[2] or 1)) > (task, round):

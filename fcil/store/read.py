@@ -24,6 +24,8 @@ from fcil.store.folder import RunFolder
 if TYPE_CHECKING:  # half a second that a table of finished runs need not wait
     import pandas as pd
 
+    from fcil.nets import Net
+
 MOST_EXAMPLES = 2**40
 """Examples of a class on a client, at most; sums of them still fit into 64 bits."""
 MOST_FOLDERS = 64
@@ -84,8 +86,52 @@ class Run:
         return counts.assign(accuracy=[r.accuracy for r in self.rows])
 
     @property
+    def classes(self) -> pd.DataFrame:
+        """`classes.csv`: task, class (in order of appearance, from 0), n, correct, and the accuracy; empty if there
+        is no such file.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        frame = self._details("classes")
+        return frame.assign(accuracy=frame.correct / frame.n)
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """`confusion.csv`: after each task, how many samples of class `true` were taken for class `predicted`; cells
+        that are zero are left out. Errors as of `classes`.
+        """
+        return self._details("confusion")
+
+    @property
+    def measures(self) -> pd.DataFrame:
+        """`quality.csv`: top-1 and top-5 accuracy, calibration error (15 bins), accuracy on old and on new classes
+        after each task. Errors as of `classes`.
+        """
+        return self._details("quality")
+
+    def _details(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        columns = files.DETAILS[name]
+        kind = {c: "float64" if name == "quality" and c != "task" else "int64" for c in columns}
+        return pd.DataFrame(files.read_details(self.folder.details[name], name), columns=list(columns)).astype(kind)
+
+    @property
     def folder(self) -> RunFolder:
         return RunFolder(self.path)
+
+    def net(self, task: int | None = None) -> Net:
+        """The trained net in evaluation mode, on the CPU; `class_names` of it names its outputs.
+
+        Args:
+            task: the net at the end of this task, where `resources.keep` is `tasks`; None: that of the end of the run.
+        Raises:
+            StoreError: it was not kept, or its file is damaged.
+        """
+        from fcil.store.nets import kept_net
+
+        return kept_net(self.path, task).net
 
     def partition(self) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Examples (tasks, clients, classes) and the class names in order of appearance."""

@@ -13,7 +13,7 @@ from fcil import metrics
 from fcil.errors import StoreError
 from fcil.federation.observer import Observer, Restored
 from fcil.io.atomic import replacing, writing
-from fcil.metrics import AccuracyRow
+from fcil.metrics import AccuracyRow, Predictions
 from fcil.store import files
 from fcil.store.activity import of_folder
 from fcil.store.environment import mixed
@@ -97,6 +97,13 @@ class RunRecorder(Observer):
         path = self.folder.synthetic / f"{name}.safetensors"
         with replacing(path) as temporary:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
+
+    def task_predicted(self, task: Task, predictions: Predictions) -> None:
+        """Add the task to `classes.csv`, `confusion.csv` and `quality.csv`."""
+        for name, rows in files.details_of(task, predictions).items():
+            path = self.folder.details[name]
+            before = [row for row in files.kept_details(path, name) if row[0] != task.number]
+            files.write_details(path, name, [*before, *rows])
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy

@@ -34,7 +34,7 @@ def go_back(folder: RunFolder, found: Restored) -> list[str]:
     folder.summary.unlink(missing_ok=True)
     write_text(folder.rounds, "".join(map(files.json_line, rounds)))
     files.write_accuracy(folder.accuracy, found.rows)
-    folder.forget_samples_after(found.task, found.round)
+    folder.forget_files_after(found.task, found.round)
     return [line for line in told if line]
 
 

@@ -50,6 +50,11 @@ EXAMPLES = {
         fcil embed names.txt --template "a picture of a {}"
         fcil run experiments/quickstart.yaml anchors.file=anchors.safetensors
     """,
+    "evaluate": """
+        fcil evaluate results/quickstart/lander-1a2b3c4d/seed0
+        fcil evaluate results/quickstart/lander-1a2b3c4d/seed0 --data blurred --out blurred
+    """,
+    "export": "fcil export results/quickstart/lander-1a2b3c4d/seed0 --to torchscript",
     "compare": "fcil compare results/compare-digits",
     "plot": "fcil plot results/compare-digits --kind accuracy --kind matrix",
     "report": """

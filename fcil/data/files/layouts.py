@@ -113,6 +113,19 @@ def imagenet_folder(archive: Archive) -> Listing:
     return image_folder(archive, ("val", "test"))
 
 
+def tests_alone(archive: Archive) -> Listing:
+    """Return `test/<class>/...`, else `val/<class>/...`, else `<class>/...` as test images.
+
+    The first image of each class stands for the training images, which are not read.
+
+    Raises:
+        DataError: there is no image in a class folder.
+    """
+    labelled = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2 and _is_image(name)}
+    test = _by_class(archive, next((split for split in ("test", "val") if split in labelled), ""))
+    return _listing(archive, {folder: names[:1] for folder, names in test.items()}, test)
+
+
 def tiny_imagenet(archive: Archive) -> Listing:
     """Return the official Tiny-ImageNet layout, complete or with fewer classes; class numbers follow the sorted wnids.
 

@@ -1,0 +1,83 @@
+"""Commands about trained nets and label-text embeddings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fcil.errors import printable
+
+RunDir = Annotated[Path, typer.Argument(help="Folder of the run, the one with config.yaml.")]
+Task = Annotated[
+    int | None, typer.Option("--task", min=1, help="Its net at the end of this task (default: of the run).")
+]
+
+
+def _say(line: object) -> None:
+    Console().print(printable(str(line)), markup=False, soft_wrap=True, highlight=False)
+
+
+def embed(
+    names: Annotated[Path, typer.Argument(help="A text file of class names.")],
+    out: Annotated[Path, typer.Option("--out", help="The safetensors file to write.")] = Path("anchors.safetensors"),
+    encoder: Annotated[
+        str, typer.Option(help="A Hugging Face name or a local folder.")
+    ] = "openai/clip-vit-base-patch32",
+    template: Annotated[str, typer.Option(help="The sentence around a name.")] = "a photo of a {}",
+) -> None:
+    """Label-text embeddings for class names of your own, one name a line."""
+    from fcil.anchors import AnchorSettings, embed, read_names
+    from fcil.config import Where, parse
+
+    settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
+    about = embed(read_names(names), settings, out)
+    _say(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
+
+
+def evaluate(
+    run_dir: RunDir,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Keys of data or resources to change, such as data.root=corrupted.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder or zip of other images, in a folder for each class.")
+    ] = None,
+    task: Task = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="NAME", help="Write evaluations/NAME.csv in the run folder.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the net that a run has kept, on its own test samples or on others: all, by task, by class."""
+    from fcil.console.tables import group_table
+    from fcil.evaluation import evaluate
+
+    found = evaluate(run_dir, *(overrides or []), data=data, task=task, out=out, trust=trust)
+    if as_json:
+        rows = [{**group._asdict(), "accuracy": group.accuracy} for group in found.groups]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    else:
+        Console().print(group_table(found.groups, found.left_out))
+        if out is not None:
+            _say(run_dir / "evaluations" / f"{out}.csv")
+
+
+def export(
+    run_dir: RunDir,
+    to: Annotated[str, typer.Option("--to", help="state_dict (safetensors), torchscript or onnx.")],
+    task: Task = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file (default: exports/net.* in the run folder).")
+    ] = None,
+) -> None:
+    """Write the net that a run has kept for other programs; it takes normalised samples and returns logits."""
+    from fcil.evaluation import export
+
+    _say(export(run_dir, to, task=task, out=out))
