@@ -35,7 +35,7 @@ class ControlVariate:
 
     def begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Read the control variates of the parameters that are trained, before the first step."""
-        known = cast(dict[str, Tensors], self.client.memory.get(CONTROL, {}))
+        known = cast(Tensors, self.client.memory.get(CONTROL, {}))
         if self.lasts == "task" and self.client.memory.get(f"{CONTROL} task") != self.client.task.number:
             known = {}
         server = cast(Tensors, self.client.shared.get(CONTROL, {}))
