@@ -96,14 +96,6 @@ class Strategy:
         author = next(kind for kind in cls.__mro__ if "local_loss" in vars(kind))
         return cls.local_train is Strategy.local_train and vars(author).get("plain_loss") is True
 
-    @classmethod
-    def fits_server(cls, name: str) -> bool:
-        """Return whether this value of `federation.server` is among `servers`, and said where the methods are."""
-        said = next(kind for kind in cls.__mro__ if "servers" in vars(kind))
-        verbs = ("aggregate", "local_train") if name in ("fednova", "scaffold") else ("aggregate",)
-        authors = [next(kind for kind in cls.__mro__ if verb in vars(kind)) for verb in verbs]
-        return name in cls.servers and all(issubclass(said, author) for author in authors)
-
     def after_local_task(self, client: Client) -> Update | None:
         """Once per client when a task ends: a Fisher estimate, prototypes, exemplars."""
         return None
@@ -150,6 +142,14 @@ class Strategy:
         return drawn_clients(server.generator("sample"), server.num_clients, count)
 
     # Before a run ------------------------------------------------------------------------------
+
+    @classmethod
+    def fits_server(cls, name: str) -> bool:
+        """Return whether this value of `federation.server` is among `servers`, and said where the methods are."""
+        said = next(kind for kind in cls.__mro__ if "servers" in vars(kind))
+        verbs = ("aggregate", "local_train") if name in ("fednova", "scaffold") else ("aggregate",)
+        authors = [next(kind for kind in cls.__mro__ if verb in vars(kind)) for verb in verbs]
+        return name in cls.servers and all(issubclass(said, author) for author in authors)
 
     @property
     def inverted(self) -> NetSettings | None:

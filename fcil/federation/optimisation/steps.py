@@ -135,7 +135,7 @@ def covered(steps: float, momentum: float) -> float:
     It is the number of steps for SGD without momentum; with momentum rho each gradient weighs in all later steps:
     (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho) (Wang et al., section 4.1).
     """
-    left: float = momentum**steps  # which is a float, and no complex number, for a momentum of 0 or more
+    left: float = momentum**steps
     return (steps - momentum * (1 - left) / (1 - momentum)) / (1 - momentum)
 
 
