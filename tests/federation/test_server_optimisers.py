@@ -566,3 +566,15 @@ def test_fednova_makes_of_unequal_clients_what_fedavg_does_not(tmp_path):
         ]
         close = all(torch.allclose(nets[0][n], nets[1][n], atol=1e-4) for n in nets[0] if "batches" not in n)
         assert close == equal
+
+
+@pytest.mark.ray
+def test_on_ray_control_variates_are_those_of_one_process(tmp_path):
+    few = ["federation.server=scaffold", "federation.stop_after=1", "resources.workers=2"]
+    runs = []
+    for backend in ("inprocess", "ray"):
+        (tmp_path / backend).mkdir()
+        path = write_experiment(tmp_path / backend)
+        runs += play(path, *few, f"federation.backend={backend}", out=tmp_path / backend)
+    assert same(checkpoint(runs[0])[0], checkpoint(runs[1])[0])
+    assert without_seconds(runs[0]) == without_seconds(runs[1])
