@@ -76,6 +76,7 @@ class Analytic(Strategy):
         "WWW 2026; McDonnell et al., RanPAC, NeurIPS 2023, arXiv:2307.02251"
     )
     uses = frozenset({"sums"})
+    servers = frozenset()  # after task 1 nothing is averaged
     broadcasts = ("head", "draw")
 
     # Client -----------------------------------------------------------------------------------

@@ -214,6 +214,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "exemplars": 5,
         "mods": ["fixed_clipping"],
         "aggregation": "median",
+        "server": "fedavgm",
         "privacy": {"noise": 0.5},
         "attack": {"label_flip": {"share": 0.5}},
     },
