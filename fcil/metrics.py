@@ -131,11 +131,21 @@ class Predictions(NamedTuple):
     """Whether the label is among the five largest scores, or among all if there are fewer, (N,)."""
     confidence: Matrix
     """Largest probability of a softmax over the scores, (N,)."""
+    tasks: Counts
+    """Task that introduced the class of each sample, counted from 1, (N,)."""
+    task_aware: npt.NDArray[np.bool_]
+    """Whether the label has the largest score among the classes of its own task, (N,)."""
 
     def confusion(self, classes: int) -> Counts:
         """Return how many samples of a class (row) were taken for each class (column): (classes, classes)."""
         cells = np.bincount(self.labels * classes + self.predicted, minlength=classes**2)
         return cells.reshape(classes, classes).astype(np.int64)
+
+    def task_aware_rows(self, trained: int) -> list[AccuracyRow]:
+        """Return a row for each task seen, of the accuracy where a sample's task is given (task-incremental)."""
+        examples = np.bincount(self.tasks, minlength=trained + 1)
+        correct = np.bincount(self.tasks, weights=self.task_aware, minlength=trained + 1)
+        return [AccuracyRow(trained, t, int(correct[t]), int(examples[t])) for t in range(1, trained + 1)]
 
 
 def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) -> float | None:
@@ -270,6 +280,16 @@ def summary(rows: Iterable[Sequence[int]]) -> dict[str, Any]:
         "bwt": bwt(matrix),
         "plasticity": plasticity(matrix),
         "stability": stability(matrix),
+    }
+
+
+def task_aware_summary(rows: Iterable[Sequence[int]]) -> dict[str, float | None]:
+    """Return the three headline numbers of task-aware accuracies by name; forgetting is `chaudhry`."""
+    matrix, examples = accuracy_matrix(rows)
+    return {
+        "task_aware_final_accuracy": final_accuracy(matrix, examples),
+        "task_aware_average_incremental_accuracy": average_incremental_accuracy(matrix, examples),
+        "task_aware_forgetting": forgetting(matrix),
     }
 
 

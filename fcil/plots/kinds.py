@@ -12,6 +12,7 @@ KINDS = {
     "tasks": "the accuracy on each task, line by line",
     "task_forgetting": "how far each task is below its best, line by line (of several runs)",
     "matrix": "the accuracy on every task after every task",
+    "task_aware": "with and without the task of each sample given (of one run; where it is asked for)",
     "classes": "the accuracy on each class after each task (of one run; where it is asked for)",
     "confusion": "which classes are taken for which, at the end (of one run; where it is asked for)",
     "rounds": "accuracy and the terms of the loss, round after round (of one run)",

@@ -242,6 +242,22 @@ def read_accuracy(path: Path) -> list[AccuracyRow]:
     return sorted(rows.values())
 
 
+def write_task_aware(path: Path, rows: Sequence[AccuracyRow]) -> None:
+    """Write `task_aware.csv`; without rows there is none."""
+    if rows:
+        write_accuracy(path, rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def kept_accuracy(path: Path) -> list[AccuracyRow]:
+    """Return the rows of a run that goes on; nothing of a file that is damaged or not there."""
+    try:
+        return read_accuracy(path)
+    except StoreError:
+        return []
+
+
 # Below the task -----------------------------------------------------------------------------------
 
 

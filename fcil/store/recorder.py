@@ -99,11 +99,13 @@ class RunRecorder(Observer):
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
 
     def task_predicted(self, task: Task, predictions: Predictions) -> None:
-        """Add the task to `classes.csv`, `confusion.csv` and `quality.csv`."""
+        """Add the task to `classes.csv`, `confusion.csv`, `quality.csv` and `task_aware.csv`."""
         for name, rows in files.details_of(task, predictions).items():
             path = self.folder.details[name]
             before = [row for row in files.kept_details(path, name) if row[0] != task.number]
             files.write_details(path, name, [*before, *rows])
+        kept = [row for row in files.kept_accuracy(self.folder.task_aware) if row.trained_task != task.number]
+        files.write_accuracy(self.folder.task_aware, [*kept, *predictions.task_aware_rows(task.number)])
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy
@@ -139,7 +141,16 @@ class RunRecorder(Observer):
         cost |= of_folder(self.folder, records) | self._mixed() | self._facts
         if pools := pool_sizes(self.folder):
             cost["synthetic"] = pools
+        numbers |= self._task_aware(numbers["tasks"])
         files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
+
+    def _task_aware(self, tasks: int) -> dict[str, Any]:
+        """Return the numbers of `task_aware.csv`; nothing if it lacks tasks, as in a run begun before it was kept."""
+        try:
+            rows = files.kept_accuracy(self.folder.task_aware)
+            return metrics.task_aware_summary(rows) if rows and rows[-1].trained_task == tasks else {}
+        except ValueError:
+            return {}
 
     def _mixed(self) -> dict[str, Any]:
         """Return the circumstances that changed during the run, so that a table can tell; nothing for most runs."""
