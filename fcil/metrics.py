@@ -173,6 +173,33 @@ def measures(predictions: Predictions, old: int) -> dict[str, float | None]:
     }
 
 
+def client_accuracy(held: npt.ArrayLike, confusion: Counts) -> Matrix:
+    """Return the accuracy on each client's own mix of classes, sum_c n_kc a_c / sum_c n_kc: (K,).
+
+    `held` is n_kc, the training samples of client k and class c (K, C); a_c is the accuracy on the test samples of
+    class c, from a confusion matrix (C, C). Classes without test samples are left out of both sums; NaN for a client
+    that holds none of the others. It is what a test set dealt by the proportions of the training samples gives, in
+    expectation over the deal.
+    """
+    examples = confusion.sum(1)
+    tested = examples > 0
+    shares = np.asarray(held, dtype=np.float64)[:, tested]
+    totals = shares.sum(1)
+    weighted = shares @ (confusion.diagonal()[tested] / examples[tested])
+    return np.where(totals > 0, weighted / np.maximum(totals, 1), np.nan)
+
+
+def client_summary(accuracies: npt.ArrayLike) -> dict[str, float | None]:
+    """Return the worst, the mean and the population standard deviation of clients' accuracies, those not NaN."""
+    known = np.asarray(accuracies, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    return {
+        "client_accuracy_worst": float(known.min()) if len(known) else None,
+        "client_accuracy_mean": _mean(known),
+        "client_accuracy_std": float(known.std()) if len(known) else None,
+    }
+
+
 # Forgetting, transfer, stability -------------------------------------------------------------
 
 

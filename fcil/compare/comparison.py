@@ -64,6 +64,9 @@ def _metrics() -> dict[str, Metric]:
         Metric("task_aware_average_incremental_accuracy", "task-aware average", "percent", "more",
                key("task_aware_average_incremental_accuracy")),
         Metric("task_aware_forgetting", "task-aware forgetting", "points", "less", key("task_aware_forgetting")),
+        Metric("client_accuracy_worst", "worst client", "percent", "more", key("client_accuracy_worst")),
+        Metric("client_accuracy_mean", "mean of clients", "percent", "more", key("client_accuracy_mean")),
+        Metric("client_accuracy_std", "spread of clients", "points", "less", key("client_accuracy_std")),
     ]  # fmt: skip
     return {metric.name: metric for metric in found}
 

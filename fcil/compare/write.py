@@ -38,6 +38,8 @@ MARKS = {
     "§": ("\\S", "mixed", "went on in another environment"),
 }
 """Marks after a name: the mark in LaTeX, the field of an `Entry` that sets it, and its meaning."""
+LATER = ("task_aware", "client_accuracy")
+"""Beginnings of names of metrics that older runs lack."""
 ACROSS = 3
 """Splits beside each other on a page."""
 ALL = METRICS | STUDENTS
@@ -95,7 +97,7 @@ def cell(spread: Spread | None, metric: Metric, *, bounds: bool = False) -> str:
     where a number was not recorded.
     """
     if spread is None:
-        defined = metric.unit not in ("percent", "points") or metric.name.startswith("task_aware")
+        defined = metric.unit not in ("percent", "points") or metric.name.startswith(LATER)
         return NONE if defined else UNDEFINED
     if metric.unit == "bytes":
         return size(float(f"{spread.mean:.2g}"))  # two digits say enough, and fit a terminal

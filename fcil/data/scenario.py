@@ -241,6 +241,12 @@ class Scenario:
             ]
         )
 
+    def held_up_to(self, task: int) -> Indices:
+        """Return training samples of tasks 1 to `task`, by client and class seen: (clients, classes seen)."""
+        seen, original = self.tasks[task - 1].num_seen, self.dataset.train.y.numpy()
+        own = [np.concatenate([held[client] for held in self.held[:task]]) for client in range(self.clients)]
+        return np.array([np.bincount(self._new_label[original[rows]], minlength=seen) for rows in own])
+
     def partition_record(self) -> dict[str, Any]:
         """Return everything needed to report or repeat the partition (`data.split` reads it), as numbers and strings.
 

@@ -14,6 +14,7 @@ KINDS = {
     "matrix": "the accuracy on every task after every task",
     "task_aware": "with and without the task of each sample given (of one run; where it is asked for)",
     "classes": "the accuracy on each class after each task (of one run; where it is asked for)",
+    "clients": "on each client's own mix of classes, with mean and worst (of one run; where it is asked for)",
     "confusion": "which classes are taken for which, at the end (of one run; where it is asked for)",
     "rounds": "accuracy and the terms of the loss, round after round (of one run)",
     "bytes": "what was sent, and the accuracy it bought",

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.io.atomic import sweep, write_bytes
-from fcil.plots.classes import classes_figure, confusion_figure
+from fcil.plots.classes import classes_figure, clients_figure, confusion_figure
 from fcil.plots.cost import bytes_figure
 from fcil.plots.distillation import distillation_drawers, is_distillation
 from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
@@ -138,6 +138,7 @@ def _on_request(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
     return {
         "task_aware": (run.folder.task_aware.is_file(), task_aware_figure),
         "classes": (details["classes"].is_file(), classes_figure),
+        "clients": (details["clients"].is_file(), clients_figure),
         "confusion": (details["confusion"].is_file(), confusion_figure),
     }
 

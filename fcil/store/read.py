@@ -129,11 +129,18 @@ class Run:
         """
         return self._details("quality")
 
+    @property
+    def clients(self) -> pd.DataFrame:
+        """`clients.csv`: after each task the training samples of each client so far, and the accuracy of the global
+        net on the client's own mix of classes (`fcil.metrics.client_accuracy`). Errors as of `classes`.
+        """
+        return self._details("clients")
+
     def _details(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
         columns = files.DETAILS[name]
-        kind = {c: "float64" if name == "quality" and c != "task" else "int64" for c in columns}
+        kind = {c: "float64" if c in files.SHARES else "int64" for c in columns}
         return pd.DataFrame(files.read_details(self.folder.details[name], name), columns=list(columns)).astype(kind)
 
     @property

@@ -25,8 +25,8 @@ from fcil.plots.classes import classes_figure, confusion_figure
 from fcil.store import Run, RunFolder, RunRecorder, find_runs, load_run
 from fcil.strategy import Strategy
 
-TABLES = ("classes.csv", "confusion.csv", "quality.csv", "task_aware.csv")
-ON_REQUEST = ("classes", "confusion", "task_aware")
+TABLES = ("classes.csv", "confusion.csv", "quality.csv", "clients.csv", "task_aware.csv")
+ON_REQUEST = ("classes", "clients", "confusion", "task_aware")
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 
 
@@ -150,6 +150,37 @@ def test_task_aware_accuracies_counted_by_hand() -> None:
     }
 
 
+def test_the_accuracy_of_clients_counted_by_hand() -> None:
+    # Class 0: 8 of 10 right, class 1: 1 of 4, class 2 is not tested, class 3: 5 of 5.
+    confusion = np.array([[8, 2, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5]])
+    held = [[6, 2, 9, 0], [0, 4, 0, 0], [1, 1, 0, 2], [0, 0, 7, 0]]
+    found = metrics.client_accuracy(held, confusion)
+    assert_allclose(found, [(6 * 0.8 + 2 * 0.25) / 8, 0.25, (0.8 + 0.25 + 2 * 1.0) / 4, np.nan], **EXACT)
+    a, b, c = found[:3]
+    mean = (a + b + c) / 3
+    std = (((a - mean) ** 2 + (b - mean) ** 2 + (c - mean) ** 2) / 3) ** 0.5
+    assert_allclose(list(metrics.client_summary(found).values()), [0.25, mean, std], **EXACT)  # type: ignore[arg-type]
+    assert set(metrics.client_summary([np.nan]).values()) == {None}
+
+
+def test_the_accuracy_of_clients_is_that_of_their_classes_and_of_all_where_there_is_one_mix(
+    played: tuple[Run, Any, Any],
+) -> None:
+    run = played[0]
+    counts, _ = run.partition()
+    frame = run.clients
+    assert sorted(set(zip(frame.task, frame.client, strict=True))) == [(t, k) for t in range(1, 6) for k in range(2)]
+    for row in frame.itertuples():
+        held = counts[: row.task, row.client].sum(0)
+        by_class = run.classes[run.classes.task == row.task]
+        expected = sum(held[c] * a for c, a in zip(by_class["class"], by_class.accuracy, strict=True))
+        assert row.examples == held.sum()
+        assert_allclose(row.accuracy, expected / held.sum(), **EXACT)
+    last = frame[frame.task == 5].accuracy
+    assert_allclose(run.summary["client_accuracy_worst"], last.min(), **EXACT)
+    assert_allclose(run.summary["client_accuracy_std"], last.std(ddof=0), **EXACT)
+
+
 def test_a_run_begun_before_there_was_a_task_aware_file_ends_without_its_numbers(
     played: tuple[Run, Any, Any], tmp_path: Path
 ) -> None:
@@ -225,7 +256,7 @@ def test_a_run_of_before_has_empty_frames_and_still_loads_compares_and_plots(tmp
     folder = make_run(tmp_path)
     run = load_run(folder.path)
 
-    for frame in (run.classes, run.confusion, run.measures, run.task_aware):
+    for frame in (run.classes, run.confusion, run.measures, run.clients, run.task_aware):
         assert frame.empty
     assert list(run.classes) == ["task", "class", "n", "correct", "accuracy"]
     assert len(compare(find_runs([tmp_path])).splits) == 1
@@ -242,6 +273,8 @@ def test_a_run_of_before_has_empty_frames_and_still_loads_compares_and_plots(tmp
         ("classes", "task,class,n,correct\n1,0,3\n", "line 2: '1,0,3' is no line"),
         ("confusion", "task,true,predicted,n\n1,0,-1,4\n", "line 2"),
         ("confusion", "task,true,predicted,n\n0,0,1,4\n", "line 2"),
+        ("clients", "task,client,examples,accuracy\n1,0,3,1.5\n", "line 2: '1,0,3,1.5' is no line of clients.csv"),
+        ("clients", "task,client,examples,accuracy\n1,0,,0.5\n", "line 2"),
         ("quality", "task,top1,top5,ece,old,new\n1,2.0,1,0,,1\n", "line 2"),
         ("quality", "task,top1,top5,ece,old,new\n1,nan,1,0,,1\n", "line 2"),
         ("quality", "task,top1,top5,ece,old,new\n\n", "line 2"),
