@@ -148,7 +148,10 @@ class Scenario:
         self.seed = seed
         self.device = torch.device(device)
         given = settings.split.read() if settings.split is not None else None
-        self.split = given.checked(dataset, clients) if given else settings.task_split(dataset.num_classes, seed)
+        if given is None:
+            self.split = settings.task_split(dataset.class_names, seed, dataset.folders)
+        else:
+            self.split = given.checked(dataset, clients)
         self.dataset = dataset.standardised(self.split.classes[0]).to(device)
         self.order = self.split.order
         self._new_label = np.full(dataset.num_classes, -1, dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args
@@ -18,15 +18,17 @@ from fcil.data.files.compositing import Rendering
 from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
 from fcil.data.series.clean import Longer, Missing
 from fcil.data.splits import SplitFile
-from fcil.data.tasks import TaskSplit
+from fcil.data.tasks import TaskSplit, class_numbers
 from fcil.errors import ConfigError, nearest
 from fcil.types import Count, Index
 
 Kind = Literal["iid", "dirichlet", "classes", "shards"]
 Draw = Literal["task", "once", "reference"]
-HELD = ("tasks", "base", "increment", "order", "partition", "remainder")
+HELD = ("tasks", "base", "increment", "order", "partition", "remainder", "classes")
 """Settings that a split file replaces."""
-ADDED = ("split", "remainder", "test_share", "transparency", "orientation", "missing", "longer", "normalise")
+ADDED = (
+    *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer", "normalise"),
+)
 """Settings that are not written at their defaults, which are the behaviour before these settings existed."""
 _ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
 _WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
@@ -136,6 +138,9 @@ class DataSettings:
     order: Literal["natural", "seed"] | Index | tuple[Index, ...] = "natural"
     """Order in which classes appear: `natural`, a number for NumPy's legacy permutation of that seed (1993 is
     common in the field), `seed` for the permutation of the run's seed, or all class numbers as a list."""
+    classes: tuple[Index | str, ...] | None = None
+    """Classes to use, by name, folder name or number, `[cat, dog]`; null: all. `order: natural` takes them as listed,
+    other orders permute them and count within the list."""
     partition: PartitionSettings = PartitionSettings()
     """Partition of a task's samples among the clients."""
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -196,8 +201,9 @@ class DataSettings:
             return
         self._check_tasks()
         try:  # errors that the data set's name alone can show
-            if info.fixed and info.num_classes is not None:
-                self.task_split(info.num_classes, seed=0)
+            count = info.num_classes if self.classes is None else len(self.classes)
+            if count is not None and (info.fixed or self.classes is not None):
+                self._splits(count, seed=0)
         except ConfigError as error:
             raise ValueError(str(error)) from None
 
@@ -241,6 +247,11 @@ class DataSettings:
             lone = "base" if self.increment is None else "increment"
             alone = self.base is not None or self.increment is not None
             raise ValueError(f"{lone} alone is not enough; " * alone + "give tasks, or base and increment")
+        if self.classes is not None:
+            if not self.classes:
+                raise ValueError("classes: an empty list; name at least one class, or leave it out")
+            if isinstance(self.tasks, tuple):
+                raise ValueError("classes: has no effect beside a list of tasks; leave it out")
         if self.remainder != "last" and not isinstance(self.tasks, int):
             raise ValueError("remainder: applies to a number of tasks alone; leave it out")
         if not isinstance(self.tasks, tuple):
@@ -254,12 +265,25 @@ class DataSettings:
         if twice:
             raise ValueError(f"tasks: class {twice[0]} is given twice")
 
-    def task_split(self, num_classes: int, seed: int) -> TaskSplit:
-        """Return the classes of every task, for `num_classes` classes and the run's seed; not with a split file.
+    def task_split(self, names: Sequence[str], seed: int, folders: Sequence[str] = ()) -> TaskSplit:
+        """Return the classes of every task, for classes of these names and the run's seed; not with a split file.
 
+        Args:
+            folders: folder name of each class, by which it may be chosen too.
         Raises:
-            ConfigError: there are fewer classes than the settings ask for.
+            ConfigError: there are fewer classes than the settings ask for, or there is no such class.
         """
+        if self.classes is None:
+            return self._splits(len(names), seed)
+        chosen = class_numbers(self.classes, names, folders)
+        split = self._splits(len(chosen), seed)
+        return TaskSplit(tuple(tuple(chosen[place] for place in task) for task in split.classes))
+
+    def task_sizes(self, num_classes: int, seed: int) -> tuple[int, ...]:
+        """Return the number of classes of each task of a set of `num_classes` classes; not with a split file."""
+        return self._splits(num_classes if self.classes is None else len(self.classes), seed).sizes
+
+    def _splits(self, num_classes: int, seed: int) -> TaskSplit:
         return TaskSplit.make(
             num_classes,
             tasks=self.tasks,

@@ -78,6 +78,8 @@ def _data_label(data: Any) -> str:
         words.append(f"base {short(data['base'])} + {short(data.get('increment'))}")
     elif data.get("tasks") is not None:
         words.append(f"{short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
+    if isinstance(data.get("classes"), list):
+        words.append(f"{len(data['classes'])} of its classes")
     partition = data.get("partition")
     if isinstance(data.get("split"), Mapping):
         words.append(f"split {short(data['split'].get('digest'))}")
