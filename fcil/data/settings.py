@@ -30,6 +30,8 @@ ADDED = (
     *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer", "normalise"),
 )
 """Settings that are not written at their defaults, which are the behaviour before these settings existed."""
+SHARED = ("image_folder", "imagenet_r")
+"""Data sets of which a share can test."""
 _ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
 _WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
 
@@ -192,8 +194,12 @@ class DataSettings:
         for key in ("transparency", "orientation"):
             if getattr(self, key) != type(self).__dataclass_fields__[key].default and not info.resizable:
                 raise ValueError(f"{key}: applies to images that are decoded from files; {self.dataset} has none")
-        if self.test_share is not None and self.dataset != "image_folder":
-            raise ValueError(f"test_share: applies to image_folder; {self.dataset} has test {info.kind} of its own")
+        if self.test_share is not None and self.dataset not in SHARED:
+            raise ValueError(
+                f"test_share: applies to {' and '.join(SHARED)}; {self.dataset} has test {info.kind} of its own"
+            )
+        if self.test_share is None and self.dataset == "imagenet_r":
+            raise ValueError("test_share: missing; imagenet_r has no test split, so say which share tests (0.2)")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
         if self.split is not None:

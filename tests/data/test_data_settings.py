@@ -8,6 +8,7 @@ import pytest
 
 from fcil.config import Where, dump, parse
 from fcil.data import DATASETS, DataSettings, PartitionSettings
+from fcil.data.published import PUBLISHED
 from fcil.errors import ConfigError
 
 HERE = Where("exp.yaml", "data")
@@ -69,6 +70,7 @@ def test_partition_names_what_is_wrong(raw: Any, said: str) -> None:
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "augment": {"flip": False, "crop": 2}},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "test_share": 0.2, "transparency": "black"},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "test_share": {"share": 0.2, "seed": 4}},
+        {"dataset": "imagenet_r", "tasks": 10, "test_share": 0.2},
     ],
 )
 def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
@@ -106,6 +108,9 @@ def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
         ({"dataset": "digits", "tasks": 2, "order": "sead"}, 'Did you mean "seed"?'),
         ({"dataset": "digits", "tasks": 2, "order": 2**32}, "cannot number a permutation"),
         ({"dataset": "image_folder", "tasks": 2}, "data.root: missing"),
+        ({"dataset": "imagenet_r", "tasks": 10}, "data.test_share: missing; imagenet_r has no test split"),
+        ({"dataset": "chestmnist", "tasks": 2}, "has several labels for each image"),
+        ({"dataset": "emnist_leters", "tasks": 2}, 'Did you mean "emnist_letters"?'),
         ({"dataset": "cifar10", "tasks": 2, "resize": 64}, "data.resize: applies to"),
         ({"dataset": "digits", "tasks": 2, "validation": 1.0}, "data.validation"),
         ({"dataset": "digits", "tasks": 2, "taks": 2}, 'Did you mean "tasks"?'),
@@ -146,13 +151,14 @@ def test_the_hash_of_what_could_be_said_before_is_as_it_was() -> None:
 def test_catalog_knows_every_name() -> None:
     images = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet image_folder imagenet imagenet100"
     series = "mnist1d ts_folder"
-    assert list(DATASETS) == [*images.split(), *series.split()]
+    folders, arrays = ["imagenet_r", "cub200"], list(PUBLISHED)
+    assert list(DATASETS) == [*images.split(), *series.split(), *folders, *arrays]
     for name, info in DATASETS.items():
         assert info.name == name
         assert info.description
         assert "\n" not in info.description
         assert (info.kind == "series") == (name in series.split())
-        assert (info.mean is None) == (name in {"digits", "image_folder", *series.split()})
+        assert (info.mean is None) == (name in {"digits", "image_folder", *series.split(), *arrays})
     assert DATASETS["cifar100"].num_classes == 100
     assert DATASETS["cifar100"].downloads
     assert not DATASETS["tiny_imagenet"].downloads
