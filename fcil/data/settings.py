@@ -14,6 +14,7 @@ from fcil.config import Where, dump_fields, parse_fields
 from fcil.config.json_schema import Schema, Schemas
 from fcil.config.kinds import ARCHIVES
 from fcil.data.catalog import DATASETS, DatasetInfo, Normalise, dataset_info
+from fcil.data.clients import NaturalClients
 from fcil.data.files.compositing import Rendering
 from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
 from fcil.data.series.clean import Longer, Missing
@@ -22,7 +23,7 @@ from fcil.data.tasks import TaskSplit, class_numbers
 from fcil.errors import ConfigError, nearest
 from fcil.types import Count, Index
 
-Kind = Literal["iid", "dirichlet", "classes", "shards"]
+Kind = Literal["iid", "dirichlet", "classes", "shards", "natural"]
 Draw = Literal["task", "once", "reference"]
 HELD = ("tasks", "base", "increment", "order", "partition", "remainder", "classes")
 """Settings that a split file replaces."""
@@ -33,7 +34,7 @@ ADDED = (
 SHARED = ("image_folder", "imagenet_r")
 """Data sets of which a share can test."""
 _ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
-_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
+_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2}, {shards: 2} or {natural: clients.csv}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +42,17 @@ class PartitionSettings:
     """Partition of a task's samples among the clients.
 
     In YAML: `iid`, `{dirichlet: 0.5}`, `{classes: 2}` or `{shards: 2}`, the mappings with `capped` and
-    `draw` beside it if wanted.
+    `draw` beside it if wanted; `{natural: clients.csv}` or `{natural: 1}` where the data name the clients.
     """
 
     kind: Kind = "iid"
     """`iid` at random, `dirichlet` by class shares drawn from Dirichlet(beta), `classes` with a fixed number
-    of classes for each client, `shards` with a fixed number of slices of the samples sorted by class."""
+    of classes for each client, `shards` with a fixed number of slices of the samples sorted by class, `natural` by
+    the clients that a table or a folder level names."""
     value: float | int | None = None
-    """beta of `dirichlet`, or the number of classes or shards of each client; nothing for `iid`."""
+    """beta of `dirichlet`, or the number of classes or shards of each client; nothing for `iid` and `natural`."""
+    natural: NaturalClients | None = None
+    """Where `natural` finds the client of an image."""
     capped: bool = True
     """Whether a client that holds its even share of the task is left out of further classes (`dirichlet`
     only), as in LANDER's code; false is the plain Dirichlet draw."""
@@ -58,7 +62,12 @@ class PartitionSettings:
 
     def __post_init__(self) -> None:
         number = _number(self.value)
-        if self.kind == "iid":
+        if (self.kind == "natural") != (self.natural is not None):
+            raise ValueError("natural: missing; give a CSV file with the columns file,client or a folder level")
+        if self.kind == "natural":
+            if self.draw != "task":
+                raise ValueError("draw: has no effect beside natural; leave it out")
+        elif self.kind == "iid":
             if self.value is not None:
                 raise ValueError(f"iid takes no value, got {self.value!r}")
         elif self.kind == "dirichlet":
@@ -87,9 +96,11 @@ class PartitionSettings:
         if len(named) != 1:
             raise where.error(f"{dict(raw)!r} is not allowed; {_WISH}")
         value = raw[named[0]]
+        options = {key: raw[key] for key in ("capped", "draw") if key in raw}
+        if named[0] == "natural":
+            return parse_fields(cls, {"kind": "natural", "natural": value, **options}, where)
         if value is not None and _number(value) is None:
             raise where.at(named[0]).error(f"{value!r} is not allowed; it must be a number")
-        options = {key: raw[key] for key in ("capped", "draw") if key in raw}
         return parse_fields(cls, {"kind": named[0], "value": value, **options}, where)
 
     @classmethod
@@ -97,7 +108,12 @@ class PartitionSettings:
         named = schemas.of_fields(cls)
         about: str = named["properties"].pop("kind")["description"]
         number: Schema = {"type": "integer", "minimum": 1}
-        values: dict[str, Schema] = {"iid": {"type": "null"}, "dirichlet": {"type": "number", "exclusiveMinimum": 0}}
+        clients = named["properties"].pop("natural")
+        values: dict[str, Schema] = {
+            "iid": {"type": "null"},
+            "natural": clients,
+            "dirichlet": {"type": "number", "exclusiveMinimum": 0},
+        }
         kinds = {kind: {**values.get(kind, number), "description": about} for kind in get_args(Kind)}
         del named["properties"]["value"]
         one = {**named, "properties": kinds | named["properties"], "oneOf": [{"required": [kind]} for kind in kinds]}
@@ -110,7 +126,7 @@ class PartitionSettings:
             options["draw"] = self.draw
         if self.kind == "iid" and not options:
             return "iid"
-        return {self.kind: self.value, **options}
+        return {self.kind: self.natural.to_yaml() if self.natural else self.value, **options}
 
 
 def _number(value: object) -> float | None:
@@ -200,6 +216,8 @@ class DataSettings:
             )
         if self.test_share is None and self.dataset == "imagenet_r":
             raise ValueError("test_share: missing; imagenet_r has no test split, so say which share tests (0.2)")
+        if self.partition.natural is not None and not info.resizable:
+            raise ValueError(f"partition.natural: applies to images in files of their own; {self.dataset} has none")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
         if self.split is not None:

@@ -66,6 +66,8 @@ class Splits(NamedTuple):
     """Folder name of each class, where there are folders."""
     source: Archive | None = None
     """Archive of the image files."""
+    files: tuple[str, ...] = ()
+    """Path of each training image in the archive, where it is known."""
 
 
 def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *, look: bool = False) -> Splits:
@@ -102,7 +104,10 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
     else:
         return _lazy(info, _find(info, root, info.name), wanted)
     found = already(archive, layout, wanted) if look else cached(archive, layout, wanted, progress)
-    return _looked_at(info, archive, layout, wanted) if found is None else _decoded(info, archive, found)
+    if found is None:
+        return _looked_at(info, archive, layout, wanted)
+    files = layout(archive).train.names if settings.partition.natural is not None else ()
+    return _decoded(info, archive, found)._replace(files=files)
 
 
 def read_tests(info: DatasetInfo, settings: DataSettings, progress: Progress | None = None) -> Splits:
@@ -354,7 +359,8 @@ def _looked_at(info: DatasetInfo, archive: Archive, layout: Layout, wanted: Want
         return FileImages(archive, members.names, torch.from_numpy(members.labels), wanted=wanted, shape=shape)
 
     mean, std = info.mean or mean, info.std or std
-    return Splits(images(listing.train), images(listing.test), listing.class_names, mean, std, listing.folders, archive)
+    train, test, files = images(listing.train), images(listing.test), listing.train.names
+    return Splits(train, test, listing.class_names, mean, std, listing.folders, archive, files)
 
 
 def _lazy(info: DatasetInfo, archive: Archive, wanted: Wanted, layout: Layout = imagenet_folder) -> Splits:
@@ -366,7 +372,8 @@ def _lazy(info: DatasetInfo, archive: Archive, wanted: Wanted, layout: Layout = 
         return LazyImages(archive, members.names, labels, side=side, train=train, rendering=rendering)
 
     train, test = images(listing.train, True), images(listing.test, False)
-    return Splits(train, test, listing.class_names, *_published(info), listing.folders, archive)
+    names, folders, files = listing.class_names, listing.folders, listing.train.names
+    return Splits(train, test, names, *_published(info), folders, archive, files)
 
 
 def _published(info: DatasetInfo) -> tuple[tuple[float, ...], tuple[float, ...]]:

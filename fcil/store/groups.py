@@ -84,10 +84,15 @@ def _data_label(data: Any) -> str:
     if isinstance(data.get("split"), Mapping):
         words.append(f"split {short(data['split'].get('digest'))}")
     if isinstance(partition, Mapping):
-        words += [f"{short(key)} {short(value)}" for key, value in list(partition.items())[:4]]
+        words += [f"{short(key)} {short(_telling(value))}" for key, value in list(partition.items())[:4]]
     elif partition is not None:
         words.append(short(partition))
     return ", ".join(words)
+
+
+def _telling(value: Any) -> Any:
+    """Return the digest or the level of clients that the data name, wherever their table lies; else the value."""
+    return value.get("digest") or value.get("level") if isinstance(value, Mapping) else value
 
 
 def _difference(run: Run, rivals: Sequence[Run]) -> str:
