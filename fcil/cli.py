@@ -307,7 +307,9 @@ for _command in (embed, evaluate, export):
 def compare(
     dirs: Dirs,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables (default: tables/ in the first one).")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="A metric to show too, by name; again for more.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="A metric to show in place of the costs, by name; again for more.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Strategies beside each other: a table for each split, as Markdown, LaTeX and CSV too."""

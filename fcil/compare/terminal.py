@@ -18,7 +18,6 @@ from fcil.compare.write import (
     STUDENT_COLUMNS,
     STUDENT_TITLES,
     cell,
-    columns_with,
     marks,
     meanings,
 )
@@ -43,7 +42,7 @@ def tables(comparison: Comparison, more: Sequence[str] = ()) -> RenderableType:
     """The tables, and below them what the numbers cannot say.
 
     Args:
-        more: metrics shown beyond the usual ones.
+        more: metrics shown in place of the costs.
     """
     ranks = comparison.ranks
     lines = [*comparison.warnings, *comparison.hints]
@@ -62,8 +61,9 @@ def _table(split: Split, more: Sequence[str]) -> Table:
     )
     table.padding = (0, 1, 0, 0)  # eighty columns are few
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
-    columns = columns_with(more)
-    for title in ("n", "≠", *TITLES, *(METRICS[name].title for name in columns[len(TITLES) :])):
+    columns = tuple(dict.fromkeys((*COLUMNS[:3], *more))) if more else COLUMNS  # costs give way in eighty columns
+    short = dict(zip(COLUMNS, TITLES, strict=True))
+    for title in ("n", "≠", *(short.get(name, METRICS[name].title) for name in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     best = {name: split.best(name) for name in COLUMNS[:3]}
     for entry in split.entries:

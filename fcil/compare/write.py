@@ -67,11 +67,6 @@ def check_columns(names: Sequence[str]) -> None:
             raise ConfigError(f'compare: unknown column "{printable(name)}" {known}')
 
 
-def columns_with(more: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns for readers and others after them, each once."""
-    return tuple(dict.fromkeys((*COLUMNS, *more)))
-
-
 def write(comparison: Comparison, folder: Path, more: Sequence[str] = ()) -> list[Path]:
     """Write `comparison.md`, `.tex` and `.csv`, `definitions.tex` with every forgetting, and `tests.csv` with every
     pair of strategies.

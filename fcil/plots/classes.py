@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from fcil.errors import StoreError
 from fcil.plots.grid import class_name
-from fcil.plots.look.colours import CYCLE, MARKERS
+from fcil.plots.look.colours import CYCLE, INK, MARKERS
 from fcil.plots.look.labels import label_ends
-from fcil.plots.look.style import COLUMN, FAINT, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
+from fcil.plots.look.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
 from fcil.plots.look.words import fit, width_of
 from fcil.plots.panels import write_numbers
 from fcil.plots.rounds import subtitle
@@ -77,7 +77,16 @@ def clients_figure(run: Run) -> Figure:
     with look():
         figure = new_figure(2.2)
         axes = figure.subplots()
-        axes.plot(frame.task, 100 * frame.accuracy, linestyle="none", marker=".", markersize=4, color=FAINT, zorder=1)
+        axes.plot(
+            frame.task,
+            100 * frame.accuracy,
+            linestyle="none",
+            marker=".",
+            markersize=4,
+            color=INK,
+            alpha=0.35,
+            zorder=1,
+        )
         for name, colour, marker in (("mean", CYCLE[0], MARKERS[0]), ("min", CYCLE[1], MARKERS[1])):
             axes.plot(by_task.index, by_task[name], color=colour, marker=marker, linewidth=1.2, clip_on=False)
         percent_axis(axes, "accuracy (%)")
