@@ -13,7 +13,7 @@ from typing import Any
 
 from fcil.config import Where, dump_fields, parse_fields
 from fcil.config.json_schema import Schema, Schemas
-from fcil.errors import ConfigError, DataError, nearest, printable
+from fcil.errors import ConfigError, DataError, printable
 from fcil.io.bounded import read_text
 from fcil.types import Count
 
@@ -85,7 +85,9 @@ class NaturalClients:
         lacking = [file for file, client in zip(files, found, strict=True) if client is None]
         if lacking:
             more = f" and {len(lacking) - 1:,} more" * (len(lacking) > 1)
-            guess = nearest(lacking[0], list(table)[:10_000])
+            base = lacking[0].rpartition("/")[2]
+            alike = next((file for file in table if file.rpartition("/")[2] == base), None)
+            guess = f' Did you mean "{printable(alike)}"?' if alike else ""
             raise DataError(f"{self.file}: names no client for {lacking[0]}{more} of {len(files):,} images.{guess}")
         return tuple(client for client in found if client is not None)
 
@@ -123,7 +125,7 @@ def read_clients(file: str, digest: str) -> dict[str, str]:
 
 
 def _text(file: str) -> str:
-    return read_text(Path(os.path.expanduser(file)), SIZE_LIMIT, ConfigError)
+    return read_text(Path(os.path.expanduser(file)), SIZE_LIMIT, ConfigError).removeprefix("\ufeff")
 
 
 @lru_cache(maxsize=2)

@@ -77,6 +77,12 @@ def test_the_folder_below_the_class_names_the_client(folder: Path) -> None:
     assert scenario.partition_record()["client_names"] == ["ann", "bob", "eve"]
 
 
+def test_a_table_of_a_spreadsheet_begins_with_a_mark_and_ends_its_lines_otherwise(folder: Path, tmp_path: Path) -> None:
+    lines = ["file,client", *(f"{file},{client}" for file, client in listed(folder).items())]
+    (tmp_path / "a.csv").write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n").encode())
+    assert_held(shared_out(settings(folder, str(tmp_path / "a.csv"))))
+
+
 def test_a_table_names_the_client_with_and_without_the_split(folder: Path, tmp_path: Path) -> None:
     rows = listed(folder)
     with_split = table(tmp_path / "a.csv", rows)

@@ -182,6 +182,20 @@ def test_a_damaged_file_of_medmnist_is_one_line(tmp_path: Path) -> None:
         loaded("breastmnist", tmp_path)
 
 
+def test_an_array_that_announces_more_than_any_memory_is_one_line(tmp_path: Path) -> None:
+    path = npz(tmp_path / "breastmnist.npz", 1, 2)
+    with zipfile.ZipFile(path) as packed:
+        held = {name: packed.read(name) for name in packed.namelist()}
+    name = "train_images.npy"
+    held[name] = held[name].replace(b"(6, 28, 28), }" + b" " * 12, b"(6000000000000, 28, 28), }")
+    with zipfile.ZipFile(path, "w") as packed:
+        for member, data in held.items():
+            packed.writestr(member, data)
+    with pytest.raises(DataError, match=r"no readable \.npz") as caught:
+        loaded("breastmnist", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_several_labels_for_an_image_are_refused(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "experiment.yaml"
     source.write_text("name: chest\ndata: {dataset: chestmnist, tasks: 2}\nstrategy: finetune\n")
@@ -216,7 +230,8 @@ def test_svhn_is_what_torchvision_reads(tmp_path: Path, monkeypatch: pytest.Monk
         ({"y": np.ones((20, 1), np.uint8)}, "has no label 0"),
         ({"X": np.zeros((16, 16, 3, 20), np.uint8)}, "X is uint8 of 16 x 16 x 3 x 20"),
         ({"X": np.zeros((32, 32, 3, 20))}, "X is double"),
-        ({"X": np.zeros((32, 32, 3, 7), np.uint8)}, "has 7 images and 20 labels"),
+        ({"y": np.array([{"a": 1}] * 20, dtype=object)}, "y is cell of 1 x 20"),
+        ({"X": np.zeros((32, 32, 3, 7), np.uint8)}, "y is uint8 of 20 x 1; expected 7 whole numbers"),
     ],
 )
 def test_a_wrong_file_of_svhn_is_one_line(tmp_path: Path, changed: dict[str, Any], said: str) -> None:

@@ -151,7 +151,7 @@ def read_medmnist(path: Path, classes: int, channels: int) -> tuple[Pair, Pair]:
                     raise DataError(f"{path}: lacks {', '.join(missing)} (it holds {', '.join(held) or 'nothing'})")
                 arrays = {name: held[name] for name in names}
     except (UnreadableError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError) as error:  # fmt: skip
+            NotImplementedError, MemoryError) as error:  # fmt: skip
         raise DataError(f"{path}: no readable .npz ({_line(error)})") from None
     side = SIDES["npz"]
     parts = []
@@ -185,6 +185,12 @@ def read_svhn(path: Path) -> Pair:
         side = SIDES["mat"]
         if len(shape) != 4 or shape[:3] != (side, side, 3) or kind != "uint8":
             raise DataError(f"{path}: X is {kind} of {_size(shape)}; expected uint8 of {side} x {side} x 3 x N")
+        if np.prod(known["y"][0], dtype=np.float64) != shape[3] or not known["y"][1].removeprefix("u").startswith(
+            "int"
+        ):
+            raise DataError(
+                f"{path}: y is {known['y'][1]} of {_size(known['y'][0])}; expected {shape[3]} whole numbers"
+            )
         if np.prod(shape, dtype=np.float64) > MOST_BYTES:
             raise DataError(f"{path}: X has {_size(shape)} values; at most {MOST_BYTES:,} are read")
         held = loadmat(str(path), variable_names=["X", "y"])
