@@ -311,18 +311,23 @@ for _command in (embed, evaluate, export):
 def compare(
     dirs: Dirs,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables (default: tables/ in the first one).")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="A metric to show in place of the costs, by name; again for more.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Strategies beside each other: a table for each split, as Markdown, LaTeX and CSV too."""
-    from fcil.compare import compare, to_json, write
+    from fcil.compare import check_columns, compare, to_json, write
     from fcil.compare.terminal import tables
 
+    more = column or []
+    check_columns(more)
     comparison = compare(finished(dirs))
     if as_json:
         _print_json(to_json(comparison))
         return
-    Console().print(tables(comparison))
-    for path in write(comparison, out or dirs[0] / "tables"):
+    Console().print(tables(comparison, more))
+    for path in write(comparison, out or dirs[0] / "tables", more):
         _say(path)
 
 

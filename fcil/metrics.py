@@ -131,11 +131,21 @@ class Predictions(NamedTuple):
     """Whether the label is among the five largest scores, or among all if there are fewer, (N,)."""
     confidence: Matrix
     """Largest probability of a softmax over the scores, (N,)."""
+    tasks: Counts
+    """Task that introduced the class of each sample, counted from 1, (N,)."""
+    task_aware: npt.NDArray[np.bool_]
+    """Whether the label has the largest score among the classes of its own task, (N,)."""
 
     def confusion(self, classes: int) -> Counts:
         """Return how many samples of a class (row) were taken for each class (column): (classes, classes)."""
         cells = np.bincount(self.labels * classes + self.predicted, minlength=classes**2)
         return cells.reshape(classes, classes).astype(np.int64)
+
+    def task_aware_rows(self, trained: int) -> list[AccuracyRow]:
+        """Return a row for each task seen, of the accuracy where a sample's task is given (task-incremental)."""
+        examples = np.bincount(self.tasks, minlength=trained + 1)
+        correct = np.bincount(self.tasks, weights=self.task_aware, minlength=trained + 1)
+        return [AccuracyRow(trained, t, int(correct[t]), int(examples[t])) for t in range(1, trained + 1)]
 
 
 def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) -> float | None:
@@ -160,6 +170,33 @@ def measures(predictions: Predictions, old: int) -> dict[str, float | None]:
         "ece": calibration_error(predictions),
         "old": float(hits[earlier].mean()) if earlier.any() else None,
         "new": float(hits[~earlier].mean()) if not earlier.all() else None,
+    }
+
+
+def client_accuracy(held: npt.ArrayLike, confusion: Counts) -> Matrix:
+    """Return the accuracy on each client's own mix of classes, sum_c n_kc a_c / sum_c n_kc: (K,).
+
+    `held` is n_kc, the training samples of client k and class c (K, C); a_c is the accuracy on the test samples of
+    class c, from a confusion matrix (C, C). Classes without test samples are left out of both sums; NaN for a client
+    that holds none of the others. It is what a test set dealt by the proportions of the training samples gives, in
+    expectation over the deal.
+    """
+    examples = confusion.sum(1)
+    tested = examples > 0
+    shares = np.asarray(held, dtype=np.float64)[:, tested]
+    totals = shares.sum(1)
+    weighted = shares @ (confusion.diagonal()[tested] / examples[tested])
+    return np.where(totals > 0, weighted / np.maximum(totals, 1), np.nan)
+
+
+def client_summary(accuracies: npt.ArrayLike) -> dict[str, float | None]:
+    """Return the worst, the mean and the population standard deviation of clients' accuracies, those not NaN."""
+    known = np.asarray(accuracies, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    return {
+        "client_accuracy_worst": float(known.min()) if len(known) else None,
+        "client_accuracy_mean": _mean(known),
+        "client_accuracy_std": float(known.std()) if len(known) else None,
     }
 
 
@@ -270,6 +307,16 @@ def summary(rows: Iterable[Sequence[int]]) -> dict[str, Any]:
         "bwt": bwt(matrix),
         "plasticity": plasticity(matrix),
         "stability": stability(matrix),
+    }
+
+
+def task_aware_summary(rows: Iterable[Sequence[int]]) -> dict[str, float | None]:
+    """Return the three headline numbers of task-aware accuracies by name; forgetting is `chaudhry`."""
+    matrix, examples = accuracy_matrix(rows)
+    return {
+        "task_aware_final_accuracy": final_accuracy(matrix, examples),
+        "task_aware_average_incremental_accuracy": average_incremental_accuracy(matrix, examples),
+        "task_aware_forgetting": forgetting(matrix),
     }
 
 

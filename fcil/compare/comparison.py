@@ -60,6 +60,13 @@ def _metrics() -> dict[str, Metric]:
         Metric("bytes_down", "down", "bytes", "less", key("bytes_down")),
         Metric("seconds", "time", "seconds", "less", key("seconds")),
         Metric("peak_memory_bytes", "peak memory", "bytes", "less", key("peak_memory_bytes")),
+        Metric("task_aware_final_accuracy", "task-aware final", "percent", "more", key("task_aware_final_accuracy")),
+        Metric("task_aware_average_incremental_accuracy", "task-aware average", "percent", "more",
+               key("task_aware_average_incremental_accuracy")),
+        Metric("task_aware_forgetting", "task-aware forgetting", "points", "less", key("task_aware_forgetting")),
+        Metric("client_accuracy_worst", "worst client", "percent", "more", key("client_accuracy_worst")),
+        Metric("client_accuracy_mean", "mean of clients", "percent", "more", key("client_accuracy_mean")),
+        Metric("client_accuracy_std", "spread of clients", "points", "less", key("client_accuracy_std")),
     ]  # fmt: skip
     return {metric.name: metric for metric in found}
 

@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fcil.compare.comparison import METRICS, Comparison, Split, compare
-from fcil.compare.write import ALL, COLUMNS, STUDENT_CAPTION, STUDENT_COLUMNS, STUDENT_TITLES, cell, marks, meanings
+from fcil.compare.write import (
+    ALL,
+    COLUMNS,
+    STUDENT_CAPTION,
+    STUDENT_COLUMNS,
+    STUDENT_TITLES,
+    cell,
+    marks,
+    meanings,
+)
 from fcil.console.tables import NONE, simple_table
 from fcil.store.read import Run
 
@@ -29,17 +38,22 @@ def comparison_table(runs: Sequence[Run]) -> RenderableType:
     return tables(compare(runs))
 
 
-def tables(comparison: Comparison) -> RenderableType:
-    """The tables, and below them what the numbers cannot say."""
+def tables(comparison: Comparison, more: Sequence[str] = ()) -> RenderableType:
+    """The tables, and below them what the numbers cannot say.
+
+    Args:
+        more: metrics shown in place of the costs.
+    """
     ranks = comparison.ranks
     lines = [*comparison.warnings, *comparison.hints]
     if ranks is not None:
         listed = ", ".join(f"{name} {rank:.2f}" for name, rank in sorted(ranks.ranks.items(), key=lambda one: one[1]))
         lines.insert(0, f"mean ranks over {ranks.blocks} splits (Friedman, p = {ranks.p:.2g}): {listed}")
-    return Block(*map(_table, comparison.splits), *(Text(f"! {line}", style="dim") for line in lines))
+    found = [_table(split, more) for split in comparison.splits]
+    return Block(*found, *(Text(f"! {line}", style="dim") for line in lines))
 
 
-def _table(split: Split) -> Table:
+def _table(split: Split, more: Sequence[str]) -> Table:
     if split.students:
         return _students(split)
     table = simple_table(
@@ -47,12 +61,14 @@ def _table(split: Split) -> Table:
     )
     table.padding = (0, 1, 0, 0)  # eighty columns are few
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
-    for title in ("n", "≠", *TITLES):
+    columns = tuple(dict.fromkeys((*COLUMNS[:3], *more))) if more else COLUMNS  # costs give way in eighty columns
+    short = dict(zip(COLUMNS, TITLES, strict=True))
+    for title in ("n", "≠", *(short.get(name, METRICS[name].title) for name in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     best = {name: split.best(name) for name in COLUMNS[:3]}
     for entry in split.entries:
-        cells = [cell(entry.spreads[name], METRICS[name]) for name in COLUMNS]
-        cells = [f"[bold]{c}[/]" if best.get(n) is entry else c for n, c in zip(COLUMNS, cells, strict=True)]
+        cells = [cell(entry.spreads[name], METRICS[name]) for name in columns]
+        cells = [f"[bold]{c}[/]" if best.get(n) is entry else c for n, c in zip(columns, cells, strict=True)]
         unlike = NONE if entry.unlike_paper is None else str(len(entry.unlike_paper))
         table.add_row(Text(entry.label + marks(entry)), str(len(entry.group.runs)), unlike, *cells)
     return table

@@ -11,7 +11,7 @@ from typing import Any
 from fcil.compare.comparison import METRICS, STUDENTS, Comparison, Entry, Metric, Split
 from fcil.compare.statistics import Spread
 from fcil.console.tables import NONE, UNDEFINED, duration, size
-from fcil.errors import printable
+from fcil.errors import ConfigError, nearest, printable
 from fcil.io.atomic import write_text
 
 COLUMNS = ("final_accuracy", "average_incremental_accuracy", "forgetting", "bytes_up", "bytes_down", "seconds")
@@ -38,6 +38,8 @@ MARKS = {
     "§": ("\\S", "mixed", "went on in another environment"),
 }
 """Marks after a name: the mark in LaTeX, the field of an `Entry` that sets it, and its meaning."""
+LATER = ("task_aware", "client_accuracy")
+"""Beginnings of names of metrics that older runs lack."""
 ACROSS = 3
 """Splits beside each other on a page."""
 ALL = METRICS | STUDENTS
@@ -53,12 +55,27 @@ CAPTION = (
 )
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
+def check_columns(names: Sequence[str]) -> None:
+    """Refuse a column that there is not.
+
+    Raises:
+        ConfigError: names it and those there are.
+    """
+    for name in names:
+        if name not in METRICS:
+            known = f"(have: {', '.join(METRICS)}).{nearest(name, METRICS)}"
+            raise ConfigError(f'compare: unknown column "{printable(name)}" {known}')
+
+
+def write(comparison: Comparison, folder: Path, more: Sequence[str] = ()) -> list[Path]:
     """Write `comparison.md`, `.tex` and `.csv`, `definitions.tex` with every forgetting, and `tests.csv` with every
     pair of strategies.
+
+    Args:
+        more: metrics that `comparison.md` shows beyond its usual ones.
     """
     texts: dict[str, str] = {
-        "comparison.md": markdown(comparison),
+        "comparison.md": markdown(comparison, more),
         "comparison.tex": latex(comparison),
         "definitions.tex": latex_details(comparison),
         "comparison.csv": long_csv(comparison),
@@ -72,10 +89,11 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def cell(spread: Spread | None, metric: Metric, *, bounds: bool = False) -> str:
     """`51.5 ± 10.4 [43.0, 59.1]`, or what a run costs in words; `n/a` where so few tasks define nothing, and a dash
-    where a cost is not known.
+    where a number was not recorded.
     """
     if spread is None:
-        return UNDEFINED if metric.unit in ("percent", "points") else NONE
+        defined = metric.unit not in ("percent", "points") or metric.name.startswith(LATER)
+        return NONE if defined else UNDEFINED
     if metric.unit == "bytes":
         return size(float(f"{spread.mean:.2g}"))  # two digits say enough, and fit a terminal
     if metric.unit == "seconds":
@@ -92,9 +110,13 @@ def cell(spread: Spread | None, metric: Metric, *, bounds: bool = False) -> str:
 # Markdown -----------------------------------------------------------------------------------------
 
 
-def markdown(comparison: Comparison) -> str:
-    """A table for each split; the best in bold where its interval lets no other come near."""
-    blocks = [_markdown_table(split) for split in comparison.splits]
+def markdown(comparison: Comparison, more: Sequence[str] = ()) -> str:
+    """A table for each split; the best in bold where its interval lets no other come near.
+
+    Args:
+        more: metrics shown beyond the usual ones.
+    """
+    blocks = [_markdown_table(split, more) for split in comparison.splits]
     if ranks := comparison.ranks:
         order = sorted(ranks.ranks.items(), key=lambda one: one[1])
         listed = ", ".join(f"{_md(name)} {rank:.2f}" for name, rank in order)
@@ -103,8 +125,9 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join([*blocks, CAPTION]) + "\n"
 
 
-def _markdown_table(split: Split) -> str:
-    shown = (*(STUDENT_COLUMNS if split.students else COLUMNS), "peak_memory_bytes")
+def _markdown_table(split: Split, more: Sequence[str]) -> str:
+    usual = (*(STUDENT_COLUMNS if split.students else COLUMNS), "peak_memory_bytes")
+    shown = usual if split.students else tuple(dict.fromkeys((*usual, *more)))
     best = {name: split.best(name) for name in (COLUMNS[:1] if split.students else COLUMNS[:3])}
     lines = []
     for entry in split.entries:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NO_EFFECT = (
-    *("resources", "logger", "data.split.file"),
+    *("resources", "logger", "data.split.file", "data.partition.natural.file"),
     *("federation.backend", "federation.timeout", "federation.checkpoint_every"),
     *("federation.on_failure", "federation.retries", "federation.min_success"),
 )

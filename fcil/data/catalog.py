@@ -8,6 +8,7 @@ from typing import Literal
 
 from fcil.config.kinds import ARCHIVES
 from fcil.data.augment import Augment
+from fcil.data.published import EMNIST, MEDMNIST, MULTI_LABEL, SVHN, Published
 from fcil.errors import nearest
 
 Normalise = Literal["series", "training", "none"]
@@ -50,6 +51,19 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGENET_AUGMENT = Augment(4, True, _JITTER, synthetic_brightness=_JITTER)
 _IMAGENET_FILES = "a folder or zip with train/<class>/* and val/<class>/*"
 _IDX_FILES = "the four idx files ({train,t10k}-{images-idx3,labels-idx1}-ubyte.gz)"
+
+
+def _of_arrays(name: str, about: Published, side: int, augment: Augment) -> DatasetInfo:
+    return DatasetInfo(
+        name=name,
+        description=about.description,
+        num_classes=len(about.classes),
+        shape=(about.channels, side, side),
+        downloads=False,
+        augment=augment,
+        files=about.files,
+    )
+
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
@@ -170,6 +184,33 @@ DATASETS: dict[str, DatasetInfo] = {
             kind="series",
             normalise="series",
         ),
+        DatasetInfo(
+            name="imagenet_r",
+            description="ImageNet-R, renditions of 200 ImageNet classes, decoded while training; needs test_share",
+            num_classes=200,
+            shape=(3, 224, 224),
+            downloads=False,
+            resizable=True,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            augment=_IMAGENET_AUGMENT,
+            files="the folder imagenet-r, or a zip of it, with <wnid>/*",
+        ),
+        DatasetInfo(
+            name="cub200",
+            description="CUB-200-2011, birds: 5,994 training and 5,794 test images, decoded while training",
+            num_classes=200,
+            shape=(3, 224, 224),
+            downloads=False,
+            resizable=True,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            augment=_IMAGENET_AUGMENT,
+            files="the folder CUB_200_2011 as it is published, or a zip of it",
+        ),
+        *(_of_arrays(name, about, 28, Augment(2)) for name, about in EMNIST.items()),
+        *(_of_arrays(name, about, 28, Augment(2, not name.startswith("organ"))) for name, about in MEDMNIST.items()),
+        _of_arrays("svhn", SVHN, 32, Augment(4)),
     )
 }
 
@@ -186,6 +227,10 @@ def dataset_info(name: str) -> DatasetInfo:
     """
     if name in DATASETS:
         return DATASETS[name]
+    if name in MULTI_LABEL:
+        raise ValueError(
+            f'"{name}" has several labels for each image; sets of one label each can be learnt class by class'
+        )
     found = _ARCHIVED.fullmatch(name)
     if found is None:
         forms = [f"{archive}:NAME" for archive in ARCHIVES]

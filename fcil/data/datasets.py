@@ -46,6 +46,8 @@ class Dataset:
     """Mean and deviation of each channel by which `standardised` has changed the series."""
     raw_fingerprint: str = ""
     """Fingerprint before `standardised`."""
+    clients: tuple[str, ...] = ()
+    """Name of the client of each training sample, where the data name it (`partition: {natural: ...}`)."""
 
     @property
     def kind(self) -> Literal["images", "series"]:
@@ -112,15 +114,23 @@ def load_dataset(
     info = dataset_info(settings.dataset)
     found = read_tests(info, settings, progress) if tests_alone else read(info, settings, progress, look=look)
     train, test = found.train, found.test
+    natural = settings.partition.natural
+    clients: tuple[str, ...] = ()
+    if natural is not None and not tests_alone:
+        clients = natural.names(found.files, [found.folders[label] for label in train.y.tolist()])
     if settings.validation:
         kept, held = hold_out(train.y, settings.validation, "validation")
-        train, test = train.subset(kept), train.subset(held, train=False)
+        train, test, clients = train.subset(kept), train.subset(held, train=False), _chosen(clients, kept)
     if settings.per_class is not None:
-        train = train.subset(a_few(train.y, settings.per_class))
+        few = a_few(train.y, settings.per_class)
+        train, clients = train.subset(few), _chosen(clients, few)
     augment = info.augment or Augment(max(1, min(train.shape[1:]) // 8), True)
     if isinstance(settings.augment, AugmentSettings):
         augment = settings.augment.applied(augment, train.shape[1:])
     pending = info.kind == "series" and (settings.normalise or info.normalise) == "training"
-    return Dataset(
-        info.name, train, test, found.class_names, found.mean, found.std, augment, found.folders, found.source, pending
-    )
+    about = found.class_names, found.mean, found.std, augment, found.folders, found.source, pending
+    return Dataset(info.name, train, test, *about, clients=clients)
+
+
+def _chosen(clients: tuple[str, ...], rows: torch.Tensor) -> tuple[str, ...]:
+    return tuple(clients[row] for row in rows.tolist()) if clients else ()

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcil.data.augment import Augment, normalise, parted
+from fcil.data.clients import in_order
 from fcil.data.datasets import Dataset
 from fcil.data.images import Images
 from fcil.data.partition import partition
 from fcil.data.settings import DataSettings
 from fcil.data.splits import fingerprint
 from fcil.data.tasks import legacy_generator
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, printable
 from fcil.rng import numpy_generator, sent
 from fcil.types import Batch, Task
 
@@ -148,13 +149,17 @@ class Scenario:
         self.seed = seed
         self.device = torch.device(device)
         given = settings.split.read() if settings.split is not None else None
-        self.split = given.checked(dataset, clients) if given else settings.task_split(dataset.num_classes, seed)
+        if given is None:
+            self.split = settings.task_split(dataset.class_names, seed, dataset.folders)
+        else:
+            self.split = given.checked(dataset, clients)
         self.dataset = dataset.standardised(self.split.classes[0]).to(device)
         self.order = self.split.order
         self._new_label = np.full(dataset.num_classes, -1, dtype=np.int64)
         self._new_label[list(self.order)] = np.arange(len(self.order))
         self._task_of_label = np.repeat(np.arange(1, len(self.split) + 1), self.split.sizes)
         self.tasks = self._make_tasks()
+        self._client_of = self._named_clients(dataset.clients)
         if held is None:
             held = given.held if given else [self._share_out(task) for task in self.tasks]
         self.held = tuple(map(tuple, held))
@@ -164,6 +169,21 @@ class Scenario:
         """Return the same scenario with another data set of the same labels, or another partition of the samples."""
         held = self.held if held is None else held
         return Scenario(dataset or self.dataset, self.settings, self.clients, self.seed, self.device, held)
+
+    def _named_clients(self, names: Sequence[str]) -> Indices:
+        """Return the client of each training sample (N,), where the data name it.
+
+        Raises:
+            ConfigError: another number of clients is named than there are.
+        """
+        known = in_order(names)
+        if names and len(known) != self.clients:
+            raise ConfigError(
+                f"partition.natural names {len(known)} clients ({printable(', '.join(known[:3]))}, ...), and "
+                f"federation.clients is {self.clients}; say federation.clients={len(known)}"
+            )
+        number = {name: place for place, name in enumerate(known)}
+        return np.array([number[name] for name in names], dtype=np.int64)
 
     def _make_tasks(self) -> tuple[Task, ...]:
         names = tuple(self.dataset.class_names[c] for c in self.order)
@@ -182,6 +202,8 @@ class Scenario:
         members = self._members(self.dataset.train, task)
         labels = self._new_label[self.dataset.train.y.numpy()[members]]
         settings = self.settings.partition
+        if settings.natural is not None:
+            return [members[self._client_of[members] == client] for client in range(self.clients)]
         rng: np.random.Generator | np.random.RandomState
         if settings.draw == "reference":
             rng = legacy_generator(self.seed)
@@ -241,13 +263,23 @@ class Scenario:
             ]
         )
 
+    def held_up_to(self, task: int) -> Indices:
+        """Return training samples of tasks 1 to `task`, by client and class seen: (clients, classes seen)."""
+        seen, original = self.tasks[task - 1].num_seen, self.dataset.train.y.numpy()
+        own = [np.concatenate([held[client] for held in self.held[:task]]) for client in range(self.clients)]
+        return np.array([np.bincount(self._new_label[original[rows]], minlength=seen) for rows in own])
+
     def partition_record(self) -> dict[str, Any]:
         """Return everything needed to report or repeat the partition (`data.split` reads it), as numbers and strings.
 
         `indices[task][client]` are positions in the training split, without the held-out validation images.
         """
         share = self.settings.test_share
-        taken = [] if share is None else [("test_share", {"share": share.share, "seed": share.seed})]
+        taken: list[tuple[str, Any]] = (
+            [] if share is None else [("test_share", {"share": share.share, "seed": share.seed})]
+        )
+        if self.settings.partition.natural is not None:
+            taken.append(("client_names", in_order(self.dataset.clients)))
         return {
             "dataset": self.dataset.name,
             "fingerprint": fingerprint(self.dataset),

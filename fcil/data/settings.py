@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args
@@ -14,22 +14,27 @@ from fcil.config import Where, dump_fields, parse_fields
 from fcil.config.json_schema import Schema, Schemas
 from fcil.config.kinds import ARCHIVES
 from fcil.data.catalog import DATASETS, DatasetInfo, Normalise, dataset_info
+from fcil.data.clients import NaturalClients
 from fcil.data.files.compositing import Rendering
 from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
 from fcil.data.series.clean import Longer, Missing
 from fcil.data.splits import SplitFile
-from fcil.data.tasks import TaskSplit
+from fcil.data.tasks import TaskSplit, class_numbers
 from fcil.errors import ConfigError, nearest
 from fcil.types import Count, Index
 
-Kind = Literal["iid", "dirichlet", "classes", "shards"]
+Kind = Literal["iid", "dirichlet", "classes", "shards", "natural"]
 Draw = Literal["task", "once", "reference"]
-HELD = ("tasks", "base", "increment", "order", "partition", "remainder")
+HELD = ("tasks", "base", "increment", "order", "partition", "remainder", "classes")
 """Settings that a split file replaces."""
-ADDED = ("split", "remainder", "test_share", "transparency", "orientation", "missing", "longer", "normalise")
+ADDED = (
+    *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer", "normalise"),
+)
 """Settings that are not written at their defaults, which are the behaviour before these settings existed."""
+SHARED = ("image_folder", "imagenet_r")
+"""Data sets of which a share can test."""
 _ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
-_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2} or {shards: 2}"
+_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2}, {shards: 2} or {natural: clients.csv}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +42,17 @@ class PartitionSettings:
     """Partition of a task's samples among the clients.
 
     In YAML: `iid`, `{dirichlet: 0.5}`, `{classes: 2}` or `{shards: 2}`, the mappings with `capped` and
-    `draw` beside it if wanted.
+    `draw` beside it if wanted; `{natural: clients.csv}` or `{natural: 1}` where the data name the clients.
     """
 
     kind: Kind = "iid"
     """`iid` at random, `dirichlet` by class shares drawn from Dirichlet(beta), `classes` with a fixed number
-    of classes for each client, `shards` with a fixed number of slices of the samples sorted by class."""
+    of classes for each client, `shards` with a fixed number of slices of the samples sorted by class, `natural` by
+    the clients that a table or a folder level names."""
     value: float | int | None = None
-    """beta of `dirichlet`, or the number of classes or shards of each client; nothing for `iid`."""
+    """beta of `dirichlet`, or the number of classes or shards of each client; nothing for `iid` and `natural`."""
+    natural: NaturalClients | None = None
+    """Where `natural` finds the client of an image."""
     capped: bool = True
     """Whether a client that holds its even share of the task is left out of further classes (`dirichlet`
     only), as in LANDER's code; false is the plain Dirichlet draw."""
@@ -54,7 +62,12 @@ class PartitionSettings:
 
     def __post_init__(self) -> None:
         number = _number(self.value)
-        if self.kind == "iid":
+        if (self.kind == "natural") != (self.natural is not None):
+            raise ValueError("natural: missing; give a CSV file with the columns file,client or a folder level")
+        if self.kind == "natural":
+            if self.draw != "task":
+                raise ValueError("draw: has no effect beside natural; leave it out")
+        elif self.kind == "iid":
             if self.value is not None:
                 raise ValueError(f"iid takes no value, got {self.value!r}")
         elif self.kind == "dirichlet":
@@ -83,9 +96,11 @@ class PartitionSettings:
         if len(named) != 1:
             raise where.error(f"{dict(raw)!r} is not allowed; {_WISH}")
         value = raw[named[0]]
+        options = {key: raw[key] for key in ("capped", "draw") if key in raw}
+        if named[0] == "natural":
+            return parse_fields(cls, {"kind": "natural", "natural": value, **options}, where)
         if value is not None and _number(value) is None:
             raise where.at(named[0]).error(f"{value!r} is not allowed; it must be a number")
-        options = {key: raw[key] for key in ("capped", "draw") if key in raw}
         return parse_fields(cls, {"kind": named[0], "value": value, **options}, where)
 
     @classmethod
@@ -93,7 +108,12 @@ class PartitionSettings:
         named = schemas.of_fields(cls)
         about: str = named["properties"].pop("kind")["description"]
         number: Schema = {"type": "integer", "minimum": 1}
-        values: dict[str, Schema] = {"iid": {"type": "null"}, "dirichlet": {"type": "number", "exclusiveMinimum": 0}}
+        clients = named["properties"].pop("natural")
+        values: dict[str, Schema] = {
+            "iid": {"type": "null"},
+            "natural": clients,
+            "dirichlet": {"type": "number", "exclusiveMinimum": 0},
+        }
         kinds = {kind: {**values.get(kind, number), "description": about} for kind in get_args(Kind)}
         del named["properties"]["value"]
         one = {**named, "properties": kinds | named["properties"], "oneOf": [{"required": [kind]} for kind in kinds]}
@@ -106,7 +126,7 @@ class PartitionSettings:
             options["draw"] = self.draw
         if self.kind == "iid" and not options:
             return "iid"
-        return {self.kind: self.value, **options}
+        return {self.kind: self.natural.to_yaml() if self.natural else self.value, **options}
 
 
 def _number(value: object) -> float | None:
@@ -136,6 +156,9 @@ class DataSettings:
     order: Literal["natural", "seed"] | Index | tuple[Index, ...] = "natural"
     """Order in which classes appear: `natural`, a number for NumPy's legacy permutation of that seed (1993 is
     common in the field), `seed` for the permutation of the run's seed, or all class numbers as a list."""
+    classes: tuple[Index | str, ...] | None = None
+    """Classes to use, by name, folder name or number, `[cat, dog]`; null: all. `order: natural` takes them as listed,
+    other orders permute them and count within the list."""
     partition: PartitionSettings = PartitionSettings()
     """Partition of a task's samples among the clients."""
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -187,8 +210,14 @@ class DataSettings:
         for key in ("transparency", "orientation"):
             if getattr(self, key) != type(self).__dataclass_fields__[key].default and not info.resizable:
                 raise ValueError(f"{key}: applies to images that are decoded from files; {self.dataset} has none")
-        if self.test_share is not None and self.dataset != "image_folder":
-            raise ValueError(f"test_share: applies to image_folder; {self.dataset} has test {info.kind} of its own")
+        if self.test_share is not None and self.dataset not in SHARED:
+            raise ValueError(
+                f"test_share: applies to {' and '.join(SHARED)}; {self.dataset} has test {info.kind} of its own"
+            )
+        if self.test_share is None and self.dataset == "imagenet_r":
+            raise ValueError("test_share: missing; imagenet_r has no test split, so say which share tests (0.2)")
+        if self.partition.natural is not None and not info.resizable:
+            raise ValueError(f"partition.natural: applies to images in files of their own; {self.dataset} has none")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation} is not allowed; it must be at least 0 and below 1")
         if self.split is not None:
@@ -196,8 +225,9 @@ class DataSettings:
             return
         self._check_tasks()
         try:  # errors that the data set's name alone can show
-            if info.fixed and info.num_classes is not None:
-                self.task_split(info.num_classes, seed=0)
+            count = info.num_classes if self.classes is None else len(self.classes)
+            if count is not None and (info.fixed or self.classes is not None):
+                self._splits(count, seed=0)
         except ConfigError as error:
             raise ValueError(str(error)) from None
 
@@ -241,6 +271,11 @@ class DataSettings:
             lone = "base" if self.increment is None else "increment"
             alone = self.base is not None or self.increment is not None
             raise ValueError(f"{lone} alone is not enough; " * alone + "give tasks, or base and increment")
+        if self.classes is not None:
+            if not self.classes:
+                raise ValueError("classes: an empty list; name at least one class, or leave it out")
+            if isinstance(self.tasks, tuple):
+                raise ValueError("classes: has no effect beside a list of tasks; leave it out")
         if self.remainder != "last" and not isinstance(self.tasks, int):
             raise ValueError("remainder: applies to a number of tasks alone; leave it out")
         if not isinstance(self.tasks, tuple):
@@ -254,12 +289,25 @@ class DataSettings:
         if twice:
             raise ValueError(f"tasks: class {twice[0]} is given twice")
 
-    def task_split(self, num_classes: int, seed: int) -> TaskSplit:
-        """Return the classes of every task, for `num_classes` classes and the run's seed; not with a split file.
+    def task_split(self, names: Sequence[str], seed: int, folders: Sequence[str] = ()) -> TaskSplit:
+        """Return the classes of every task, for classes of these names and the run's seed; not with a split file.
 
+        Args:
+            folders: folder name of each class, by which it may be chosen too.
         Raises:
-            ConfigError: there are fewer classes than the settings ask for.
+            ConfigError: there are fewer classes than the settings ask for, or there is no such class.
         """
+        if self.classes is None:
+            return self._splits(len(names), seed)
+        chosen = class_numbers(self.classes, names, folders)
+        split = self._splits(len(chosen), seed)
+        return TaskSplit(tuple(tuple(chosen[place] for place in task) for task in split.classes))
+
+    def task_sizes(self, num_classes: int, seed: int) -> tuple[int, ...]:
+        """Return the number of classes of each task of a set of `num_classes` classes; not with a split file."""
+        return self._splits(num_classes if self.classes is None else len(self.classes), seed).sizes
+
+    def _splits(self, num_classes: int, seed: int) -> TaskSplit:
         return TaskSplit.make(
             num_classes,
             tasks=self.tasks,

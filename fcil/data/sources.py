@@ -19,20 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcil.data.catalog import DatasetInfo
-from fcil.data.files import idx
+from fcil.data.files import arrays, idx
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Arrays, Progress, Wanted, already, cached, channel_statistics, to_array
 from fcil.data.files.folders import data_folder
 from fcil.data.files.layouts import (
     Layout,
     Members,
+    Renditions,
     SharedFolder,
+    cub200,
     image_folder,
     imagenet_folder,
     tests_alone,
     tiny_imagenet,
 )
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
+from fcil.data.published import PUBLISHED
 from fcil.data.remote.obtain import obtain, unpack
 from fcil.data.remote.origins import ORIGINS, elsewhere
 from fcil.data.series.load import load_series, series_at_hand
@@ -47,6 +50,8 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 _GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _IDX_NAMES = {"mnist": _DIGITS, "fashion_mnist": _GARMENTS}
 """Class names of the data sets in idx files."""
+FOLDERS = {"tiny_imagenet": "tiny-imagenet-200", "imagenet_r": "imagenet-r", "cub200": "CUB_200_2011"}
+"""Folder of a data set, or beginning of its zip, where it is not its name."""
 
 
 class Splits(NamedTuple):
@@ -61,6 +66,8 @@ class Splits(NamedTuple):
     """Folder name of each class, where there are folders."""
     source: Archive | None = None
     """Archive of the image files."""
+    files: tuple[str, ...] = ()
+    """Path of each training image in the archive, where it is known."""
 
 
 def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *, look: bool = False) -> Splits:
@@ -79,17 +86,28 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
         return _digits()
     if info.name in _IDX_NAMES:
         return _idx(info, root, None if look else (progress or _silent))
+    if info.name in PUBLISHED:
+        return _arrays(info, root)
     if info.name in _TORCHVISION:
         return _torchvision(info, _cifar_home(info, root), None if look else (progress or _silent))
     if info.name == "image_folder":
         share, archive = settings.test_share, Archive(Path(root or ""), whole=settings.test_share is not None)
         layout: Layout = image_folder if share is None else SharedFolder(share.share, share.seed)
+    elif info.name == "imagenet_r":
+        assert settings.test_share is not None
+        renditions = Renditions(settings.test_share.share, settings.test_share.seed)
+        return _lazy(info, _find(info, root, FOLDERS[info.name], whole=True), wanted, renditions)
+    elif info.name == "cub200":
+        return _lazy(info, _find(info, root, FOLDERS[info.name], whole=True), wanted, cub200)
     elif info.name == "tiny_imagenet":
-        archive, layout = _find(info, root, "tiny-imagenet-200"), tiny_imagenet
+        archive, layout = _find(info, root, FOLDERS[info.name]), tiny_imagenet
     else:
         return _lazy(info, _find(info, root, info.name), wanted)
     found = already(archive, layout, wanted) if look else cached(archive, layout, wanted, progress)
-    return _looked_at(info, archive, layout, wanted) if found is None else _decoded(info, archive, found)
+    if found is None:
+        return _looked_at(info, archive, layout, wanted)
+    files = layout(archive).train.names if settings.partition.natural is not None else ()
+    return _decoded(info, archive, found)._replace(files=files)
 
 
 def read_tests(info: DatasetInfo, settings: DataSettings, progress: Progress | None = None) -> Splits:
@@ -118,6 +136,9 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
         return True
     if info.name in _IDX_NAMES:
         return idx.find(info.name, _given(root), system=not root) is not None
+    if info.name in PUBLISHED:
+        arrays.locate(info.name, _given(root))
+        return True
     if info.name in _TORCHVISION:
         home = _cifar_home(info, root)
         return any(os.path.exists(home / name) for name in (ORIGINS[info.name].unpacks_to, info.files))
@@ -125,7 +146,7 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
         if not os.path.exists(_home(root or "")):
             raise DataError(f"{root}: no such folder or zip")
     elif info.name != "digits":
-        _find(info, root, "tiny-imagenet-200" if info.name == "tiny_imagenet" else info.name)
+        _find(info, root, FOLDERS.get(info.name, info.name))
     return True
 
 
@@ -228,6 +249,12 @@ def _obtained(info: DatasetInfo, home: Path, progress: Progress) -> Path:
         ) from None
 
 
+def _arrays(info: DatasetInfo, root: str | None) -> Splits:
+    """Read EMNIST, MedMNIST or SVHN; mean and standard deviation are those of the training images."""
+    train, test = arrays.read(info.name, arrays.locate(info.name, _given(root)))
+    return Splits(_mapped(*train), _mapped(*test), PUBLISHED[info.name].classes, *channel_statistics(train.x))
+
+
 def _silent(step: str, done: int, total: int) -> None:
     """Show no progress."""
 
@@ -296,7 +323,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
+def _find(info: DatasetInfo, root: str | None, name: str, *, whole: bool = False) -> Archive:
     """Return the folder or zip itself, or `name` or `name`.zip inside it."""
     given = _given(root)
     candidates = [given / name, given / f"{name}.zip"]
@@ -304,7 +331,7 @@ def _find(info: DatasetInfo, root: str | None, name: str) -> Archive:
         candidates.append(given)
     for path in candidates:
         if os.path.exists(path):
-            return Archive(path)
+            return Archive(path, whole=whole)
     raise DataError(f"{info.name}: nothing at {given}; put {info.files} there, or set data.root to where it is")
 
 
@@ -332,11 +359,12 @@ def _looked_at(info: DatasetInfo, archive: Archive, layout: Layout, wanted: Want
         return FileImages(archive, members.names, torch.from_numpy(members.labels), wanted=wanted, shape=shape)
 
     mean, std = info.mean or mean, info.std or std
-    return Splits(images(listing.train), images(listing.test), listing.class_names, mean, std, listing.folders, archive)
+    train, test, files = images(listing.train), images(listing.test), listing.train.names
+    return Splits(train, test, listing.class_names, mean, std, listing.folders, archive, files)
 
 
-def _lazy(info: DatasetInfo, archive: Archive, wanted: Wanted) -> Splits:
-    listing = imagenet_folder(archive)
+def _lazy(info: DatasetInfo, archive: Archive, wanted: Wanted, layout: Layout = imagenet_folder) -> Splits:
+    listing = layout(archive)
     side, rendering = wanted.side or 224, wanted.rendering
 
     def images(members: Members, train: bool) -> LazyImages:
@@ -344,7 +372,8 @@ def _lazy(info: DatasetInfo, archive: Archive, wanted: Wanted) -> Splits:
         return LazyImages(archive, members.names, labels, side=side, train=train, rendering=rendering)
 
     train, test = images(listing.train, True), images(listing.test, False)
-    return Splits(train, test, listing.class_names, *_published(info), listing.folders, archive)
+    names, folders, files = listing.class_names, listing.folders, listing.train.names
+    return Splits(train, test, names, *_published(info), folders, archive, files)
 
 
 def _published(info: DatasetInfo) -> tuple[tuple[float, ...], tuple[float, ...]]:

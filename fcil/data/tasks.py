@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, nearest, printable
 
 Order = Literal["natural", "seed"] | int | tuple[int, ...]
 """`natural`, `seed` (the run's), the number of a permutation, or the class numbers themselves."""
@@ -38,9 +38,44 @@ def class_order(num_classes: int, order: Order, seed: int) -> NDArray[np.int64]:
     if missing:
         raise ConfigError(
             f"order leaves out {len(missing)} of {num_classes} classes (the first is {missing[0]});"
-            " to use a subset of the classes, list the tasks themselves"
+            " to use a subset of the classes, list the tasks themselves, or name them in data.classes"
         )
     return np.array(order, dtype=np.int64)
+
+
+def class_numbers(listed: Sequence[int | str], names: Sequence[str], folders: Sequence[str] = ()) -> tuple[int, ...]:
+    """Return the original class numbers of classes chosen by name, folder name or number, in the order given.
+
+    A number is the name of a class where classes are named by whole numbers, else a class number.
+
+    Raises:
+        ConfigError: there is no such class, it is chosen twice, or several have this name.
+    """
+    of_name: dict[str, list[int]] = {}
+    for spelling in (folders, names):  # a name comes before a folder of the same spelling
+        found: dict[str, list[int]] = {}
+        for number, name in enumerate(spelling):
+            found.setdefault(name, []).append(number)
+        of_name |= found
+    numbered = any(name.isdecimal() for name in names)
+    chosen: dict[int, int | str] = {}
+    for wish in listed:
+        if isinstance(wish, int) and not numbered:
+            if wish >= len(names):
+                raise ConfigError(f"classes has class {wish}, but the classes are 0 to {len(names) - 1}")
+            numbers = [wish]
+        else:
+            numbers = of_name.get(str(wish), [])
+        if not numbers:
+            guess = nearest(wish, of_name)
+            raise ConfigError(f'classes has no class "{printable(str(wish))}" among the {len(names)} there are.{guess}')
+        if len(numbers) > 1:
+            several = " and ".join(map(str, numbers[:3]))
+            raise ConfigError(f'classes has "{wish}", which is the name of classes {several}; give the number')
+        if numbers[0] in chosen:
+            raise ConfigError(f'classes has class "{names[numbers[0]]}" twice')
+        chosen[numbers[0]] = wish
+    return tuple(chosen)
 
 
 def legacy_generator(seed: int) -> np.random.RandomState:

@@ -143,7 +143,7 @@ class Datasets:
         return RunContext(plan, loaded, scenario)
 
     def _load(self, data: DataSettings, progress: Progress | None) -> Loaded:
-        prepared = data.test_share, data.transparency, data.orientation, data.augment
+        prepared = data.partition.natural, data.test_share, data.transparency, data.orientation, data.augment
         of_series = data.missing, data.longer, data.normalise
         key = (data.dataset, data.root, data.resize, data.validation, data.per_class, *prepared, *of_series)
         if self._loaded is None or key != self._key:

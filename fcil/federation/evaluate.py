@@ -41,15 +41,18 @@ def evaluate_closely(server: Server, strategy: Strategy, scenario: Scenario) -> 
         LeakError: as `evaluate`.
     """
     test = scenario.test_seen(server.task.number)
+    task_of = torch.repeat_interleave(torch.tensor(scenario.split.sizes)).to(scenario.device) + 1  # by class
     parts: list[tuple[Tensor, ...]] = []
     with asserted_unchanged(server, scenario.dataset.kind), torch.inference_mode():
         for scores, labels in _scores(server, strategy, test):
             best = scores.topk(min(TOP, scores.shape[1])).indices
             confidence = scores.double().softmax(1).amax(1)
-            parts.append((labels, scores.argmax(1), (best == labels[:, None]).any(1), confidence))
-    labels, predicted, in_top, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
-    found = Predictions(*(part.cpu().numpy() for part in (labels, predicted, in_top, confidence)))
-    return _rows(server.task.number, test, predicted == labels), found
+            tasks = task_of[labels]
+            among_own = scores.masked_fill(task_of[: scores.shape[1]] != tasks[:, None], -torch.inf).argmax(1)
+            in_top = (best == labels[:, None]).any(1)
+            parts.append((labels, scores.argmax(1), in_top, confidence, tasks, among_own == labels))
+    found = Predictions(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
+    return _rows(server.task.number, test, torch.from_numpy(found.predicted == found.labels)), found
 
 
 def _scores(server: Server, strategy: Strategy, test: Shard) -> Iterator[tuple[Tensor, Tensor]]:

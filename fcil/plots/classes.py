@@ -1,4 +1,4 @@
-"""Figures below the task: the accuracy on each class, and which classes are taken for which."""
+"""Figures below the task: the accuracy on each class and client, and which classes are taken for which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from fcil.errors import StoreError
 from fcil.plots.grid import class_name
-from fcil.plots.look.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure
+from fcil.plots.look.colours import CYCLE, INK, MARKERS
+from fcil.plots.look.labels import label_ends
+from fcil.plots.look.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
 from fcil.plots.look.words import fit, width_of
 from fcil.plots.panels import write_numbers
 from fcil.plots.rounds import subtitle
@@ -62,6 +64,39 @@ def classes_figure(run: Run) -> Figure:
         axes.set_xlabel("" if names else "class, in order of appearance")
         if names:
             axes.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
+    return figure
+
+
+def clients_figure(run: Run) -> Figure:
+    """Draw the accuracy on each client's own mix of classes after each task, a dot each, with their mean and worst."""
+    frame = run.clients.dropna()
+    if frame.empty:
+        raise StoreError(f"{run.folder.details['clients']}: no client has test samples of its classes")
+    tasks = int(frame.task.max())
+    by_task = 100 * frame.groupby("task").accuracy.agg(["mean", "min"])
+    with look():
+        figure = new_figure(2.2)
+        axes = figure.subplots()
+        axes.plot(
+            frame.task,
+            100 * frame.accuracy,
+            linestyle="none",
+            marker=".",
+            markersize=4,
+            color=INK,
+            alpha=0.35,
+            zorder=1,
+        )
+        for name, colour, marker in (("mean", CYCLE[0], MARKERS[0]), ("min", CYCLE[1], MARKERS[1])):
+            axes.plot(by_task.index, by_task[name], color=colour, marker=marker, linewidth=1.2, clip_on=False)
+        percent_axis(axes, "accuracy (%)")
+        task_axis(axes, tasks)
+        head(figure, "Accuracy on clients' own mixes of classes", subtitle(run))
+        ends = [
+            (tasks, by_task["mean"].iloc[-1], "mean", CYCLE[0]),
+            (tasks, by_task["min"].iloc[-1], "worst", CYCLE[1]),
+        ]
+        label_ends(axes, ends)
     return figure
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.io.atomic import sweep, write_bytes
-from fcil.plots.classes import classes_figure, confusion_figure
+from fcil.plots.classes import classes_figure, clients_figure, confusion_figure
 from fcil.plots.cost import bytes_figure
 from fcil.plots.distillation import distillation_drawers, is_distillation
 from fcil.plots.drawn import digest_of, digest_of_quality, lacking, note
@@ -55,7 +55,7 @@ def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[
     A figure that says nothing (the forgetting of one task) is left out. A distillation has figures of its own.
 
     Args:
-        kinds: names of the figures to draw, `classes` and `confusion` among them; without them all others.
+        kinds: names of the figures to draw, those drawn on request among them; without them all others.
     Returns:
         The files written, a PNG and a PDF for each figure.
     Raises:
@@ -136,7 +136,9 @@ def _on_request(run: Run) -> dict[str, tuple[bool, Callable[[Run], Figure]]]:
     """Return the same of figures that are drawn where they are asked for by name."""
     details = run.folder.details
     return {
+        "task_aware": (run.folder.task_aware.is_file(), task_aware_figure),
         "classes": (details["classes"].is_file(), classes_figure),
+        "clients": (details["clients"].is_file(), clients_figure),
         "confusion": (details["confusion"].is_file(), confusion_figure),
     }
 
@@ -156,25 +158,40 @@ def synthetic_figure(run: Run) -> Figure:
 def accuracy_figure(run: Run) -> Figure:
     """After each task: over all classes seen, over the task just learnt, over those before it."""
     matrix, examples = metrics.accuracy_matrix(run.rows)
-    tasks = np.arange(1, len(matrix) + 1)
     old = [np.average(matrix[t, :t], weights=examples[:t]) if t else np.nan for t in range(len(matrix))]
     lines = [
         ("all seen", metrics.accuracy_after_each_task(matrix, examples), CYCLE[0], MARKERS[0]),
         ("new task", np.diag(matrix), CYCLE[2], MARKERS[2]),
         ("old tasks", np.array(old), CYCLE[1], MARKERS[1]),
     ]
+    return _curves(lines if len(matrix) > 1 else lines[:1], "Accuracy after each task", subtitle(run))
+
+
+def task_aware_figure(run: Run) -> Figure:
+    """After each task, over all classes seen: task-agnostic, and where the task of each sample is given."""
+    agnostic, aware = (
+        metrics.accuracy_after_each_task(*metrics.accuracy_matrix(rows)) for rows in (run.rows, run.task_aware_rows)
+    )
+    lines = [
+        ("task-agnostic", agnostic, CYCLE[0], MARKERS[0]),
+        ("task-aware", aware, CYCLE[3], MARKERS[3]),
+    ]
+    return _curves(lines, "Accuracy without and with the task given", subtitle(run))
+
+
+def _curves(lines: Sequence[tuple[str, Array, str, str]], title: str, about: str) -> Figure:
+    """Draw accuracies after each task, the first line as the main one; each has name, values, colour and marker."""
+    count = max(len(values) for _, values, _, _ in lines)
     with look():
         figure = new_figure(2.2)
         axes = figure.subplots()
-        for name, values, colour, marker in lines if len(matrix) > 1 else lines[:1]:
-            main = name == "all seen"
-            axes.plot(tasks, 100 * values, color=colour, marker=marker, zorder=3 if main else 2,
-                      linewidth=1.8 if main else 1.0, clip_on=False)  # fmt: skip
+        for place, (_, values, colour, marker) in enumerate(lines):
+            axes.plot(range(1, len(values) + 1), 100 * values, color=colour, marker=marker, zorder=2 if place else 3,
+                      linewidth=1.0 if place else 1.8, clip_on=False)  # fmt: skip
         percent_axis(axes, "accuracy (%)")
-        task_axis(axes, len(matrix))
-        head(figure, "Accuracy after each task", subtitle(run))
-        ends = [(tasks[-1], 100 * v[-1], name, c) for name, v, c, _ in lines if len(matrix) > 1]
-        label_ends(axes, ends)
+        task_axis(axes, count)
+        head(figure, title, about)
+        label_ends(axes, [(len(v), 100 * v[-1], name, c) for name, v, c, _ in lines if len(lines) > 1])
     return figure
 
 

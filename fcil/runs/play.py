@@ -141,7 +141,7 @@ def execute_run(
     folder, plan = RunFolder(path), context.plan
     introduce(context, console)
     say = partial(console.print, markup=False, soft_wrap=True)
-    recorder = RunRecorder(folder, say, facts(context))
+    recorder = RunRecorder(folder, say, facts(context), context.scenario.held_up_to)
     pictures = SamplePictures(folder, context.scenario.tasks[-1].names)
     lines = begin(folder, context)
     for line in lines.said:

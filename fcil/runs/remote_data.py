@@ -39,8 +39,10 @@ def reckoned(plan: Plan) -> Facts | None:
     if plan.data.per_class is not None:
         train = min(train, plan.data.per_class * info.num_classes)
     side = plan.data.resize or info.shape[-1]
-    tasks = plan.data.task_split(info.num_classes, plan.seed)
-    return Facts(train, known.test, len(tasks), len(tasks.order), (info.shape[0], side, side))
+    sizes = plan.data.task_sizes(info.num_classes, plan.seed)
+    share = sum(sizes) / info.num_classes if plan.data.classes is not None else 1
+    images = int(train * share), int(known.test * share)
+    return Facts(*images, len(sizes), sum(sizes), (info.shape[0], side, side))
 
 
 def task_sizes(plan: Plan) -> tuple[int, ...]:
@@ -49,7 +51,7 @@ def task_sizes(plan: Plan) -> tuple[int, ...]:
     if plan.data.split is not None:
         sizes = tuple(len(classes) for classes in plan.data.split.read().tasks)
     else:
-        sizes = plan.data.task_split(info.num_classes or 0, plan.seed).sizes
+        sizes = plan.data.task_sizes(info.num_classes or 0, plan.seed)
     return sizes[: plan.federation.stop_after]
 
 

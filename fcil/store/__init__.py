@@ -3,6 +3,7 @@
     <out>/<name>/<strategy>-<8 hex>/seed<k>/
         config.yaml     every setting, defaults written out     strategy.py   the strategy file that ran
         accuracy.csv    trained_task, tested_task, correct, examples, accuracy: the primary result
+        task_aware.csv  the same where the task of each sample is given
         classes.csv  confusion.csv  quality.csv                 the same below the task, at the end of each
         net.safetensors  net/task<k>.safetensors                the trained net, as `resources.keep` says
         rounds.jsonl    one line a round                         summary.json  metrics and cost; its existence

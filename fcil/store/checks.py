@@ -64,6 +64,9 @@ _ROUND = {"task": _TASK, "round": _POSITION, "lr": _NUMBER, "accuracy": _SHARE, 
 _ROUND |= {"clients": _CLIENTS, "weights": _DIGEST, **_COSTS}
 _SUMMARY = {"seconds": _NUMBER, "seconds_by_phase": _NUMBERS, "rounds": _SIZE, "bytes": _SIZE, "failures": _SIZE}
 _SUMMARY |= {"bytes_up": _SIZE, "bytes_down": _SIZE, "peak_memory_bytes": _SIZE, "replayed_share": _SHARE}
+_SUMMARY |= {"task_aware_final_accuracy": _SHARE, "task_aware_average_incremental_accuracy": _SHARE}
+_SUMMARY |= {"task_aware_forgetting": _NUMBER}
+_SUMMARY |= {f"client_accuracy_{name}": _SHARE for name in ("worst", "mean", "std")}
 
 
 def check_round(record: Mapping[str, Any], source: str) -> None:

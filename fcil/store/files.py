@@ -18,7 +18,7 @@ import numpy as np
 from fcil.errors import StoreError
 from fcil.io import bounded as reading
 from fcil.io.atomic import write_text, writing
-from fcil.metrics import AccuracyRow, Predictions, measures
+from fcil.metrics import AccuracyRow, Counts, Predictions, client_accuracy, measures
 from fcil.store.checks import MOST_TASKS, check_round, is_count
 
 if TYPE_CHECKING:  # readers of folders need not wait for torch
@@ -37,10 +37,13 @@ DETAILS: dict[str, tuple[str, ...]] = {
     "classes": ("task", "class", "n", "correct"),
     "confusion": ("task", "true", "predicted", "n"),
     "quality": ("task", "top1", "top5", "ece", "old", "new"),
+    "clients": ("task", "client", "examples", "accuracy"),
 }
-"""Columns of the tables below the task; classes count from 0, in order of appearance."""
+"""Columns of the tables below the task; classes count from 0, in order of appearance, clients from 0."""
+SHARES = frozenset((*DETAILS["quality"][1:], "accuracy"))
+"""Columns that hold shares from 0 to 1, or nothing."""
 Detail = tuple[Any, ...]
-"""A line of such a table, the task first: whole numbers, or shares from 0 to 1 and None in `quality`."""
+"""A line of such a table, the task first: whole numbers, and in columns of `SHARES` shares or None."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -242,11 +245,31 @@ def read_accuracy(path: Path) -> list[AccuracyRow]:
     return sorted(rows.values())
 
 
+def write_task_aware(path: Path, rows: Sequence[AccuracyRow]) -> None:
+    """Write `task_aware.csv`; without rows there is none."""
+    if rows:
+        write_accuracy(path, rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def kept_accuracy(path: Path) -> list[AccuracyRow]:
+    """Return the rows of a run that goes on; nothing of a file that is damaged or not there."""
+    try:
+        return read_accuracy(path)
+    except StoreError:
+        return []
+
+
 # Below the task -----------------------------------------------------------------------------------
 
 
-def details_of(task: Task, predictions: Predictions) -> dict[str, list[Detail]]:
-    """Return the lines of each table of `DETAILS` at the end of a task; of a confusion matrix those not zero."""
+def details_of(task: Task, predictions: Predictions, held: Counts | None = None) -> dict[str, list[Detail]]:
+    """Return the lines of each table of `DETAILS` at the end of a task; of a confusion matrix those not zero.
+
+    Args:
+        held: training samples by client and class seen (K, C); None: there are no lines of clients.
+    """
     confusion = predictions.confusion(task.num_seen)
     cells = [(int(a), int(b), int(confusion[a, b])) for a, b in np.argwhere(confusion)]
     each = zip(confusion.sum(1).tolist(), confusion.diagonal().tolist(), strict=True)
@@ -254,7 +277,14 @@ def details_of(task: Task, predictions: Predictions) -> dict[str, list[Detail]]:
         "classes": [(task.number, label, n, correct) for label, (n, correct) in enumerate(each)],
         "confusion": [(task.number, *cell) for cell in cells],
         "quality": [(task.number, *measures(predictions, task.num_old).values())],
+        "clients": [] if held is None else _of_clients(task.number, held, confusion),
     }
+
+
+def _of_clients(task: int, held: Counts, confusion: Counts) -> list[Detail]:
+    accuracies = client_accuracy(held, confusion).tolist()
+    totals = held.sum(1).tolist()
+    return [(task, k, n, finite(a)) for k, (n, a) in enumerate(zip(totals, accuracies, strict=True))]
 
 
 def write_details(path: Path, name: str, rows: Sequence[Detail]) -> None:
@@ -310,12 +340,13 @@ def _detail(name: str, cells: Sequence[str]) -> Detail | None:
     """Return a line of a table, or None if it cannot be one."""
     try:
         task = int(cells[0])
-        shares = name == "quality"
-        rest = [(float(cell) if cell else None) if shares else int(cell) for cell in cells[1:]]
+        shares = [column in SHARES for column in DETAILS[name][1:]]
+        pairs = list(zip(cells[1:], shares, strict=True))
+        rest = [(float(cell) if cell else None) if share else int(cell) for cell, share in pairs]
     except (ValueError, IndexError):
         return None
-    sound = all(v is None or (0 <= v <= 1 if shares else is_count(v)) for v in rest)
-    whole = len(cells) == len(DETAILS[name]) and 1 <= task <= MOST_TASKS and sound
+    sound = (v is None or (0 <= v <= 1 if share else is_count(v)) for v, share in zip(rest, shares, strict=True))
+    whole = 1 <= task <= MOST_TASKS and all(sound)
     if not whole or (name == "classes" and rest[2] > rest[1]):  # type: ignore[operator]
         return None
     return (task, *rest)

@@ -24,6 +24,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.accuracy = self.path / "accuracy.csv"
+        self.task_aware = self.path / "task_aware.csv"
         self.rounds = self.path / "rounds.jsonl"
         self.summary = self.path / "summary.json"
         self.partition = self.path / "partition.json"
@@ -124,6 +125,7 @@ class RunFolder:
         """Delete synthetic samples made after `round` of `task`, nets kept and classes measured after it."""
         for name, path in self.details.items():
             files.write_details(path, name, [row for row in files.kept_details(path, name) if row[0] < task])
+        files.write_task_aware(self.task_aware, [r for r in files.kept_accuracy(self.task_aware) if r[0] < task])
         self.net.unlink(missing_ok=True)
         for path in self.nets.glob("task*.safetensors"):
             if (place := re.fullmatch(r"task([0-9]{1,9})(?:_shared)?", path.stem)) and int(place[1]) >= task:

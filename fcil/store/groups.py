@@ -78,14 +78,21 @@ def _data_label(data: Any) -> str:
         words.append(f"base {short(data['base'])} + {short(data.get('increment'))}")
     elif data.get("tasks") is not None:
         words.append(f"{short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
+    if isinstance(data.get("classes"), list):
+        words.append(f"{len(data['classes'])} of its classes")
     partition = data.get("partition")
     if isinstance(data.get("split"), Mapping):
         words.append(f"split {short(data['split'].get('digest'))}")
     if isinstance(partition, Mapping):
-        words += [f"{short(key)} {short(value)}" for key, value in list(partition.items())[:4]]
+        words += [f"{short(key)} {short(_telling(value))}" for key, value in list(partition.items())[:4]]
     elif partition is not None:
         words.append(short(partition))
     return ", ".join(words)
+
+
+def _telling(value: Any) -> Any:
+    """Return the digest or the level of clients that the data name, wherever their table lies; else the value."""
+    return value.get("digest") or value.get("level") if isinstance(value, Mapping) else value
 
 
 def _difference(run: Run, rivals: Sequence[Run]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -80,10 +80,29 @@ class Run:
     @property
     def accuracy(self) -> pd.DataFrame:
         """`accuracy.csv`: a line for each tested task after each trained task."""
-        import pandas as pd
+        return _frame(self.rows)
 
-        counts = pd.DataFrame([tuple(r) for r in self.rows], columns=list(files.COLUMNS[:4]), dtype="int64")
-        return counts.assign(accuracy=[r.accuracy for r in self.rows])
+    @property
+    def task_aware(self) -> pd.DataFrame:
+        """`task_aware.csv`: the same where the task of each sample is given, so that the largest score among the
+        classes of its own task decides (task-incremental learning); empty if there is no such file.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return _frame(self.task_aware_rows)
+
+    @cached_property
+    def task_aware_rows(self) -> tuple[AccuracyRow, ...]:
+        """Counts of `task_aware.csv`, sorted; errors as of `task_aware`."""
+        path = self.folder.task_aware
+        rows = tuple(files.read_accuracy(path)) if files.is_there(path) else ()
+        try:
+            if rows:
+                metrics.accuracy_matrix(rows)
+        except ValueError as error:
+            raise StoreError(f"{path}: {error}") from None
+        return rows
 
     @property
     def classes(self) -> pd.DataFrame:
@@ -110,11 +129,18 @@ class Run:
         """
         return self._details("quality")
 
+    @property
+    def clients(self) -> pd.DataFrame:
+        """`clients.csv`: after each task the training samples of each client so far, and the accuracy of the global
+        net on the client's own mix of classes (`fcil.metrics.client_accuracy`). Errors as of `classes`.
+        """
+        return self._details("clients")
+
     def _details(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
         columns = files.DETAILS[name]
-        kind = {c: "float64" if name == "quality" and c != "task" else "int64" for c in columns}
+        kind = {c: "float64" if c in files.SHARES else "int64" for c in columns}
         return pd.DataFrame(files.read_details(self.folder.details[name], name), columns=list(columns)).astype(kind)
 
     @property
@@ -149,6 +175,14 @@ class Run:
         if counts.dtype != np.int64 or counts.min() < 0 or counts.max() > MOST_EXAMPLES:
             raise StoreError(f"{path}: counts are not all whole numbers from 0 to {MOST_EXAMPLES:,}")
         return counts, names
+
+
+def _frame(rows: Sequence[AccuracyRow]) -> pd.DataFrame:
+    """Return accuracy rows as a table."""
+    import pandas as pd
+
+    counts = pd.DataFrame([tuple(r) for r in rows], columns=list(files.COLUMNS[:4]), dtype="int64")
+    return counts.assign(accuracy=[r.accuracy for r in rows])
 
 
 def load_run(path: Path | str) -> Run:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from safetensors.torch import save_file
 
 from fcil import metrics
 from fcil.errors import StoreError
 from fcil.federation.observer import Observer, Restored
 from fcil.io.atomic import replacing, writing
-from fcil.metrics import AccuracyRow, Predictions
+from fcil.metrics import AccuracyRow, Counts, Predictions
 from fcil.store import files
 from fcil.store.activity import of_folder
 from fcil.store.environment import mixed
@@ -32,16 +33,19 @@ class RunRecorder(Observer):
         folder: RunFolder,
         say: Callable[[str], None] = lambda line: None,
         facts: Mapping[str, Any] | None = None,
+        held: Callable[[int], Counts] | None = None,
     ) -> None:
         """Record into a folder.
 
         Args:
             say: shows a line to the user; it is in the log as well.
             facts: what is known of the run before it begins, for its summary.
+            held: training samples of the first tasks by client and class seen (K, C), from the number of these tasks.
         """
         self.folder = folder
         self._say = say
         self._facts = dict(facts or {})
+        self._held = held
         self._tasks = 0
         self._found: Restored | None = None
 
@@ -99,11 +103,14 @@ class RunRecorder(Observer):
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in samples.items()}, temporary)
 
     def task_predicted(self, task: Task, predictions: Predictions) -> None:
-        """Add the task to `classes.csv`, `confusion.csv` and `quality.csv`."""
-        for name, rows in files.details_of(task, predictions).items():
+        """Add the task to `classes.csv`, `confusion.csv`, `quality.csv`, `clients.csv` and `task_aware.csv`."""
+        held = None if self._held is None else self._held(task.number)
+        for name, rows in files.details_of(task, predictions, held).items():
             path = self.folder.details[name]
             before = [row for row in files.kept_details(path, name) if row[0] != task.number]
             files.write_details(path, name, [*before, *rows])
+        kept = [row for row in files.kept_accuracy(self.folder.task_aware) if row.trained_task != task.number]
+        files.write_accuracy(self.folder.task_aware, [*kept, *predictions.task_aware_rows(task.number)])
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy
@@ -139,7 +146,22 @@ class RunRecorder(Observer):
         cost |= of_folder(self.folder, records) | self._mixed() | self._facts
         if pools := pool_sizes(self.folder):
             cost["synthetic"] = pools
+        numbers |= self._task_aware(numbers["tasks"]) | self._clients(numbers["tasks"])
         files.write_json(self.folder.summary, {**numbers, "seconds": seconds, "seconds_by_phase": phases, **cost})
+
+    def _task_aware(self, tasks: int) -> dict[str, Any]:
+        """Return the numbers of `task_aware.csv`; nothing if it lacks tasks, as in a run begun before it was kept."""
+        try:
+            rows = files.kept_accuracy(self.folder.task_aware)
+            return metrics.task_aware_summary(rows) if rows and rows[-1].trained_task == tasks else {}
+        except ValueError:
+            return {}
+
+    def _clients(self, tasks: int) -> dict[str, Any]:
+        """Return the accuracies of clients after the last task, in short; nothing if they were not kept."""
+        rows = files.kept_details(self.folder.details["clients"], "clients")
+        last = [np.nan if row[3] is None else row[3] for row in rows if row[0] == tasks]
+        return metrics.client_summary(last) if last else {}
 
     def _mixed(self) -> dict[str, Any]:
         """Return the circumstances that changed during the run, so that a table can tell; nothing for most runs."""

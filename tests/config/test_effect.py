@@ -13,6 +13,7 @@ from small_runs import write_experiment
 from fcil.compare import compare
 from fcil.compare.comparable import confounders
 from fcil.config.effect import DETAIL, LATER, NO_EFFECT, effective
+from fcil.data.clients import NaturalClients
 from fcil.data.splits import SplitFile
 from fcil.methods.loading import StrategySpec
 from fcil.nets import NetSettings
@@ -56,6 +57,7 @@ def test_every_path_names_a_setting(tmp_path: Path) -> None:
     (plan,) = read(write_experiment(tmp_path))[0].plans()
     plain = plan.to_yaml()
     plain["data"]["split"] = SplitFile("there.json", "0" * 8).to_yaml()
+    plain["data"]["partition"] = {"natural": NaturalClients(file="clients.csv", digest="0" * 8).to_yaml()}
     known = {*plain, *flat(plain)}
     assert {*NO_EFFECT, *DETAIL, *LATER} <= known
 
@@ -99,6 +101,8 @@ def test_runs_of_one_hash_differ_in_no_label_column_or_circumstance(tmp_path: Pa
         folder = make_run(tmp_path / name, "lander", variant="0123abcd")
         config = make_config("lander", 0)
         config["data"]["split"] = {"file": "a.json", "digest": "0" * 8}
+        if path.startswith("data.partition"):
+            config["data"]["partition"] = {"natural": {"file": "a.csv", "digest": "0" * 8}}
         if name == "b":
             *sections, key = path.split(".")
             place = config

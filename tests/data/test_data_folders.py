@@ -179,7 +179,7 @@ def test_a_share_is_between_nothing_and_all(tmp_path: Path, share: Any) -> None:
         return
     with pytest.raises(ConfigError, match=r"data\.test_share"):
         settings(tmp_path, test_share=share)
-    with pytest.raises(ConfigError, match="applies to image_folder; digits has test images of its own"):
+    with pytest.raises(ConfigError, match="applies to image_folder and imagenet_r; digits has test images of its own"):
         parse(DataSettings, {"dataset": "digits", "tasks": 2, "test_share": 0.2}, Where("x", "data"))
 
 

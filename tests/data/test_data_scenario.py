@@ -20,6 +20,7 @@ from fcil.data import (
     normalise,
     partition,
 )
+from fcil.data.tasks import class_numbers
 from fcil.errors import ConfigError
 
 DIGITS = load_dataset(DataSettings(dataset="digits", tasks=5))
@@ -217,6 +218,49 @@ def test_listed_tasks_leave_the_other_classes_out() -> None:
     assert found.counts.shape == (2, 3, 3)
     assert found.counts.sum() == sum(int((DIGITS.train.y == c).sum()) for c in (7, 2, 5))
     assert len(found.test_seen(2)) == sum(int((DIGITS.test.y == c).sum()) for c in (7, 2, 5))
+
+
+def test_classes_are_chosen_by_name_in_the_order_given() -> None:
+    found = scenario(classes=("six", "one", 3, "nine"), order="natural", tasks=2)
+    assert found.order == (6, 1, 3, 9)
+    assert found.tasks[-1].names == ("six", "one", "three", "nine")
+    assert [t.num_new for t in found.tasks] == [2, 2]
+    held = torch.cat([found.shard(t, c).indices for t in (1, 2) for c in range(3)])
+    assert set(DIGITS.train.y[held].tolist()) == {1, 3, 6, 9}
+    assert len(held) == sum(int((DIGITS.train.y == c).sum()) for c in (1, 3, 6, 9))
+    assert set(found.test(2).labels.tolist()) == {2, 3}
+    order = np.random.RandomState(1993).permutation(4)
+    assert scenario(classes=("six", "one", 3, "nine"), tasks=2).order == tuple((6, 1, 3, 9)[k] for k in order)
+    assert scenario(classes=("six", "one", "three"), tasks=3, order=(2, 0, 1)).order == (3, 6, 1)
+
+
+def test_classes_that_are_all_in_order_are_no_choice() -> None:
+    every = scenario(classes=DIGITS.class_names)
+    assert (every.order, every.counts.tolist()) == (scenario().order, scenario().counts.tolist())
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("six", "sevn"), 'no class "sevn" among the 10 there are. Did you mean "seven"?'),
+        (("six", 6), 'class "six" twice'),
+        (("six", 10), "has class 10, but the classes are 0 to 9"),
+    ],
+)
+def test_a_class_that_cannot_be_chosen_is_one_line(classes: tuple[int | str, ...], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scenario(classes=classes, tasks=2, order="natural")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_a_number_comes_before_class_numbers() -> None:
+    assert class_numbers((10, "2"), ("1", "2", "10")) == (2, 1)
+    assert class_numbers((0, "n02", "n03"), ("crane", "owl", "crane"), ("n01", "n02", "n03")) == (0, 1, 2)
+    with pytest.raises(ConfigError, match="the name of classes 0 and 2; give the number"):
+        class_numbers(("crane",), ("crane", "owl", "crane"))
+    with pytest.raises(ConfigError, match='no class "0" among'):
+        class_numbers((0,), ("1", "2", "10"))
 
 
 def test_global_random_streams_are_left_alone() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fcil.config import Where, dump, parse
 from fcil.data import DATASETS, DataSettings, PartitionSettings
+from fcil.data.published import PUBLISHED
 from fcil.errors import ConfigError
 
 HERE = Where("exp.yaml", "data")
@@ -65,9 +66,11 @@ def test_partition_names_what_is_wrong(raw: Any, said: str) -> None:
         {"dataset": "digits", "tasks": 2, "order": list(range(9, -1, -1))},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "resize": 32},
         {"dataset": "digits", "tasks": 7, "remainder": "even"},
+        {"dataset": "digits", "tasks": 2, "classes": ["six", "one", 3]},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "augment": {"flip": False, "crop": 2}},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "test_share": 0.2, "transparency": "black"},
         {"dataset": "image_folder", "root": "x.zip", "tasks": 2, "test_share": {"share": 0.2, "seed": 4}},
+        {"dataset": "imagenet_r", "tasks": 10, "test_share": 0.2},
     ],
 )
 def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
@@ -87,6 +90,14 @@ def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
         ({"dataset": "digits", "tasks": 5, "base": 5, "increment": 1}, "data.tasks: excludes base and increment"),
         ({"dataset": "digits", "tasks": 11}, "tasks is 11, but there are only 10 classes"),
         ({"dataset": "digits", "tasks": 0}, "data.tasks"),
+        ({"dataset": "digits", "tasks": 4, "classes": ["one", "two", "six"]}, "there are only 3 classes"),
+        ({"dataset": "image_folder", "root": "x", "tasks": 4, "classes": ["one"]}, "there are only 1 classes"),
+        ({"dataset": "digits", "tasks": 1, "classes": []}, "data.classes: an empty list"),
+        ({"dataset": "digits", "tasks": 1, "classes": [True]}, "data.classes"),
+        ({"dataset": "digits", "tasks": 1, "classes": [-1]}, "data.classes"),
+        ({"dataset": "digits", "tasks": 1, "classes": "one"}, "data.classes"),
+        ({"dataset": "digits", "tasks": [[0]], "classes": ["one"]}, "data.classes: has no effect beside a list"),
+        ({"dataset": "digits", "tasks": 1, "order": [2], "classes": ["one"]}, "order has class 2, but the classes are"),
         ({"dataset": "digits", "base": 11, "increment": 1}, "base is 11"),
         ({"dataset": "digits", "tasks": [[0], [0]]}, "class 0 is given twice"),
         ({"dataset": "tiny_imagenet", "tasks": [[7], [7]]}, "class 7 is given twice"),
@@ -97,6 +108,9 @@ def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
         ({"dataset": "digits", "tasks": 2, "order": "sead"}, 'Did you mean "seed"?'),
         ({"dataset": "digits", "tasks": 2, "order": 2**32}, "cannot number a permutation"),
         ({"dataset": "image_folder", "tasks": 2}, "data.root: missing"),
+        ({"dataset": "imagenet_r", "tasks": 10}, "data.test_share: missing; imagenet_r has no test split"),
+        ({"dataset": "chestmnist", "tasks": 2}, "has several labels for each image"),
+        ({"dataset": "emnist_leters", "tasks": 2}, 'Did you mean "emnist_letters"?'),
         ({"dataset": "cifar10", "tasks": 2, "resize": 64}, "data.resize: applies to"),
         ({"dataset": "digits", "tasks": 2, "validation": 1.0}, "data.validation"),
         ({"dataset": "digits", "tasks": 2, "taks": 2}, 'Did you mean "tasks"?'),
@@ -137,13 +151,14 @@ def test_the_hash_of_what_could_be_said_before_is_as_it_was() -> None:
 def test_catalog_knows_every_name() -> None:
     images = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet image_folder imagenet imagenet100"
     series = "mnist1d ts_folder"
-    assert list(DATASETS) == [*images.split(), *series.split()]
+    folders, arrays = ["imagenet_r", "cub200"], list(PUBLISHED)
+    assert list(DATASETS) == [*images.split(), *series.split(), *folders, *arrays]
     for name, info in DATASETS.items():
         assert info.name == name
         assert info.description
         assert "\n" not in info.description
         assert (info.kind == "series") == (name in series.split())
-        assert (info.mean is None) == (name in {"digits", "image_folder", *series.split()})
+        assert (info.mean is None) == (name in {"digits", "image_folder", *series.split(), *arrays})
     assert DATASETS["cifar100"].num_classes == 100
     assert DATASETS["cifar100"].downloads
     assert not DATASETS["tiny_imagenet"].downloads

@@ -67,7 +67,10 @@ def test_settings_of_series_are_not_written_at_their_defaults() -> None:
         ({"dataset": "uea:X", "augment": {"crop": 2}}, "(of use: shift, scaling, masking, jitter)"),
         ({"dataset": "uea:X", "resize": 8}, "resize: applies to tiny_imagenet"),
         ({"dataset": "uea:X", "transparency": "black"}, "transparency: applies to images that are decoded from files"),
-        ({"dataset": "uea:X", "test_share": 0.2}, "test_share: applies to image_folder; uea:X has test series"),
+        (
+            {"dataset": "uea:X", "test_share": 0.2},
+            "test_share: applies to image_folder and imagenet_r; uea:X has test series",
+        ),
         ({"dataset": "ts_folder"}, "root: missing; ts_folder needs the folder or .npz file"),
         ({"dataset": "uea:"}, 'dataset: unknown data set "uea:"'),
         ({"dataset": "ucr:../Crop"}, 'dataset: unknown data set "ucr:../Crop"'),

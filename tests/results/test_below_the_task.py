@@ -22,10 +22,11 @@ from fcil.federation.observer import Observer
 from fcil.metrics import Predictions
 from fcil.plots import draw_run
 from fcil.plots.classes import classes_figure, confusion_figure
-from fcil.store import Run, find_runs, load_run
+from fcil.store import Run, RunFolder, RunRecorder, find_runs, load_run
 from fcil.strategy import Strategy
 
-TABLES = ("classes.csv", "confusion.csv", "quality.csv")
+TABLES = ("classes.csv", "confusion.csv", "quality.csv", "clients.csv", "task_aware.csv")
+ON_REQUEST = ("classes", "clients", "confusion", "task_aware")
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 
 
@@ -113,6 +114,104 @@ def test_tables_are_what_scikit_learn_counts_of_the_scores_of_the_one_pass(
     assert run.measures.top1.iloc[-1] > 0.1
 
 
+def test_the_task_aware_accuracy_is_that_of_the_classes_of_the_samples_own_task(
+    played: tuple[Run, dict[int, Any], list[torch.Tensor]],
+) -> None:
+    run, labels, scores = played
+    expected = []
+    for trained, s in enumerate(scores_of(scores, [len(y) for y in labels.values()]), start=1):
+        for task in range(1, trained + 1):
+            first = 2 * (task - 1)
+            rows = (labels[trained] // 2) == task - 1
+            told = first + s[rows][:, first : first + 2].argmax(1)
+            expected.append((trained, task, int((told == labels[trained][rows]).sum()), int(rows.sum())))
+    assert [tuple(row) for row in run.task_aware_rows] == expected
+    aware, agnostic = run.task_aware, run.accuracy
+    assert list(aware) == list(agnostic)
+    assert (aware.examples == agnostic.examples).all()
+    assert (aware.correct >= agnostic.correct).all()
+    assert aware.correct.sum() > agnostic.correct.sum()
+    last = aware[aware.trained_task == 5]
+    assert_allclose(run.summary["task_aware_final_accuracy"], last.correct.sum() / last.examples.sum(), **EXACT)
+    assert_allclose(run.summary["task_aware_forgetting"], metrics.forgetting(metrics.accuracy_matrix(expected)[0]))
+    assert aware.correct.dtype == "int64"
+
+
+def test_task_aware_accuracies_counted_by_hand() -> None:
+    labels, tasks = np.array([0, 1, 2, 3, 3]), np.array([1, 1, 2, 2, 2])
+    hits = np.array([True, False, True, True, False])
+    predictions = Predictions(labels, labels, hits, np.ones(5), tasks, hits)
+    assert predictions.task_aware_rows(2) == [(2, 1, 1, 2), (2, 2, 2, 3)]
+    found = metrics.task_aware_summary([(1, 1, 2, 2), *predictions.task_aware_rows(2)])
+    assert found == {
+        "task_aware_final_accuracy": 0.6,
+        "task_aware_average_incremental_accuracy": 0.8,
+        "task_aware_forgetting": 0.5,
+    }
+
+
+def test_the_accuracy_of_clients_counted_by_hand() -> None:
+    # Class 0: 8 of 10 right, class 1: 1 of 4, class 2 is not tested, class 3: 5 of 5.
+    confusion = np.array([[8, 2, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5]])
+    held = [[6, 2, 9, 0], [0, 4, 0, 0], [1, 1, 0, 2], [0, 0, 7, 0]]
+    found = metrics.client_accuracy(held, confusion)
+    assert_allclose(found, [(6 * 0.8 + 2 * 0.25) / 8, 0.25, (0.8 + 0.25 + 2 * 1.0) / 4, np.nan], **EXACT)
+    a, b, c = found[:3]
+    mean = (a + b + c) / 3
+    std = (((a - mean) ** 2 + (b - mean) ** 2 + (c - mean) ** 2) / 3) ** 0.5
+    assert_allclose(list(metrics.client_summary(found).values()), [0.25, mean, std], **EXACT)  # type: ignore[arg-type]
+    assert set(metrics.client_summary([np.nan]).values()) == {None}
+
+
+def test_the_accuracy_of_clients_is_that_of_their_classes_and_of_all_where_there_is_one_mix(
+    played: tuple[Run, Any, Any],
+) -> None:
+    run = played[0]
+    counts, _ = run.partition()
+    frame = run.clients
+    assert sorted(set(zip(frame.task, frame.client, strict=True))) == [(t, k) for t in range(1, 6) for k in range(2)]
+    for row in frame.itertuples():
+        held = counts[: row.task, row.client].sum(0)
+        by_class = run.classes[run.classes.task == row.task]
+        expected = sum(held[c] * a for c, a in zip(by_class["class"], by_class.accuracy, strict=True))
+        assert row.examples == held.sum()
+        assert_allclose(row.accuracy, expected / held.sum(), **EXACT)
+    last = frame[frame.task == 5].accuracy
+    assert_allclose(run.summary["client_accuracy_worst"], last.min(), **EXACT)
+    assert_allclose(run.summary["client_accuracy_std"], last.std(ddof=0), **EXACT)
+
+
+def test_a_run_begun_before_there_was_a_task_aware_file_ends_without_its_numbers(
+    played: tuple[Run, Any, Any], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(played[0].path, tmp_path / Path(*played[0].path.parts[-3:])))
+    for text in (None, "damaged", "trained_task,tested_task,correct,examples,accuracy\n5,1,1,72,0.013889\n"):
+        recorder = RunRecorder(RunFolder(copy))
+        recorder.folder.task_aware.unlink(missing_ok=True)
+        if text is not None:
+            recorder.folder.task_aware.write_text(text)
+        recorder.run_done(1.0, {})
+        assert not any(key.startswith("task_aware") for key in load_run(copy).summary)
+        if text is not None:
+            with pytest.raises(StoreError, match=r"task_aware\.csv"):
+                _ = load_run(copy).task_aware
+
+
+def test_a_task_aware_number_is_a_column_of_a_comparison_on_request(
+    command: Command, played: tuple[Run, Any, Any], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(played[0].path, tmp_path / Path(*played[0].path.parts[-3:])))
+    name = "task_aware_final_accuracy"
+    shown = f"{100 * played[0].summary[name]:.1f}"
+    plain, asked = command("compare", str(copy)), command("compare", str(copy), "--column", name)
+    assert (asked.code, "task-aware" in plain.out, "task-aware" in asked.out) == (0, False, True)
+    assert f"| {shown} |" in (copy / "tables" / "comparison.md").read_text()
+    wrong = command("compare", str(copy), "--column", "task_aware_final")
+    assert wrong.code == 2
+    assert f'Did you mean "{name}"' in wrong.err
+    assert wrong.err.count("\n") == 1
+
+
 def test_tables_agree_with_the_accuracies(played: tuple[Run, Any, Any]) -> None:
     run = played[0]
     by_class = run.classes.assign(tested=run.classes["class"] // 2 + 1).groupby(["task", "tested"])[["correct", "n"]]
@@ -122,7 +221,7 @@ def test_tables_agree_with_the_accuracies(played: tuple[Run, Any, Any]) -> None:
 
 def test_calibration_of_confidences_on_the_edges_of_bins_and_of_scores_that_are_not_finite() -> None:
     y, sure = np.array([0, 0, 1, 1]), np.array([1 / 15, 2 / 15, 1.0, 0.0])
-    predictions = Predictions(y, np.array([0, 1, 1, 1]), y == y, sure)
+    predictions = Predictions(y, np.array([0, 1, 1, 1]), y == y, sure, y + 1, y == y)
     # (0, 1/15] holds the first and the last, both right; (1/15, 2/15] the second, wrong; the last bin the third.
     expected = 0.5 * abs(1 - 1 / 30) + 0.25 * 2 / 15 + 0.25 * 0
     assert_allclose(metrics.calibration_error(predictions), expected, **EXACT)
@@ -149,6 +248,7 @@ def test_tables_of_what_is_played_again_are_not_those_of_before(tmp_path: Path) 
     run.folder.truncate_after(2, 1)
 
     assert set(run.classes.task) == set(run.confusion.task) == set(run.measures.task) == {1}
+    assert set(run.task_aware.trained_task) == {1}
     assert not run.folder.net.exists()
 
 
@@ -156,7 +256,7 @@ def test_a_run_of_before_has_empty_frames_and_still_loads_compares_and_plots(tmp
     folder = make_run(tmp_path)
     run = load_run(folder.path)
 
-    for frame in (run.classes, run.confusion, run.measures):
+    for frame in (run.classes, run.confusion, run.measures, run.clients, run.task_aware):
         assert frame.empty
     assert list(run.classes) == ["task", "class", "n", "correct", "accuracy"]
     assert len(compare(find_runs([tmp_path])).splits) == 1
@@ -173,6 +273,8 @@ def test_a_run_of_before_has_empty_frames_and_still_loads_compares_and_plots(tmp
         ("classes", "task,class,n,correct\n1,0,3\n", "line 2: '1,0,3' is no line"),
         ("confusion", "task,true,predicted,n\n1,0,-1,4\n", "line 2"),
         ("confusion", "task,true,predicted,n\n0,0,1,4\n", "line 2"),
+        ("clients", "task,client,examples,accuracy\n1,0,3,1.5\n", "line 2: '1,0,3,1.5' is no line of clients.csv"),
+        ("clients", "task,client,examples,accuracy\n1,0,,0.5\n", "line 2"),
         ("quality", "task,top1,top5,ece,old,new\n1,2.0,1,0,,1\n", "line 2"),
         ("quality", "task,top1,top5,ece,old,new\n1,nan,1,0,,1\n", "line 2"),
         ("quality", "task,top1,top5,ece,old,new\n\n", "line 2"),
@@ -188,15 +290,15 @@ def test_a_damaged_table_is_one_line(tmp_path: Path, name: str, text: str, compl
     assert "\n" not in str(error.value)
 
 
-def test_the_command_draws_both_figures_where_they_are_asked_for(
+def test_the_command_draws_figures_where_they_are_asked_for(
     command: Command, played: tuple[Run, Any, Any], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(played[0].path, tmp_path / Path(*played[0].path.parts[-3:])))
-    said = command("plot", str(copy), "--kind", "confusion", "--kind", "classes")
+    said = command("plot", str(copy), *(part for name in ON_REQUEST for part in ("--kind", name)))
 
     assert said.code == 0
     drawn = {path.name for path in (copy / "figures").iterdir()} - {"drawn.json"}
-    assert drawn == {f"{figure}.{kind}" for figure in ("classes", "confusion") for kind in ("png", "pdf")}
+    assert drawn == {f"{figure}.{kind}" for figure in ON_REQUEST for kind in ("png", "pdf")}
 
 
 def test_figures_name_the_classes_and_show_the_shares(played: tuple[Run, Any, Any]) -> None:

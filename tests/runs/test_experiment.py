@@ -307,7 +307,7 @@ def test_a_run_folder_holds_what_is_pinned(lander: Run) -> None:
     path = lander.path
     assert path == top(lander) / "out" / "tiny" / f"lander-{lander.variant}" / "seed0"
     files = {"config.yaml", "accuracy.csv", "rounds.jsonl", "summary.json", "partition.json", "env.json", "strategy.py"}
-    files |= {"classes.csv", "confusion.csv", "quality.csv", "net.safetensors"}
+    files |= {"classes.csv", "confusion.csv", "quality.csv", "clients.csv", "task_aware.csv", "net.safetensors"}
     assert {p.name for p in path.iterdir()} == files | {"log.txt", "checkpoints", "synthetic", "figures", "drawn.json"}
     assert {p.name for p in (path / "synthetic").iterdir()} >= {"task1.safetensors"}
     assert len(list((path / "checkpoints").glob("task*.json"))) == 2

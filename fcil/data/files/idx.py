@@ -163,7 +163,7 @@ def read(name: str, place: Path) -> tuple[Part, Part]:
 
 
 def _part(x_path: Path, pixels: bytes, y_path: Path, labels: bytes) -> Part:
-    x, y = _array(x_path, pixels, 3), _array(y_path, labels, 1)
+    x, y = array(x_path, pixels, 3), array(y_path, labels, 1)
     if x.shape[1:] != (SIDE, SIDE):
         raise DataError(f"{x_path}: has images of {x.shape[1]} x {x.shape[2]} pixels; expected {SIDE} x {SIDE}")
     if len(x) != len(y):
@@ -177,7 +177,7 @@ def _part(x_path: Path, pixels: bytes, y_path: Path, labels: bytes) -> Part:
     return Part(x.copy(), y.astype(np.int64))  # a tensor wants memory that can be written
 
 
-def _array(path: Path, data: bytes, dimensions: int) -> NDArray[np.uint8]:
+def array(path: Path, data: bytes, dimensions: int) -> NDArray[np.uint8]:
     """Return the bytes of an idx file: two zeros, type, dimensions, each of these in 4 big-endian bytes, the values."""
     magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     if data[:4] != magic:
@@ -200,15 +200,20 @@ def _raw(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
-def unpacked(path: Path, data: bytes) -> bytes:
-    """Return the content of a gzip, known by its first bytes, for some programs unpack a file and keep its name."""
+def unpacked(path: Path, data: bytes, most: int | None = None) -> bytes:
+    """Return the content of a gzip, known by its first bytes, for some programs unpack a file and keep its name.
+
+    Raises:
+        DataError: it is damaged, or unpacks to more than `most` bytes (None: `MOST_BYTES`).
+    """
+    most = MOST_BYTES if most is None else most
     try:
         if data[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                data = file.read(MOST_BYTES + 1)
+                data = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         said = "it is cut off" if isinstance(error, EOFError) else str(error)
         raise DataError(f"{path}: cannot be unpacked ({said})") from None
-    if len(data) > MOST_BYTES:
-        raise DataError(f"{path}: holds more than the {MOST_BYTES:,} bytes allowed")
+    if len(data) > most:
+        raise DataError(f"{path}: holds more than the {most:,} bytes allowed")
     return data

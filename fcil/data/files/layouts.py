@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcil.data.files.archives import SPLITS, Archive
+from fcil.data.published import IMAGENET_R
 from fcil.errors import DataError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
@@ -108,6 +109,17 @@ class SharedFolder:
         return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), name
 
 
+@dataclass(frozen=True)
+class Renditions(SharedFolder):
+    """The layout of ImageNet-R: `<wnid>/*` without a test split, with the names of its classes."""
+
+    def __call__(self, archive: Archive) -> Listing:
+        """Find classes and images as `SharedFolder` does; a folder that is no class of ImageNet-R keeps its name."""
+        found = super().__call__(archive)
+        names = (IMAGENET_R.get(folder, name) for folder, name in zip(found.folders, found.class_names, strict=True))
+        return replace(found, class_names=tuple(names))
+
+
 def imagenet_folder(archive: Archive) -> Listing:
     """Return the listing as `image_folder`, but the labelled `val` images test, also beside an unlabelled `test`."""
     return image_folder(archive, ("val", "test"))
@@ -124,6 +136,50 @@ def tests_alone(archive: Archive) -> Listing:
     labelled = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2 and _is_image(name)}
     test = _by_class(archive, next((split for split in ("test", "val") if split in labelled), ""))
     return _listing(archive, {folder: names[:1] for folder, names in test.items()}, test)
+
+
+def cub200(archive: Archive) -> Listing:
+    """Return CUB-200-2011 as it is published; class names are the folder names without number, `_` as a space.
+
+    `images.txt`, `image_class_labels.txt` and `train_test_split.txt` name, by image number, file, class and part.
+
+    Raises:
+        DataError: a list is missing or damaged, names an image that is not there, or a class has none in a part.
+    """
+    lists = "images.txt", "image_class_labels.txt", "train_test_split.txt"
+    top = next((n.removesuffix(lists[1]) for n in archive.names if n.rpartition("/")[2] == lists[1]), "")
+    paths, labels, parts = (_by_number(archive, f"{top}{name}") for name in lists)
+    found: dict[str, dict[str, list[str]]] = {"1": {}, "0": {}}
+    numbers: dict[str, str] = {}
+    for number, path in paths.items():
+        name, label, part = f"{top}images/{path}", labels.get(number, ""), parts.get(number, "")
+        folder = path.split("/")[0]
+        if not label or part not in found:
+            wrong = lists[2] if label else lists[1]
+            raise DataError(f"{archive}: {top}{wrong} says nothing of image {number}, which {lists[0]} lists")
+        if name not in archive:
+            raise DataError(f"{archive}: {name} is missing, but {lists[0]} lists it")
+        if numbers.setdefault(folder, label) != label:
+            raise DataError(f"{archive}: {name} is of class {label}, others of its folder of class {numbers[folder]}")
+        found[part].setdefault(folder, []).append(name)
+    for part, other in (("1", "0"), ("0", "1")):
+        alone = sorted(set(found[other]) - set(found[part]))
+        if alone or not found[part]:
+            which = "training" if part == "1" else "test"
+            raise DataError(f"{archive}: {top}{lists[2]} has no {which} image of class {next(iter(alone), '1')}")
+    listing = _listing(archive, found["1"], found["0"])
+    names = (folder.partition(".")[2] or folder for folder in listing.folders)
+    return replace(listing, class_names=tuple(name.replace("_", " ") for name in names))
+
+
+def _by_number(archive: Archive, name: str) -> dict[str, str]:
+    """Return the lines of a list by the number that they begin with."""
+    if name not in archive:
+        raise DataError(f"{archive}: holds no {name}; expected the folder CUB_200_2011, or a zip of it")
+    pairs = [line.split(maxsplit=1) for line in archive.text(name)]
+    if damaged := next((place for place, pair in enumerate(pairs, 1) if len(pair) != 2), 0):
+        raise DataError(f"{archive}: {name}: line {damaged} is no number and value")
+    return {number: value.strip() for number, value in pairs}
 
 
 def tiny_imagenet(archive: Archive) -> Listing:
