@@ -21,7 +21,7 @@ from fcil.terminal.help import (
     complete_strategy,
     verb,
 )
-from fcil.terminal.nets import embed, evaluate, export
+from fcil.terminal.nets import Trust, embed, evaluate, export
 from fcil.terminal.runs import finished, play, profiling
 from fcil.terminal.streams import begin, outcome
 
@@ -119,7 +119,7 @@ def distill(
 @verb(app)
 def resume(
     run_dir: RunDir,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    trust: Trust = False,
     profile: Profile = False,
 ) -> None:
     """Go on with an interrupted run."""
@@ -133,7 +133,7 @@ def resume(
 def verify(
     run_dir: RunDir,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to play again, from the first on.")] = 1,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Play the first rounds of a run again: does this machine give the numbers of its record?"""

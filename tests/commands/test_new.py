@@ -16,9 +16,10 @@ from small_runs import write_strategy
 from fcil.check import CHECKS
 from fcil.check.weighing import BYTES, weighed
 from fcil.cli import main
+from fcil.config.parts import load_source
+from fcil.methods.files import built_in_files
 from fcil.methods.introspection import declared, needs, sent
 from fcil.methods.listing import strategies
-from fcil.methods.loading import built_in_files, load_source
 from fcil.methods.scaffold import begin, title
 from fcil.strategy import Strategy
 
