@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from fcil.check.parts import datasets, nets, partitions, synthesizers
 from fcil.check.parts.case import PartCase, check_options, check_source
 from fcil.check.report import Report, Result, made
 from fcil.config import Where, parse_yaml
-from fcil.config.parts import PartFile, class_of, existing, is_path, parse_part, read_part
+from fcil.config.parts import PartFile, class_of, is_path, parse_part, read_part
 from fcil.methods.parts import BASES, kind_of
 
 PART_CHECKS: dict[str, tuple[Check, ...]] = {
@@ -28,12 +29,11 @@ def other_part(name: str | Path) -> PartFile | None:
     """Return the file of this path, if it defines another part than a strategy.
 
     Raises:
-        ConfigError: there is no such file, or it does not load.
+        ConfigError: it does not load.
     """
-    if not is_path(path := str(name)):
+    if not is_path(path := str(name)) or not os.path.isfile(path):
         return None
     where = Where("fcil check")
-    existing(path, "part", where)
     part = read_part(path, "part", where)
     return None if kind_of(part, where) == "strategy" else part
 
