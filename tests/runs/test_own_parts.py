@@ -19,6 +19,7 @@ from fcil.cli import main
 from fcil.config import Where, dump, load_yaml, parse
 from fcil.data import DataSettings, PartitionSettings, Scenario, load_dataset
 from fcil.errors import ConfigError, DataError, StoreError
+from fcil.evaluation import evaluate
 from fcil.federation.plan import from_json
 from fcil.methods.scaffold import begin
 from fcil.nets import NetSettings, build_net
@@ -107,9 +108,9 @@ def test_a_kept_net_of_ones_own_runs_only_if_trusted(folder: Path) -> None:
     with pytest.raises(StoreError, match="not what is in"):
         run.net()
     with pytest.raises(StoreError, match="not what is in"):
-        fcil.evaluate(run.path)
+        evaluate(run.path)
     assert run.net(trust=True).num_classes == 4
-    assert fcil.evaluate(run.path, trust=True).groups[0].examples == 80
+    assert evaluate(run.path, trust=True).groups[0].examples == 80
 
 
 def test_a_copy_that_was_changed_is_refused(folder: Path) -> None:
@@ -263,8 +264,14 @@ BAD = [
     ("data.each=many", "own.yaml: data.each: 'many' is not allowed; it should be a valid integer"),
     ("data.dataset=./gone.py", 'own.yaml: data.dataset: no data set file "./gone.py"'),
     ("data.resize=8", "own.yaml: data.resize: applies to tiny_imagenet"),
-    ("data.partition={./my_split.py: {skw: 1}}", 'data.partition../my_split.py.skw: unknown key (allowed: skew). Did you'),
-    ("data.partition={./my_split.py: null, capped: false}", "data.partition.capped: unknown key (allowed: ./my_split.py, draw)"),
+    (
+        "data.partition={./my_split.py: {skw: 1}}",
+        "data.partition../my_split.py.skw: unknown key (allowed: skew). Did you",
+    ),
+    (
+        "data.partition={./my_split.py: null, capped: false}",
+        "data.partition.capped: unknown key (allowed: ./my_split.py, draw)",
+    ),
     ("data.partition={./my_split.py: null, draw: reference}", "draw: reference is the stream of built-in partitions"),
     ("data.partition=./gone.py", 'own.yaml: data.partition: no partition file "./gone.py"'),
     ("strategy={target: {synthesizer: ./gone.py}}", 'synthesizer: no synthesizer file "./gone.py"'),
@@ -273,7 +280,7 @@ BAD = [
     ("net.name=./broken.py", 'own.yaml: net.name: net file "./broken.py" does not load: SyntaxError'),
     ("net.name=./plain.py", 'net file "./plain.py": class Plain has fields and is no dataclass; put @dataclass('),
     ("net.name=./clash.py", 'own.yaml: net.norm: "./clash.py" has a setting of this name, and so has any other net'),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("override", "said"), BAD, ids=[override for override, _ in BAD])
@@ -361,5 +368,5 @@ def test_a_net_of_series_is_refused_for_images(folder: Path) -> None:
 def test_a_folder_without_the_copy_says_so(folder: Path) -> None:
     (run,) = fcil.run("own.yaml", out="out")
     shutil.rmtree(run.path / "parts")
-    with pytest.raises(ConfigError, match=r'config.yaml: part file ".*parts/my_data.py"'):
+    with pytest.raises(ConfigError, match=r'config.yaml: part file ".*parts/my_way.py"'):
         load_plan(RunFolder(run.path))
