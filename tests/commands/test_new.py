@@ -117,7 +117,7 @@ def test_nothing_is_overwritten(command: Command, tmp_path: Path, taken: str) ->
         (("strategy", "../x"), '"../x" is no name for a strategy'),
         (
             ("stratgy", "x"),
-            'new: unknown kind "stratgy" (have: strategy, net, dataset, synthesizer, partition). Did you mean "strategy"?',
+            'kind "stratgy" (have: strategy, net, dataset, synthesizer, partition). Did you mean "strategy"?',
         ),
         (("synthesizer", "nayer"), '"nayer" comes with the project (fcil list synthesizers); choose another name'),
         (("net", "resnet8"), '"resnet8" comes with the project (fcil list nets); choose another name'),

@@ -1,4 +1,4 @@
-"""A net, a data set, a partition and a synthesizer of one's own: named by path, hashed, kept, trusted, sent to workers."""
+"""Parts of one's own, a net, data set, partition and synthesizer: hashed, kept, trusted and sent to workers."""
 
 from __future__ import annotations
 
