@@ -187,7 +187,7 @@ def parse_beside(cls: type[T], raw: Any, where: Where, key: str, kind: str, base
     if not is_path(name):
         return parse_fields(cls, raw, where)
     part = read_part(name, kind, where.at(key))
-    kept = class_of(part, base, kind, where.at(key))
+    kept: type[Any] = class_of(part, base, kind, where.at(key))
     names, usual = [f.name for f in settable(kept)], [f.name for f in settable(cls)]
     if both := [name for name in names if name in usual]:
         raise where.at(both[0]).error(f'"{name}" has a setting of this name, and so has any other {kind}; rename it')
