@@ -20,6 +20,7 @@ from fcil.config import Where, dump, load_yaml, parse
 from fcil.data import DataSettings, PartitionSettings, Scenario, load_dataset
 from fcil.errors import ConfigError, DataError, StoreError
 from fcil.evaluation import evaluate
+from fcil.federation.context import Datasets
 from fcil.federation.plan import from_json
 from fcil.methods.scaffold import begin
 from fcil.nets import NetSettings, build_net
@@ -119,6 +120,15 @@ def test_a_copy_that_was_changed_is_refused(folder: Path) -> None:
     copy.write_text(f"{copy.read_text()}\n# changed\n")
     with pytest.raises(StoreError, match=r"config.yaml, strategy.py or parts/ was changed; they make own/target-"):
         fcil.resume(run.path, trust=True)
+
+
+def test_runs_of_one_process_have_each_their_own_data(folder: Path) -> None:
+    datasets = Datasets()
+    sizes = []
+    for each in (20, 30, 20):
+        plan = read("own.yaml", [f"data.each={each}"])[0].plans()[0]
+        sizes.append(len(datasets.open(plan).scenario.dataset.train))
+    assert sizes == [200, 300, 200]
 
 
 def test_where_a_file_lies_changes_nothing(folder: Path) -> None:
