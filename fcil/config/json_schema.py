@@ -55,22 +55,23 @@ class Schemas:
         closed = {"properties": dict.fromkeys(found["properties"], True), "additionalProperties": False}
         return {**found, "if": {"properties": {key: {"pattern": ENDING}}, "required": [key]}, "else": closed}
 
-    def of_choice(self, what: str, kinds: Mapping[str, type], own: bool = False) -> Schema:
+    def of_choice(self, what: str, kinds: Mapping[str, type], own: str | None = None) -> Schema:
         """Return the schema of `name` or `{name: {option: value}}`.
 
         Args:
             what: the word for the choice.
             kinds: the class whose fields are the options, for each name.
-            own: whether other names are allowed.
+            own: pattern of other names that are allowed, if any are.
         """
         options = {}
         for name, cls in kinds.items():
             found = self._defined(f"{what}.{name}", cls, self.of_fields)
             options[name] = {**_or_null(found), **_described(_sentence(cls, name))}
-        others = {"type": ["object", "null"]} if own else False
-        alone = {"type": "object", "minProperties": 1, "maxProperties": 1}
-        names: list[Schema] = [{"enum": [*kinds]}, *([{"type": "string"}] if own else [])]
-        return {"anyOf": [*names, {**alone, "properties": options, "additionalProperties": others}]}
+        alone: Schema = {"type": "object", "minProperties": 1, "maxProperties": 1}
+        names: list[Schema] = [{"enum": [*kinds]}, *([{"type": "string", "pattern": own}] if own is not None else [])]
+        if own is not None:
+            alone["patternProperties"] = {f"^(?!({'|'.join(kinds)})$).*{own}": {"type": ["object", "null"]}}
+        return {"anyOf": [*names, {**alone, "properties": options, "additionalProperties": False}]}
 
     def of_matrix(self, name: str) -> Schema:
         """Return the schema of the `matrix` over the definition of this name: key paths, each with a list of values."""

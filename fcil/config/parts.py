@@ -50,7 +50,7 @@ class PartFile:
 
 def is_path(name: object) -> TypeGuard[str]:
     """Return whether settings name a file, and not a part of the package."""
-    return isinstance(name, str) and (name.endswith(".py") or "/" in name)
+    return isinstance(name, str) and (name.endswith(".py") or ("/" in name and ":" not in name))
 
 
 def existing(name: str, kind: str, where: Where) -> Path:

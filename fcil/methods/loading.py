@@ -15,6 +15,7 @@ from fcil.config import Where, choice, dump
 from fcil.config.effect import as_before, stemmed
 from fcil.config.json_schema import Schema, Schemas
 from fcil.config.parts import PartFile, defined, loaded
+from fcil.errors import described
 from fcil.methods.files import BUILT_IN, built_in_files, locate, read_source
 from fcil.methods.verbs import problems
 from fcil.strategy import Strategy
@@ -47,7 +48,7 @@ class StrategySpec:
         """Return the schema of built-in strategies, and any other name or file, which may be a user's own."""
         where = Where(BUILT_IN)
         kinds = {n: strategy_class(n, None, read_source(p, where), where) for n, p in built_in_files().items()}
-        return schemas.of_choice("strategy", kinds, own=True)
+        return schemas.of_choice("strategy", kinds, own="")
 
     def to_yaml(self) -> dict[str, object]:
         return {self.path or self.name: dump(self.strategy.options())}
@@ -64,10 +65,13 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
     Raises:
         ConfigError: the file does not load, or defines none or several.
     """
-    if path is None:
-        module = importlib.import_module(f"{BUILT_IN}.{name}")
-    else:
+    if path is not None:
         module = loaded(PartFile(str(path), source), "strategy", where)
+    else:
+        try:
+            module = importlib.import_module(f"{BUILT_IN}.{name}")
+        except ImportError as error:
+            raise where.error(f'strategy file "{name}" does not load: {described(error)}') from error
     own = defined(module, Strategy)
     if len(own) != 1:
         names = ", ".join(v.__name__ for v in own) or "none"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fcil.config import Where, dump_fields
 from fcil.config.json_schema import Schema, Schemas
-from fcil.config.parts import part_of
+from fcil.config.parts import ENDING, part_of
 from fcil.config.registry import class_in, names_in, read_choice
 from fcil.data import Augment
 from fcil.errors import ConfigError
@@ -291,7 +291,7 @@ class Synthesizer:
     @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:
         return schemas.of_choice(
-            "synthesizer", {name: synthesizer_class(name) for name in synthesizer_names()}, own=True
+            "synthesizer", {name: synthesizer_class(name) for name in synthesizer_names()}, own=ENDING
         )
 
     def to_yaml(self) -> dict[str, Any]:
