@@ -87,6 +87,16 @@ def key_paths(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
         {"data": {"dataset": "digits", "tasks": 2, "order": "seed", "augment": {"flip": False}, "validation": 0.1}},
         {"data": {"dataset": "digits", "tasks": 2, "partition": {"dirichlet": 1, "capped": False, "draw": "once"}}},
         {"data": {"dataset": "image_folder", "root": "x", "tasks": 2, "test_share": 0.2, "transparency": 7}},
+        {
+            "data": {
+                "dataset": "./my_data.py",
+                "each": 3,
+                "tasks": 2,
+                "partition": {"./my_split.py": None, "draw": "once"},
+            }
+        },
+        {"net": {"name": "./my_net.py", "depth": 3}, "data": {"dataset": "digits", "tasks": 2, "partition": "./s.py"}},
+        {"strategy": {"target": {"synthesizer": {"./my_way.py": {"rounds": 3}}}}},
         {"data": {"dataset": "image_folder", "root": "x", "tasks": 2, "test_share": {"share": 0.2, "seed": 1}}},
         {"federation": {"mods": ["arrays_size", {"local_dp": {"clip": 2}}], "aggregation": {"krum": {"malicious": 2}}}},
         {"federation": {"attack": {"noise": {"std": 2}}, "privacy": {"noise": 2}, "stop_after": None}},
