@@ -87,16 +87,6 @@ def key_paths(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
         {"data": {"dataset": "digits", "tasks": 2, "order": "seed", "augment": {"flip": False}, "validation": 0.1}},
         {"data": {"dataset": "digits", "tasks": 2, "partition": {"dirichlet": 1, "capped": False, "draw": "once"}}},
         {"data": {"dataset": "image_folder", "root": "x", "tasks": 2, "test_share": 0.2, "transparency": 7}},
-        {
-            "data": {
-                "dataset": "./my_data.py",
-                "each": 3,
-                "tasks": 2,
-                "partition": {"./my_split.py": None, "draw": "once"},
-            }
-        },
-        {"net": {"name": "./my_net.py", "depth": 3}, "data": {"dataset": "digits", "tasks": 2, "partition": "./s.py"}},
-        {"strategy": {"target": {"synthesizer": {"./my_way.py": {"rounds": 3}}}}},
         {"data": {"dataset": "image_folder", "root": "x", "tasks": 2, "test_share": {"share": 0.2, "seed": 1}}},
         {"federation": {"mods": ["arrays_size", {"local_dp": {"clip": 2}}], "aggregation": {"krum": {"malicious": 2}}}},
         {"federation": {"attack": {"noise": {"std": 2}}, "privacy": {"noise": 2}, "stop_after": None}},
@@ -202,6 +192,26 @@ def test_what_is_refused_of_a_distillation_is_not_valid(validator: Any, more: di
     values = DISTILLED | more
     assert not is_read(values)
     assert not validator.is_valid(values)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {
+            "data": {
+                "dataset": "./my_data.py",
+                "each": 3,
+                "tasks": 2,
+                "partition": {"./my_split.py": None, "draw": "once"},
+            }
+        },
+        {"net": {"name": "./my_net.py", "depth": 3}, "data": {"dataset": "digits", "tasks": 2, "partition": "./s.py"}},
+        {"strategy": {"target": {"synthesizer": {"./my_way.py": {"rounds": 3}}}}},
+    ],
+    ids=str,
+)
+def test_parts_of_ones_own_are_valid_with_settings_of_their_own(validator: Any, more: dict[str, Any]) -> None:
+    assert [error.message for error in validator.iter_errors(FEDERATED | more)] == []
 
 
 def test_a_strategy_of_ones_own_is_valid_by_name_and_by_file(validator: Any) -> None:
