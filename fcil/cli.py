@@ -21,7 +21,7 @@ from fcil.terminal.help import (
     complete_strategy,
     verb,
 )
-from fcil.terminal.nets import embed, evaluate, export
+from fcil.terminal.nets import Trust, embed, evaluate, export
 from fcil.terminal.runs import finished, play, profiling
 from fcil.terminal.streams import begin, outcome
 
@@ -123,7 +123,7 @@ def distill(
 @verb(app)
 def resume(
     run_dir: RunDir,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    trust: Trust = False,
     profile: Profile = False,
 ) -> None:
     """Go on with an interrupted run."""
@@ -137,7 +137,7 @@ def resume(
 def verify(
     run_dir: RunDir,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to play again, from the first on.")] = 1,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Play the first rounds of a run again: does this machine give the numbers of its record?"""
@@ -262,7 +262,10 @@ def fetch(
 @verb(app)
 def check(
     strategy: Annotated[
-        str, typer.Argument(help="A file, or a name of `fcil list strategies`.", autocompletion=complete_strategy)
+        str,
+        typer.Argument(
+            help="A file of any part, or a name of `fcil list strategies`.", autocompletion=complete_strategy
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hyper-parameters to change, such as radius=0.01.", show_default=False)
@@ -270,7 +273,7 @@ def check(
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Play it on Ray too (20 seconds more).")] = True,
     as_json: Json = False,
 ) -> None:
-    """Hold a strategy to the contract of the house: is it sound, repeatable, resumable?"""
+    """Hold a strategy, or another part of your own, to its contract: is it sound, repeatable, resumable?"""
     from fcil.check import Result, check
     from fcil.console.tables import listing_table
 
@@ -292,11 +295,13 @@ def check(
 
 @verb(app)
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to begin: strategy.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="What to begin: strategy, net, dataset, synthesizer or partition.")
+    ],
     name: Annotated[str, typer.Argument(help="Its name, which becomes that of the file.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the two files.")] = Path("."),
 ) -> None:
-    """Begin a strategy of your own: `fcil new strategy NAME` writes NAME.py and test_NAME.py."""
+    """Begin a part of your own: `fcil new strategy NAME` writes NAME.py and test_NAME.py."""
     from fcil.methods.scaffold import begin
 
     for line in begin(kind, name, out):

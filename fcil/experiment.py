@@ -72,10 +72,10 @@ def run(
 def resume(
     path: str | Path, console: Console | None = None, *, trust: bool = False, profiler: Profiler | None = None
 ) -> Run:
-    """Go on with the run in a folder, with a strategy file of the user's own as it was when the run began.
+    """Go on with the run in a folder, with files of the user's own as they were when the run began.
 
     Args:
-        trust: run the strategy.py of the folder even if the file it was copied from is another now, or gone.
+        trust: run the strategy.py and parts of the folder even if a file they were copied from is another now, or gone.
         profiler: writes a profile of what is played, in this process.
     Raises:
         StoreError: the folder holds no run, one whose settings were changed, or untrusted code.
@@ -84,7 +84,7 @@ def resume(
     plan, where = load_plan(folder, trust=trust), Where(str(folder.config))
     out = folder.path.parents[2] if len(folder.path.parents) > 2 else folder.path
     if out / plan.folder != folder.path:
-        raise StoreError(f"{folder.path}: config.yaml or strategy.py was changed; they make {plan.folder}")
+        raise StoreError(f"{folder.path}: config.yaml, strategy.py or parts/ was changed; they make {plan.folder}")
     if not folder.finished:
         with claimed(folder.path) as ours:
             if not ours:

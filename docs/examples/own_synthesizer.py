@@ -9,8 +9,8 @@ may differ on another machine:
     pool: 200 samples of 1 x 8 x 8, of which the teacher gives 73.0 % the wanted label
     student, which has seen no real image: 59.3 %
 
-A synthesizer is used like this from Python. One that strategies and `fcil distill` find by name is a file in
-`fcil/synthesis/`: see CONTRIBUTING.md.
+A synthesizer is used like this from Python. Strategies and `fcil distill` take a file with one by its path:
+`fcil new synthesizer my_way` begins it.
 """
 
 from __future__ import annotations

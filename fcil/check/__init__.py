@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from fcil.check.verdict import CHECKS, Report, Result, check, find
+from fcil.check.report import Report, Result
+from fcil.check.verdict import CHECKS, check, find
 
 __all__ = ["CHECKS", "Report", "Result", "check", "find"]

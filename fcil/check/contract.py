@@ -20,7 +20,7 @@ import torch
 from fcil.check.apart import Apart
 from fcil.check.laws import global_draws, offences
 from fcil.check.trials import TrialRun, Trials, plan_of
-from fcil.config import Where, dump, dump_yaml, field_docs, parse_yaml
+from fcil.config import Where, dump_fields, dump_yaml, field_docs, parse_fields, parse_yaml
 from fcil.errors import ConfigError, nearest
 from fcil.federation.plan import Plan
 from fcil.io.state import flatten
@@ -68,7 +68,8 @@ class NotApplicable(str):
     """The reason why a check is not about this strategy; it neither passes nor fails."""
 
 
-Look = Callable[[Case], str | None]
+Look = Callable[[Any], str | None]
+"""Returns what is wrong with the case it is given, in a line."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,34 @@ class Check:
 
 def check_options(case: Case) -> str | None:
     """Its fields are settings: frozen, documented, and the same after a journey through YAML."""
-    own = vars(case.kind).get("__annotations__", {})
+    return options_problem(case.spec.strategy, case.spec.source, "`fcil list strategies` says")
+
+
+def options_problem(settings: Any, source: str, reader: str) -> str | None:
+    """Return what is wrong with the fields of a class as settings.
+
+    Args:
+        settings: an object of the class.
+        source: the text of its file.
+        reader: what reads the first line of its docstring.
+    """
+    kind = type(settings)
+    own = vars(kind).get("__annotations__", {})
     plain = [name for name, hint in own.items() if "ClassVar" not in str(hint)]
-    tree = ast.parse(case.spec.source)
-    if not first_line(case.spec.source):
-        return "the file begins with no docstring; its first line is what `fcil list strategies` says"
-    documented = field_docs(case.kind)
+    tree = ast.parse(source)
+    if not first_line(source):
+        return f"the file begins with no docstring; its first line is what {reader}"
+    documented = field_docs(kind)
     for name in plain:
         if not documented.get(name):
             return f"{name} has no sentence under it that says what it is ({_line_of(tree, name)})"
-    written = dump_yaml(dump(case.spec.strategy.options()))
+    written = dump_yaml(dump_fields(settings))
     try:
-        again = case.kind.parse(parse_yaml(written, "options"), Where("options"))
+        again = parse_fields(kind, parse_yaml(written, "options"), Where("options"))
     except ConfigError as error:
         return f"its own options are refused when they are read back: {error}"
-    if again != case.spec.strategy:
-        differ = [n for n, v in vars(case.spec.strategy).items() if vars(again).get(n) != v]
+    if again != settings:
+        differ = [n for n, v in vars(settings).items() if vars(again).get(n) != v]
         return f"{', '.join(differ) or 'its options'} is another after a journey through YAML"
     return None
 

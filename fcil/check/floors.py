@@ -7,8 +7,9 @@ from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("fcil.types", "fcil.errors", "fcil.rng", "fcil.fidelity"),
+    ("fcil.io",),
+    ("fcil.config",),
     (
-        "fcil.io",
         "fcil.nets",
         "fcil.shapelets",
         "fcil.losses",
@@ -17,7 +18,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "fcil.metrics",
         "fcil.subspace",
     ),
-    ("fcil.config",),
     ("fcil.data",),
     ("fcil.anchors", "fcil.shapelets.banks", "fcil.exemplars", "fcil.synthesis.common"),
     ("fcil.inversion", "fcil.synthesis"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,10 +25,8 @@ from fcil.check.circumstances import (
     check_uneven,
 )
 from fcil.check.contract import (
-    Advice,
     Case,
     Check,
-    NotApplicable,
     check_declared,
     check_ends,
     check_finite,
@@ -46,8 +43,10 @@ from fcil.check.contract import (
     check_source,
     check_state,
 )
+from fcil.check.parts import check_part, other_part
+from fcil.check.report import Report, Result, made
 from fcil.check.series import check_series
-from fcil.check.trials import Trials, explain
+from fcil.check.trials import Trials
 from fcil.config import Where, parse_yaml
 from fcil.config.matrix import place
 from fcil.config.registry import files_in
@@ -82,61 +81,6 @@ CHECKS = (
 """Checks in order: cheap ones and those that explain others first."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """Result of one check."""
-
-    name: str
-    what: str
-    passed: bool | None
-    """True if it passed; None where another check failed that this one needs, or where it is not about the strategy."""
-    problem: str
-    """Error and where to look, in one line; or why it was left out; or, for one that passed, an advice."""
-    seconds: float
-    applies: bool = True
-    """Whether the check is about this strategy."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "seconds": round(self.seconds, 2)}
-
-    def row(self) -> dict[str, Any]:
-        """Return the row of the result in a table."""
-        verdict = {True: "pass", False: "FAIL", None: "left out" if self.applies else "not applicable"}[self.passed]
-        return {"check": self.name, "": verdict, "what": f"{self.what}\n{self.problem}".strip()}
-
-
-@dataclass(frozen=True)
-class Report:
-    """All checks of a strategy."""
-
-    strategy: str
-    results: tuple[Result, ...]
-    seconds: float
-
-    @property
-    def passed(self) -> bool:
-        return all(result.passed for result in self.results if result.applies)
-
-    @property
-    def failed(self) -> list[Result]:
-        """Return the checks that failed themselves, not those left out because of them."""
-        return [result for result in self.results if result.passed is False]
-
-    def to_json(self) -> dict[str, Any]:
-        rows = [result.to_json() for result in self.results]
-        return {"strategy": self.strategy, "passed": self.passed, "seconds": round(self.seconds, 1), "checks": rows}
-
-    @property
-    def conclusion(self) -> str:
-        """Return the number of checks that passed, and the seconds they took."""
-        made = [result.passed for result in self.results if result.applies]
-        return f"{self.strategy}: {made.count(True)} of {len(made)} checks passed in {self.seconds:.0f} s"
-
-    def __str__(self) -> str:
-        lines = [f"{result.name}: {result.problem}" for result in self.failed]
-        return f"{self.strategy}: {'; '.join(lines)}" if lines else self.conclusion
-
-
 def check(
     strategy: str | Path,
     *overrides: str,
@@ -144,10 +88,11 @@ def check(
     process: bool = True,
     say: Callable[[Result, int], None] = lambda result, left: None,
 ) -> Report:
-    """Hold a strategy to the contract.
+    """Hold a strategy to the contract, or a file of another kind to the laws of that.
 
     Args:
-        strategy: a file, or the name of one that `fcil list strategies` knows.
+        strategy: a file, or the name of a strategy that `fcil list strategies` knows. What a file defines says what it
+            is: a strategy, net, data set, synthesizer or partition.
         overrides: hyper-parameters, `key=value`.
         ray: play it on Ray too, which takes 20 seconds more.
         process: play it in another process too, which takes the seconds of importing torch.
@@ -155,6 +100,8 @@ def check(
     Raises:
         ConfigError: there is no such strategy, its file does not load, or it has no such hyper-parameter.
     """
+    if (part := other_part(strategy)) is not None:
+        return check_part(part, overrides, say)
     began, spec = time.monotonic(), find(strategy, overrides)
     chosen = [c for c in CHECKS if (ray or c.name != "ray") and (process or c.name != "process")]
     results: list[Result] = []
@@ -164,7 +111,7 @@ def check(
             if process:
                 case.apart = Apart.begin(Path(folder, "apart"), case.plan())
             for one in chosen:
-                results.append(_made(one, case, results))
+                results.append(made(one, case, str(case.spec.path), results))
                 say(results[-1], len(chosen) - len(results))
         finally:
             if case.apart is not None:
@@ -188,18 +135,3 @@ def find(strategy: str | Path, overrides: Sequence[str] = ()) -> StrategySpec:
             raise where.error(f'"{text}" is not allowed; expected key=value')
         place(values, f"strategy.{key}", parse_yaml(value, f'override "{key}"'), where)
     return StrategySpec.from_yaml(values["strategy"], where)
-
-
-def _made(one: Check, case: Case, before: Sequence[Result]) -> Result:
-    began = time.monotonic()
-    missing = [r for r in before if r.name in one.needs and not r.passed]
-    if missing:
-        because = missing[0].problem if missing[0].passed is None else f"left out until {missing[0].name} passes"
-        return Result(one.name, one.what, None, because, 0.0)
-    try:
-        problem = one.look(case)
-    except Exception as error:  # whatever a strategy raises outside a run is a line too
-        problem = explain(error, str(case.spec.path))
-    applies = not isinstance(problem, NotApplicable)
-    passed = (problem is None or isinstance(problem, Advice)) if applies else None
-    return Result(one.name, one.what, passed, problem or "", time.monotonic() - began, applies)

@@ -17,6 +17,8 @@ NO_EFFECT = (
 )
 """Settings excluded from the hash. A split counts by its digest; failure-policy settings matter only if a client
 fails, and failures are recorded, so a stopped run can be resumed under another policy."""
+NAMES = ("name", "dataset", "partition")
+"""Keys of `net` and `data` that name a part, which may be a user's own file."""
 DETAIL = ("federation.evaluate_every",)
 """Settings that are in the hash, since they decide what is recorded during a run, and change no result."""
 
@@ -36,16 +38,28 @@ are left out of the hash, which stays what it was. A strategy may have a net amo
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a configuration (`config.yaml`, `Plan.to_yaml()`) that can change the result, as a copy.
 
-    The folder of the samples is among them only for a user's own; the path of a user's strategy is not:
-    its text counts.
+    The folder of the samples is among them only for a user's own; the path of a strategy or another part of a user's
+    own is not: its text counts.
     """
     data = config.get("data")
     own_images = isinstance(data, Mapping) and data.get("dataset") in ("image_folder", "ts_folder")
+    own_images = own_images or (isinstance(data, Mapping) and str(data.get("dataset")).endswith(".py"))
     found = without(as_before(config), [*NO_EFFECT, *([] if own_images else ["data.root"])])
+    for section in ("net", "data"):
+        if isinstance(found.get(section), Mapping):
+            names = {key: stemmed(found[section][key]) for key in NAMES if key in found[section]}
+            found[section] = {**found[section], **names}
     chosen = found.get("strategy")
     if isinstance(chosen, Mapping):
-        found["strategy"] = {Path(str(name)).stem: as_before(options) for name, options in chosen.items()}
+        found["strategy"] = {Path(str(name)).stem: as_before(stemmed(options)) for name, options in chosen.items()}
     return found
+
+
+def stemmed(values: Any) -> Any:
+    """Return values with the paths of users' own parts, as keys and values, shortened to the names of their files."""
+    if isinstance(values, Mapping):
+        return {stemmed(key): stemmed(value) for key, value in values.items()}
+    return Path(values).stem if isinstance(values, str) and values.endswith(".py") else values
 
 
 def as_before(values: Any) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from types import NoneType
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from fcil.config.schema import dump, field_docs, hints, settings_class
+from fcil.config.parts import ENDING
+from fcil.config.schema import dump, field_docs, hints, settable, settings_class
 
 Schema = dict[str, Any]
 _PLACE = "#/definitions/"
@@ -39,30 +40,38 @@ class Schemas:
     def of_fields(self, cls: type) -> Schema:
         """Return the schema of a dataclass as a mapping, without its short form."""
         docs = field_docs(cls)
-        settable = [f for f in fields(cls) if f.init]
         properties = {
-            f.name: {**self.of(hints(cls)[f.name]), **_default(f), **_described(docs.get(f.name))} for f in settable
+            f.name: {**self.of(hints(cls)[f.name]), **_default(f), **_described(docs.get(f.name))}
+            for f in settable(cls)
         }
-        required = [f.name for f in settable if f.default is f.default_factory is MISSING]
+        required = [f.name for f in settable(cls) if f.default is f.default_factory is MISSING]
         closed = {"type": "object", "properties": properties, "additionalProperties": False}
         return closed | ({"required": required} if required else {})
 
-    def of_choice(self, what: str, kinds: Mapping[str, type], own: bool = False) -> Schema:
+    def of_fields_beside(self, cls: type, key: str) -> Schema:
+        """Return the schema of a dataclass that is open where `key` names a file, whose class has settings beside."""
+        found = self.of_fields(cls)
+        del found["additionalProperties"]
+        closed = {"properties": dict.fromkeys(found["properties"], True), "additionalProperties": False}
+        return {**found, "if": {"properties": {key: {"pattern": ENDING}}, "required": [key]}, "else": closed}
+
+    def of_choice(self, what: str, kinds: Mapping[str, type], own: str | None = None) -> Schema:
         """Return the schema of `name` or `{name: {option: value}}`.
 
         Args:
             what: the word for the choice.
             kinds: the class whose fields are the options, for each name.
-            own: whether other names are allowed.
+            own: pattern of other names that are allowed, if any are.
         """
         options = {}
         for name, cls in kinds.items():
             found = self._defined(f"{what}.{name}", cls, self.of_fields)
             options[name] = {**_or_null(found), **_described(_sentence(cls, name))}
-        others = {"type": ["object", "null"]} if own else False
-        alone = {"type": "object", "minProperties": 1, "maxProperties": 1}
-        names: list[Schema] = [{"enum": [*kinds]}, *([{"type": "string"}] if own else [])]
-        return {"anyOf": [*names, {**alone, "properties": options, "additionalProperties": others}]}
+        alone: Schema = {"type": "object", "minProperties": 1, "maxProperties": 1}
+        names: list[Schema] = [{"enum": [*kinds]}, *([{"type": "string", "pattern": own}] if own is not None else [])]
+        if own is not None:
+            alone["patternProperties"] = {f"^(?!({'|'.join(kinds)})$).*{own}": {"type": ["object", "null"]}}
+        return {"anyOf": [*names, {**alone, "properties": options, "additionalProperties": False}]}
 
     def of_matrix(self, name: str) -> Schema:
         """Return the schema of the `matrix` over the definition of this name: key paths, each with a list of values."""

@@ -1,7 +1,6 @@
 """Packages of methods: every module is one method, named like it, and defines one class.
 
-Synthesizers and distillers are found and read in this way; strategies, which users write, in
-`fcil.methods.loading`.
+Synthesizers and distillers are found and read in this way; strategies in `fcil.methods.loading`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from fcil.config import Where, choice, parse_fields
+from fcil.config.parts import class_of as class_of_file
+from fcil.config.parts import is_path, parse_part, read_part
 
 T = TypeVar("T")
 
@@ -37,16 +38,28 @@ def class_in(module: str, base: type[T]) -> type[T]:
     return own
 
 
-def read_choice(raw: object, where: Where, kind: str, names: list[str], class_of: Callable[[str], type[T]]) -> T:
+def read_choice(
+    raw: object,
+    where: Where,
+    kind: str,
+    names: list[str],
+    class_of: Callable[[str], type[T]],
+    base: type[T] | None = None,
+) -> T:
     """Return a method from `name` or `{name: {option: value}}`.
 
+    Args:
+        base: base of the classes, where a name may also be the path of a file with one of one's own.
     Raises:
         ConfigError: unknown name or option, or a value that is not allowed.
     """
     name, options = choice(raw, where, kind)
-    if name.endswith(".py") or "/" in name:
+    if is_path(name) and base is not None:
+        part = read_part(name, kind, where)
+        return parse_part(class_of_file(part, base, kind, where), options, part, where.at(name))
+    if is_path(name):
         raise where.error(
-            f'{kind} "{name}" is a path, and only a strategy is read from one; a {kind} is named, '
+            f'{kind} "{name}" is a path, and a {kind} is read from none; it is named, '
             f"as a file of the package (see CONTRIBUTING.md; have: {', '.join(names)})"
         )
     if name not in names:

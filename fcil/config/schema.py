@@ -8,14 +8,13 @@ accepts a short form (`partition: iid`) has a class method `from_yaml(raw, where
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import json
 import re
 import textwrap
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -33,9 +32,12 @@ class Where:
 
     source: str
     path: str = ""
+    files: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
+    """Returns the text of the file of a part of one's own, by its path, where the settings came with the texts of such
+    files; None: they are read from the disk."""
 
     def at(self, key: object) -> Where:
-        return Where(self.source, f"{self.path}.{key}" if self.path else str(key))
+        return Where(self.source, f"{self.path}.{key}" if self.path else str(key), self.files)
 
     def error(self, problem: str) -> ConfigError:
         place = f"{self.source}: {self.path}" if self.path else self.source
@@ -57,18 +59,21 @@ def parse(cls: type[T], raw: Any, where: Where) -> T:
     return parse_fields(cls, raw, where)
 
 
-def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
+def parse_fields(cls: type[T], raw: Any, where: Where, own: Any = None) -> T:
     """Build a dataclass field by field, without its short form.
 
     `READ_ELSEWHERE` of the class names keys of its file that are handled before.
 
+    Args:
+        own: the part of one's own that is its field `own`, with settings beside these, which were read before.
     Raises:
         ConfigError: as `parse`; it lists all errors, in the order of the keys.
     """
     if not isinstance(raw, Mapping):
         raise where.error(f"{raw!r} is not allowed; expected a mapping of {_names(cls)}")
-    settable = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]
-    known, elsewhere = [f.name for f in settable], getattr(cls, "READ_ELSEWHERE", ())
+    known, elsewhere = [f.name for f in settable(cls)], getattr(cls, "READ_ELSEWHERE", ())
+    if own is not None:
+        elsewhere = (*elsewhere, *(f.name for f in settable(type(own))))
 
     def read(key: Any) -> tuple[str, Any]:
         if key not in known:
@@ -77,23 +82,28 @@ def parse_fields(cls: type[T], raw: Any, where: Where) -> T:
         return key, _value(cls, key, raw[key], where.at(key))
 
     values, errors = collect(read, raw)
-    missing = [f.name for f in settable if f.name not in raw and f.default is f.default_factory is MISSING]
+    missing = [f.name for f in settable(cls) if f.name not in raw and f.default is f.default_factory is MISSING]
     if len(errors) <= MOST_ERRORS:
         misspelt = {guess(key, known) for key in raw if key not in known}
         errors += [where.at(k).error("missing; this key is required") for k in missing if k not in misspelt]
     if errors:
         raise all_of(errors)
     try:
-        return cls(**dict(values))
+        return cls(**dict(values), **({} if own is None else {"own": own}))
     except ValueError as error:
-        field, _, rest = str(error).partition(": ")
-        if field in known:
-            raise where.at(field).error(rest) from None
+        key, _, rest = str(error).partition(": ")
+        if key in known:
+            raise where.at(key).error(rest) from None
         raise where.error(str(error)) from None
 
 
+def settable(cls: Any) -> list[Field[Any]]:
+    """Return the fields of a dataclass, or of an object of one, that a file may set."""
+    return [f for f in fields(cls) if f.init and f.metadata.get("in_yaml", True)]
+
+
 def _names(cls: type) -> str:
-    return ", ".join(f.name for f in fields(cls) if f.init)
+    return ", ".join(f.name for f in settable(cls))
 
 
 @cache
@@ -153,7 +163,7 @@ def dump(value: Any) -> Any:
 
 def dump_fields(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass as plain YAML values, without its short form."""
-    return {f.name: dump(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    return {f.name: dump(getattr(value, f.name)) for f in settable(value)}
 
 
 def choice(raw: Any, where: Where, kind: str) -> tuple[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from fcil.data.catalog import DATASETS, DatasetInfo, dataset_info
 from fcil.data.datasets import Dataset, load_dataset
 from fcil.data.files.folders import cache_folder, data_folder
 from fcil.data.images import Images, LazyImages, MemoryImages
+from fcil.data.own import DataSource, Partitioner, Samples
 from fcil.data.partition import partition
 from fcil.data.scenario import Scenario, Shard
 from fcil.data.settings import DataSettings, PartitionSettings
@@ -25,12 +26,15 @@ __all__ = [
     "DATASETS",
     "Augment",
     "DataSettings",
+    "DataSource",
     "Dataset",
     "DatasetInfo",
     "Images",
     "LazyImages",
     "MemoryImages",
     "PartitionSettings",
+    "Partitioner",
+    "Samples",
     "Scenario",
     "Shard",
     "TaskSplit",

@@ -40,6 +40,8 @@ class DatasetInfo:
     """What its samples are."""
     normalise: Normalise | None = None
     """Default normalisation of series."""
+    own: bool = False
+    """Whether it is in a user's own file."""
 
     @property
     def fixed(self) -> bool:

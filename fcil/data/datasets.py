@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fcil.data.augment import Augment
-from fcil.data.catalog import DATASETS, dataset_info
+from fcil.data.catalog import DATASETS
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Progress
 from fcil.data.images import Images, MemoryImages
@@ -111,7 +111,7 @@ def load_dataset(
         DataError: files are missing or damaged; one line names the file and the remedy.
         ConfigError: an augmentation does not fit the images.
     """
-    info = dataset_info(settings.dataset)
+    info = settings.info
     found = read_tests(info, settings, progress) if tests_alone else read(info, settings, progress, look=look)
     train, test = found.train, found.test
     natural = settings.partition.natural

@@ -52,6 +52,9 @@ def partition(labels: Indices, clients: int, settings: PartitionSettings, rng: R
         raise ConfigError(
             f"more clients than samples: {clients} clients (federation.clients) cannot share {len(labels)} samples"
         )
+    if settings.own is not None:
+        assert isinstance(rng, np.random.Generator), "a RandomState is for `draw: reference`"
+        return _fill_empty(settings.own.dealt(labels, clients, rng))
     choose, shuffle = rng.spawn(2) if isinstance(rng, np.random.Generator) else (rng, rng)
     value = settings.value or 0
     if settings.kind == "iid":

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from fcil.config import Where, dump_fields, parse_fields
+from fcil.config import Where, choice, dump_fields, parse_fields
 from fcil.config.json_schema import Schema, Schemas
 from fcil.config.kinds import ARCHIVES
+from fcil.config.parts import ENDING, class_of, is_path, parse_beside, parse_part, part_of, read_part
 from fcil.data.catalog import DATASETS, DatasetInfo, Normalise, dataset_info
 from fcil.data.clients import NaturalClients
 from fcil.data.files.compositing import Rendering
+from fcil.data.own import DataSource, Partitioner
 from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
 from fcil.data.series.clean import Longer, Missing
 from fcil.data.splits import SplitFile
@@ -34,7 +36,7 @@ ADDED = (
 SHARED = ("image_folder", "imagenet_r")
 """Data sets of which a share can test."""
 _ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
-_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2}, {shards: 2} or {natural: clients.csv}"
+_WISH = "expected iid, {dirichlet: 0.5}, {classes: 2}, {shards: 2}, {natural: clients.csv} or the path of a file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,11 @@ class PartitionSettings:
     """Partition of a task's samples among the clients.
 
     In YAML: `iid`, `{dirichlet: 0.5}`, `{classes: 2}` or `{shards: 2}`, the mappings with `capped` and
-    `draw` beside it if wanted; `{natural: clients.csv}` or `{natural: 1}` where the data name the clients.
+    `draw` beside it if wanted; `{natural: clients.csv}` or `{natural: 1}` where the data name the clients,
+    or `./my_split.py`, `{./my_split.py: {its settings}}`, with `draw` beside it.
     """
 
-    kind: Kind = "iid"
+    kind: Kind | Literal["own"] = "iid"
     """`iid` at random, `dirichlet` by class shares drawn from Dirichlet(beta), `classes` with a fixed number
     of classes for each client, `shards` with a fixed number of slices of the samples sorted by class, `natural` by
     the clients that a table or a folder level names."""
@@ -59,17 +62,25 @@ class PartitionSettings:
     draw: Draw = "task"
     """`task` draws anew for every task, `once` gives every task the same proportions, `reference` re-seeds
     NumPy's legacy generator with the run's seed for every task, as LANDER's code does."""
+    own: Partitioner | None = field(default=None, metadata={"in_yaml": False})
+    """Partition of a user's own file (`kind: own`), with its settings."""
 
     def __post_init__(self) -> None:
         number = _number(self.value)
         if (self.kind == "natural") != (self.natural is not None):
             raise ValueError("natural: missing; give a CSV file with the columns file,client or a folder level")
+        if (self.kind == "own") != (self.own is not None):
+            raise ValueError(
+                f"kind: {self.kind} is not allowed {'with' if self.own else 'without'} a file of one's own"
+            )
+        if self.own is not None and self.draw == "reference":
+            raise ValueError("draw: reference is the stream of built-in partitions; expected task or once")
         if self.kind == "natural":
             if self.draw != "task":
                 raise ValueError("draw: has no effect beside natural; leave it out")
-        elif self.kind == "iid":
+        elif self.kind in ("iid", "own"):
             if self.value is not None:
-                raise ValueError(f"iid takes no value, got {self.value!r}")
+                raise ValueError(f"{self.kind} takes no value, got {self.value!r}")
         elif self.kind == "dirichlet":
             if number is None or number <= 0:
                 raise ValueError(f"dirichlet is {self.value!r}; it must be a number above 0 (for even shares say iid)")
@@ -82,6 +93,8 @@ class PartitionSettings:
     def from_yaml(cls, raw: Any, where: Where) -> PartitionSettings:
         """Read the short forms."""
         kinds = list(get_args(Kind))
+        if (path := next(filter(is_path, raw if isinstance(raw, Mapping) else [raw]), None)) is not None:
+            return cls._of_file(path, raw, where)
         if isinstance(raw, str):
             if raw not in kinds:
                 raise where.unknown("partition", raw, kinds)
@@ -104,6 +117,18 @@ class PartitionSettings:
         return parse_fields(cls, {"kind": named[0], "value": value, **options}, where)
 
     @classmethod
+    def _of_file(cls, path: str, raw: Any, where: Where) -> PartitionSettings:
+        """Read the partition of a file: its path, or a mapping of its path to its settings, with `draw` beside it."""
+        beside = {key: raw[key] for key in raw if key != path} if isinstance(raw, Mapping) else {}
+        for key in beside:
+            if key != "draw":
+                raise where.at(key).error(f"unknown key (allowed: {path}, draw).{nearest(key, ['draw'])}")
+        _, options = choice({path: raw[path]} if isinstance(raw, Mapping) else path, where, "partition")
+        part = read_part(path, "partition", where)
+        own = parse_part(class_of(part, Partitioner, "partition", where), options, part, where.at(path))
+        return parse_fields(cls, {"kind": "own", **beside}, where, own=own)
+
+    @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:
         named = schemas.of_fields(cls)
         about: str = named["properties"].pop("kind")["description"]
@@ -117,7 +142,12 @@ class PartitionSettings:
         kinds = {kind: {**values.get(kind, number), "description": about} for kind in get_args(Kind)}
         del named["properties"]["value"]
         one = {**named, "properties": kinds | named["properties"], "oneOf": [{"required": [kind]} for kind in kinds]}
-        return {"anyOf": [{"enum": ["iid"]}, one]}
+        file = {"type": "object", "propertyNames": {"anyOf": [{"pattern": ENDING}, {"enum": ["draw"]}]}}
+        file |= {
+            "properties": {"draw": named["properties"]["draw"]},
+            "additionalProperties": {"type": ["object", "null"]},
+        }
+        return {"anyOf": [{"enum": ["iid"]}, {"type": "string", "pattern": ENDING}, one, file]}
 
     def to_yaml(self) -> Any:
         """Return the shortest form that `from_yaml` reads back."""
@@ -126,6 +156,8 @@ class PartitionSettings:
             options["draw"] = self.draw
         if self.kind == "iid" and not options:
             return "iid"
+        if (part := part_of(self.own)) is not None:
+            return {part.path: dump_fields(self.own), **options}
         return {self.kind: self.natural.to_yaml() if self.natural else self.value, **options}
 
 
@@ -139,9 +171,12 @@ def _number(value: object) -> float | None:
 class DataSettings:
     """Data set, tasks, and partition among clients."""
 
-    dataset: Annotated[str, Field(json_schema_extra={"anyOf": [{"enum": [*DATASETS]}, {"pattern": _ARCHIVED}]})]
+    dataset: Annotated[
+        str, Field(json_schema_extra={"anyOf": [{"enum": [*DATASETS]}, {"pattern": _ARCHIVED}, {"pattern": ENDING}]})
+    ]
     """A name from `fcil list datasets`; `uea:NAME` and `ucr:NAME` are time series of these archives, and
-    `ucr:NAME1+NAME2` stacks sets as channels."""
+    `ucr:NAME1+NAME2` stacks sets as channels; or the path of a file with a data set of one's own, whose settings stand
+    beside these."""
     root: str | None = None
     """Folder, zip or package that holds the data; null looks in `$FCIL_DATA`, else in `~/.cache/fcil/data`."""
     tasks: Count | tuple[tuple[Index, ...], ...] | None = None
@@ -193,10 +228,12 @@ class DataSettings:
     split: SplitFile | None = None
     """A file with the classes of each task and the images of each client, instead of `tasks`,
     `order` and `partition`: the partition.json of a run, or the output of `fcil show X.yaml --split FILE`."""
+    own: DataSource | None = field(default=None, metadata={"in_yaml": False})
+    """Data set of the file that `dataset` is the path of, with its settings; None: it is one of the package."""
 
     def __post_init__(self) -> None:
         try:
-            info = dataset_info(self.dataset)
+            info = self.info
         except ValueError as error:
             raise ValueError(f"dataset: {error}") from None
         if self.dataset == "image_folder" and self.root is None:
@@ -231,6 +268,24 @@ class DataSettings:
         except ConfigError as error:
             raise ValueError(str(error)) from None
 
+    @classmethod
+    def from_yaml(cls, raw: Any, where: Where) -> DataSettings:
+        """Read the settings, those of a data set of one's own among them."""
+        return parse_beside(cls, raw, where, "dataset", "data set", DataSource)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_fields_beside(cls, "dataset")
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Return what is known of the data set before its files are opened.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        return self.own.info if self.own is not None else dataset_info(self.dataset)
+
     def _check_kind(self, info: DatasetInfo) -> None:
         """Check that no setting is of the other kind of samples."""
         if info.kind == "images":
@@ -255,7 +310,8 @@ class DataSettings:
         """Return the settings without those of a split file, and without those in `ADDED` at their defaults."""
         plain = [f.name for f in fields(self) if f.name in ADDED and getattr(self, f.name) == f.default]
         without = (*plain, *(HELD if self.split is not None else ()))
-        return {key: value for key, value in dump_fields(self).items() if key not in without}
+        own = {} if self.own is None else dump_fields(self.own)
+        return {key: value for key, value in dump_fields(self).items() if key not in without} | own
 
     @property
     def rendering(self) -> Rendering:

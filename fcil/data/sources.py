@@ -35,10 +35,13 @@ from fcil.data.files.layouts import (
     tiny_imagenet,
 )
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
+from fcil.data.own import DataSource
 from fcil.data.published import PUBLISHED
 from fcil.data.remote.obtain import obtain, unpack
 from fcil.data.remote.origins import ORIGINS, elsewhere
 from fcil.data.series.load import load_series, series_at_hand
+from fcil.data.series.read import SeriesSplits, arranged
+from fcil.data.series.tables import ARRAYS, part_of_arrays
 from fcil.data.settings import DataSettings
 from fcil.errors import DataError, DownloadError
 from fcil.rng import numpy_generator
@@ -79,6 +82,8 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
     Raises:
         DataError: its files are missing or damaged.
     """
+    if settings.own is not None:
+        return _own(settings.own, settings)
     root, wanted = settings.root, Wanted(settings.resize, settings.rendering)
     if info.kind == "series":
         return _series(info, settings)
@@ -116,7 +121,7 @@ def read_tests(info: DatasetInfo, settings: DataSettings, progress: Progress | N
     Raises:
         DataError: its files are missing or damaged.
     """
-    if info.name != "image_folder" or settings.test_share is not None:
+    if info.own or info.name != "image_folder" or settings.test_share is not None:
         return read(info, settings, progress)
     archive = Archive(Path(settings.root or ""), whole=True)
     found = cached(archive, tests_alone, Wanted(settings.resize, settings.rendering), progress)
@@ -131,6 +136,8 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
     Raises:
         DataError: they are missing, and cannot be downloaded.
     """
+    if info.own:
+        return True
     if info.kind == "series":
         series_at_hand(info, root)
         return True
@@ -150,10 +157,29 @@ def at_hand(info: DatasetInfo, root: str | None) -> bool:
     return True
 
 
+def _own(source: DataSource, settings: DataSettings) -> Splits:
+    """Return a data set of a user's own; series are prepared as those of files are."""
+    found, info = source.samples(settings.root), source.info
+    arrays = {name: np.asarray(getattr(found, name)) for name in ARRAYS}
+    names = tuple(found.class_names)
+    if info.kind == "images":
+        mean, std = channel_statistics(arrays["x_train"])
+        train, test = (_mapped(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test"))
+        return Splits(train, test, names, mean, std)
+    parts = part_of_arrays(info.name, arrays, "train"), part_of_arrays(info.name, arrays, "test")
+    each = (settings.normalise or info.normalise) == "series"
+    return _prepared(arranged(parts, missing=settings.missing, longer=settings.longer, each=each))._replace(
+        class_names=names
+    )
+
+
 def _series(info: DatasetInfo, settings: DataSettings) -> Splits:
     """Return a set of series; its scale is that of the series themselves, so mean and deviation are 0 and 1."""
     each = (settings.normalise or info.normalise) == "series"
-    found = load_series(info, settings.root, settings.missing, settings.longer, each)
+    return _prepared(load_series(info, settings.root, settings.missing, settings.longer, each))
+
+
+def _prepared(found: SeriesSplits) -> Splits:
     train, test = (_mapped(*part) for part in (found.train, found.test))
     channels = train.shape[0]
     return Splits(train, test, found.class_names, (0.0,) * channels, (1.0,) * channels)

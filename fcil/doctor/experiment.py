@@ -12,7 +12,6 @@ import psutil
 from fcil.config import Where
 from fcil.console.tables import duration
 from fcil.console.tables import size as in_words
-from fcil.data import dataset_info
 from fcil.data.settings import DataSettings
 from fcil.data.sources import at_hand
 from fcil.distillation import distils, expected_plans
@@ -92,7 +91,7 @@ def data(plan: Plan, datasets: Datasets, where: Where) -> tuple[Finding, Facts |
         ConfigError: it cannot be shared out as the settings say.
     """
     chosen = plan.data
-    info, what = dataset_info(chosen.dataset), f"data: {chosen.dataset}"
+    info, what = chosen.info, f"data: {chosen.dataset}"
     try:
         if not at_hand(info, chosen.root):
             todo = f"without a network put {info.files} into data.root"

@@ -37,7 +37,9 @@ class Logits(nn.Module):
         return cast(Tensor, self.net(x).logits)
 
 
-def export(run_dir: Path | str, to: str, *, task: int | None = None, out: Path | str | None = None) -> Path:
+def export(
+    run_dir: Path | str, to: str, *, task: int | None = None, out: Path | str | None = None, trust: bool = False
+) -> Path:
     """Write the net that a run has kept for other programs, and return the path of the file.
 
     Its inputs are samples (B, ...) float32 with levels in [0, 1], less `mean` and divided by `std` of each channel. The
@@ -49,6 +51,7 @@ def export(run_dir: Path | str, to: str, *, task: int | None = None, out: Path |
         to: a name from `FORMATS`.
         task: the net at the end of this task; None: at the end of the run.
         out: the file; None: `exports/net.<ending>` in the run folder, `exports/task<k>.<ending>` for a task.
+        trust: run the folder's copy of a net of the user's own, even if the file is another now, or gone.
     Raises:
         UserError: there is no such format, the net was not kept, or packages are missing.
     """
@@ -56,7 +59,7 @@ def export(run_dir: Path | str, to: str, *, task: int | None = None, out: Path |
         raise ConfigError(f'to: unknown format "{to}" (have: {", ".join(FORMATS)}).{nearest(to, FORMATS)}')
     ending, write = FORMATS[to]
     run = load_run(run_dir)
-    kept = kept_net(run.path, task)
+    kept = kept_net(run.path, task, trust=trust)
     path = Path(out) if out is not None else run.path / "exports" / f"{kept.path.stem}.{ending}"
     write(kept, path)
     return path

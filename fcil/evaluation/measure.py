@@ -93,7 +93,8 @@ def evaluate(
             test samples: short for `data.dataset=image_folder data.root=FOLDER`.
         task: the net at the end of this task; None: at the end of the run.
         out: write the table to `evaluations/<out>.csv` in the run folder.
-        trust: run the folder's own strategy.py, where the strategy has a rule of its own to predict.
+        trust: run the folder's own strategy.py, where the strategy has a rule of its own to predict, and its copies of
+            a net and a data set of the user's own, even if those files are others now, or gone.
     Raises:
         UserError: the net was not kept, or the samples have another shape or other classes than it knows.
     """
@@ -101,9 +102,9 @@ def evaluate(
     if out is not None and not is_folder_name(f"{out}.csv"):
         raise ConfigError(f"out: {out!r} is not allowed; it names a file in the folder evaluations")
     given = [] if data is None else ["data.dataset=image_folder", f"data.root={_quoted(data)}"]
-    where = Where(str(run.folder.config))
+    where = Where(str(run.folder.config), files=run.folder.texts_of_parts(trust=trust))
     chosen, resources, other = settings_for(run.config, [*given, *overrides], where)
-    kept = kept_net(run.path, task)
+    kept = kept_net(run.path, task, trust=trust)
     device = resources.torch_device()
     shard, left_out = tested_samples(kept.facts, chosen, device, where, other=other)
     net, rule = kept.net.to(device), _rule(run.folder, kept, device, trust=trust)

@@ -47,7 +47,7 @@ def settings_for(
         raise where.at("data").error(f"{own!r} is not allowed; expected a mapping")
     kept = {key: value for key, value in own.items() if key not in (*HELD, "split")}
     if "data.dataset" in changes or "data" in changes:
-        kept = {}
+        kept, where = {}, Where(where.source, where.path)  # another data set: its file is read from the disk
     elif "data.root" in changes:
         kept = {key: value for key, value in kept.items() if key not in OF_TRAINING}
     values = {"data": {**kept, "tasks": 1}, "resources": dict(config.get("resources") or {})}

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
-from fcil.config import Where, parse
+from fcil.config import parse
 from fcil.errors import ConfigError, FCILError, TrainingError
 from fcil.federation.ray.pool import ActorPool, SharedPool, death
 from fcil.federation.settings import settle_arithmetic
@@ -53,7 +53,7 @@ class ChainWorker:
         """Begin a chain, or go on with one. Returns the episodes it has behind it."""
         settle_arithmetic(job.threads)
         self._problem = job.problem()
-        self._synthesizer = parse(Synthesizer, job.synthesizer, Where("job"))
+        self._synthesizer = parse(Synthesizer, job.synthesizer, job.where)
         self._state = self._synthesizer.start(self._problem, job.chain)
         self._number = 0
         if reached is not None:

@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from fcil.anchors import AnchorSettings
 from fcil.config import Where, choice, dump, is_folder_name, parse
 from fcil.config.effect import effective, without
+from fcil.config.parts import PartFile, parts_in
 from fcil.data import DataSettings
+from fcil.errors import ConfigError
 from fcil.federation.persistence.smoke import CUT, SUFFIX
 from fcil.federation.settings import FederationSettings, Resources
 from fcil.methods.loading import StrategySpec, strategy_class
@@ -64,13 +66,29 @@ class Plan(Sections):
     seed: Index
     """Seed of the run, from which every random stream is derived."""
 
+    def __post_init__(self) -> None:
+        names: dict[str, str] = {}
+        for part in self.parts:
+            if names.setdefault(part.name, part.path) != part.path:
+                raise ConfigError(
+                    f'{part.name}: "{names[part.name]}" and "{part.path}" are two files of this name in one run, '
+                    "whose folder keeps both under it; rename one"
+                )
+
+    @cached_property
+    def parts(self) -> tuple[PartFile, ...]:
+        """Return the files of the user's own net, data set, partition and synthesizers, each once."""
+        sections = {**self.sections(), "strategy": vars(self.strategy.strategy)}
+        return tuple(dict.fromkeys(parts_in(sections)))
+
     @cached_property
     def decisive(self) -> dict[str, Any]:
         """Return every setting that can change the result, the seed aside."""
         parts = without(effective(self.to_yaml()), ("name", "seed"))
         if self.data.split is not None:
             parts["data"]["split"] = self.data.split.digest  # the same split, in whichever file
-        return parts | {"strategy": self.strategy.fingerprint()}
+        texts = {part.name: sha256(part.source.encode()).hexdigest() for part in self.parts}
+        return parts | {"strategy": self.strategy.fingerprint()} | ({"parts": texts} if texts else {})
 
     @cached_property
     def variant(self) -> str:
@@ -92,10 +110,11 @@ class Plan(Sections):
         return {"name": self.name, "seed": self.seed} | {k: dump(value) for k, value in self.sections().items()}
 
     def to_json(self) -> str:
-        """Return the plan for a worker, with the text of the strategy's file."""
+        """Return the plan for a worker, with the texts of the strategy's file and of the user's other own files."""
         spec = self.strategy
         strategy = {"name": spec.name, "options": spec.strategy.options(), "source": spec.source, "path": spec.path}
-        return json.dumps({**self.to_yaml(), "strategy": strategy}, sort_keys=True)
+        own = {"parts": {part.path: part.source for part in self.parts}} if self.parts else {}
+        return json.dumps({**self.to_yaml(), "strategy": strategy, **own}, sort_keys=True)
 
 
 def check_runs(name: str, seeds: Sequence[int]) -> None:
@@ -113,12 +132,13 @@ def check_runs(name: str, seeds: Sequence[int]) -> None:
 
 
 def from_json(text: str) -> Plan:
-    """The plan that `Plan.to_json` wrote; a user's strategy is loaded from its text."""
-    return _resolved(json.loads(text), Where("plan"))
+    """The plan that `Plan.to_json` wrote; a user's strategy and other own parts are loaded from their texts."""
+    values = json.loads(text)
+    return _resolved(values, Where("plan", files=values.get("parts", {}).__getitem__))
 
 
 def from_yaml(values: Any, source: str, where: Where) -> Plan:
-    """The plan that `Plan.to_yaml` gave, with the text of the strategy's file.
+    """The plan that `Plan.to_yaml` gave, with the text of the strategy's file; `where.files` has those of other parts.
 
     Raises:
         ConfigError: these are not the settings of a run, or the strategy's file does not load.

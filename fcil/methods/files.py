@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
 from filecmp import cmp
 from hashlib import sha256
 from pathlib import Path
 
-from fcil.config import MAX_BYTES, Where
+from fcil.config import Where, parts
 from fcil.config.registry import files_in
-from fcil.errors import ConfigError, nearest
-from fcil.io.bounded import read_text
 
 BUILT_IN = "strategies"
 
@@ -34,11 +31,8 @@ def locate(name: str, where: Where) -> Path | None:
     Raises:
         ConfigError: there is no such strategy or file.
     """
-    if name.endswith(".py") or "/" in name:
-        if not os.path.isfile(name):
-            near = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*.py")])
-            raise where.error(f'no strategy file "{name}".{near}')
-        return Path(name)
+    if parts.is_path(name):
+        return parts.existing(name, "strategy", where)
     if name in own_files():
         return own_files()[name]
     if name not in built_in_files():
@@ -52,10 +46,7 @@ def read_source(path: Path, where: Where) -> str:
     Raises:
         ConfigError: it cannot be read, or is no text.
     """
-    try:
-        return read_text(path, MAX_BYTES, ConfigError, f'strategy file "{path}"')
-    except ConfigError as error:
-        raise where.error(str(error)) from None
+    return parts.read_source(path, where, "strategy")
 
 
 def source_digest(source: str) -> str:

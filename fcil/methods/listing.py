@@ -6,13 +6,14 @@ import inspect
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
 from fcil.anchors import ENCODERS
 from fcil.config import Where, dump, field_docs
 from fcil.config.kinds import ARCHIVES
+from fcil.config.schema import settable
 from fcil.data import DATASETS, DatasetInfo, dataset_info
 from fcil.data.catalog import archived_sets
 from fcil.data.remote.origins import about as published
@@ -135,7 +136,7 @@ def _source(file: Path) -> str:
 def options(kind: type) -> list[dict[str, str]]:
     """Return the settings of a method."""
     docs = field_docs(kind)
-    return [{"option": f.name, "default": _default(f), "what": docs.get(f.name, "")} for f in fields(kind) if f.init]
+    return [{"option": f.name, "default": _default(f), "what": docs.get(f.name, "")} for f in settable(kind)]
 
 
 def _default(field: Field[Any]) -> str:

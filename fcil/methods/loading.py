@@ -7,15 +7,14 @@ file is taken as it is. Exactly one `Strategy` subclass must be defined in the f
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 
 from fcil.config import Where, choice, dump
-from fcil.config.effect import as_before
+from fcil.config.effect import as_before, stemmed
 from fcil.config.json_schema import Schema, Schemas
+from fcil.config.parts import PartFile, defined, loaded
 from fcil.errors import described
 from fcil.methods.files import BUILT_IN, built_in_files, locate, read_source
 from fcil.methods.verbs import problems
@@ -49,7 +48,7 @@ class StrategySpec:
         """Return the schema of built-in strategies, and any other name or file, which may be a user's own."""
         where = Where(BUILT_IN)
         kinds = {n: strategy_class(n, None, read_source(p, where), where) for n, p in built_in_files().items()}
-        return schemas.of_choice("strategy", kinds, own=True)
+        return schemas.of_choice("strategy", kinds, own="")
 
     def to_yaml(self) -> dict[str, object]:
         return {self.path or self.name: dump(self.strategy.options())}
@@ -57,7 +56,7 @@ class StrategySpec:
     def fingerprint(self) -> dict[str, object]:
         """Return the values that can change the result: the options, and the text of a user's own file."""
         source = sha256(self.source.encode()).hexdigest() if self.path else ""
-        return {"name": self.name, "options": as_before(dump(self.strategy.decisive())), "source": source}
+        return {"name": self.name, "options": as_before(stemmed(dump(self.strategy.decisive()))), "source": source}
 
 
 def strategy_class(name: str, path: Path | None, source: str, where: Where) -> type[Strategy]:
@@ -66,35 +65,19 @@ def strategy_class(name: str, path: Path | None, source: str, where: Where) -> t
     Raises:
         ConfigError: the file does not load, or defines none or several.
     """
-    try:
-        module = importlib.import_module(f"{BUILT_IN}.{name}") if path is None else load_source(path, source)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # any error of a user's file is shown as one line
-        raise where.error(f'strategy file "{path or name}" does not load: {described(error)}') from error
-    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Strategy)]
-    own = [v for v in found if v.__module__ == module.__name__]
+    if path is not None:
+        module = loaded(PartFile(str(path), source), "strategy", where)
+    else:
+        try:
+            module = importlib.import_module(f"{BUILT_IN}.{name}")
+        except ImportError as error:
+            raise where.error(f'strategy file "{name}" does not load: {described(error)}') from error
+    own = defined(module, Strategy)
     if len(own) != 1:
         names = ", ".join(v.__name__ for v in own) or "none"
         if any(isinstance(v, type) and issubclass(v, Synthesizer) for v in vars(module).values()) and not own:
-            names += " (a Synthesizer goes into fcil/synthesis: see CONTRIBUTING.md)"
+            names += " (a Synthesizer is named by its path where a strategy's settings name one)"
         raise where.error(f'strategy file "{path or name}" must define exactly one Strategy; it defines {names}')
     if wrong := list(problems(own[0], source)):
         raise where.error(f'strategy file "{path or name}": {"; ".join(wrong[:3])}')
     return own[0]
-
-
-def load_source(path: Path, source: str) -> ModuleType:
-    """Return a module from its text, which travels with a run, so a worker needs no copy of the file."""
-    name = f"_strategy_{path.stem}_{sha256(source.encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses look their module up while it is being executed
-    try:
-        exec(compile(source, str(path), "exec"), vars(module))
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

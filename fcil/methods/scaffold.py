@@ -1,4 +1,4 @@
-"""Scaffold of a strategy: a file that runs as it is, and a test of the contract."""
+"""Scaffold of a strategy or another part of one's own: a file that runs as it is, and a test of the contract."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fcil.errors import ConfigError, StoreError, nearest
 from fcil.io.atomic import write_text
+from fcil.methods.catalogue import rows
 from fcil.methods.files import built_in_files
+from fcil.methods.part_templates import DATASET, NET, PARTITION, SYNTHESIZER
 
-KINDS = ("strategy",)
 STRATEGY = '''"""{title}: what it does about forgetting, in one line.
 
     task 1:  L = CE(z, y)
@@ -52,7 +53,7 @@ class {title}(Strategy):
         if not server.task.last:
             server.shared["teacher"] = server.net.weights()
 '''
-TEST = '''"""{title} keeps the contract of a strategy."""
+TEST = '''"""{title} keeps the contract of a {kind}."""
 
 from pathlib import Path
 
@@ -65,29 +66,44 @@ def test_{name}_keeps_the_contract():
 '''
 
 
+TEMPLATES = {
+    "strategy": STRATEGY,
+    "net": NET,
+    "dataset": DATASET,
+    "synthesizer": SYNTHESIZER,
+    "partition": PARTITION,
+}
+"""What is written for each kind."""
+TRY = {
+    "strategy": "strategy={}",
+    "net": "net.name={}",
+    "dataset": "data.dataset={}",
+    "synthesizer": "'strategy={{target: {{synthesizer: {}}}}}'",
+    "partition": "data.partition={}",
+}
+"""Override of an experiment that names a file of each kind."""
+LISTED = {"strategy": "strategies", "net": "nets", "dataset": "datasets", "synthesizer": "synthesizers"}
+"""What `fcil list` calls each kind."""
+
+
 def begin(kind: str, name: str, out: Path) -> list[str]:
     """Write `NAME.py` and `test_NAME.py`.
 
     Returns:
         Lines that name the written files and the next steps.
     Raises:
-        ConfigError: there is no such kind, or the name is invalid for a strategy.
+        ConfigError: there is no such kind, or the name is invalid for it.
         StoreError: a file of this name exists, or the folder cannot be written; nothing was written.
     """
-    if kind.startswith("synth"):
-        raise ConfigError(
-            "new: a synthesizer is a file of fcil/synthesis, and CONTRIBUTING.md has one to begin with; "
-            f"{', '.join(KINDS)} is what can be begun here"
-        )
-    if kind not in KINDS:
-        raise ConfigError(f'new: unknown kind "{kind}" (have: {", ".join(KINDS)}).{nearest(kind, KINDS)}')
-    check_name(name)
+    if kind not in TEMPLATES:
+        raise ConfigError(f'new: unknown kind "{kind}" (have: {", ".join(TEMPLATES)}).{nearest(kind, TEMPLATES)}')
+    check_name(name, kind)
     path, test = out / f"{name}.py", out / f"test_{name}.py"
     for taken in (path, test):
         if taken.exists() or taken.is_symlink():
             raise StoreError(f"{taken} is there already; nothing was written")
-    words = {"name": name, "title": title(name)}
-    write_text(path, STRATEGY.format(**words))
+    words = {"name": name, "title": title(name), "kind": kind}
+    write_text(path, TEMPLATES[kind].format(**words))
     try:
         write_text(test, TEST.format(**words))
     except StoreError:
@@ -98,19 +114,21 @@ def begin(kind: str, name: str, out: Path) -> list[str]:
     return [
         f"{path} and {test} are written. Next:",
         f"  fcil check {spelled}",
-        f"  fcil run experiments/quickstart.yaml strategy={spelled}",
+        f"  fcil run experiments/quickstart.yaml {TRY[kind].format(spelled)}",
         f"  python -m pytest {test}",
     ]
 
 
-def check_name(name: str) -> None:
-    """Check that a name can be a strategy's.
+def check_name(name: str, kind: str) -> None:
+    """Check that a name can be that of a part of one's own.
 
     Raises:
         ConfigError: it is no Python name in small letters, or is taken.
     """
-    if name in built_in_files():
+    if kind == "strategy" and name in built_in_files():
         raise ConfigError(f'new: "{name}" comes with the project; choose another name, or `fcil check {name}`')
+    if kind in LISTED and kind != "strategy" and name in (next(iter(row.values())) for row in rows(LISTED[kind])):
+        raise ConfigError(f'new: "{name}" comes with the project (fcil list {LISTED[kind]}); choose another name')
     plain = "".join(c if c.isalnum() else "_" for c in name.removesuffix(".py").lower()).strip("_")
     if (
         not (name.isascii() and name.isidentifier() and name == name.lower())
@@ -118,7 +136,7 @@ def check_name(name: str) -> None:
         or name[0] == "_"
     ):
         guess = f' Did you mean "{plain}"?' if plain.isascii() and plain.isidentifier() and plain != name else ""
-        raise ConfigError(f'new: "{name}" is no name for a strategy; expected small letters, digits and _.{guess}')
+        raise ConfigError(f'new: "{name}" is no name for a {kind}; expected small letters, digits and _.{guess}')
 
 
 def title(name: str) -> str:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter
-
+from fcil.config.parts import class_problems
 from fcil.strategy import Strategy
 
 CALLED_WITH = {
@@ -52,47 +49,8 @@ def problems(kind: type[Strategy], source: str) -> Iterator[str]:
     Args:
         source: the text of its file.
     """
-    yield from _dataclass_problems(kind)
+    yield from class_problems(kind, [*DECLARED])
     yield from _verb_problems(kind, source)
-
-
-def _dataclass_problems(kind: type[Strategy]) -> Iterator[str]:
-    own, decorated = vars(kind), "__dataclass_fields__" in vars(kind)
-    wish = f"put @dataclass(frozen=True, kw_only=True) above class {kind.__name__}"
-    if "__init__" in own and not decorated:
-        yield f"class {kind.__name__} has an __init__ of its own; its hyper-parameters are fields: {wish}"
-    elif not decorated and any(name not in DECLARED for name in own.get("__annotations__", {})):
-        yield f"class {kind.__name__} has fields and is no dataclass; {wish}"
-    if not decorated:
-        return
-    try:
-        hints = get_type_hints(kind, include_extras=True)
-    except Exception as error:  # for example, an undefined name in quotes
-        yield f"class {kind.__name__}: a type cannot be read ({type(error).__name__}: {error})"
-        return
-    for field in (f for f in fields(kind) if f.init and f.name in own.get("__annotations__", {})):
-        yield from _field_problems(kind, field.name, hints[field.name], field.default)
-
-
-def _field_problems(kind: type[Strategy], name: str, hint: Any, default: object) -> Iterator[str]:
-    if hasattr(hint, "from_yaml") or hasattr(hint, "__dataclass_fields__"):
-        return
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
-    except Exception:  # pydantic has several kinds of errors for types it does not know
-        if not any(hasattr(part, "from_yaml") for part in getattr(hint, "__args__", ())):
-            shown = getattr(hint, "__name__", None) or str(hint)
-            yield (
-                f"class {kind.__name__}: {name} is of the type {shown}; hyper-parameters are numbers, text, booleans, "
-                "lists or mappings of these, or a synthesizer, and state is an argument"
-            )
-        return
-    if default is not MISSING and isinstance(default, str | int | float | bool | None):
-        try:
-            adapter.validate_python(default)
-        except ValueError as error:
-            said = str(error).splitlines()[2].strip().partition(" [")[0] if "\n" in str(error) else str(error)
-            yield f"class {kind.__name__}: {name} is {default!r} by default, and its type allows no such value ({said})"
 
 
 def _verb_problems(kind: type[Strategy], source: str) -> Iterator[str]:

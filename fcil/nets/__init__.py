@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fcil.nets.acgan import AcGan, ConditionalGenerator, drop_running_statistics, evenly, one_of, real_fake_head
 from fcil.nets.ahead import FeaturesAhead
-from fcil.nets.backbone import Backbone, Recipe, num_parameters
+from fcil.nets.backbone import Architecture, Backbone, Recipe, norm_factory, num_parameters
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.generators import ImageGenerator, NoisyGenerator, PlainGenerator
 from fcil.nets.latent import LatentGenerator
@@ -26,6 +26,7 @@ from fcil.nets.resnet import ResNet, ResNetRecipe
 __all__ = [
     "BACKBONES",
     "AcGan",
+    "Architecture",
     "Backbone",
     "ConditionalGenerator",
     "FeaturesAhead",
@@ -47,6 +48,7 @@ __all__ = [
     "frozen",
     "has_variance",
     "net_of",
+    "norm_factory",
     "normalises_one",
     "num_parameters",
     "one_of",

@@ -6,6 +6,7 @@ Shapes: B batch, c channels, F feature width; an image is (c, H, W), a series (c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -69,6 +70,29 @@ class Recipe(Protocol):
         Args:
             width: channels (or units) of the first layer; None takes the architecture's own.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Architecture in a file of one's own, `net: {name: ./my_net.py}`: a `Recipe` whose fields are its settings.
+
+    Its settings stand beside the others of `net`, so they have other names than those.
+    """
+
+    description: ClassVar[str] = "a net of one's own"
+    stems: ClassVar[bool] = False
+    """Whether `build` heeds `stem`; if not, no other than `auto` is allowed."""
+    inputs: ClassVar[Inputs] = "images"
+    """Kind of samples that the net reads."""
+
+    def build(self, shape: Shape, stem: Stem = "auto", width: int | None = None, norm: Norm = "batch") -> Backbone:
+        """Return a net for samples of this shape; its weights come from torch's global stream.
+
+        Args:
+            width: `net.width`, channels (or units) of the first layer; None takes the architecture's own.
+            norm: `net.norm`; `norm_factory` makes the layers.
+        """
+        raise NotImplementedError
 
 
 def num_parameters(recipe: Recipe, shape: Shape | None = None) -> int:

@@ -11,17 +11,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from fcil import rng
-from fcil.errors import ConfigError, nearest
-from fcil.nets.backbone import Backbone, Norm, Recipe, Shape, Stem, inputs_of
+from fcil.config import Where, dump_fields
+from fcil.config.json_schema import Schema, Schemas
+from fcil.config.parts import ENDING, parse_beside
+from fcil.errors import ConfigError, described, nearest
+from fcil.nets.backbone import Architecture, Backbone, Norm, Recipe, Shape, Stem, inputs_of
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.norms import has_variance
 from fcil.nets.series import ShapeFormerRecipe, ShapeFormerSettings
@@ -41,8 +44,9 @@ HeadStart = Literal["kaiming", "torch"]
 class NetSettings:
     """Architecture of the trained net."""
 
-    name: Annotated[str, Field(json_schema_extra={"enum": [*BACKBONES]})] = "resnet18"
-    """The backbone; `fcil list nets` names them all."""
+    name: Annotated[str, Field(json_schema_extra={"anyOf": [{"enum": [*BACKBONES]}, {"pattern": ENDING}]})] = "resnet18"
+    """The backbone: one of `fcil list nets`, or the path of a file with an architecture of one's own, whose settings
+    stand beside these."""
     stem: Stem = "auto"
     """First layers of a ResNet: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32
     pixels."""
@@ -58,23 +62,40 @@ class NetSettings:
     kin (`kaiming`), or within sqrt(1 / F), biases too, as in PyTorch's linear layer (`torch`); F features."""
     shapelets: ShapeFormerSettings | None = None
     """Shapelets of `shapeformer`, and what it makes of them; null takes its own settings."""
+    own: Architecture | None = field(default=None, metadata={"in_yaml": False})
+    """Architecture of the file that `name` is the path of, with its settings; None: it is one of the package."""
 
     def __post_init__(self) -> None:
-        if self.name not in BACKBONES:
+        if self.own is None and self.name not in BACKBONES:
             known = ", ".join(BACKBONES)
             raise ValueError(f'name: unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
-        if self.stem != "auto" and not BACKBONES[self.name].stems:
+        if self.stem != "auto" and not self.recipe.stems:
             raise ValueError(f"stem: {self.stem} is not allowed with {self.name}, which has no stem; leave it out")
-        if self.memory_format == "channels_last" and BACKBONES[self.name].inputs == "series":
+        if self.memory_format == "channels_last" and self.recipe.inputs == "series":
             raise ValueError(
                 f"memory_format: channels_last is not allowed with {self.name}, a net of series; leave it out"
             )
-        if self.shapelets is not None and not isinstance(BACKBONES[self.name], ShapeFormerRecipe):
+        if self.shapelets is not None and not isinstance(self.recipe, ShapeFormerRecipe):
             raise ValueError(f"shapelets: not allowed with {self.name}, which has none; leave it out")
+
+    @classmethod
+    def from_yaml(cls, raw: object, where: Where) -> NetSettings:
+        """Read the settings, those of an architecture of one's own among them."""
+        return parse_beside(cls, raw, where, "name", "net", Architecture)
+
+    @classmethod
+    def to_json_schema(cls, schemas: Schemas) -> Schema:
+        return schemas.of_fields_beside(cls, "name")
+
+    def to_yaml(self) -> dict[str, Any]:
+        """Return the settings, those of an architecture of one's own last."""
+        return dump_fields(self) | ({} if self.own is None else dump_fields(self.own))
 
     @property
     def recipe(self) -> Recipe:
         """Return the architecture."""
+        if self.own is not None:
+            return self.own
         recipe = BACKBONES[self.name]
         if self.shapelets is not None and isinstance(recipe, ShapeFormerRecipe):
             return replace(recipe, settings=self.shapelets)
@@ -239,6 +260,8 @@ def build_net(
         ConfigError: it is a net of images and these are series, or the reverse.
     """
     check_inputs(settings, shape, "net.name")
+    if settings.own is not None:
+        _check_own(settings, shape)
     with rng.seeded(*key):
         backbone = settings.recipe.build(shape, settings.stem, settings.width, settings.norm)
         return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start)
@@ -281,13 +304,37 @@ def check_inputs(settings: NetSettings, shape: Shape, key: str) -> None:
     Raises:
         ConfigError: it is a net of images and these are series, or the reverse.
     """
-    given, kind = inputs_of(shape), BACKBONES[settings.name].inputs
+    given, kind = inputs_of(shape), settings.recipe.inputs
     if given != kind:
         fit = ", ".join(name for name, recipe in BACKBONES.items() if recipe.inputs == given)
         raise ConfigError(
             f"{key}: {settings.name} reads {kind}, and the data are {given} of shape {' x '.join(map(str, shape))}; "
             f"expected one of {fit}"
         )
+
+
+@lru_cache(maxsize=64)
+def _check_own(settings: NetSettings, shape: Shape) -> None:
+    """Check that an architecture of one's own makes a backbone for samples of this shape.
+
+    Raises:
+        ConfigError: its code raises, or what it builds is no map to features (B, width).
+    """
+    place = f'net.name: net file "{settings.name}"'
+    try:
+        with rng.seeded("own"), torch.no_grad():
+            backbone = settings.recipe.build(shape, settings.stem, settings.width, settings.norm)
+            width = getattr(backbone, "width", None)
+            found = backbone.eval()(torch.zeros(2, *shape)) if isinstance(backbone, Backbone) else None
+    except Exception as error:  # any error of a user's code is shown as one line
+        raise ConfigError(
+            f"{place}: no net for samples of {' x '.join(map(str, shape))}: {described(error)}"
+        ) from error
+    if not isinstance(backbone, Backbone):
+        raise ConfigError(f"{place}: build returned a {type(backbone).__name__}; expected a Backbone")
+    if not isinstance(width, int) or not isinstance(found, Tensor) or found.shape != (2, width):
+        got = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ConfigError(f"{place}: width is {width!r}, and two samples have features {got}; expected [2, width]")
 
 
 def net_of(settings: NetSettings, weights: Tensors, shape: Shape) -> Net:

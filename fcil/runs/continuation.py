@@ -72,9 +72,9 @@ def begin(folder: RunFolder, context: RunContext) -> Lines:
     if not has_saved(folder.checkpoints):
         with writing(folder.env):
             folder.env.unlink(missing_ok=True)  # what has left nothing to go on from does not count
-        _write(folder, now, ("config.yaml", "strategy.py", "partition.json"))
+        _write(folder, now, ("config.yaml", "strategy.py", "parts", "partition.json"))
         return Lines([], [])
-    lines, names = compared(folder, now), _missing(folder)
+    lines, names = compared(folder, now), _missing(folder, now.plan)
     if folder.begun and _config(folder) != now.config:
         names.append(folder.config.name)
     _write(folder, now, names)
@@ -105,10 +105,13 @@ def compared(folder: RunFolder, now: Intended) -> Lines:
         StoreError: a difference that would make another run of it; names the file, the key and both values.
     """
     check_manifests(folder.checkpoints, _plain(now.plan.decisive | {"seed": now.plan.seed}))
-    said = [f"{folder.path / name}: was missing; written anew" for name in _missing(folder)]
+    said = [f"{folder.path / name}: was missing; written anew" for name in _missing(folder, now.plan)]
     config = _config(folder) if folder.begun else {}
     recorded = folder.read_env() if files.is_there(folder.env) else None
     said += _check_strategy(folder, now.plan, recorded)
+    for part in now.plan.parts:
+        if files.is_there(copy := folder.part(part.name)):
+            _check_text(copy, part.source)
     _check_config(folder, config, now)
     before = environments(recorded)[-1] if recorded is not None else _told_by(config)
     fixed = _fixed_inputs(now.plan)
@@ -156,10 +159,19 @@ def _check_strategy(folder: RunFolder, plan: Plan, recorded: Mapping[str, Any] |
     known = facts(recorded or {}).get("strategy.py")
     if there == here or (plan.strategy.path is None and known == source_digest(there)):
         return []
-    number, old, new = _first_line(there, here)
     if plan.strategy.path is None and known is None:
+        number = _first_line(there, here)[0]
         return [f"{folder.strategy}: {plan.strategy.name} is another in this fcil, from line {number} on"]
-    raise StoreError(f"{folder.strategy}: line {number} was {_quoted(old)} there and is {_quoted(new)} here; {UNDO}")
+    _check_text(folder.strategy, here)
+    return []
+
+
+def _check_text(copy: Path, here: str) -> None:
+    """Check that the copy of a file is what the file is."""
+    there = read_source(copy, Where(str(copy)))
+    if there != here:
+        number, old, new = _first_line(there, here)
+        raise StoreError(f"{copy}: line {number} was {_quoted(old)} there and is {_quoted(new)} here; {UNDO}")
 
 
 def _first_line(there: str, here: str) -> tuple[int, str, str]:
@@ -252,9 +264,10 @@ def _changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 # Writing ------------------------------------------------------------------------------------------
 
 
-def _missing(folder: RunFolder) -> list[str]:
+def _missing(folder: RunFolder, plan: Plan) -> list[str]:
     paths = folder.config, folder.strategy, folder.partition, folder.env
-    return [path.name for path in paths if not files.is_there(path)]
+    lost = any(not files.is_there(folder.part(part.name)) for part in plan.parts)
+    return [*(path.name for path in paths if not files.is_there(path)), *([folder.parts.name] if lost else [])]
 
 
 def _write(folder: RunFolder, now: Intended, names: Iterable[str]) -> None:
@@ -263,6 +276,8 @@ def _write(folder: RunFolder, now: Intended, names: Iterable[str]) -> None:
         folder.write_config(now.plan.to_yaml())
     if "strategy.py" in names:
         folder.write_strategy(now.plan.strategy.source)
+    if "parts" in names:
+        folder.write_parts(now.plan.parts)
     if "partition.json" in names:
         folder.write_partition(now.partition)
     folder.add_env(now.environment)

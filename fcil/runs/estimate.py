@@ -15,7 +15,6 @@ from fcil.config import Where
 from fcil.console.eta import seconds_for_all
 from fcil.console.runs_table import labels
 from fcil.console.tables import NONE, duration, simple_table, size
-from fcil.data import dataset_info
 from fcil.data.sources import at_hand
 from fcil.errors import StoreError
 from fcil.federation.context import Datasets, RunContext
@@ -132,7 +131,7 @@ def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
 
 def _at_hand(plan: Plan, where: Where) -> bool:
     with named(where.at("data")):
-        return at_hand(dataset_info(plan.data.dataset), plan.data.root)
+        return at_hand(plan.data.info, plan.data.root)
 
 
 def _read(path: Path) -> Run | str | None:
@@ -234,7 +233,7 @@ def _traffic(plan: Plan, context: RunContext | None, tasks: Sequence[int]) -> in
         net = context.first_net(text_head=False)
     else:
         facts = reckoned(plan)
-        shape = dataset_info(plan.data.dataset).shape if facts is None else facts.shape
+        shape = plan.data.info.shape if facts is None else facts.shape
         net = build_net(plan.net, shape=shape or (), num_classes=tasks[0], text_width=None, key=(plan.seed, "net"))
     row = num_bytes({"weight": net.classifier.weight[:1], "bias": net.classifier.bias[:1]})
     each = [num_bytes(net.weights()) + row * (seen_so_far - tasks[0]) for seen_so_far in accumulate(tasks)]

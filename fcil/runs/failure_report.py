@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from fcil.config import dump
+from fcil.config.schema import settable
 from fcil.data import PartitionSettings
 from fcil.errors import StoreError, TrainingError, printable
 from fcil.federation.persistence.manifest import manifest_paths
@@ -124,10 +125,11 @@ def _changed(path: str, value: Any, default: Any) -> dict[str, Any]:
     if not is_dataclass(value) or isinstance(value, PartitionSettings) or not alike:
         return {} if value == default else {path: dump(value)}
     found: dict[str, Any] = {}
-    for field in (f for f in fields(value) if f.init):
+    for field in settable(value):
         usual = _default(field) if default is MISSING else getattr(default, field.name)
         found |= _changed(f"{path}.{field.name}", getattr(value, field.name), usual)
-    return found
+    own = getattr(value, "own", None)
+    return found if own is None else found | _changed(path, own, MISSING)
 
 
 def _default(field: Field[Any]) -> Any:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from fcil.anchors import EMBEDDED, is_cached
 from fcil.console.tables import size
-from fcil.data import dataset_info
 from fcil.data.remote.origins import ORIGINS
 from fcil.federation.plan import Plan, needs_anchors
 from fcil.runs.step_timer import Facts
@@ -32,7 +31,7 @@ SIZES = {
 
 def reckoned(plan: Plan) -> Facts | None:
     """Return the catalogue's facts on a set that was not opened."""
-    info, known = dataset_info(plan.data.dataset), SIZES.get(plan.data.dataset)
+    info, known = plan.data.info, SIZES.get(plan.data.dataset)
     if known is None or info.num_classes is None or info.shape is None or plan.data.split is not None:
         return None
     train = int(known.train * (1 - plan.data.validation))
@@ -47,7 +46,7 @@ def reckoned(plan: Plan) -> Facts | None:
 
 def task_sizes(plan: Plan) -> tuple[int, ...]:
     """Return the classes of each task that is played, of a set that was not opened."""
-    info = dataset_info(plan.data.dataset)
+    info = plan.data.info
     if plan.data.split is not None:
         sizes = tuple(len(classes) for classes in plan.data.split.read().tasks)
     else:

@@ -136,7 +136,7 @@ def verify(
 
     Args:
         path: a run's folder, finished or not.
-        trust: run the strategy.py of the folder even if the file it was copied from is another now, or gone.
+        trust: run the strategy.py and parts of the folder even if a file they were copied from is another now, or gone.
         tolerance: how far a loss term may be off in the first round that is another, as a share of it.
     Raises:
         StoreError: there is no run, no round in its record, fewer than asked for, or untrusted code.

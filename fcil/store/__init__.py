@@ -2,6 +2,7 @@
 
     <out>/<name>/<strategy>-<8 hex>/seed<k>/
         config.yaml     every setting, defaults written out     strategy.py   the strategy file that ran
+        parts/          other files of one's own that ran: of a net, a data set, a partition, synthesizers
         accuracy.csv    trained_task, tested_task, correct, examples, accuracy: the primary result
         task_aware.csv  the same where the task of each sample is given
         classes.csv  confusion.csv  quality.csv                 the same below the task, at the end of each

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fcil.config import dump_yaml
+from fcil.config import Where, dump_yaml
+from fcil.config.parts import PartFile, read_source
 from fcil.errors import StoreError
 from fcil.io.atomic import write_text
 from fcil.store import files
@@ -30,6 +31,7 @@ class RunFolder:
         self.partition = self.path / "partition.json"
         self.env = self.path / "env.json"
         self.strategy = self.path / "strategy.py"
+        self.parts = self.path / "parts"
         self.log = self.path / "log.txt"
         self.failure = self.path / "failure.json"
         self.failure_text = self.path / "failure.md"
@@ -67,6 +69,35 @@ class RunFolder:
 
     def write_strategy(self, source: str) -> None:
         write_text(self.strategy, source)
+
+    def part(self, name: str) -> Path:
+        """Return the copy of a user's own file, of this path or name, other than the strategy's."""
+        return self.parts / Path(name).name
+
+    def write_parts(self, parts: Iterable[PartFile]) -> None:
+        """Write `parts/`: a copy of each file of the user's own that the settings name, besides the strategy's."""
+        for part in parts:
+            write_text(self.part(part.name), part.source)
+
+    def texts_of_parts(self, *, trust: bool) -> Callable[[str], str]:
+        """Return what reads the copy of a user's own file, by the path in the settings (`Where.files`).
+
+        A run folder may come from anywhere, and the text is going to be executed.
+
+        Args:
+            trust: return it even if the file of that path is another now, or gone.
+        Raises:
+            StoreError: (by what is returned) there is no copy, or running it would run untrusted code.
+        """
+
+        def text(path: str) -> str:
+            copy, place = self.part(path), Where(str(self.config))
+            source = read_source(copy, place, "part")
+            if not trust:
+                check_familiar(copy, path, source, "part")
+            return source
+
+        return text
 
     def write_partition(self, record: Mapping[str, Any]) -> None:
         """`partition.json`: who held what, a line for each key.
@@ -134,6 +165,19 @@ class RunFolder:
             place = re.fullmatch(r"task([0-9]{1,9})(?:-round([0-9]{1,9}))?", path.stem)
             if place and (int(place[1]), int(place[2] or 1)) > (task, round):
                 path.unlink()
+
+
+def check_familiar(copy: Path, path: str, source: str, kind: str) -> None:
+    """Check that no code would be run which is not also in the file that the settings name.
+
+    Args:
+        copy: in the run folder; `source` is its text.
+        path: of the file that the settings name.
+    Raises:
+        StoreError: that file is another now, or gone.
+    """
+    if not (os.path.isfile(path) and read_source(Path(path), Where(str(copy)), kind) == source):
+        raise StoreError(f"{copy}: not what is in {path} now; read it, and say --trust if its code may be run")
 
 
 def write_split(path: Path, record: Mapping[str, Any]) -> None:

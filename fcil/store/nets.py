@@ -138,11 +138,13 @@ def write_net(path: Path, weights: Tensors, facts: NetFacts) -> None:
     write_tensors(path, weights, {KEY: facts.to_json()})
 
 
-def kept_net(path: Path | str, task: int | None = None) -> KeptNet:
+def kept_net(path: Path | str, task: int | None = None, *, trust: bool = False) -> KeptNet:
     """Return the net at the end of a run, or of one of its tasks.
 
+    Args:
+        trust: run the folder's copy of a net of the user's own, even if the file is another now, or gone.
     Raises:
-        StoreError: it was not kept, or its file is damaged.
+        StoreError: it was not kept, its file is damaged, or it would run untrusted code.
     """
     folder = RunFolder(path)
     file = folder.net if task is None else folder.net_of_task(task)
@@ -153,7 +155,8 @@ def kept_net(path: Path | str, task: int | None = None) -> KeptNet:
         if KEY not in about:
             raise StoreError(f"{file}: weights alone, without the settings of their net; no net can be built of them")
         facts = _facts_of(json.loads(about[KEY]))
-        net = net_of(parse(NetSettings, facts.net, Where(str(file)).at("net")), weights, facts.shape)
+        where = Where(str(file), files=folder.texts_of_parts(trust=trust))
+        net = net_of(parse(NetSettings, facts.net, where.at("net")), weights, facts.shape)
     except DamagedError as error:
         raise StoreError(str(error)) from None
     except (KeyError, TypeError, ValueError, ConfigError, RecursionError) as error:

@@ -147,17 +147,18 @@ class Run:
     def folder(self) -> RunFolder:
         return RunFolder(self.path)
 
-    def net(self, task: int | None = None) -> Net:
+    def net(self, task: int | None = None, *, trust: bool = False) -> Net:
         """The trained net in evaluation mode, on the CPU; `class_names` of it names its outputs.
 
         Args:
             task: the net at the end of this task, where `resources.keep` is `tasks`; None: that of the end of the run.
+            trust: run the folder's copy of a net of the user's own, even if the file is another now, or gone.
         Raises:
-            StoreError: it was not kept, or its file is damaged.
+            StoreError: it was not kept, its file is damaged, or it would run untrusted code.
         """
         from fcil.store.nets import kept_net
 
-        return kept_net(self.path, task).net
+        return kept_net(self.path, task, trust=trust).net
 
     def partition(self) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Examples (tasks, clients, classes) and the class names in order of appearance."""

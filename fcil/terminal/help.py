@@ -45,7 +45,10 @@ EXAMPLES = {
         fcil check mine.py
         fcil check lander radius=0.01 --no-ray
     """,
-    "new": "fcil new strategy mine",
+    "new": """
+        fcil new strategy mine
+        fcil new net my_net
+    """,
     "embed": """
         fcil embed names.txt --template "a picture of a {}"
         fcil run experiments/quickstart.yaml anchors.file=anchors.safetensors

@@ -16,6 +16,7 @@ RunDir = Annotated[Path, typer.Argument(help="Folder of the run, the one with co
 Task = Annotated[
     int | None, typer.Option("--task", min=1, help="Its net at the end of this task (default: of the run).")
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py and parts, trusted or not.")]
 
 
 def _say(line: object) -> None:
@@ -52,7 +53,7 @@ def evaluate(
     out: Annotated[
         str | None, typer.Option("--out", metavar="NAME", help="Write evaluations/NAME.csv in the run folder.")
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py, trusted or not.")] = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure the net that a run has kept, on its own test samples or on others: all, by task, by class."""
@@ -76,8 +77,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", help="The file (default: exports/net.* in the run folder).")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Write the net that a run has kept for other programs; it takes normalised samples and returns logits."""
     from fcil.evaluation import export
 
-    _say(export(run_dir, to, task=task, out=out))
+    _say(export(run_dir, to, task=task, out=out, trust=trust))

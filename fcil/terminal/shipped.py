@@ -38,7 +38,8 @@ def experiment_schema() -> Schema:
     del data["required"]  # a matrix may vary what is required
     teacher = {key: value for key, value in data["properties"].items() if key not in SHARED_OUT}
     teacher["tasks"] = {"const": 1, "description": "A distillation has one task."}
-    schemas.definitions["DistillationData"] = {**data, "properties": teacher}
+    closed = {**data["else"], "properties": dict.fromkeys(teacher, True)}
+    schemas.definitions["DistillationData"] = {**data, "properties": teacher, "else": closed}
     schemas.definitions["Distillation"]["properties"]["data"]["$ref"] = "#/definitions/DistillationData"
     for name in ("Experiment", "Distillation", "Training"):
         whole = schemas.definitions[name]

@@ -91,7 +91,7 @@ NOT_MANY = "expected a strategy name or {name: {option: value}}"
         ({"net": {"name": "resnet8", "norm": "grup"}}, ["tiny.yaml: net.norm: 'grup'", 'Did you mean "group"?']),
         (
             {"strategy": {"target": {"synthesizer": "./mine.py"}}},
-            ['strategy.target.synthesizer: synthesizer "./mine.py" is a path, and only a strategy is read from one; '],
+            ['tiny.yaml: strategy.target.synthesizer: no synthesizer file "./mine.py"'],
         ),
         ({"strategy": "./finetun.py"}, ['tiny.yaml: strategy: no strategy file "./finetun.py"']),
         ({"resources": {"device": "cuda:7"}}, ["tiny.yaml: resources.device: cuda:7 is not there", "GPUs"]),
@@ -164,7 +164,7 @@ def test_a_bad_override_is_one_line(command: Command, override: str, said: str) 
     [
         ("from fcil import Strategy\nclass A(Strategy): ...\nclass B(Strategy): ...\n", "it defines A, B"),
         ("from fcil import Strategy\n", "must define exactly one Strategy; it defines none"),
-        ("from fcil.synthesis import Synthesizer\n", "it defines none (a Synthesizer goes into fcil/synthesis: see "),
+        ("from fcil.synthesis import Synthesizer\n", "it defines none (a Synthesizer is named by its path where "),
         ("def f(:\n", "does not load: SyntaxError: invalid syntax (own.py, line 1)"),
         ("import nothing_there\n", "does not load: ModuleNotFoundError: No module named 'nothing_there'"),
         ("raise SystemExit('bye')\n", "does not load: SystemExit: bye"),

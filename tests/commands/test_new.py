@@ -16,9 +16,10 @@ from small_runs import write_strategy
 from fcil.check import CHECKS
 from fcil.check.weighing import BYTES, weighed
 from fcil.cli import main
+from fcil.config.parts import load_source
+from fcil.methods.files import built_in_files
 from fcil.methods.introspection import declared, needs, sent
 from fcil.methods.listing import strategies
-from fcil.methods.loading import built_in_files, load_source
 from fcil.methods.scaffold import begin, title
 from fcil.strategy import Strategy
 
@@ -55,6 +56,26 @@ def test_what_is_begun_passes_its_own_test(command: Command, tmp_path: Path, mon
     runpy.run_path("mine/test_my_way.py")["test_my_way_keeps_the_contract"]()
 
 
+OTHERS = {
+    "net": "net.name=./mine/my_way.py",
+    "dataset": "data.dataset=./mine/my_way.py",
+    "synthesizer": "'strategy={target: {synthesizer: ./mine/my_way.py}}'",
+    "partition": "data.partition=./mine/my_way.py",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_other_part_that_is_begun_passes_its_own_test(command: Command, kind: str) -> None:
+    code, out, err = command("new", kind, "my_way", "--out", "mine")
+    assert (code, err) == (0, "")
+    assert f"fcil run experiments/quickstart.yaml {OTHERS[kind]}\n" in out
+    runpy.run_path("mine/test_my_way.py")["test_my_way_keeps_the_contract"]()
+    code, out, err = command("check", "./mine/my_way.py", "--json")
+    assert code == 0
+    assert json.loads(out)[kind] == "my_way"
+    assert all(check["passed"] or not check["applies"] for check in json.loads(out)["checks"])
+
+
 @pytest.mark.slow
 def test_what_is_begun_passes_under_pytest(tmp_path: Path) -> None:
     begin("strategy", "my_way", tmp_path)
@@ -64,12 +85,13 @@ def test_what_is_begun_passes_under_pytest(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_what_is_begun_is_linted_and_short(tmp_path: Path) -> None:
-    begin("strategy", "my_way", tmp_path)
+@pytest.mark.parametrize("kind", ["strategy", *OTHERS])
+def test_what_is_begun_is_linted_and_short(tmp_path: Path, kind: str) -> None:
+    begin(kind, "my_way", tmp_path)
     ruff = [sys.executable, "-m", "ruff", "check", "--select", "E,F,UP,B,SIM,RUF", "--line-length", "120"]
     done = subprocess.run([*ruff, "--isolated", str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
-    assert len((tmp_path / "my_way.py").read_text().splitlines()) < 45
+    assert len((tmp_path / "my_way.py").read_text().splitlines()) < (75 if kind == "synthesizer" else 45)
 
 
 @pytest.mark.parametrize("taken", ["my_way.py", "test_my_way.py"])
@@ -93,11 +115,14 @@ def test_nothing_is_overwritten(command: Command, tmp_path: Path, taken: str) ->
         (("strategy", "_x"), '"_x" is no name for a strategy'),
         (("strategy", ""), '"" is no name for a strategy'),
         (("strategy", "../x"), '"../x" is no name for a strategy'),
-        (("stratgy", "x"), 'new: unknown kind "stratgy" (have: strategy). Did you mean "strategy"?'),
         (
-            ("synthesizer", "x"),
-            "new: a synthesizer is a file of fcil/synthesis, and CONTRIBUTING.md has one to begin with",
+            ("stratgy", "x"),
+            'kind "stratgy" (have: strategy, net, dataset, synthesizer, partition). Did you mean "strategy"?',
         ),
+        (("synthesizer", "nayer"), '"nayer" comes with the project (fcil list synthesizers); choose another name'),
+        (("net", "resnet8"), '"resnet8" comes with the project (fcil list nets); choose another name'),
+        (("dataset", "digits"), '"digits" comes with the project (fcil list datasets); choose another name'),
+        (("partition", "A B"), '"A B" is no name for a partition; expected small letters, digits and _. Did you mean'),
         (("strategy", "x", "--out", "file"), "cannot be written (Not a directory)"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fcil
+from fcil.check import check
 from fcil.config import load_yaml
 from fcil.distillation import distils
 from fcil.distillation import read as distillations
@@ -42,6 +43,35 @@ def test_the_method_in_the_readme_runs_as_a_file_of_ones_own(tmp_path: Path) -> 
     assert [set(r["terms"]) for r in run.rounds] == [{"ce"}, {"ce", "kd"}]
     assert (run.path / "strategy.py").read_text() == source
     assert (run.folder.figures / "accuracy.png").is_file()
+
+
+def parts(folder: Path) -> dict[str, Path]:
+    """Write the parts of one's own that `docs/methods.md` shows, and return the file of each class."""
+    names = {"Stripes": "stripes.py", "Ramp": "ramp.py", "Shallow": "shallow.py", "Noise": "noise.py"}
+    for name, file in names.items():
+        (source,) = [b for b in blocks("python") if f"class {name}(" in b]
+        (folder / file).write_text(source)
+    return {name: folder / file for name, file in names.items()}
+
+
+def test_the_parts_of_ones_own_run_as_the_page_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = parts(tmp_path)
+    (shown,) = [b for b in blocks("yaml") if "name: own_parts" in b]
+    (tmp_path / "own.yaml").write_text(shown)
+    monkeypatch.chdir(tmp_path)
+    (run,) = fcil.run("own.yaml", out=tmp_path)
+    assert run.summary["final_accuracy"] > 0
+    assert {path.name: path.read_text() for path in (run.path / "parts").iterdir()} == {
+        path.name: path.read_text() for path in files.values()
+    }
+    assert load_yaml(run.folder.config)["net"]["depth"] == 2
+
+
+@pytest.mark.parametrize("name", ["Stripes", "Ramp", "Shallow", "Noise"])
+def test_the_parts_of_ones_own_keep_the_laws_of_their_kind(tmp_path: Path, name: str) -> None:
+    report = check(parts(tmp_path)[name])
+    assert [result.name for result in report.failed if result.name != "options"] == []
+    assert report.kind != "strategy"
 
 
 def test_the_settings_in_the_readme_are_those_of_the_quick_start() -> None:

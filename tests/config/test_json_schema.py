@@ -194,6 +194,26 @@ def test_what_is_refused_of_a_distillation_is_not_valid(validator: Any, more: di
     assert not validator.is_valid(values)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {
+            "data": {
+                "dataset": "./my_data.py",
+                "each": 3,
+                "tasks": 2,
+                "partition": {"./my_split.py": None, "draw": "once"},
+            }
+        },
+        {"net": {"name": "./my_net.py", "depth": 3}, "data": {"dataset": "digits", "tasks": 2, "partition": "./s.py"}},
+        {"strategy": {"target": {"synthesizer": {"./my_way.py": {"rounds": 3}}}}},
+    ],
+    ids=str,
+)
+def test_parts_of_ones_own_are_valid_with_settings_of_their_own(validator: Any, more: dict[str, Any]) -> None:
+    assert [error.message for error in validator.iter_errors(FEDERATED | more)] == []
+
+
 def test_a_strategy_of_ones_own_is_valid_by_name_and_by_file(validator: Any) -> None:
     for strategy in ("mine", "./mine.py", {"mine": {"keep": 2}}, {"./mine.py": None}):
         assert validator.is_valid(FEDERATED | {"strategy": strategy})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def read_npz(path: Path) -> tuple[Part, Part]:
         except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             said = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{path}: no readable .npz ({said})") from None
-    return _part(path, arrays, "train"), _part(path, arrays, "test")
+    return part_of_arrays(path, arrays, "train"), part_of_arrays(path, arrays, "test")
 
 
 def plain_label(label: str) -> str:
@@ -72,7 +73,14 @@ def plain_label(label: str) -> str:
     return str(int(number)) if abs(number) < 2**53 and number == int(number) else label
 
 
-def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:
+def part_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], split: str) -> Part:
+    """Return the series of `x_<split>` and `y_<split>`; steps at the end that are NaN in all channels are padding.
+
+    Args:
+        path: names the place of the arrays in messages.
+    Raises:
+        DataError: they are no series with labels.
+    """
     x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
     if x.ndim not in (2, 3) or x.dtype.kind not in "fiu":
         raise DataError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fcil.config import Where, dump, parse
+from fcil.config.parts import parts_in
 from fcil.data import Augment
 from fcil.federation.context import RunContext
 from fcil.nets import Net, NetSettings, frozen, net_of
@@ -22,6 +23,7 @@ from fcil.types import Tensors
 class Job:
     """One chain of a synthesis, as values. Tensors are NumPy arrays, which Ray shares without a copy."""
 
+    files: dict[str, str]  # text of each file of the user's own that the settings name, by its path
     synthesizer: dict[str, Any]
     chain: int
     net: dict[str, Any]
@@ -42,6 +44,7 @@ class Job:
         if problem.anchors is not None:
             extra["anchors"] = problem.anchors
         return cls(
+            files={part.path: part.source for part in parts_in((synthesizer, net))},
             synthesizer=dump(synthesizer),
             chain=chain,
             net=dump(net),
@@ -56,11 +59,16 @@ class Job:
             threads=threads,
         )
 
+    @property
+    def where(self) -> Where:
+        """Return the place of these values, for error messages, with the files that came with them."""
+        return Where("job", files=self.files.__getitem__)
+
     def problem(self) -> SynthesisProblem:
         """The inversion on this worker's device."""
         device = torch.device(self.device)
         tensors = {k: {n: torch.tensor(a, device=device) for n, a in v.items()} for k, v in self.arrays.items()}
-        settings = parse(NetSettings, self.net, Where("job"))
+        settings = parse(NetSettings, self.net, self.where)
         return SynthesisProblem(
             teacher=frozen(net_of(settings, tensors["weights"], self.shape)),
             labels=self.labels,

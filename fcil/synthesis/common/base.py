@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcil.config import Where, dump_fields
 from fcil.config.json_schema import Schema, Schemas
+from fcil.config.parts import ENDING, part_of
 from fcil.config.registry import class_in, names_in, read_choice
 from fcil.data import Augment
 from fcil.errors import ConfigError
@@ -280,18 +281,22 @@ class Synthesizer:
 
     @property
     def name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
+        part = part_of(self)
+        return part.stem if part else type(self).__module__.rpartition(".")[2]
 
     @classmethod
     def from_yaml(cls, raw: object, where: Where) -> Synthesizer:
-        return read_choice(raw, where, "synthesizer", synthesizer_names(), synthesizer_class)
+        return read_choice(raw, where, "synthesizer", synthesizer_names(), synthesizer_class, Synthesizer)
 
     @classmethod
     def to_json_schema(cls, schemas: Schemas) -> Schema:
-        return schemas.of_choice("synthesizer", {name: synthesizer_class(name) for name in synthesizer_names()})
+        return schemas.of_choice(
+            "synthesizer", {name: synthesizer_class(name) for name in synthesizer_names()}, own=ENDING
+        )
 
     def to_yaml(self) -> dict[str, Any]:
-        return {self.name: dump_fields(self)}
+        part = part_of(self)
+        return {part.path if part else self.name: dump_fields(self)}
 
 
 def merge(pools: Sequence[Tensors]) -> Tensors:
