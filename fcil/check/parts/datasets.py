@@ -15,7 +15,8 @@ from fcil.data import Dataset, DataSettings, Samples, Scenario, load_dataset
 
 def loaded(case: PartCase) -> Samples:
     """Return the samples, with the checks of every run: types, shapes, labels, and each class in both parts."""
-    return case.once("samples", lambda: case.settings.samples(case.root))
+    found: Samples = case.once("samples", lambda: case.settings.samples(case.root))
+    return found
 
 
 def dataset_of(case: PartCase) -> tuple[Dataset, DataSettings]:
