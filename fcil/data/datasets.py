@@ -14,10 +14,11 @@ from fcil.data.catalog import DATASETS
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Progress
 from fcil.data.images import Images, MemoryImages
+from fcil.data.partition import a_few, hold_out
 from fcil.data.preparation import AugmentSettings
 from fcil.data.series.clean import channel_scale
 from fcil.data.settings import DataSettings
-from fcil.data.sources import a_few, hold_out, read, read_tests
+from fcil.data.sources import read, read_tests
 from fcil.data.splits import fingerprint
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]

@@ -1,4 +1,4 @@
-"""Partition of a task's samples among the clients.
+"""Partition of a task's samples among the clients, and samples that are held out.
 
 Four rules, all of which use every sample exactly once and leave no client empty-handed:
 
@@ -18,10 +18,13 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fcil.data.settings import PartitionSettings
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, DataError
+from fcil.rng import numpy_generator
 
 Indices: TypeAlias = NDArray[np.int64]
 Random: TypeAlias = np.random.Generator | np.random.RandomState
@@ -182,3 +185,35 @@ def _fill_empty(parts: list[Indices]) -> list[Indices]:
         parts[client], parts[donor] = parts[donor][-1:], parts[donor][:-1]
         sizes[client], sizes[donor] = 1, sizes[donor] - 1
     return parts
+
+
+def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
+    """Return indices (kept, held out) of labels `y` (N,), `fraction` of every class held out; both sorted.
+
+    At least one sample of every class is held out and at least one is kept. The draw depends only on
+    `purpose`, so that every run holds out the same samples.
+
+    Raises:
+        DataError: a class has a single sample.
+    """
+    labels = y.numpy()
+    held: list[NDArray[np.int64]] = []
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise DataError(f"class {label} has a single training sample; none can be held out")
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.append(numpy_generator(purpose, label).permutation(members)[:count])
+    out = np.zeros(len(labels), dtype=bool)
+    out[np.concatenate(held)] = True
+    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
+
+
+def a_few(y: Tensor, count: int) -> Tensor:
+    """Return sorted indices of at most `count` samples of every class of labels `y` (N,), the same in every run."""
+    labels = y.numpy()
+    chosen = [
+        numpy_generator("a few", label).permutation(np.flatnonzero(labels == label))[:count]
+        for label in np.unique(labels).tolist()
+    ]
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fcil.data.catalog import DatasetInfo
 from fcil.data.files import arrays, idx
@@ -36,6 +35,7 @@ from fcil.data.files.layouts import (
 )
 from fcil.data.images import FileImages, Images, LazyImages, MemoryImages
 from fcil.data.own import DataSource
+from fcil.data.partition import hold_out
 from fcil.data.published import PUBLISHED
 from fcil.data.remote.obtain import obtain, unpack
 from fcil.data.remote.origins import ORIGINS, elsewhere
@@ -44,7 +44,6 @@ from fcil.data.series.read import SeriesSplits, arranged
 from fcil.data.series.tables import ARRAYS, part_of_arrays
 from fcil.data.settings import DataSettings
 from fcil.errors import DataError, DownloadError
-from fcil.rng import numpy_generator
 
 LOOKED_AT = 32
 """Training images that are decoded to inspect a data set."""
@@ -183,38 +182,6 @@ def _prepared(found: SeriesSplits) -> Splits:
     train, test = (_mapped(*part) for part in (found.train, found.test))
     channels = train.shape[0]
     return Splits(train, test, found.class_names, (0.0,) * channels, (1.0,) * channels)
-
-
-def hold_out(y: Tensor, fraction: float, purpose: str) -> tuple[Tensor, Tensor]:
-    """Return indices (kept, held out) of labels `y` (N,), `fraction` of every class held out; both sorted.
-
-    At least one sample of every class is held out and at least one is kept. The draw depends only on
-    `purpose`, so that every run holds out the same samples.
-
-    Raises:
-        DataError: a class has a single sample.
-    """
-    labels = y.numpy()
-    held: list[NDArray[np.int64]] = []
-    for label in np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        if len(members) < 2:
-            raise DataError(f"class {label} has a single training sample; none can be held out")
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held.append(numpy_generator(purpose, label).permutation(members)[:count])
-    out = np.zeros(len(labels), dtype=bool)
-    out[np.concatenate(held)] = True
-    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
-
-
-def a_few(y: Tensor, count: int) -> Tensor:
-    """Return sorted indices of at most `count` samples of every class of labels `y` (N,), the same in every run."""
-    labels = y.numpy()
-    chosen = [
-        numpy_generator("a few", label).permutation(np.flatnonzero(labels == label))[:count]
-        for label in np.unique(labels).tolist()
-    ]
-    return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
 def _digits() -> Splits:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fcil.data import DataSettings, load_dataset
-from fcil.data.sources import a_few, hold_out
+from fcil.data.partition import a_few, hold_out
 from fcil.errors import DataError, DownloadError
 
 
