@@ -44,6 +44,7 @@ from fcil.nets.patches import (
     patches_of,
 )
 from fcil.nets.ridge import Moments, packed, unpacked
+from fcil.rng import sent
 from fcil.types import Tensors
 
 BATCH = 256
@@ -77,6 +78,7 @@ class Patchwork(Strategy):
         'Coates, Lee and Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", AISTATS 2011; '
         "McDonnell et al., RanPAC, NeurIPS 2023, arXiv:2307.02251; composed here"
     )
+    uses = frozenset({"sums"})
     broadcasts = ("center", "whitening", "filters", "head", "offset")
 
     def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
@@ -130,11 +132,11 @@ class Patchwork(Strategy):
     # Server -----------------------------------------------------------------------------------
 
     def aggregate(self, server: Server, updates: Iterable[Update]) -> Update:
-        mean = server.average((update for update in updates if update.weights or not server.task.first), self.weighting)
+        mean = server.average((update for update in updates if update.num_examples), self.weighting)
         if "product" in mean.weights:
             whitening = Whitening.of(mean.weights["patch"], mean.weights["product"], self.floor)
-            rng = server.generator("filters")
-            filters = first_filters(self.filters, len(whitening.center), rng).to(whitening.center.device)
+            first = first_filters(self.filters, len(whitening.center), server.generator("filters"))
+            filters = sent(first, whitening.center)
             server.shared |= {"center": whitening.center, "whitening": whitening.matrix, "filters": filters}
         elif "filters" in mean.weights:
             server.shared["filters"] = next_filters(mean.weights["filters"], cast(Tensor, server.shared["filters"]))
