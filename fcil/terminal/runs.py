@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fcil.errors import ConfigError, StoreError
+from fcil.terminal.citing import hint
 
 if TYPE_CHECKING:
     from fcil.federation.context import Datasets
@@ -97,7 +98,9 @@ def play(
         tell_estimate(getattr(import_module(forecasts), forecast)(experiment, *(overrides or []), **asked), as_json)
         return
     with profiling(profile) as profiler:
-        getattr(import_module(home), verb)(experiment, *(overrides or []), profiler=profiler, **asked)
+        runs = getattr(import_module(home), verb)(experiment, *(overrides or []), profiler=profiler, **asked)
+    if runs:
+        Console().print(hint(runs), markup=False, soft_wrap=True, highlight=False)
 
 
 @contextmanager
