@@ -34,7 +34,10 @@ def test_every_method_has_an_entry_with_author_and_year(file: Path) -> None:
 
 
 def test_a_paper_is_told_apart_into_its_parts() -> None:
-    qi, tran = 'Qi, Zhao, Li, "Better Replay & more", ICLR 2023, arXiv:2302.13001', 'Tran et al., "Sizes", arXiv:2411.17046'
+    qi, tran = (
+        'Qi, Zhao, Li, "Better Replay & more", ICLR 2023, arXiv:2302.13001',
+        'Tran et al., "Sizes", arXiv:2411.17046',
+    )
     first, second = (reference.bibtex() for reference in references(f"{qi}; {tran} (2024)"))
     assert first.splitlines() == [
         "@inproceedings{qi2023better,",
