@@ -157,11 +157,17 @@ def build(out: Path = OUT) -> int:
     if importlib.util.find_spec("material") is None:
         print("the site needs the extra docs: pip install -e '.[docs]'")
         return 2
+    return built(out)
+
+
+def built(out: Path = OUT) -> int:
+    """Build the site of the pages that lie in `out`, and return the exit code; what is wrong is printed."""
     # Not --quiet, under which warnings are not counted and nothing is strict.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(out / "mkdocs.yml")]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
-    print("\n".join(line for line in done.stderr.splitlines() if not line.startswith("INFO")))
+    if done.returncode:
+        print("\n".join(line for line in done.stderr.splitlines() if not line.startswith("INFO")))
     return done.returncode
 
 
