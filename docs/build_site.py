@@ -10,7 +10,9 @@ copy such a link leads to a page that shows the file, or lists the folder.
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -27,13 +29,16 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     **{str(p.relative_to(ROOT)): str(p.relative_to(ROOT / "docs")) for p in ROOT.glob("docs/**/*.md")},
-    **{str(p.relative_to(ROOT)): str(p.relative_to(ROOT)) for p in ROOT.glob("results/*.md")},
-    "results/README.md": "results/index.md",
+    **{f"results/{p.name}": f"measured/{p.name}" for p in ROOT.glob("results/*.md")},
+    "results/README.md": "measured/index.md",
+    "docs/examples/analysis.ipynb": "notebook.md",
 }
 """Place of a file of the repository in the site."""
 PICTURES = {".png", ".svg"}
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".css": "css"}
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
+PIPE = re.compile(r"`([^`\n]*\\\|[^`\n]*)`")
+"""Code with an escaped pipe, in a table: a code host drops the escape, and Python-Markdown shows it."""
 NO_SEARCH = "---\nsearch: {exclude: true}\n---\n"
 
 
@@ -76,6 +81,8 @@ class Site:
             if source not in PAGES and path.name == "README.md":
                 text += self._listing(path.parent, os.path.dirname(source), where).partition("/`\n")[2]
             target.write_text(text, encoding="utf-8")
+        elif path.suffix == ".ipynb":
+            target.write_text(notebook(path.read_text(encoding="utf-8")), encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8")
             shown = (
@@ -97,6 +104,7 @@ class Site:
     def _linked(self, text: str, source: str, where: str) -> str:
         """Return a page with its links as the site has them; those in blocks of code stay."""
         parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+        parts[::2] = [PIPE.sub(_code_with_pipe, part) for part in parts[::2]]
         parts[::2] = [LINK.sub(lambda found: self._link(found[1], source, where), part) for part in parts[::2]]
         return "".join(parts)
 
@@ -123,6 +131,16 @@ class Site:
         return "\n".join(lines) + "\n"
 
 
+def _code_with_pipe(found: re.Match[str]) -> str:
+    return f"<code>{html.escape(found[1]).replace(chr(92) + '|', '&#124;')}</code>"
+
+
+def notebook(text: str) -> str:
+    """Return the cells of a notebook as a page: prose as it is, code in blocks."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(t if kind == "markdown" else f"```python\n{t}\n```" for kind, t in cells) + "\n"
+
+
 def first_line(path: Path) -> str:
     """Return what a program says of itself first; nothing for another file."""
     if path.suffix != ".py":
@@ -145,12 +163,19 @@ def outside_nav(config: str, pages: set[str]) -> list[str]:
     return sorted(page for page in pages if not page.startswith("source/") and f" {page}\n" not in config)
 
 
+def same_address(pages: set[str]) -> list[str]:
+    """Return the pages that would lie at the address of another, such as `a.md` beside `a/index.md`."""
+    return sorted(page for page in pages if f"{page.removesuffix('.md')}/index.md" in pages)
+
+
 def build(out: Path = OUT) -> int:
     """Build the site, and return the exit code."""
     dead = stage(out=out)
     config = (out / "mkdocs.yml").read_text(encoding="utf-8")
     pages = {str(path.relative_to(out / "pages")) for path in (out / "pages").rglob("*.md")}
-    wrong = [*(f"dead link: {link}" for link in dead), *(f"not in nav: {page}" for page in outside_nav(config, pages))]
+    wrong = [f"dead link: {link}" for link in dead]
+    wrong += [f"not in nav: {page}" for page in outside_nav(config, pages)]
+    wrong += [f"same address as another page: {page}" for page in same_address(pages)]
     if wrong:
         print("\n".join(wrong))
         return 1

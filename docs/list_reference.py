@@ -16,6 +16,7 @@ from typing import Any
 import typer
 import yaml
 
+import fcil
 from fcil import flower, metrics
 from fcil.cli import app
 from fcil.config import Where
@@ -237,7 +238,9 @@ def bibliography_page() -> str:
         parts += [f"% {', '.join(names)}\n{entry}\n" for entry, names in found.items()]
         parts.append("```\n")
     (flower_entry,) = bibliography.references(bibliography.FLOWER)
-    parts.append(f"## Platform\n\n```bibtex\n{flower_entry.bibtex()}\n\n{bibliography.PLATFORM}\n```\n")
+    parts.append(
+        f"## Platform\n\n```bibtex\n{flower_entry.bibtex()}\n\n{bibliography.platform(fcil.__version__)}\n```\n"
+    )
     return "\n".join(parts)
 
 

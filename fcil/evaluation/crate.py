@@ -16,9 +16,9 @@ from typing import Any
 
 from fcil.errors import ConfigError, StoreError
 from fcil.io.atomic import replacing
-from fcil.io.bounded import read_text
 from fcil.methods import catalogue
 from fcil.store import Run
+from fcil.store.files import read_json
 
 Entity = dict[str, Any]
 METADATA = "ro-crate-metadata.json"
@@ -56,8 +56,6 @@ BENEATH = {
     "ray": ("Ray", "https://www.ray.io/"),
 }
 """Packages that the program stands on, by name."""
-MOST_BYTES = 2**22
-"""Bytes of `env.json`, at most."""
 FORMATS = {".safetensors": "application/octet-stream", ".yaml": "application/yaml", ".jsonl": "application/jsonl"}
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -149,8 +147,8 @@ def _action(run: Run, names: list[str]) -> list[Entity]:
 
 def _context(run: Run, names: list[str]) -> list[Entity]:
     """Return data set, programs, profiles and licence."""
-    versions = _environment(run).get("versions", {})
-    digest = _environment(run).get("inputs", {}).get("images")
+    recorded = read_json(run.folder.env)
+    versions, digest = recorded.get("versions") or {}, (recorded.get("inputs") or {}).get("images")
     data: Entity = {"@id": "#data", "@type": "Dataset", "name": _dataset(run)}
     known = [row for row in catalogue.rows("datasets") if row["dataset"] == _dataset(run)]
     data |= {"description": known[0]["what"] if known else "Data of the user's own"}
@@ -187,21 +185,11 @@ def _context(run: Run, names: list[str]) -> list[Entity]:
 def _times(run: Run) -> tuple[str, str]:
     """Return when the run began, and when it had computed for as long as its summary says."""
     try:
-        start = datetime.fromisoformat(str(_environment(run)["started"]))
+        start = datetime.fromisoformat(str(read_json(run.folder.env)["started"]))
     except (KeyError, ValueError):
         raise StoreError(f"{run.folder.env}: does not tell when the run began") from None
     seconds = min(float(run.summary.get("seconds") or 0), 10**9)
     return start.isoformat(), (start + timedelta(seconds=round(seconds))).isoformat()
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    try:
-        found = json.loads(read_text(run.folder.env, MOST_BYTES, StoreError, str(run.folder.env)))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise StoreError(f"{run.folder.env}: is damaged")
-    return found
 
 
 def _dataset(run: Run) -> str:

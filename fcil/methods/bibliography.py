@@ -11,16 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import fcil
 from fcil.config.registry import files_in
 
 PACKAGES = {"synthesizer": "fcil.synthesis", "distiller": "fcil.distillers"}
 """Options of a strategy whose value is another method, and the package of its file."""
 JOURNALS = {"PNAS", "Nature Machine Intelligence"}
-PLATFORM = (
-    "@software{fcil, author = {{The fcil contributors}}, title = {fcil: federated class-incremental learning, "
-    f"simulated}}, version = {{{fcil.__version__}}}}}"
-)
+TITLE = "fcil: federated class-incremental learning, simulated"
 FLOWER = 'Beutel et al., "Flower: A Friendly Federated Learning Research Framework", 2020, arXiv:2007.14390'
 """The framework that every run stands on."""
 _QUOTED = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)"(?P<rest>.*)')
@@ -111,11 +107,18 @@ def used(options: object) -> Iterator[tuple[str, str]]:
         yield from used(value)
 
 
-def entries(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def platform(version: str) -> str:
+    """Return the entry of this platform."""
+    lines = f"  author = {{{{The fcil contributors}}}},\n  title = {{{{{TITLE}}}}},\n  version = {{{version}}}"
+    return f"@software{{fcil,\n{lines}\n}}"
+
+
+def entries(sources: Iterable[tuple[str, Mapping[str, Any]]], version: str) -> list[str]:
     """Return the entries of some runs' methods, of Flower and of this platform, each once.
 
     Args:
         sources: text of the strategy's file and section `strategy` of the settings, of each run.
+        version: of this platform.
     """
     texts: list[str] = []
     for source, settings in sources:
@@ -124,7 +127,7 @@ def entries(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
             file = files_in(PACKAGES[kind]).get(name)
             texts.append(paper(file.read_text(encoding="utf-8")) if file else "")
     named = [reference for text in [*texts, FLOWER] for reference in references(text)]
-    return [*dict.fromkeys(reference.bibtex() for reference in named), PLATFORM]
+    return [*dict.fromkeys(reference.bibtex() for reference in named), platform(version)]
 
 
 def _text(node: ast.expr) -> str | None:

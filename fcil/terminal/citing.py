@@ -22,11 +22,13 @@ def cite(dirs: Annotated[list[Path], typer.Argument(help="Folders of runs, or fo
     """BibTeX of the methods that some runs have used, of Flower and of fcil."""
     from fcil.methods.bibliography import entries
     from fcil.store import find_runs
+    from fcil.store.files import read_json
 
     runs = find_runs(dirs, unfinished=True)
     if not runs:
         raise StoreError(f"{', '.join(map(str, dirs))}: no run")
-    sys.stdout.write("\n\n".join(entries(_methods(run) for run in runs)) + "\n")
+    version = (read_json(runs[-1].folder.env).get("versions") or {}).get("fcil", "unknown")
+    sys.stdout.write("\n\n".join(entries((_methods(run) for run in runs), version)) + "\n")
 
 
 def hint(runs: Sequence[Run]) -> str:

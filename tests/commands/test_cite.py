@@ -64,7 +64,7 @@ def test_code_is_found_with_its_commit() -> None:
 
 def test_a_synthesizer_is_cited_with_its_strategy() -> None:
     source = files_in("strategies")["lander"].read_text(encoding="utf-8")
-    told = "\n".join(entries([(source, {"lander": {"radius": 1, "synthesizer": {"fast": {"steps": 2}}}})]))
+    told = "\n".join(entries([(source, {"lander": {"radius": 1, "synthesizer": {"fast": {"steps": 2}}}})], "1.2"))
     for title in ("Text-Enhanced Data-free", "Up to 100x Faster", "Flower: A Friendly", "fcil: federated"):
         assert told.count(title) == 1
 

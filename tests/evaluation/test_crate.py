@@ -102,6 +102,6 @@ def test_a_crate_that_cannot_be_is_refused_in_a_line(copy: Path, command: Comman
     assert_refused(command("export", copy, "--to", "ro-crate", "--task", 1), "task:", "whole run")
     assert_refused(command("export", copy, "--to", "ro-crat"), 'Did you mean "ro-crate"?')
     (copy / "env.json").write_text("[]")
-    assert "env.json: is damaged" in command("export", copy, "--to", "ro-crate").err
+    assert "env.json: expected a JSON object" in command("export", copy, "--to", "ro-crate").err
     (copy / "summary.json").unlink()
     assert_refused(command("export", copy, "--to", "ro-crate"), "finished runs", "fcil resume")

@@ -25,7 +25,7 @@ def test_a_page_links_to_pages_code_and_folders_of_the_site(site: ModuleType, tm
     pages = tmp_path / "pages"
     methods = (pages / "methods.md").read_text(encoding="utf-8")
     assert "](source/fcil/strategy.py.md)" in methods
-    assert "](results/index.md#distillation-without-data)" in methods
+    assert "](measured/index.md#distillation-without-data)" in methods
     assert (ROOT / "fcil/strategy.py").read_text(encoding="utf-8") in (pages / "source/fcil/strategy.py.md").read_text()
     assert "](settings.md)" in (pages / "index.md").read_text(encoding="utf-8")
     for page in pages.rglob("*.md"):
@@ -47,6 +47,11 @@ def test_every_page_is_in_the_menu_and_one_that_is_not_is_named(site: ModuleType
     config = (ROOT / "docs/mkdocs.yml").read_text(encoding="utf-8")
     assert site.outside_nav(config, set(site.PAGES.values())) == []
     assert site.outside_nav(config, {"stray.md", "source/fcil/roles.py.md"}) == ["stray.md"]
+
+
+def test_no_page_hides_another(site: ModuleType) -> None:
+    assert site.same_address(set(site.PAGES.values())) == []
+    assert site.same_address({"a.md", "a/index.md", "b/index.md"}) == ["a.md"]
 
 
 @NEEDED
