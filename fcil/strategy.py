@@ -67,7 +67,8 @@ class Strategy:
     """Whether `server.memo` begins empty in each task, or is kept for the run."""
     uses: ClassVar[frozenset[str]] = frozenset()
     """Means that clients work with: `exemplars` (`client.keep`), `teacher` (`client.frozen`), `samples` of what the
-    server shares (`client.draw`, `client.built`), `notes` (`client.memory`)."""
+    server shares (`client.draw`, `client.built`), `notes` (`client.memory`), `sums` (a head in closed form from sums of
+    clients: rounds in which no loss is minimised are no fault)."""
     loss_terms: ClassVar[tuple[str, ...]] = ()
     """Terms of the clients' loss after the first task; one that never appears is reported as inert."""
     broadcasts: ClassVar[tuple[str, ...]] = ()
