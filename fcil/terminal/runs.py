@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -97,9 +98,10 @@ def play(
     if dry_run:
         tell_estimate(getattr(import_module(forecasts), forecast)(experiment, *(overrides or []), **asked), as_json)
         return
+    began = time.time()
     with profiling(profile) as profiler:
         runs = getattr(import_module(home), verb)(experiment, *(overrides or []), profiler=profiler, **asked)
-    if runs:
+    if any(run.finished and run.folder.summary.stat().st_mtime > began for run in runs):  # else nothing was played
         Console().print(hint(runs), markup=False, soft_wrap=True, highlight=False)
 
 
