@@ -215,7 +215,7 @@ def test_a_run_from_the_command_line(command: Command) -> None:
     *_, made, advice, cited = first.out.splitlines()
     assert made == f"{folder}: accuracy.csv, rounds.jsonl, summary.json, figures/"
     assert "no joint (the ceiling) to compare with; fcil run tiny.yaml federation.rounds=1 strategy=joint" in advice
-    assert cited == f"cite: fcil cite {folder}"
+    assert cited == f"cite: fcil cite {Path(folder).resolve()}"
     assert again == Said(0, f"{folder} is finished; nothing to do\n", "")
 
 
