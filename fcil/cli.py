@@ -12,6 +12,7 @@ from rich.console import Console
 
 import fcil
 from fcil.errors import ConfigError, printable
+from fcil.terminal.citing import cite
 from fcil.terminal.help import (
     Verbs,
     complete_experiment,
@@ -308,7 +309,7 @@ def new(
         _say(line)
 
 
-for _command in (embed, evaluate, export):
+for _command in (embed, evaluate, export, cite):
     verb(app)(_command)
 
 

@@ -1,4 +1,4 @@
-"""Trained nets for other programs: a state dict, TorchScript, ONNX."""
+"""Trained nets for other programs: a state dict, TorchScript, ONNX; and whole runs as RO-Crates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fcil.errors import ConfigError, nearest
+from fcil.evaluation.crate import write_crate
 from fcil.io.atomic import replacing
 from fcil.nets import Net
 from fcil.store import load_run
 from fcil.store.nets import KEY, KeptNet, kept_net, write_net
 
+CRATE = "ro-crate"
+"""The format that holds a whole run and not its net alone."""
 NEEDED = ("onnx", "onnxscript")
 """Packages that torch needs to write ONNX."""
 EXAMPLES = 2
@@ -48,17 +51,25 @@ def export(
 
     Args:
         run_dir: folder of the run.
-        to: a name from `FORMATS`.
+        to: a name from `FORMATS`, or `ro-crate` for a zip file of the whole run (`fcil.evaluation.crate`).
         task: the net at the end of this task; None: at the end of the run.
-        out: the file; None: `exports/net.<ending>` in the run folder, `exports/task<k>.<ending>` for a task.
+        out: the file; None: `exports/net.<ending>` in the run folder, `exports/task<k>.<ending>` for a task,
+            `exports/ro-crate.zip`.
         trust: run the folder's copy of a net of the user's own, even if the file is another now, or gone.
     Raises:
         UserError: there is no such format, the net was not kept, or packages are missing.
     """
-    if to not in FORMATS:
-        raise ConfigError(f'to: unknown format "{to}" (have: {", ".join(FORMATS)}).{nearest(to, FORMATS)}')
-    ending, write = FORMATS[to]
+    known = (*FORMATS, CRATE)
+    if to not in known:
+        raise ConfigError(f'to: unknown format "{to}" (have: {", ".join(known)}).{nearest(to, known)}')
     run = load_run(run_dir)
+    if to == CRATE:
+        if task is not None:
+            raise ConfigError(f"task: {CRATE} holds the whole run; leave the task out")
+        path = Path(out) if out is not None else run.path / "exports" / f"{CRATE}.zip"
+        write_crate(run, path)
+        return path
+    ending, write = FORMATS[to]
     kept = kept_net(run.path, task, trust=trust)
     path = Path(out) if out is not None else run.path / "exports" / f"{kept.path.stem}.{ending}"
     write(kept, path)

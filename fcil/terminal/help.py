@@ -57,7 +57,11 @@ EXAMPLES = {
         fcil evaluate results/quickstart/lander-1a2b3c4d/seed0
         fcil evaluate results/quickstart/lander-1a2b3c4d/seed0 --data blurred --out blurred
     """,
-    "export": "fcil export results/quickstart/lander-1a2b3c4d/seed0 --to torchscript",
+    "export": """
+        fcil export results/quickstart/lander-1a2b3c4d/seed0 --to torchscript
+        fcil export results/quickstart/lander-1a2b3c4d/seed0 --to ro-crate
+    """,
+    "cite": "fcil cite results/compare-digits > methods.bib",
     "compare": "fcil compare results/compare-digits",
     "plot": "fcil plot results/compare-digits --kind accuracy --kind matrix",
     "report": """

@@ -72,14 +72,19 @@ def evaluate(
 
 def export(
     run_dir: RunDir,
-    to: Annotated[str, typer.Option("--to", help="state_dict (safetensors), torchscript or onnx.")],
+    to: Annotated[
+        str, typer.Option("--to", help="state_dict (safetensors), torchscript or onnx; ro-crate (a zip of the run).")
+    ],
     task: Task = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file (default: exports/net.* in the run folder).")
+        Path | None, typer.Option("--out", help="The file (default: in exports/ of the run folder).")
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Write the net that a run has kept for other programs; it takes normalised samples and returns logits."""
+    """Write the net that a run has kept for other programs, or the whole run as an RO-Crate.
+
+    A net takes normalised samples and returns logits.
+    """
     from fcil.evaluation import export
 
     _say(export(run_dir, to, task=task, out=out, trust=trust))

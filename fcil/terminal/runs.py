@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fcil.errors import ConfigError, StoreError
+from fcil.terminal.citing import hint
 
 if TYPE_CHECKING:
     from fcil.federation.context import Datasets
@@ -96,8 +98,11 @@ def play(
     if dry_run:
         tell_estimate(getattr(import_module(forecasts), forecast)(experiment, *(overrides or []), **asked), as_json)
         return
+    began = time.time()
     with profiling(profile) as profiler:
-        getattr(import_module(home), verb)(experiment, *(overrides or []), profiler=profiler, **asked)
+        runs = getattr(import_module(home), verb)(experiment, *(overrides or []), profiler=profiler, **asked)
+    if any(run.finished and run.folder.summary.stat().st_mtime > began for run in runs):  # else nothing was played
+        Console().print(hint(runs), markup=False, soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -212,9 +212,10 @@ def test_a_run_from_the_command_line(command: Command) -> None:
     (frame,) = [fcil.load("out")]
     folder = f"out/tiny/finetune-{frame.variant[0]}/seed0"
     assert "Accuracy (%)" in first.out
-    *_, made, advice = first.out.splitlines()
+    *_, made, advice, cited = first.out.splitlines()
     assert made == f"{folder}: accuracy.csv, rounds.jsonl, summary.json, figures/"
     assert "no joint (the ceiling) to compare with; fcil run tiny.yaml federation.rounds=1 strategy=joint" in advice
+    assert cited == f"cite: fcil cite {Path(folder).resolve()}"
     assert again == Said(0, f"{folder} is finished; nothing to do\n", "")
 
 

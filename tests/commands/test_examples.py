@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pytest
 import torch
 
@@ -50,6 +53,24 @@ def test_an_example_prints_what_it_says(
     finally:
         torch.set_num_threads(threads)
     assert masked(capsys.readouterr().out) == masked(promised(EXAMPLES / f"{name}.py"))
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = json.loads((EXAMPLES / "analysis.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fcil.runs.play.draw_run", lambda path: [])
+    monkeypatch.setattr("fcil.runs.completion.draw_comparison", lambda *_: [])
+    matplotlib.use("Agg")
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []  # numbers of one machine stay out of the repository
+            exec("".join(cell["source"]), names)
+    assert list(names["curves"].columns) == ["finetune", "joint"]
+    assert names["curves"].loc[2, "joint"] > names["curves"].loc[2, "finetune"]
+    assert len(names["net"].class_names) == 10
+    assert len(names["axes"].lines) == 2
 
 
 def test_the_strategy_of_the_readme_is_that_of_the_examples() -> None:

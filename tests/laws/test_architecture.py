@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,17 @@ def test_every_word_of_the_glossary_is_in_the_code(drawing: ModuleType) -> None:
 
 def test_the_list_of_settings_is_complete() -> None:
     assert script("list_settings").outdated() == [], "run: python docs/list_settings.py"
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    assert script("list_reference").outdated() == [], "run: python docs/list_reference.py"
+
+
+def test_the_citation_file_has_the_version_of_the_package() -> None:
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"version: {project['version']}\n" in cited
+    assert "doi" not in cited
 
 
 def anchors_of(page: Path) -> set[str]:
