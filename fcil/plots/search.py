@@ -16,6 +16,7 @@ from fcil.plots.many import save_all
 from fcil.searching.record import SUFFIX, Row, find_searches, read_record, read_rows
 
 KIND = "search"
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 SHADES = ("#B8C4CC", "#7FB3D9", "#0072B2", "#003A5C")
 """Colours of the rungs of a halving, the last rung the darkest."""
 
@@ -54,7 +55,8 @@ def search_figure(rows: Sequence[Row], metric: str, about: str, maximises: bool 
         figure = new_figure(2.4, PAGE)
         left, right = figure.subplots(1, 2, sharey=True)
         spent = np.cumsum([row.seconds for row in rows])
-        unit, seconds = ("hours", 3600) if len(spent) and spent[-1] > 7200 else ("minutes", 60)
+        total = float(spent[-1]) if len(spent) else 0.0
+        unit, seconds = next((name, size) for name, size in UNITS if total >= 2 * size or size == 1)
         _points(left, rows, np.array([row.trial for row in rows]), top)
         _points(right, rows, spent / seconds, top)
         last = [(x, row.value) for x, row in zip(spent / seconds, rows, strict=True)
@@ -67,6 +69,7 @@ def search_figure(rows: Sequence[Row], metric: str, about: str, maximises: bool 
         left.yaxis.set_major_formatter(plain_numbers())
         left.set_xlabel("trial")
         left.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+        right.set_xlim(left=0)
         right.set_xlabel(f"{unit} of all runs, added up")
         head(figure, "Trials on held-out training samples", about)
     return figure

@@ -14,6 +14,7 @@ from fcil.config.matrix import DISTILLS, SEARCHES, Source, cells, place, place_o
 from fcil.errors import ConfigError, all_of, collect
 from fcil.federation.plan import Plan
 from fcil.runs.plans import Experiment
+from fcil.runs.preflight import named
 from fcil.searching.record import SUFFIX
 from fcil.searching.samplers import Trial, expected_runs
 from fcil.searching.settings import SearchSettings
@@ -72,7 +73,7 @@ class Search:
         cell = copy.deepcopy(self.base)
         for key in sorted(values, key=lambda key: key.count(".")):  # a strategy before its options
             place(cell, key, copy.deepcopy(values[key]), where.at(key))
-        return parse_fields(Experiment, cell | fixed, where)
+        return parse_fields(Experiment, {**cell, **fixed}, where)
 
     def check(self) -> None:
         """Check the space value by value, so that a mistake is told before anything is run.
@@ -155,10 +156,8 @@ def _check(search: Search) -> None:
     search.check()
     trial = Trial(number=1, values={}, seeds=settings.seeds)
     search.trial(trial), search.final({})  # the name has room for its suffix
-    try:
+    with named(where):
         expected_runs(settings, experiment.federation.rounds)
-    except ConfigError as error:
-        raise where.error(str(error)) from None
 
 
 def introduction(source: Source, overrides: Sequence[str] = ()) -> str:

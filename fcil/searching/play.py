@@ -24,7 +24,7 @@ from fcil.io.atomic import write_text
 from fcil.plots.search import draw_search
 from fcil.runs.parallel import jobs_asked_for
 from fcil.runs.play import execute
-from fcil.runs.preflight import preflight
+from fcil.runs.preflight import named, preflight
 from fcil.searching.live import SearchProgress, chosen
 from fcil.searching.plans import Search, described, read
 from fcil.searching.record import COLUMNS, LAST, NAME, TABLE, read_record
@@ -74,7 +74,8 @@ def search(
     """
     wanted, out, console = read(source, overrides), Path(out), console or Console()
     settings, rounds = wanted.settings, wanted.experiment.federation.rounds
-    asked = waves(settings, rounds)
+    with named(wanted.where):
+        asked = waves(settings, rounds)
     check_writable(out)
     home = out / wanted.name
     console.print(described(wanted), markup=False, soft_wrap=True)

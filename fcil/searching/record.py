@@ -44,7 +44,7 @@ def sentence(run: Run) -> str | None:
     except StoreError:
         return None
     trials, share, space = (found.get(key) for key in ("trials", "validation", "space"))
-    if not is_count(trials) or not is_number(share) or not isinstance(space, Mapping):
+    if not is_count(trials) or share is None or not is_number(share) or not isinstance(space, Mapping):
         return None
     keys, earlier = [key for key in space if is_name(key)], found.get("earlier_trials")
     more = f" and {earlier} of earlier searches" if is_count(earlier) and earlier else ""

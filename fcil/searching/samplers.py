@@ -90,7 +90,7 @@ def expected_runs(search: SearchSettings, rounds: int) -> int | None:
     seeds, size = len(search.seeds), search.space.size
     if search.sampler == "halving":
         plan = rungs(search, rounds)
-        return sum(count * rung[1] for count, rung in zip(_counts(search, plan), plan, strict=True))
+        return sum(count * rung[1] for count, rung in zip(_counts(search, plan), plan, strict=False))
     most = None if search.runs is None else search.runs // seeds
     if search.sampler == "grid" or (search.sampler == "random" and size is not None and size < (most or MOST_TRIALS)):
         most = size
@@ -101,7 +101,7 @@ def expected_rounds(search: SearchSettings, rounds: int) -> int | None:
     """Return the rounds per task of all these runs added up."""
     if search.sampler == "halving":
         plan = rungs(search, rounds)
-        return sum(count * math.prod(rung) for count, rung in zip(_counts(search, plan), plan, strict=True))
+        return sum(count * math.prod(rung) for count, rung in zip(_counts(search, plan), plan, strict=False))
     runs = expected_runs(search, rounds)
     return None if runs is None else runs * rounds
 
@@ -149,35 +149,41 @@ def _random(search: SearchSettings) -> Waves:
 def rungs(search: SearchSettings, rounds: int) -> list[tuple[int, int]]:
     """Return rounds per task and number of seeds of each rung, the last of them whole."""
     factor, seeds = search.halving.factor, len(search.seeds)
-    now = search.halving.rounds or max(1, rounds // factor**2), search.halving.seeds or seeds
-    if now[0] > rounds:
-        raise ConfigError(f"search.halving.rounds: {now[0]} is not allowed; federation.rounds is {rounds}")
-    found = [now]
-    while now != (rounds, seeds):
-        now = min(rounds, now[0] * factor), min(seeds, now[1] * factor)
-        found.append(now)
-    return found
+    first = search.halving.rounds or max(1, rounds // factor**2)
+    if first > rounds:
+        raise ConfigError(f"search.halving.rounds: {first} is not allowed; federation.rounds is {rounds}")
+    steps = _steps(first, rounds, factor), _steps(search.halving.seeds or seeds, seeds, factor)
+    length = max(map(len, steps))
+    of_rounds, of_seeds = ([*found, *[found[-1]] * (length - len(found))] for found in steps)
+    return list(zip(of_rounds, of_seeds, strict=True))
+
+
+def _steps(first: int, last: int, factor: int) -> list[int]:
+    """Return budgets from the first to the last, each about so many times the one before."""
+    found = [first]
+    while found[-1] * factor <= last:
+        found.append(found[-1] * factor)
+    return [*found[:-1], last] if len(found) > 1 or first == last else [first, last]
 
 
 def _counts(search: SearchSettings, plan: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the trials of each rung: as many as the budget allows.
+    """Return the trials of each rung that has several: as many as the budget allows.
 
     Raises:
         ConfigError: it does not allow two on the first rung.
     """
 
     def counts(first: int) -> list[int]:
-        return [max(1, first // search.halving.factor**k) for k in range(len(plan))]
+        return [count for k in range(len(plan)) if (count := first // search.halving.factor**k) > 1]
 
     def cost(first: int) -> int:
-        return sum(count * seeds for count, (_, seeds) in zip(counts(first), plan, strict=True))
+        return sum(count * seeds for count, (_, seeds) in zip(counts(first), plan, strict=False))
 
     first, runs = 1, search.runs or 0
     while cost(first + 1) <= runs:
         first += 1
     if first < 2:
-        told = f"{len(plan)} rungs need at least {cost(2)} runs"
-        raise ConfigError(f"search.runs: {search.runs} is not allowed; {told}, for two trials on the first")
+        raise ConfigError(f"search.runs: {search.runs} is not allowed; halving needs {cost(2)} for two trials")
     return counts(min(first, search.space.size or first))
 
 
@@ -185,7 +191,7 @@ def _halving(search: SearchSettings, plan: Sequence[tuple[int, int]]) -> Waves:
     counts = _counts(search, plan)
     drawn = itertools.islice(_draws(search), counts[0])
     alive = list(enumerate(drawn, start=1))
-    for rung, ((rounds, seeds), count) in enumerate(zip(plan, counts, strict=True), start=1):
+    for rung, ((rounds, seeds), count) in enumerate(zip(plan, counts, strict=False), start=1):
         results = yield [
             Trial(number=i, values=values, seeds=search.seeds[:seeds], rounds=rounds, rung=rung)
             for i, values in alive[:count]

@@ -12,6 +12,11 @@ from fcil.errors import nearest
 
 Kind = Literal["uniform", "log", "int"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+RANGES: dict[Kind, str] = {
+    "uniform": "Numbers from the first to the second.",
+    "log": "Numbers from the first to the second, uniform in the logarithm.",
+    "int": "Whole numbers from the first to the second, both included.",
+}
 EXAMPLES = "a list of values, {uniform: [a, b]}, {log: [a, b]} or {int: [a, b]}"
 DIGITS = 4
 """Significant digits of a number that is drawn, so that a table can show what was run."""
@@ -111,7 +116,7 @@ class Space:
         numbers = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
         ranges = {
             "type": "object",
-            "properties": dict.fromkeys(KINDS, numbers),
+            "properties": {kind: {**numbers, "description": text} for kind, text in RANGES.items()},
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,

@@ -76,8 +76,10 @@ def _search(schemas: Schemas, matrix: Schema) -> Schema:
     from fcil.searching.space import searchable
 
     reference = schemas.of(SearchSettings)
-    schemas.definitions["SearchSettings"]["properties"]["metric"]["enum"] = [*OBJECTIVES]
-    space = schemas.definitions["Space"]
+    asked, space = schemas.definitions["SearchSettings"]["properties"], schemas.definitions.pop("Space")
+    asked["metric"]["enum"] = [*OBJECTIVES]
+    asked["space"] = {**space, "description": asked["space"]["description"]}
+    space = asked["space"]
     schemas.definitions["Range"] = space["additionalProperties"]["anyOf"][1]
     lists, ranges = "#/definitions/Experiment/properties/matrix/anyOf/0/properties/", {"$ref": "#/definitions/Range"}
     paths = [path for path in matrix["properties"] if path not in ("include", "exclude") and searchable(path)]
