@@ -25,10 +25,13 @@ from fcil.plots.search import draw_search
 from fcil.runs.parallel import jobs_asked_for
 from fcil.runs.play import execute
 from fcil.runs.preflight import named, preflight
+from fcil.searching import samplers
 from fcil.searching.live import SearchProgress, chosen
 from fcil.searching.plans import Search, described, read
 from fcil.searching.record import COLUMNS, LAST, NAME, TABLE, read_record
-from fcil.searching.samplers import Result, Trial, Waves, best, waves
+from fcil.searching.samplers import Result, Trial, Waves, best
+from fcil.searching.settings import SearchSettings
+from fcil.searching.tpe import tpe
 from fcil.searching.trials import Player
 from fcil.store import Run, check_writable, files
 from fcil.store.checks import is_count
@@ -101,6 +104,19 @@ def search(
         trials=pd.DataFrame(record.rows(results)),
         runs=tuple(runs),
     )
+
+
+def waves(search: SearchSettings, rounds: int) -> Waves:
+    """Return the trials of a search, wave after wave.
+
+    Args:
+        rounds: `federation.rounds` of the file.
+    Raises:
+        ConfigError: the package of the sampler is not installed.
+    """
+    if search.sampler == "halving":
+        return samplers.halving(search, rounds)
+    return {"grid": samplers.grid, "random": samplers.random, "tpe": tpe}[search.sampler](search)
 
 
 def _tried(player: Player, asked: Waves, record: _Record) -> list[Result]:

@@ -57,25 +57,6 @@ class Result:
 Waves = Generator[list[Trial], Sequence[Result], None]
 
 
-def waves(search: SearchSettings, rounds: int) -> Waves:
-    """Return the trials of a search, wave after wave.
-
-    Args:
-        rounds: `federation.rounds` of the file.
-    Raises:
-        ConfigError: the budget is too small, or the package of the sampler is not installed.
-    """
-    if search.sampler == "grid":
-        return _at_once(_grid(search.space), search)
-    if search.sampler == "random":
-        return _random(search)
-    if search.sampler == "halving":
-        return _halving(search, rungs(search, rounds))
-    from fcil.searching.tpe import tpe
-
-    return tpe(search)
-
-
 def best(results: Sequence[Result], *, maximises: bool) -> list[Result]:
     """Return the finished results of the highest rung that has any, the best first; of equals the earlier trial."""
     finished = [result for result in results if result.value is not None]
@@ -106,7 +87,7 @@ def expected_rounds(search: SearchSettings, rounds: int) -> int | None:
     return None if runs is None else runs * rounds
 
 
-def _grid(space: Space) -> Iterator[dict[str, Any]]:
+def _combinations(space: Space) -> Iterator[dict[str, Any]]:
     """Yield all combinations, the last key varying fastest."""
     lists = [d.values if isinstance(d, Choices) else range(d.ends[0], d.ends[1] + 1) for d in space.dimensions.values()]
     for values in itertools.product(*lists):
@@ -126,11 +107,14 @@ def _draws(search: SearchSettings) -> Iterator[dict[str, Any]]:
             yield values
 
 
-def _at_once(values: Iterator[dict[str, Any]], search: SearchSettings) -> Waves:
+def grid(search: SearchSettings) -> Waves:
+    """Return every combination of the lists."""
+    values = _combinations(search.space)
     yield [Trial(number=i, values=one, seeds=search.seeds) for i, one in enumerate(values, start=1)]
 
 
-def _random(search: SearchSettings) -> Waves:
+def random(search: SearchSettings) -> Waves:
+    """Return independent draws, none twice."""
     most = MOST_TRIALS if search.runs is None else search.runs // len(search.seeds)
     trials = (
         Trial(number=i, values=values, seeds=search.seeds)
@@ -187,13 +171,15 @@ def _counts(search: SearchSettings, plan: Sequence[tuple[int, int]]) -> list[int
     return counts(min(first, search.space.size or first))
 
 
-def _halving(search: SearchSettings, plan: Sequence[tuple[int, int]]) -> Waves:
+def halving(search: SearchSettings, rounds: int) -> Waves:
+    """Return draws on the budget of the first rung, the better of them on that of the next, and so on."""
+    plan = rungs(search, rounds)
     counts = _counts(search, plan)
     drawn = itertools.islice(_draws(search), counts[0])
     alive = list(enumerate(drawn, start=1))
-    for rung, ((rounds, seeds), count) in enumerate(zip(plan, counts, strict=False), start=1):
+    for rung, ((some, seeds), count) in enumerate(zip(plan, counts, strict=False), start=1):
         results = yield [
-            Trial(number=i, values=values, seeds=search.seeds[:seeds], rounds=rounds, rung=rung)
+            Trial(number=i, values=values, seeds=search.seeds[:seeds], rounds=some, rung=rung)
             for i, values in alive[:count]
         ]
         ranked = best(results, maximises=search.maximises)

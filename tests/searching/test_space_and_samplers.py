@@ -12,7 +12,8 @@ from small_runs import SETTINGS
 from fcil.errors import ConfigError
 from fcil.searching.live import SearchProgress
 from fcil.searching.plans import Search, described, read
-from fcil.searching.samplers import Result, Trial, best, expected_rounds, expected_runs, rungs, waves
+from fcil.searching.play import waves
+from fcil.searching.samplers import Result, Trial, best, expected_rounds, expected_runs, rungs
 from fcil.searching.space import Choices, Range
 
 VALIDATED = {**SETTINGS["data"], "validation": 0.25}
