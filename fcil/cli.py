@@ -42,6 +42,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Runs played at once (default: as many as fit).", show_default=False)
 ]
+Shard = Annotated[
+    str | None, typer.Option("--shard", metavar="I/N", help="Every N-th run, from the I-th on.", show_default=False)
+]
 Profile = Annotated[bool, typer.Option("--profile", help="Tell where the time went: profile.md and profile.html.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and what they will take.")]
 DryJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")]
@@ -72,13 +75,14 @@ def run(
     out: Out = Path("results"),
     smoke: Annotated[bool, typer.Option("--smoke", help="Two tasks, one round, two batches: does it run?")] = False,
     jobs: Jobs = None,
+    shard: Shard = None,
     profile: Profile = False,
     dry_run: DryRun = False,
     as_json: DryJson = False,
 ) -> None:
     """Play an experiment: every strategy of its matrix, every seed. What is finished is not played again."""
     asked = {"dry_run": dry_run, "as_json": as_json, "profile": profile}
-    play("run", experiment, overrides, out=out, smoke=smoke, jobs=jobs, **asked)
+    play("run", experiment, overrides, out=out, smoke=smoke, jobs=jobs, shard=shard, **asked)
 
 
 @verb(app)

@@ -34,6 +34,7 @@ def run(
     jobs: int | None = None,
     console: Console | None = None,
     profiler: Profiler | None = None,
+    shard: str | None = None,
 ) -> list[Run]:
     """Play every run of an experiment that is not finished yet.
 
@@ -43,6 +44,7 @@ def run(
         jobs: runs that are played at once, each in a process of its own on Ray; 1: one after the other; None: as
             many as fit, and one if the backend is `inprocess`.
         profiler: writes a profile of each run, which is then played in this process.
+        shard: `i/n` for every n-th run from the i-th on, counted from 1, as one of n machines plays them; None: all.
     Returns:
         All its runs, those finished before included.
     Raises:
@@ -50,12 +52,15 @@ def run(
         TrainingError: some runs failed; the others are finished.
     """
     check_alone(profiler, jobs)
-    plans, out = planned(source, overrides, smoke), Path(out)
+    plans, out = planned(source, overrides, smoke, shard), Path(out)
     if smoke:
         for plan in plans:  # to try again is the point of it
             clear(out / plan.folder)
     console = console or Console()
-    alone = len(plans) == 1 and not smoke and not RunFolder(out / plans[0].folder).finished
+    if not plans:
+        console.print(f"--shard {shard}: no run is left for it", markup=False, soft_wrap=True)
+        return []
+    alone = len(plans) == 1 and not smoke and shard is None and not RunFolder(out / plans[0].folder).finished
     runs = execute(plans, out, console, place_of(source), jobs=jobs_asked_for(plans, jobs), profiler=profiler)
     if isinstance(source, Mapping):  # no command line can name it
         return runs

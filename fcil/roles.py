@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,19 @@ from fcil.types import Batch, Output, State, Step, Task, Tensors, Terms, Update,
 
 OPTIMIZER = "optimizer"
 """Name in a client's memory of the optimizer's state, where it is kept."""
+
+
+class Correction(Protocol):
+    """Correction of the gradients of a client's steps, which looks at the way that they led."""
+
+    def begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Before the first step; the parameters are those that are sent."""
+
+    def correct(self) -> None:
+        """Between the gradients of a step and the step."""
+
+    def end(self, steps: int) -> None:
+        """After the last step, with the number of steps."""
 
 
 @dataclass
@@ -50,6 +63,7 @@ class Client:
     local_steps: int | None = None
     most_exemplars: int | None = None
     capture: Callable[[Step], Step] | None = None  # makes its steps replay one of them
+    correction: Correction | None = None
     drawn: dict[str, int] = field(default_factory=dict)  # images drawn from each shared pool; 0 for a module built
     single_batches: int = 0  # training batches of one image so far
     _coming: int = 1  # training batches of this pass that are still to come, with the present one
@@ -195,6 +209,9 @@ class Client:
         if self.optimizer.state == "kept":
             restore_state(optimizer, parameters, cast(dict[str, Tensors], self.memory.get(OPTIMIZER, {})))
         self.net.train()
+        correction = self.correction
+        if correction is not None:
+            correction.begin({name: p for name, p in parameters.items() if name in keep})
 
         def step(batch: Batch) -> tuple[Terms, Tensor]:
             with self.autocast():
@@ -202,6 +219,8 @@ class Client:
             total = total_loss(terms)
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
+            if correction is not None:
+                correction.correct()
             optimizer.step()
             return terms, total
 
@@ -219,6 +238,8 @@ class Client:
                 first += total.detach()
         if self.optimizer.state == "kept" and steps:
             self.memory[OPTIMIZER] = state_of(optimizer, parameters)
+        if correction is not None:
+            correction.end(steps)
         metrics = {f"terms/{name}": float(s) / max(1, steps) for name, s in sums.items()}
         _check_finite(metrics)
         metrics |= {"first_epoch_loss": float(first), "steps": float(steps)}
@@ -311,6 +332,7 @@ class Server:
     services: ServerServices = field(default_factory=ServerServices)
     shared: State = field(default_factory=dict)
     memo: State = field(default_factory=dict)
+    moments: dict[str, Tensors] = field(default_factory=dict)  # of `federation.server`, not the strategy's
 
     def generator(self, purpose: str) -> torch.Generator:
         """The server's stream for this task, round and purpose."""

@@ -63,11 +63,18 @@ class Strategy:
     """Whether `local_loss` of this very class reads nothing of a client but its net and task, and waits for no number:
     then steps can be captured (`resources.compile`), or taken by several clients at once
     (`federation.clients_per_call`). A class with a `local_loss` of its own says it anew."""
+    servers: ClassVar[frozenset[str]] = frozenset(
+        {"fedavgm", "fedadagrad", "fedadam", "fedyogi", "fednova", "scaffold"}
+    )
+    """Values of `federation.server`, beside `fedavg`, that fit the `aggregate` and `local_train` of this very class:
+    `aggregate` loads what `server.average` returns, and for `fednova` and `scaffold` clients descend by one call of
+    `client.train` on a loss with no proximal term. A class with one of these methods of its own says it anew."""
     memo_lasts: ClassVar[Literal["task", "run"]] = "task"
     """Whether `server.memo` begins empty in each task, or is kept for the run."""
     uses: ClassVar[frozenset[str]] = frozenset()
     """Means that clients work with: `exemplars` (`client.keep`), `teacher` (`client.frozen`), `samples` of what the
-    server shares (`client.draw`, `client.built`), `notes` (`client.memory`)."""
+    server shares (`client.draw`, `client.built`), `notes` (`client.memory`), `sums` (a head in closed form from sums of
+    clients: rounds in which no loss is minimised are no fault)."""
     loss_terms: ClassVar[tuple[str, ...]] = ()
     """Terms of the clients' loss after the first task; one that never appears is reported as inert."""
     broadcasts: ClassVar[tuple[str, ...]] = ()
@@ -103,7 +110,7 @@ class Strategy:
         """Turn the clients' updates into the next global net, and return their mean.
 
         `updates` yields in order of client number, one at a time, and can be read once. The mean is
-        `server.average`, which is whatever `federation.aggregation` and `federation.privacy` say.
+        `server.average`, which is whatever `federation.aggregation`, `federation.privacy` and `federation.server` say.
         """
         mean = server.average(updates, self.weighting)
         server.net.load({**server.net.state_dict(), **mean.weights})
@@ -136,6 +143,14 @@ class Strategy:
         return drawn_clients(server.generator("sample"), server.num_clients, count)
 
     # Before a run ------------------------------------------------------------------------------
+
+    @classmethod
+    def fits_server(cls, name: str) -> bool:
+        """Return whether this value of `federation.server` is among `servers`, and said where the methods are."""
+        said = next(kind for kind in cls.__mro__ if "servers" in vars(kind))
+        verbs = ("aggregate", "local_train") if name in ("fednova", "scaffold") else ("aggregate",)
+        authors = [next(kind for kind in cls.__mro__ if verb in vars(kind)) for verb in verbs]
+        return name in cls.servers and all(issubclass(said, author) for author in authors)
 
     @property
     def inverted(self) -> NetSettings | None:

@@ -75,6 +75,8 @@ class Analytic(Strategy):
         'Guo et al., "STSA: Federated Class-Incremental Learning via Spatial-Temporal Statistics Aggregation", '
         "WWW 2026; McDonnell et al., RanPAC, NeurIPS 2023, arXiv:2307.02251"
     )
+    uses = frozenset({"sums"})
+    servers = frozenset()  # after task 1 nothing is averaged
     broadcasts = ("head", "draw")
 
     # Client -----------------------------------------------------------------------------------

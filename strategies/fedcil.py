@@ -85,6 +85,7 @@ class FedCIL(Strategy):
     inputs = frozenset({"images"})
     paper = 'Qi, Zhao, Li, "Better Generative Replay for Continual Federated Learning", ICLR 2023, arXiv:2302.13001'
     uses = frozenset({"samples"})
+    servers = Strategy.servers - {"fednova", "scaffold"}  # its generator is averaged beside the net
     loss_terms = ("consistency",)
     broadcasts = ("past", "generator", "realness")
 

@@ -96,6 +96,7 @@ class FedGen(Strategy):
         "arXiv:2105.10056"
     )
     uses = frozenset({"samples"})
+    servers = Strategy.servers
     loss_terms = ("ce", "generated", "latent")
     broadcasts = ("generator", "taught")
 

@@ -28,6 +28,7 @@ class FedProx(Strategy):
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in TARGET's lineage of code."""
 
     paper = 'Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv:1812.06127'
+    servers = Strategy.servers - {"fednova"}  # the proximal term changes what a step weighs
     loss_terms = ("ce", "prox")
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:

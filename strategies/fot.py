@@ -81,6 +81,7 @@ class FOT(Strategy):
         'Bakman, Yaldiz, Ezzeldin, Avestimehr, "Federated Orthogonal Training: Mitigating Global Catastrophic '
         'Forgetting in Continual Federated Learning", ICLR 2024, arXiv:2309.01289'
     )
+    servers = Strategy.servers
     loss_terms = ("ce",)
     broadcasts = ("bases",)
 

@@ -108,6 +108,7 @@ class GLFC(Strategy):
     paper = 'Dong et al., "Federated Class-Incremental Learning", CVPR 2022, arXiv:2203.11473'
     uses = frozenset({"teacher", "notes"})
     later = frozenset({"classes"})
+    servers = Strategy.servers
     loss_terms = ("ce", "relation")
     broadcasts = ("teacher",)
 

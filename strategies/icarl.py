@@ -55,6 +55,7 @@ class ICaRL(Strategy):
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     paper = 'Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVPR 2017, arXiv:1611.07725'
     uses = frozenset({"teacher"})
+    servers = Strategy.servers
     loss_terms = ("ce", "kd")
     broadcasts = ("means", "teacher")
 

@@ -86,6 +86,7 @@ class LANDER(Strategy):
         "arXiv:2403.14101"
     )
     uses = frozenset({"teacher", "samples"})
+    servers = Strategy.servers
     loss_terms = ("ce", "bound", "kd", "embedding", "head")
     broadcasts = ("anchors", "synthetic", "teacher")
 

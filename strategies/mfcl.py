@@ -67,6 +67,7 @@ class MFCL(Strategy):
         'Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784'
     )
     uses = frozenset({"teacher", "samples"})
+    servers = Strategy.servers
     loss_terms = ("ce", "head", "kd")
     broadcasts = ("generator", "teacher")
 

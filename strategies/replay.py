@@ -33,6 +33,7 @@ class Replay(Strategy):
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
     uses = frozenset({"teacher"})
+    servers = Strategy.servers
     loss_terms = ("ce", "kd")
     broadcasts = ("teacher",)
 

@@ -73,6 +73,7 @@ class TARGET(Strategy):
         "arXiv:2303.06937"
     )
     uses = frozenset({"teacher", "samples"})
+    servers = Strategy.servers
     loss_terms = ("ce", "kd")
     broadcasts = ("synthetic", "teacher")
 

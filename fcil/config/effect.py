@@ -23,6 +23,7 @@ DETAIL = ("federation.evaluate_every",)
 LATER: dict[str, Any] = {
     "federation.local_steps": None,
     "federation.clients_per_call": 1,
+    "federation.server": "fedavg",
     "net.memory_format": "contiguous",
     "optimizer.state": "fresh",
     "net.head_start": "kaiming",

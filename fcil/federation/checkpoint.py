@@ -85,6 +85,8 @@ class Checkpoints:
         shared.update(server.shared)
         net = self.parts.put({"net": server.net.state_dict()}, net_hash)
         parts = {"net": net, "memo": self.parts.put({"memo": server.memo})}
+        if server.moments:
+            parts["moments"] = self.parts.put({"moments": server.moments})
         for name, content_hash in shared.hashes().items():
             parts[f"shared/{name}"] = self.parts.put({name: server.shared[name]}, content_hash)
         if isinstance(grid, LocalGrid):
@@ -152,12 +154,13 @@ class Checkpoints:
         device = server.net.classifier.weight.device
         try:
             memo = _to_device(state["memo"]["memo"], device)
+            moments = _to_device(state.get("moments", {}).get("moments", {}), device)
             shared = {name: _to_device(part[name], device) for name, part in _below("shared/", state).items()}
             clients = {int(name): part["memory"] for name, part in _below("clients/", state).items()}
             server.net.load(cast(Tensors, state["net"]["net"]))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise DamagedError(f"{path}: damaged") from None
-        server.memo, server.shared = memo, shared
+        server.memo, server.shared, server.moments = memo, shared, moments
         if isinstance(grid, LocalGrid) and not position.elsewhere:
             grid.restore({client: _to_record(cast(State, memory)) for client, memory in clients.items()})
         elif clients or position.elsewhere:

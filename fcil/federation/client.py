@@ -20,6 +20,8 @@ from flwr.clientapp import ClientApp
 
 from fcil.federation.codec import from_records, to_arrays, to_records, to_tensors
 from fcil.federation.messages.audit import RECORD, Audit
+from fcil.federation.optimisation.control import ControlVariate
+from fcil.federation.optimisation.settings import Scaffold
 from fcil.federation.protection.client_mods import LOG, around, forge
 from fcil.federation.protection.malicious import given
 from fcil.federation.runtime.graphs import CapturedSteps, obstacle
@@ -131,6 +133,8 @@ def _trained(call: _Call) -> Message:
         update = call.site.plan.strategy.strategy.local_train(client)
         check_update(update, "local_train", optional=False)
         client.check_lent()
+        if isinstance(client.correction, ControlVariate):
+            update.weights |= client.correction.changes
         reply = _reply(call, client, audit, update)
     if captured is not None and captured.problem:
         line = f"client {client.index}: resources.compile: no step was captured: {captured.problem}"
@@ -224,6 +228,8 @@ def _client(call: _Call, captured: CapturedSteps | None = None, net: Net | None 
         most_exemplars=plan.federation.exemplars,
         capture=None if captured is None else captured.of,
     )
+    if isinstance(plan.federation.server, Scaffold):
+        client.correction = ControlVariate(client, plan.federation.server.lasts)
     private = bring_bank(client.net, memory, client.shard, client.generator("tokens"))
     client.start.update(private)
     return client, audit

@@ -1,4 +1,4 @@
-"""Every touch of what flwr 1.41 does not document. If a new flwr breaks something, it breaks here."""
+"""Every touch of what flwr 1.41 and 1.42 do not document. If a new flwr breaks something, it breaks here."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fcil.data import task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.context import RunContext
+from fcil.federation.optimisation.checks import check_server
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
@@ -39,6 +40,7 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
     """
     plan, scenario = context.plan, context.scenario
     check_safeguards(plan, [task.num_new for task in context.tasks])
+    check_server(plan)
     check_inputs(plan.net, scenario.dataset.shape, "net.name")
     check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
     strategy, federation = plan.strategy.strategy, plan.federation

@@ -31,6 +31,8 @@ from fcil.federation.messages.failures import Failure
 from fcil.federation.messages.replies import Expected, InvalidReplyError, read_update
 from fcil.federation.messages.sharing import Shared, sizes
 from fcil.federation.observer import Observer
+from fcil.federation.optimisation.settings import Scaffold
+from fcil.federation.optimisation.steps import CHANGE, begin_task
 from fcil.federation.plan import Plan
 from fcil.federation.protection.averager import Averager, spent
 from fcil.federation.protection.malicious import malicious
@@ -165,6 +167,7 @@ class Loop:
         server.task, server.round = task, 0
         if self.strategy.memo_lasts == "task":
             server.memo = {}
+        begin_task(self.plan.federation.server, server)
         if task.num_seen > server.net.num_classes:
             server.net.grow(task.num_seen, generator(server.seed, "head", task.number))
         if shares(server.net):
@@ -340,7 +343,9 @@ class Loop:
         record["bytes_down"] = num_bytes(weights) * len(clients) + self.shared.deliver(clients)
         record["bytes_up"] = 0
         with self._calling("trainable", server):
-            expected = Expected.of(server.net, self.strategy, self.context.scenario, training=kind == MessageType.TRAIN)
+            beside = CHANGE if isinstance(self.plan.federation.server, Scaffold) else None
+            training = kind == MessageType.TRAIN
+            expected = Expected.of(server.net, self.strategy, self.context.scenario, training=training, beside=beside)
         nodes = self._exchange.nodes
         return Request(
             place=f"task {task}, round {server.round}",
@@ -376,6 +381,7 @@ class _Standing:
 
     def __init__(self, server: Server) -> None:
         state = {"net": server.net.state_dict(), "shared": server.shared, "memo": server.memo}
+        state["moments"] = server.moments
         self._tensors, self._scalars = flatten(state)  # kept, so that no new tensor lies where an old one was
         self._versions = {name: (t.data_ptr(), t._version) for name, t in self._tensors.items()}
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 
 from fcil.errors import ConfigError
+from fcil.federation.optimisation.settings import FedAvg, ServerOptimizer
 from fcil.federation.protection.aggregation import Aggregation, Mean
 from fcil.federation.protection.attacks import Attack
 from fcil.federation.protection.mods import Mods
@@ -94,6 +95,9 @@ class FederationSettings:
     `fixed_clipping`, `adaptive_clipping`."""
     aggregation: Aggregation = Mean()
     """Aggregation of updates: `mean`, `median`, `trimmed_mean`, `krum`, `multi_krum` or `bulyan`."""
+    server: ServerOptimizer = FedAvg()
+    """Server optimiser, which makes the next net of the mean: `fedavg` takes it as it is; `fedavgm`, `fedadagrad`,
+    `fedadam`, `fedyogi`, `fednova` or `scaffold`."""
     privacy: Privacy | None = None
     """Client-level central differential privacy: updates clipped, plain mean, Gaussian noise; null: none."""
     attack: Attack | None = None

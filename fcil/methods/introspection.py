@@ -19,6 +19,7 @@ USES = {
     "teacher": "a teacher on clients",
     "samples": "",
     "notes": "notes of each client",
+    "sums": "sums of the clients' samples",
 }
 """Values of `Strategy.uses`, and their words in `fcil list`; samples are listed as what the server sends."""
 
@@ -32,7 +33,7 @@ def needs(kind: type[Strategy]) -> list[str]:
         "all earlier data" if kind.data == "seen" else "",
         *(USES[word] for word in ("exemplars", "teacher") if word in words(kind, "uses")),
         "synthesis on the server" if synthesizes else "",
-        USES["notes"] if "notes" in words(kind, "uses") else "",
+        *(USES[word] for word in ("notes", "sums") if word in words(kind, "uses")),
     ]
     return [text for text in dict.fromkeys(listed) if text]
 

@@ -14,6 +14,7 @@ Shapes: N samples, M features, C classes, g groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,47 @@ class Moments:
             raise ValueError("all features are zero; there is nothing to fit")
         penalty = torch.eye(len(self.gram), dtype=self.gram.dtype, device=self.gram.device) * (ridge * scale)
         return torch.cholesky_solve(self.cross, torch.linalg.cholesky(self.gram + penalty))
+
+    def solve_standardised(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """Return W (M - 1, C) and b (C,), fitted to features of mean 0 and variance 1, for features as they are.
+
+            S = (G - n m m^T) / (d d^T),   W = (S + ridge n I)^-1 (P - m n_c^T) / d,  again by d,   b = n_c / n - m^T W
+
+        m and d are the means and deviations of the features over all n samples, n_c the samples of each class. All of
+        them are in sums over features whose last is 1.
+
+        Args:
+            ridge: the penalty for one sample.
+        Raises:
+            ValueError: there are no samples, or no feature varies.
+        """
+        count, per_class = self.gram[-1, -1], self.cross[-1]
+        mean = self.gram[:-1, -1] / count
+        variance = self.gram.diagonal()[:-1] / count - mean.square()
+        if not variance.max() > 0:
+            raise ValueError("no feature varies; there is nothing to fit")
+        deviation = (variance.clamp(min=0) + 1e-6 * variance.max()).sqrt()
+        spread = (self.gram[:-1, :-1] - count * torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+        spread.diagonal().add_(ridge * count)
+        moved = (self.cross[:-1] - torch.outer(mean, per_class)) / deviation[:, None]
+        weight = torch.cholesky_solve(moved, torch.linalg.cholesky(spread)) / deviation[:, None]
+        return weight, per_class / count - mean @ weight
+
+
+def packed(gram: Tensor) -> Tensor:
+    """Return the upper triangle of a symmetric matrix (M, M): (M (M + 1) / 2,)."""
+    rows, columns = torch.triu_indices(*gram.shape, device=gram.device)
+    return gram[rows, columns]
+
+
+def unpacked(triangle: Tensor) -> Tensor:
+    """Return the symmetric matrix (M, M) of an upper triangle."""
+    size = isqrt(2 * len(triangle))
+    gram = triangle.new_zeros(size, size)
+    rows, columns = torch.triu_indices(size, size, device=triangle.device)
+    gram[rows, columns] = triangle
+    gram[columns, rows] = triangle
+    return gram
 
 
 def class_sums(h: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -91,13 +91,15 @@ def estimate(
     out: str | Path = "results",
     smoke: bool = False,
     jobs: int | None = None,
+    shard: str | None = None,
 ) -> Estimate:
     """The runs that `fcil.run` would see to with the same arguments.
 
     Raises:
         UserError: something in the file or the data is wrong.
     """
-    return estimate_plans(planned(source, overrides, smoke), Path(out), Where(str(source)), smoke=smoke, jobs=jobs)
+    plans = planned(source, overrides, smoke, shard)
+    return estimate_plans(plans, Path(out), Where(str(source)), smoke=smoke, jobs=jobs)
 
 
 def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: bool, jobs: int | None) -> Estimate:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from fcil.config import parse_fields
 from fcil.config.matrix import DISTILLS, MAX_RUNS, SEARCHES, Source, cells, is_distillation, is_training, place_of
-from fcil.errors import all_of, collect
+from fcil.errors import ConfigError, all_of, collect
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan, Sections, check_runs
 from fcil.runs.preflight import share_out
@@ -74,13 +75,31 @@ def read(source: Source, overrides: Sequence[str] = (), *, searched: bool = Fals
     return experiments
 
 
-def planned(source: Source, overrides: Sequence[str] = (), smoke: bool = False) -> list[Plan]:
-    """The runs of an experiment file, each once: two cells of a matrix may be the same run."""
+def planned(source: Source, overrides: Sequence[str] = (), smoke: bool = False, shard: str | None = None) -> list[Plan]:
+    """The runs of an experiment file, each once: two cells of a matrix may be the same run.
+
+    Args:
+        shard: `i/n` for every n-th of them, from the i-th on, counted from 1; None: all.
+    """
+    first, step = (1, 1) if shard is None else read_shard(shard)
     experiments = read(source, overrides)
     plans = [plan for experiment in experiments for plan in experiment.plans()]
     if smoke:
         plans = [experiment.plans()[0].smoke() for experiment in experiments]
-    return list({plan.folder: plan for plan in plans}.values())
+    return list({plan.folder: plan for plan in plans}.values())[first - 1 :: step]
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Return i and n of a shard `i/n`.
+
+    Raises:
+        ConfigError: it is no such text, or i is not among 1 .. n.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, re.ASCII)
+    number, of = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise ConfigError(f'--shard "{text}" is not allowed; expected i/n with i from 1 to n, such as 1/8')
+    return number, of
 
 
 def survey(source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None) -> Iterator[RunContext]:

@@ -89,7 +89,7 @@ def play(
     """Play the runs of a file, or list them beforehand.
 
     Args:
-        asked: `out`, `smoke` and `jobs`.
+        asked: `out`, `smoke` and `jobs`, and of `run` `shard`.
     """
     check_asked(verb, dry_run=dry_run, as_json=as_json, profile=profile)
     home, forecasts, forecast = PLAYERS[verb]

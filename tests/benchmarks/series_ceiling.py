@@ -1,6 +1,6 @@
-"""Central accuracies of nets of series on five sets, beside published ones.
+"""Central accuracies of nets of series, beside published ones and baselines of aeon.
 
-    python tests/benchmarks/series_ceiling.py                                # 15 x 5 runs; hours on two cores
+    python tests/benchmarks/series_ceiling.py --aeon AEON/bin/python         # 28 x 5 runs; hours on two cores
     python tests/benchmarks/series_ceiling.py --sets OSULeaf --nets fcn1d --seeds 3 --epochs 300
 
 Each run is `fcil train`'s: default split of the archive, last epoch, no test series looked at in between. `mean` is
@@ -9,7 +9,9 @@ The published values are those that the wheel of aeon carries (30 resamples, of 
 none of the multivariate sets), from `aeon/testing/example_results_files/classification/accuracy/`.
 
 Needs aeon, or the files of the sets in $FCIL_DATA. All are trained alike: Adam at 0.001 falling as a cosine, batches of
-16, no weight decay, 500 epochs (InceptionTime's code: batches of 64, 1,500 epochs, the rate halved on a plateau).
+16, no weight decay, 500 epochs (InceptionTime's code: batches of 64, 1,500 epochs, the rate halved on a plateau). But
+`shapeformer` has the settings of `experiments/series/shapeformer_japanese_vowels.yaml`, 60 epochs with RAdam.
+`--aeon` is a Python that has aeon and runs `series_baselines.py`, `--folder` a folder of .tsv files for it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -26,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 
 import fcil
@@ -41,16 +46,24 @@ SETS = {
     "ACSF1": "ucr:ACSF1",
     "BasicMotions": "uea:BasicMotions",
     "JapaneseVowels": "uea:JapaneseVowels",
+    "GunPoint": "ucr:GunPoint",
+    "ItalyPowerDemand": "ucr:ItalyPowerDemand",
 }
-NETS = ("resnet1d", "fcn1d", "inceptiontime")
+NETS = ("resnet1d", "fcn1d", "inceptiontime", "shapeformer")
+SHAPEFORMER = Path(__file__).parents[2] / "experiments" / "series" / "shapeformer_japanese_vowels.yaml"
 PUBLISHED = "testing/example_results_files/classification/accuracy"
 
 
 def settings(name: str, net: str, seeds: int, epochs: int) -> dict[str, Any]:
-    return {
+    common = {
         "name": f"{name}-{net}",
         "seeds": list(range(seeds)),
         "data": {"dataset": SETS[name], "longer": "pad"},
+    }
+    if net == "shapeformer":
+        return {**yaml.safe_load(SHAPEFORMER.read_text(encoding="utf-8")), **common}
+    return {
+        **common,
         "net": {"name": net},
         "train": {"epochs": epochs, "batch_size": 16, "evaluate_every": 0},
         "optimizer": {"name": "adam", "lr": 1e-3, "min_lr": 1e-5, "weight_decay": 0},
@@ -84,6 +97,15 @@ def published(name: str) -> dict[str, float]:
     return found
 
 
+def baselines(python: str, name: str, seeds: int, folder: Path | None) -> str:
+    """Accuracies of aeon's baselines, as text."""
+    program = [python, str(Path(__file__).with_name("series_baselines.py")), name, "--seeds", str(seeds)]
+    more = [] if folder is None else ["--folder", str(folder)]
+    done = subprocess.run([*program, *more], capture_output=True, text=True, check=True)
+    each = json.loads(done.stdout)["accuracy"]
+    return ", ".join(f"{who} {statistics.mean(values):.1f}" for who, values in each.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
@@ -91,11 +113,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("results/series-ceiling"))
+    parser.add_argument("--aeon", help="a Python that has aeon, for baselines in the same run")
+    parser.add_argument("--folder", type=Path, help="where it finds the .tsv files of sets that aeon has not")
     asked = parser.parse_args()
     print(f"python {' '.join(sys.argv)}\nfcil {fcil.__version__}, torch {torch.__version__}, {platform.platform()}\n")
-    print("| set | net | mean | sd | ensemble | seconds | published |\n|---|---|--:|--:|--:|--:|---|")
+    print("| set | net | mean | sd | ensemble | seconds | published | aeon here |")
+    print("|---|---|--:|--:|--:|--:|---|---|")
     for name in asked.sets:
         there = ", ".join(f"{who} {100 * value:.1f}" for who, value in published(name).items()) or "none"
+        beside = baselines(asked.aeon, name, asked.seeds, asked.folder) if asked.aeon else ""
         for net in asked.nets:
             experiment, begun = settings(name, net, asked.seeds, asked.epochs), time.monotonic()
             runs = train(experiment, out=asked.out, console=Console(file=io.StringIO()))
@@ -103,8 +129,17 @@ def main() -> None:
             spread = f"{statistics.stdev(each):.1f}" if len(each) > 1 else "-"
             together = 100 * ensemble(experiment, runs)
             seconds = time.monotonic() - begun
-            row = (name, net, f"{statistics.mean(each):.1f}", spread, f"{together:.1f}", f"{seconds:.0f}", there)
-            print(f"| {' | '.join(row)} |")
+            row = (
+                name,
+                net,
+                f"{statistics.mean(each):.1f}",
+                spread,
+                f"{together:.1f}",
+                f"{seconds:.0f}",
+                there,
+                beside,
+            )
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/small_runs.py PATH/TO/OTHER/CHECKOUT [--pairs 5] [--rounds 3] [--tasks 2] [--only replay]
 
-The quick start and strategies of `experiments/strategies_digits.yaml`, in process, with few rounds and tasks. A process
-for each checkout plays the same runs in turn, and the order of a pair alternates; figures are not drawn. The
-clock is that of the process, so that others who work on the machine count less. Printed for each: the median processor
-seconds of both, the median of the ratios of pairs (this checkout divided by the other), and whether `accuracy.csv` and
-the weights of every round are equal. Exit code 1 if any are not.
+The quick start and each strategy of `experiments/strategies_digits.yaml` in its first form, in process, with few rounds
+and tasks; `--rounds 10 --tasks 5` are those of the file. A process for each checkout plays the same runs in
+turn, and the order of a pair alternates; figures are not drawn. The clock is that of the process, so that others who
+work on the machine count less. Printed for each: the median processor seconds of both, the median of the ratios of
+pairs (this checkout divided by the other), and whether `accuracy.csv` and the weights of every round are equal; last
+the sums over all runs. Exit code 1 if any are not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import yaml
 from checkouts import Player
 
 HERE = Path(__file__).parents[2]
-STRATEGIES = ("lander", "target", "mfcl", "replay", "glfc", "fedgen")
 
 
 def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
@@ -39,7 +39,7 @@ def experiments(folder: Path, rounds: int, tasks: int) -> dict[str, Path]:
         (s if isinstance(s, str) else next(iter(s))): s for s in reversed(digits.pop("matrix")["strategy"])
     }  # the first form of each
     runs: dict[str, dict[str, Any]] = {"quickstart": start}
-    runs |= {name: {**digits, "strategy": strategies[name]} for name in STRATEGIES}
+    runs |= {name: {**digits, "strategy": settings} for name, settings in strategies.items()}
     for name, settings in runs.items():
         few = {"rounds": rounds, "backend": "inprocess", "stop_after": tasks}
         settings = {**settings, "seeds": [0], "federation": {**settings["federation"], **few}}
@@ -61,7 +61,7 @@ def main() -> int:
     )
     print(f"{given.pairs} pairs, {given.tasks} tasks of {given.rounds} rounds, medians")
     print(f"{'run':<12}{'this, s':>10}{'other, s':>10}{'ratio':>8}  equal", flush=True)
-    unequal = 0
+    unequal, sums = 0, [0.0, 0.0]
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Player(HERE), Player(given.other.resolve())
         for name, source in experiments(Path(folder), given.rounds, given.tasks).items():
@@ -76,7 +76,9 @@ def main() -> int:
             unequal += not equal
             here, there = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
+            sums = [sums[0] + here, sums[1] + there]
             print(f"{name:<12}{here:>10.2f}{there:>10.2f}{ratio:>8.3f}  {'yes' if equal else 'NO'}", flush=True)
+    print(f"{'all':<12}{sums[0]:>10.2f}{sums[1]:>10.2f}{sums[0] / max(sums[1], 1e-9):>8.3f}")
     return 1 if unequal else 0
 
 

@@ -193,6 +193,8 @@ SAME = {
         "synthesis_workers": 2,
         "synthesis_gpus": 1,
         "ray_address": "auto",
+        "compile": "graphs",
+        "keep": "tasks",
     },
     "seeds": [1],
     "name": "other",
@@ -208,9 +210,11 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "stop_after": 3,
         "max_batches": 3,
         "local_steps": 3,
+        "clients_per_call": 2,
         "exemplars": 5,
         "mods": ["fixed_clipping"],
         "aggregation": "median",
+        "server": "fedavgm",
         "privacy": {"noise": 0.5},
         "attack": {"label_flip": {"share": 0.5}},
     },
@@ -303,6 +307,7 @@ def test_a_run_folder_holds_what_is_pinned(lander: Run) -> None:
     path = lander.path
     assert path == top(lander) / "out" / "tiny" / f"lander-{lander.variant}" / "seed0"
     files = {"config.yaml", "accuracy.csv", "rounds.jsonl", "summary.json", "partition.json", "env.json", "strategy.py"}
+    files |= {"classes.csv", "confusion.csv", "quality.csv", "net.safetensors"}
     assert {p.name for p in path.iterdir()} == files | {"log.txt", "checkpoints", "synthetic", "figures", "drawn.json"}
     assert {p.name for p in (path / "synthetic").iterdir()} >= {"task1.safetensors"}
     assert len(list((path / "checkpoints").glob("task*.json"))) == 2

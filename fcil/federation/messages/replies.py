@@ -35,12 +35,19 @@ class Expected:
     device: torch.device
 
     @classmethod
-    def of(cls, net: Net, strategy: Strategy, scenario: Scenario, *, training: bool) -> Expected:
+    def of(
+        cls, net: Net, strategy: Strategy, scenario: Scenario, *, training: bool, beside: str | None = None
+    ) -> Expected:
+        """Return what is expected; `beside` begins the names of a second tensor for each trained parameter."""
         plain = training and type(strategy).local_train is Strategy.local_train
-        weights = net.state_dict()
+        shapes, trained = {name: t.shape for name, t in net.state_dict().items()}, frozenset(strategy.trainable(net))
+        if training and beside:
+            stepped = [n for n, p in net.named_parameters() if n in trained and p.requires_grad]
+            shapes |= {f"{beside}{name}": shapes[name] for name in stepped}
+            trained |= {f"{beside}{name}" for name in stepped}
         return cls(
-            shapes={name: t.shape for name, t in weights.items()},
-            required=frozenset(strategy.trainable(net)) if plain else None,
+            shapes=shapes,
+            required=trained if plain else None,
             most_examples=int(scenario.counts.sum()),
             device=net.classifier.weight.device,
         )

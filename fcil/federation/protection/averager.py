@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from fcil.averaging import Weighting, weighted_mean
 from fcil.errors import TrainingError
+from fcil.federation.optimisation.settings import FedAvg
+from fcil.federation.optimisation.steps import step
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.mods import NORM_BIT, SHARED_NORM, AdaptiveClipping
 from fcil.federation.protection.privacy import epsilon, private_mean
@@ -45,6 +47,20 @@ class Averager:
         """Return the value of `server.average`."""
         federation = self.plan.federation
         self.calls += 1
+        if isinstance(federation.server, FedAvg):
+            return self._mean(server, updates, weighting)
+        if self.calls > 1:
+            raise TrainingError(f"federation.server: {federation.server.name}: the strategy averages twice in a round")
+        momentum = self.plan.optimizer.momentum
+
+        def mean(updates: Iterable[Update]) -> Update:
+            return self._mean(server, updates, weighting)
+
+        return step(federation.server, server, updates, mean, weighting, momentum)
+
+    def _mean(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
+        """Return the mean, robust or private."""
+        federation = self.plan.federation
         if federation.privacy is None and isinstance(federation.aggregation, Mean):
             mean = weighted_mean(updates, weighting)
         elif federation.privacy is None:
@@ -72,6 +88,7 @@ class Averager:
         asked = {
             f"federation.aggregation {federation.aggregation.name}": not isinstance(federation.aggregation, Mean),
             "federation.privacy": federation.privacy is not None,
+            f"federation.server {federation.server.name}": not isinstance(federation.server, FedAvg),
             "the mod adaptive_clipping": federation.mods.get(AdaptiveClipping) is not None,
         }
         wanted = [what for what, on in asked.items() if on]

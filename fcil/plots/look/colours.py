@@ -35,7 +35,8 @@ _NAMES = (
     *("lander", "target", "mfcl", "fedlwf", "fedewc", "icarl", "joint", "finetune"),
     *("glfc", "fot", "fedcil", "fedgen", "fedprox", "replay"),
 )
-HOUSE = {name: number for number, name in enumerate(_NAMES)} | {"analytic": 2 * len(CYCLE)}
+HOUSE = {name: number for number, name in enumerate(_NAMES)}
+HOUSE |= {"analytic": 2 * len(CYCLE), "patchwork": 2 * len(CYCLE) + 1}
 """Places of the strategies that come with the platform; a colour's second one is dashed. Lower and upper bound are
 gray and black, which no other strategy gets as long as there are colours."""
 BOUNDS = 2

@@ -31,7 +31,8 @@ def unused_components(
         declared: what the strategy says of itself.
     """
     later = [r for r in records if r["task"] > 1]
-    lines = _untrained(records) + _terms(later or records, options, declared, several=bool(later))
+    lines = [] if "sums" in declared.uses else _untrained(records)
+    lines += _terms(later or records, options, declared, several=bool(later))
     if later and audited(records):
         lines += _unused(records, found, options, declared)
     return lines
