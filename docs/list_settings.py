@@ -16,6 +16,7 @@ from fcil.methods.listing import options
 from fcil.nets import NetSettings
 from fcil.optimizer import OptimizerSettings
 from fcil.runs.plans import Experiment, TrainSettings
+from fcil.searching.settings import HalvingSettings, SearchSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 SECTIONS: dict[str, type] = {
@@ -26,6 +27,8 @@ SECTIONS: dict[str, type] = {
     "anchors": AnchorSettings,
     "resources": Resources,
     "train": TrainSettings,
+    "search": SearchSettings,
+    "search.halving": HalvingSettings,
 }
 HEAD = """# Settings
 

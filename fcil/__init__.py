@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fcil.doctor.show import show
     from fcil.experiment import resume, run
     from fcil.roles import Client, Server
+    from fcil.searching import search
     from fcil.store import Run, load
     from fcil.strategy import Strategy
     from fcil.synthesis import Synthesizer
@@ -46,6 +47,7 @@ _HOMES = {
     "fcil.doctor.show": ["show"],
     "fcil.distillation": ["distill"],
     "fcil.training": ["train"],
+    "fcil.searching": ["search"],
     "fcil.store": ["Run", "load"],
     "fcil.roles": ["Client", "Server"],
     "fcil.strategy": ["Strategy"],
@@ -81,6 +83,7 @@ __all__ = [
     "load",
     "resume",
     "run",
+    "search",
     "show",
     "train",
     "weighted_mean",

@@ -24,6 +24,7 @@ from fcil.terminal.help import (
 )
 from fcil.terminal.nets import Trust, embed, evaluate, export
 from fcil.terminal.runs import finished, play, profiling
+from fcil.terminal.searching import draw_asked, search
 from fcil.terminal.streams import begin, outcome
 
 app = typer.Typer(
@@ -309,7 +310,7 @@ def new(
         _say(line)
 
 
-for _command in (embed, evaluate, export, cite):
+for _command in (search, embed, evaluate, export, cite):
     verb(app)(_command)
 
 
@@ -357,6 +358,9 @@ def plot(
     kinds = kind or []
     check_kinds(kinds)
     with styled(style, colours=colours, titles=titles):
+        if kinds == ["search"]:
+            draw_asked(dirs, out, _say)
+            return
         runs = finished(dirs)
         for line in remarks(runs):
             Console(stderr=True).print(line, markup=False, soft_wrap=True)

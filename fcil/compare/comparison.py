@@ -13,6 +13,7 @@ from fcil.compare.comparable import differences, idle, kept, mixed, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
 from fcil.federation.persistence.smoke import MEANING, is_smoke
+from fcil.searching.record import sentence as sentence_of
 from fcil.store.groups import TEACHER, Group, group_runs, is_student
 from fcil.store.read import Run
 
@@ -107,6 +108,8 @@ class Entry:
     """Ingredients that did nothing, a sentence each."""
     unlike_paper: tuple[str, ...] | None = None
     """Settings that differ from those of its paper; None where no protocol is known."""
+    chosen: str | None = None
+    """How a search chose its settings, if one did."""
     mixed: tuple[str, ...] = ()
     """Circumstances that changed as its runs were resumed, such as torch or the processor, with the values."""
 
@@ -227,8 +230,10 @@ class Comparison:
 
     @property
     def hints(self) -> list[str]:
-        """Return the components that had no effect, and the missing lower and upper bounds, a line each."""
+        """Return the components that had no effect, the settings that a search chose, and the missing lower and upper
+        bounds, a line each."""
         lines = [f"{s.label}: {e.label}: {line}" for s in self.splits for e in s.entries for line in e.idle]
+        lines += [f"{s.label}: {e.label}: {e.chosen}" for s in self.splits for e in s.entries if e.chosen]
         for split in self.splits:
             learnt = [e.group for e in split.entries if has_bounds(e.group.runs[0])]
             if learnt and (missing := lacking(group.strategy for group in learnt)):
@@ -267,4 +272,4 @@ def _entry(group: Group, differs: tuple[str, ...]) -> Entry:
     spreads = {name: spread([v for v in column if v is not None]) for name, column in values.items()}
     known = nearest_protocol(group.runs[0].config)
     unlike = None if known is None else tuple(known[1])
-    return Entry(group, spreads, kept(group), differs, idle(group), unlike, mixed(group))
+    return Entry(group, spreads, kept(group), differs, idle(group), unlike, sentence_of(group.runs[0]), mixed(group))

@@ -41,6 +41,8 @@ FEDERATES = {"strategy", "federation"}
 """Keys of an experiment's file that no distillation has."""
 TRAINS = "train"
 """Key of a file for `fcil train`; an experiment's file may have it too."""
+SEARCHES = "search"
+"""Key of an experiment's file for `fcil search`."""
 Source = str | Path | Mapping[str, Any]
 """An experiment: a YAML file, or a mapping of the same content."""
 LISTS = ("include", "exclude")
@@ -93,6 +95,11 @@ def is_federation(cell: Mapping[str, Any]) -> bool:
 def is_training(cell: Mapping[str, Any]) -> bool:
     """Return whether they are for `fcil train` alone."""
     return TRAINS in cell and not (FEDERATES | DISTILLS) & cell.keys()
+
+
+def is_searched(source: Source, overrides: Sequence[str] = ()) -> bool:
+    """Return whether an experiment's file has `search`."""
+    return any(cell.get(SEARCHES) is not None for cell in cells(source, overrides))
 
 
 def plain(value: Any, where: Where, depth: int = 0) -> Any:

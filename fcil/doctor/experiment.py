@@ -81,7 +81,7 @@ def _plans(source: Path, overrides: Sequence[str], datasets: Datasets, where: Wh
         return expected_plans(found)
     if is_for_training(source, overrides):
         return training_plans(trainings(source, overrides))
-    return [plan for experiment in read(source, overrides) for plan in experiment.plans()]
+    return [plan for experiment in read(source, overrides, searched=True) for plan in experiment.plans()]
 
 
 def data(plan: Plan, datasets: Datasets, where: Where) -> tuple[Finding, Facts | None]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fcil import distillation, training
+from fcil import distillation, searching, training
 from fcil.config import dump
-from fcil.config.matrix import Source
+from fcil.config.matrix import Source, is_searched
 from fcil.data import Scenario
 from fcil.data.oddities import oddities
 from fcil.federation.context import Datasets
@@ -27,7 +27,8 @@ def surveyed(source: Source, overrides: Sequence[str] = (), datasets: Datasets |
         ]
     surveys = training.survey if training.is_for_training(source, overrides) else survey
     runs = surveys(source, overrides, datasets)
-    return [(context.plan.to_yaml(), context.scenario, introduction(context)) for context in runs]
+    about = [searching.introduction(source, overrides)] if is_searched(source, overrides) else []
+    return [(context.plan.to_yaml(), context.scenario, [*about, *introduction(context)]) for context in runs]
 
 
 def show(source: Source, *overrides: str) -> list[dict[str, Any]]:

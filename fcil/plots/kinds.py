@@ -22,6 +22,7 @@ KINDS = {
     "synthetic": "samples of the last synthetic pool (of one run)",
     "terms": "the terms of the loss of a distillation",
     "samples_over_rounds": "samples as a distillation goes on",
+    "search": "the trials of a search, and the best so far over time (asked for alone)",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fcil.config import parse_fields
-from fcil.config.matrix import DISTILLS, MAX_RUNS, Source, cells, is_distillation, is_training, place_of
+from fcil.config.matrix import DISTILLS, MAX_RUNS, SEARCHES, Source, cells, is_distillation, is_training, place_of
 from fcil.errors import ConfigError, all_of, collect
 from fcil.federation.context import Datasets, RunContext
 from fcil.federation.plan import Plan, Sections, check_runs
@@ -39,7 +39,7 @@ class Experiment(Sections):
     train: TrainSettings = TrainSettings()
     """Length of a central training on the same data, by `fcil train`; `fcil run` does not read it."""
 
-    READ_ELSEWHERE: ClassVar = ("matrix",)
+    READ_ELSEWHERE: ClassVar = ("matrix", SEARCHES)
 
     def __post_init__(self) -> None:
         check_runs(self.name, self.seeds)
@@ -48,11 +48,12 @@ class Experiment(Sections):
         return [Plan(seed=seed, **self.sections()) for seed in self.seeds]
 
 
-def read(source: Source, overrides: Sequence[str] = ()) -> list[Experiment]:
+def read(source: Source, overrides: Sequence[str] = (), *, searched: bool = False) -> list[Experiment]:
     """The experiments of a file or mapping: one, or the product of its `matrix`.
 
     Args:
         overrides: `key.path=value`, each value read as YAML.
+        searched: whether the file may have `search`, which is left out; it cannot be played as it stands.
     Raises:
         ConfigError: names the file, the key path, the value and what is allowed, a line for each error.
     """
@@ -62,7 +63,10 @@ def read(source: Source, overrides: Sequence[str] = ()) -> list[Experiment]:
         raise where.error(f"is a distillation, as it has {keys} and no strategy; it is for fcil distill")
     if any(is_training(cell) for cell in found):
         raise where.error('has "train" and no strategy; it is for fcil train')
-    experiments, errors = collect(lambda cell: parse_fields(Experiment, cell, where), found)
+    if not searched and any(cell.get(SEARCHES) is not None for cell in found):
+        raise where.error(f'has "{SEARCHES}", which tries settings on held-out training samples; it is for fcil search')
+    values = [{key: value for key, value in cell.items() if key != SEARCHES} for cell in found]
+    experiments, errors = collect(lambda cell: parse_fields(Experiment, cell, where), values)
     if errors:
         raise all_of(errors)
     runs = sum(len(experiment.seeds) for experiment in experiments)
@@ -101,5 +105,5 @@ def read_shard(text: str) -> tuple[int, int]:
 def survey(source: Source, overrides: Sequence[str] = (), datasets: Datasets | None = None) -> Iterator[RunContext]:
     """Every run of an experiment and who would hold what in it; nothing is played."""
     datasets = datasets or Datasets()
-    for plan in (plan for experiment in read(source, overrides) for plan in experiment.plans()):
+    for plan in (plan for experiment in read(source, overrides, searched=True) for plan in experiment.plans()):
         yield share_out(plan, datasets, place_of(source))

@@ -14,6 +14,7 @@
         checkpoints/    synthetic/task<k>.safetensors and .png (task<k>-round<r>: some, as they were then)
         figures/        drawn.json    which of them were drawn of this record
         profile.md      profile.html  where the time went, if it was asked for
+        search.json     how the settings were chosen, if a search chose them
 
 `folder` names and writes the files, `recorder` fills them as events come, `read` gives them back.
 """

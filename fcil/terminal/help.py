@@ -25,6 +25,10 @@ EXAMPLES = {
         fcil train experiments/quickstart.yaml train.epochs=30 'seeds=[0,1,2]'
     """,
     "distill": "fcil distill experiments/distill/digits_all.yaml 'seeds=[0]'",
+    "search": """
+        fcil search experiments/search_digits.yaml
+        fcil search experiments/search_digits.yaml search.runs=20 --jobs 4
+    """,
     "resume": "fcil resume results/quickstart/lander-1a2b3c4d/seed0",
     "verify": "fcil verify results/quickstart/lander-1a2b3c4d/seed0 --rounds 2",
     "show": """

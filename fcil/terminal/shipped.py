@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fcil.config
 from fcil.methods import catalogue
+
+if TYPE_CHECKING:
+    from fcil.config.json_schema import Schemas
 
 SCHEMA = Path(fcil.config.__file__).with_name("experiment.schema.json")
 """Path of the schema that `fcil show --schema` prints."""
@@ -21,6 +24,7 @@ ABOUT = (
     "there."
 )
 MATRIX = "Key paths such as `data.tasks`, each with a list of values: the product of the lists is run."
+SEARCH = "What `fcil search` tries on held-out training samples; `fcil run` does not play such a file."
 Schema = dict[str, Any]
 
 
@@ -47,6 +51,9 @@ def experiment_schema() -> Schema:
         whole["allOf"] = [_given("data", "dataset"), *map(_given, required)]
         whole["properties"]["seeds"] |= {"minItems": 1, "uniqueItems": True}
         matrix = schemas.of_matrix(name)
+        if name == "Experiment":
+            asked = [_search(schemas, matrix), {"type": "null"}]
+            whole["properties"]["search"] = {"anyOf": asked, "description": SEARCH}
         whole["properties"]["matrix"] = {"anyOf": [matrix, {"type": "null"}], "description": MATRIX}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -62,6 +69,26 @@ def experiment_schema() -> Schema:
         },
         "definitions": schemas.definitions,
     }
+
+
+def _search(schemas: Schemas, matrix: Schema) -> Schema:
+    """Return the schema of the section `search`, whose space has the key paths of a matrix."""
+    from fcil.searching.settings import OBJECTIVES, SearchSettings
+    from fcil.searching.space import searchable
+
+    reference = schemas.of(SearchSettings)
+    asked, space = schemas.definitions["SearchSettings"]["properties"], schemas.definitions.pop("Space")
+    asked["metric"]["enum"] = [*OBJECTIVES]
+    asked["space"] = {**space, "description": asked["space"]["description"]}
+    space = asked["space"]
+    schemas.definitions["Range"] = space["additionalProperties"]["anyOf"][1]
+    lists, ranges = "#/definitions/Experiment/properties/matrix/anyOf/0/properties/", {"$ref": "#/definitions/Range"}
+    paths = [path for path in matrix["properties"] if path not in ("include", "exclude") and searchable(path)]
+    space["properties"] = {path: {"anyOf": [{"$ref": f"{lists}{path}"}, ranges]} for path in paths}
+    deeper = {"anyOf": [{"type": "array", "minItems": 1}, ranges]}
+    space["patternProperties"] = dict.fromkeys(matrix["patternProperties"], deeper)
+    space["additionalProperties"] = False
+    return reference
 
 
 def _given(key: str, inner: str | None = None) -> Schema:

@@ -15,6 +15,7 @@ from fcil.config.matrix import is_distillation
 from fcil.distillation import settings as distillation
 from fcil.errors import ConfigError
 from fcil.runs import plans
+from fcil.searching import plans as searching
 from fcil.terminal.shipped import SCHEMA, texts
 
 jsonschema = pytest.importorskip("jsonschema", reason="of the extra `dev`")
@@ -68,9 +69,10 @@ def test_a_misspelt_key_of_any_experiment_is_refused(validator: Any, path: Path)
 
 
 def key_paths(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where mappings have keys; a misspelt strategy is left out, for it may be a user's own."""
+    """Where mappings have keys; a misspelt strategy is left out, and an option below it in the space of a search, for
+    they may be a user's own."""
     for key, value in values.items():
-        if above != ("strategy",):
+        if above != ("strategy",) and not (above == ("search", "space") and key.startswith("strategy.")):
             yield (*above, key)
         if isinstance(value, dict):
             yield from key_paths(value, (*above, key))
@@ -96,6 +98,7 @@ def key_paths(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
         {"matrix": {"strategy.radius": [0, 1], "federation.privacy.noise": [1], "data.partition.dirichlet": [0.1, 1]}},
         {"matrix": {"data.tasks": [5, 2], "exclude": [{"data.tasks": 5}], "include": [{"data.tasks": 1}]}},
         {"matrix": None},
+        {"search": None},
     ],
     ids=str,
 )
@@ -243,3 +246,39 @@ def test_every_key_has_its_sentence() -> None:
     assert {"Experiment", "Distillation", "strategy.lander", "synthesizer.nayer", "distiller.crd"} <= set(
         schema["definitions"]
     )
+
+
+SEARCH: dict[str, Any] = {"space": {"optimizer.lr": [0.1, 0.2], "strategy.radius": {"uniform": [0, 1]}}, "runs": 4}
+
+
+@pytest.mark.parametrize(
+    ("more", "allowed"),
+    [
+        ({}, True),
+        ({"sampler": "halving", "runs": 20, "halving": {"factor": 2, "rounds": 1}, "metric": "bwt"}, True),
+        (
+            {"space": {"federation.local_epochs": {"int": [1, 3]}, "net": [{"name": "resnet8"}, {"name": "resnet18"}]}},
+            True,
+        ),
+        ({"space": {"optimizer.lrx": [0.1]}}, False),
+        ({"space": {"optimizer.lr": {"lgo": [0.1, 1]}}}, False),
+        ({"space": {"optimizer.lr": 0.1}}, False),
+        ({"space": {"data.tasks": [2, 5]}}, False),
+        ({"space": {"resources.threads": [1, 2]}}, False),
+        ({"sampler": "sobol"}, False),
+        ({"metric": "accuracy"}, False),
+        ({"runs": 0}, False),
+        ({"trials": 3}, False),
+    ],
+    ids=str,
+)
+def test_the_schema_knows_a_search_as_it_is_read(validator: Any, more: dict[str, Any], allowed: bool) -> None:
+    data = {"dataset": "digits", "tasks": 5, "validation": 0.2}
+    values = {"data": data, "strategy": "lander", "search": SEARCH | more}
+    assert validator.is_valid(values) == allowed
+    try:
+        searching.read(values)
+    except ConfigError:
+        assert not allowed
+    else:
+        assert allowed
