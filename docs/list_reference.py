@@ -42,6 +42,7 @@ PICTURES = {
     "results/distill_digits_accuracy.png": "fcil distill experiments/distill/digits_all.yaml",
     "results/japanese_vowels_accuracy.png": "fcil run experiments/series/japanese_vowels.yaml",
     "results/japanese_vowels_synthetic.png": "fcil run experiments/series/japanese_vowels.yaml",
+    "docs/pictures/search.png": "fcil search experiments/search_digits.yaml",
     "docs/pictures/shapelets.svg": "python docs/draw_shapelets.py",
     "docs/pictures/floors.svg": "python docs/draw_architecture.py",
     "docs/pictures/imports.svg": "python docs/draw_architecture.py",

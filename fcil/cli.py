@@ -19,13 +19,13 @@ from fcil.terminal.help import (
     complete_fetched,
     complete_kind,
     complete_name,
-    complete_strategy,
     verb,
 )
 from fcil.terminal.nets import Trust, embed, evaluate, export
+from fcil.terminal.parts import check, new
 from fcil.terminal.runs import finished, play, profiling
 from fcil.terminal.searching import draw_asked, search
-from fcil.terminal.streams import begin, outcome
+from fcil.terminal.streams import begin, outcome, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +56,7 @@ Overrides = Annotated[
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        _say(f"fcil {fcil.__version__}")
+        say(f"fcil {fcil.__version__}")
         raise typer.Exit
 
 
@@ -150,7 +150,7 @@ def verify(
         _print_json(found.to_json())
     else:
         for line in found.lines():
-            _say(line)
+            say(line)
     raise typer.Exit(0 if found.reproduces else 1)
 
 
@@ -198,7 +198,7 @@ def show(
     for settings, scenario, remarks in found:
         Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
         for line in remarks:
-            _say(line)
+            say(line)
 
 
 @verb(app)
@@ -258,59 +258,10 @@ def fetch(
     from fcil.terminal.fetching import fetch
 
     for line in fetch(dataset, to, source, Console(stderr=True)):
-        _say(line)
+        say(line)
 
 
-@verb(app)
-def check(
-    strategy: Annotated[
-        str,
-        typer.Argument(
-            help="A file of any part, or a name of `fcil list strategies`.", autocompletion=complete_strategy
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hyper-parameters to change, such as radius=0.01.", show_default=False)
-    ] = None,
-    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Play it on Ray too (20 seconds more).")] = True,
-    as_json: Json = False,
-) -> None:
-    """Hold a strategy, or another part of your own, to its contract: is it sound, repeatable, resumable?"""
-    from fcil.check import Result, check
-    from fcil.console.tables import listing_table
-
-    progress, done = Console(stderr=True), iter(range(1, 100))
-
-    def say(result: Result, left: int) -> None:
-        number = next(done)
-        line = f"{number}/{number + left} {result.name} {result.seconds:.1f} s"
-        progress.print(line, markup=False, highlight=False)
-
-    report = check(strategy, *(overrides or []), ray=ray, say=say)
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        Console().print(listing_table([result.row() for result in report.results]))
-        _say(report.conclusion)
-    raise typer.Exit(0 if report.passed else 1)
-
-
-@verb(app)
-def new(
-    kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="What to begin: strategy, net, dataset, synthesizer or partition.")
-    ],
-    name: Annotated[str, typer.Argument(help="Its name, which becomes that of the file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the two files.")] = Path("."),
-) -> None:
-    """Begin a part of your own: `fcil new strategy NAME` writes NAME.py and test_NAME.py."""
-    from fcil.methods.scaffold import begin
-
-    for line in begin(kind, name, out):
-        _say(line)
-
-
-for _command in (search, embed, evaluate, export, cite):
+for _command in (check, new, search, embed, evaluate, export, cite):
     verb(app)(_command)
 
 
@@ -335,7 +286,7 @@ def compare(
         return
     Console().print(tables(comparison, more))
     for path in write(comparison, out or dirs[0] / "tables", more):
-        _say(path)
+        say(path)
 
 
 @verb(app)
@@ -359,7 +310,7 @@ def plot(
     check_kinds(kinds)
     with styled(style, colours=colours, titles=titles):
         if kinds == ["search"]:
-            draw_asked(dirs, out, _say)
+            draw_asked(dirs, out, say)
             return
         runs = finished(dirs)
         for line in remarks(runs):
@@ -369,7 +320,7 @@ def plot(
         else:
             paths = draw_comparison(runs, out or dirs[0] / "figures", kinds, dirs[0] if out is None else None)
     for path in paths:
-        _say(path)
+        say(path)
 
 
 @verb(app)
@@ -385,14 +336,10 @@ def report(
     if watch and out:
         raise ConfigError("report: --watch serves the page and --out writes it; give one of them")
     if not watch:
-        _say(write_report(dirs, out))
+        say(write_report(dirs, out))
         return
-    serve(dirs, port, _say)
+    serve(dirs, port, say)
     raise SystemExit(130)  # Ctrl-C is its only end
-
-
-def _say(line: object) -> None:
-    Console().print(printable(str(line)), markup=False, soft_wrap=True, highlight=False)
 
 
 def _print_json(found: object) -> None:

@@ -41,14 +41,15 @@ def evaluate_closely(server: Server, strategy: Strategy, scenario: Scenario) -> 
         LeakError: as `evaluate`.
     """
     test = scenario.test_seen(server.task.number)
-    task_of = torch.repeat_interleave(torch.tensor(scenario.split.sizes)).to(scenario.device) + 1  # by class
     parts: list[tuple[Tensor, ...]] = []
     with asserted_unchanged(server, scenario.dataset.kind), torch.inference_mode():
+        task_of = torch.repeat_interleave(torch.tensor(scenario.split.sizes)).to(scenario.device) + 1  # by class
         for scores, labels in _scores(server, strategy, test):
             best = scores.topk(min(TOP, scores.shape[1])).indices
             confidence = scores.double().softmax(1).amax(1)
             tasks = task_of[labels]
-            among_own = scores.masked_fill(task_of[: scores.shape[1]] != tasks[:, None], -torch.inf).argmax(1)
+            known = scores[:, : len(task_of)]
+            among_own = known.masked_fill(task_of[: known.shape[1]] != tasks[:, None], -torch.inf).argmax(1)
             in_top = (best == labels[:, None]).any(1)
             parts.append((labels, scores.argmax(1), in_top, confidence, tasks, among_own == labels))
     found = Predictions(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))

@@ -10,17 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fcil.errors import printable
+from fcil.terminal.streams import say
 
 RunDir = Annotated[Path, typer.Argument(help="Folder of the run, the one with config.yaml.")]
 Task = Annotated[
     int | None, typer.Option("--task", min=1, help="Its net at the end of this task (default: of the run).")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the folder's own strategy.py and parts, trusted or not.")]
-
-
-def _say(line: object) -> None:
-    Console().print(printable(str(line)), markup=False, soft_wrap=True, highlight=False)
 
 
 def embed(
@@ -37,7 +33,7 @@ def embed(
 
     settings = parse(AnchorSettings, {"encoder": encoder, "template": template}, Where("fcil embed"))
     about = embed(read_names(names), settings, out)
-    _say(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
+    say(f"{out}: {about['classes']} anchors of width {about['width']} from {about['encoder']}")
 
 
 def evaluate(
@@ -67,7 +63,7 @@ def evaluate(
     else:
         Console().print(group_table(found.groups, found.left_out))
         if out is not None:
-            _say(run_dir / "evaluations" / f"{out}.csv")
+            say(run_dir / "evaluations" / f"{out}.csv")
 
 
 def export(
@@ -87,4 +83,4 @@ def export(
     """
     from fcil.evaluation import export
 
-    _say(export(run_dir, to, task=task, out=out, trust=trust))
+    say(export(run_dir, to, task=task, out=out, trust=trust))

@@ -190,3 +190,10 @@ def begin() -> None:
     if limit < LEAST_ADDRESSES:
         raise EngineError(f"{_ALLOWED.format(limit / 2**30)}; torch wants at least {LEAST_ADDRESSES / 2**30:g} GiB")
     importlib.import_module("scipy.linalg")
+
+
+def say(line: object) -> None:
+    """Print a line on standard output as it is: without markup, colours or breaks."""
+    from rich.console import Console
+
+    Console().print(printable(str(line)), markup=False, soft_wrap=True, highlight=False)

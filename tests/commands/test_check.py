@@ -102,7 +102,7 @@ def after_task(self, server, updates):
         (
             'uses = frozenset({"exemplar"})',
             "",
-            'uses has "exemplar" (have: exemplars, teacher, samples, notes).',
+            'uses has "exemplar" (have: exemplars, teacher, samples, notes, sums).',
         ),
         ('uses = {"exemplars"}', "", 'add "mean" to the class variable broadcasts: clients are sent it'),
         ('uses = {"exemplars"}', 'broadcasts = ("mean",)', ""),

@@ -27,6 +27,7 @@ from fcil.cli import app
 from fcil.distillation import read as distillations
 from fcil.methods.listing import LISTINGS
 from fcil.runs.plans import read as read_experiments
+from fcil.searching.plans import read as read_search
 from fcil.terminal.help import EXAMPLES, complete_experiment, complete_kind, complete_strategy
 from fcil.terminal.listing import KINDS, lines
 from fcil.training import read as trainings
@@ -360,7 +361,7 @@ def test_an_example_of_the_help_is_a_command_that_there_is(line: str) -> None:
     source = context.params.get("experiment")
     if source is not None:
         path, overrides = ROOT / source, context.params.get("overrides") or []
-        readers = {"distill": distillations, "train": trainings}
+        readers = {"distill": distillations, "train": trainings, "search": read_search}
         assert readers.get(verb, read_experiments)(path, overrides)
 
 
@@ -405,7 +406,7 @@ def test_several_mistakes_of_a_file_are_told_at_once_in_its_order(command: Comma
     assert said.code == 2
     places = [line.split(": ")[1] for line in said.err.splitlines()]
     assert places == ["nme", "sedes", "federation.clients", "federation.ruonds", "data.taks", "matirx", "strategy"]
-    assert 'seeds, train, matrix). Did you mean "matrix"?' in said.err
+    assert 'train, matrix, search). Did you mean "matrix"?' in said.err
     assert not Path("out").exists()
 
 

@@ -497,7 +497,7 @@ def test_a_folder_that_was_changed_is_not_resumed(tmp_path: Path) -> None:
     folder = interrupted(tmp_path)
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("lr: 0.04", "lr: 0.05"))
-    with pytest.raises(StoreError, match=r"config.yaml or strategy.py was changed; they make tiny/finetune-"):
+    with pytest.raises(StoreError, match=r"config.yaml, strategy.py or parts/ was changed; they make tiny/finetune-"):
         quietly_resume(folder)
     moved = folder.with_name("seed7")
     (folder / "config.yaml").write_text(config)
