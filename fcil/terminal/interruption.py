@@ -24,12 +24,12 @@ def leave(number: int, frame: FrameType | None) -> None:
     imports raise, or come out of it as another.
     """
     caller = None
-    importing = ("fcil.cli", "fcil.terminal.listing", "fcil.methods.catalogue")
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             caller = frame.f_back
         frame = frame.f_back
-    if not _at_work or (caller is not None and caller.f_globals.get("__name__") in importing):
+    importer = "" if caller is None else str(caller.f_globals.get("__name__"))
+    if not _at_work or importer.startswith(("fcil.cli", "fcil.terminal.", "fcil.methods.catalogue")):
         os.write(2, b"interrupted\n")
         os._exit(INTERRUPTED)
     signal.default_int_handler(number, None)

@@ -15,6 +15,7 @@ from fcil.config import load_yaml
 from fcil.distillation import distils
 from fcil.distillation import read as distillations
 from fcil.runs.plans import read
+from fcil.searching.plans import read as read_search
 from fcil.training import read as trainings
 from fcil.training.settings import is_for_training
 
@@ -94,6 +95,9 @@ def test_every_experiment_file_is_valid(path: Path) -> None:
         return
     if is_for_training(path):
         assert all(one.plan(seed) for one in trainings(path) for seed in one.seeds)
+        return
+    if "search:" in path.read_text(encoding="utf-8").splitlines():
+        assert read_search(path)
         return
     experiments = read(path)
     assert all(e.plans() for e in experiments)
