@@ -10,7 +10,7 @@ none of the multivariate sets), from `aeon/testing/example_results_files/classif
 
 Needs aeon, or the files of the sets in $FCIL_DATA. All are trained alike: Adam at 0.001 falling as a cosine, batches of
 16, no weight decay, 500 epochs (InceptionTime's code: batches of 64, 1,500 epochs, the rate halved on a plateau). But
-`shapeformer` has the settings of `experiments/series/shapeformer_japanese_vowels.yaml`, 60 epochs with RAdam.
+`shapeformer` has the settings of `experiments/series/shapeformer_*.yaml`, with RAdam.
 `--aeon` is a Python that has aeon and runs `series_baselines.py`, `--folder` a folder of .tsv files for it.
 """
 
@@ -50,7 +50,9 @@ SETS = {
     "ItalyPowerDemand": "ucr:ItalyPowerDemand",
 }
 NETS = ("resnet1d", "fcn1d", "inceptiontime", "shapeformer")
-SHAPEFORMER = Path(__file__).parents[2] / "experiments" / "series" / "shapeformer_japanese_vowels.yaml"
+SERIES = Path(__file__).parents[2] / "experiments" / "series"
+SHAPEFORMER = {"BasicMotions": "shapeformer_basic_motions", "GunPoint": "shapeformer_gunpoint"}
+"""Files with its settings; those of JapaneseVowels for all other sets."""
 PUBLISHED = "testing/example_results_files/classification/accuracy"
 
 
@@ -61,7 +63,8 @@ def settings(name: str, net: str, seeds: int, epochs: int) -> dict[str, Any]:
         "data": {"dataset": SETS[name], "longer": "pad"},
     }
     if net == "shapeformer":
-        return {**yaml.safe_load(SHAPEFORMER.read_text(encoding="utf-8")), **common}
+        file = SERIES / f"{SHAPEFORMER.get(name, 'shapeformer_japanese_vowels')}.yaml"
+        return {**yaml.safe_load(file.read_text(encoding="utf-8")), **common}
     return {
         **common,
         "net": {"name": net},
