@@ -12,6 +12,7 @@ from command_line import Command
 PAGE = (Path(__file__).parents[2] / "docs/tutorial.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # 40 seconds
 def test_a_newcomer_comes_to_a_table_with_a_method_of_their_own(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
