@@ -11,8 +11,8 @@ result is that of all images at once, however they are shared out.
     server:            G += sum_k G_k,  P += sum_k P_k;  W, b by ridge regression on standardised f
     predict:           argmax_c f(x)^T w_c + b_c                        over classes seen
 
-Filters and whitening are those of the first task and stay, so nothing is forgotten. Patches are of natural images in
-all tasks alike, or of pen strokes; what classes the first task has matters little.
+Filters and whitening are those of the first task and stay, so nothing is forgotten. Which classes that task has, which
+each seed draws anew, moves the final accuracy by 0.1 to 0.3 points on three sets (`results/README.md`).
 
 What leaves a client: in the first task the second moments of its patches, and for each filter the sum of the patches
 nearest to it: a filter that a single patch is nearest to shows that patch. At the end of a task the upper triangle of
