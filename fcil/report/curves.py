@@ -36,7 +36,11 @@ def address(group: Group) -> tuple[str, ...]:
 
 def seeds(groups: Sequence[Group]) -> str:
     """Return the number of runs a line stands for."""
-    counts = sorted({len(group.runs) for group in groups})
+    return seeds_of(sorted({len(group.runs) for group in groups}))
+
+
+def seeds_of(counts: Sequence[int]) -> str:
+    """Return numbers of runs in words, given from the least to the greatest."""
     if counts == [1]:
         return "one seed (n = 1)"
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n from {counts[0]} to {counts[-1]}"
@@ -61,15 +65,19 @@ def _after_tasks(groups: Sequence[Group], curve: Curve, title: str, y_label: str
     lines = []
     for style, group in zip(places([Name.of(group) for group in groups]), groups, strict=True):
         if measured := [curve(run) for run in group.runs if run.rows]:
-            lines.append(_line(group.label, measured, style))
+            lines.append(line_of(group.label, measured, style))
     x = range(1, max(len(line.y) for line in lines) + 1)
     caption = f"{groups[0].split}; {seeds(groups)}."
     return Lines(key=key(title, groups[0].split), title=title, caption=caption, x_label="tasks learnt",
                  y_label=y_label, x=x, lines=lines)  # fmt: skip
 
 
-def _line(name: str, curves: Sequence[Array], style: int) -> Line:
-    """Mean and range of curves, as far as the shortest goes; a place that one of them lacks is empty."""
+def line_of(name: str, curves: Sequence[Array], style: int) -> Line:
+    """Return the mean and range of curves, as far as the shortest goes; a place that one of them lacks is empty.
+
+    Args:
+        style: place of its colour and dash.
+    """
     shortest = min(map(len, curves))
     stack = np.stack([c[:shortest] for c in curves])
     if len(stack) == 1:
@@ -88,7 +96,7 @@ def _over_rounds(
     """A line for each group by round; None where none has anything."""
     styles = places([Name.of(group) for group in groups])
     curves = [(group, [curve(run) for run in group.runs if run.rounds]) for group in groups]
-    lines = [_line(g.label, c, style) for style, (g, c) in zip(styles, curves, strict=True) if c]
+    lines = [line_of(g.label, c, style) for style, (g, c) in zip(styles, curves, strict=True) if c]
     lines = [line for line in lines if any(v is not None for v in line.y)]
     if not lines:
         return None
@@ -161,7 +169,7 @@ def alone(group: Group) -> Iterator[Lines | Heat]:
 def _each_task(group: Group, stack: Array) -> Lines:
     """Accuracy (runs, after, on): a line for each task."""
     count = stack.shape[1]
-    lines = [_line(f"task {j + 1}", list(stack[:, :, j]), j) for j in range(min(count, MOST_TASKS))]
+    lines = [line_of(f"task {j + 1}", list(stack[:, :, j]), j) for j in range(min(count, MOST_TASKS))]
     more = f" The first {MOST_TASKS} of {count} tasks." if count > MOST_TASKS else ""
     return Lines(key=key("each", *address(group)), title="Accuracy on each task",
                  caption=f"On the test examples of one task; {seeds([group])}.{more}", x_label="tasks learnt",
@@ -189,7 +197,7 @@ def terms(group: Group) -> Lines | None:
     names = list(dict.fromkeys(n for run in runs for r in run.rounds for n in r.get("terms") or {}))
     if not names:
         return None
-    lines = [_line(n, [_term(run, n) for run in runs], i) for i, n in enumerate(names[:MOST_TERMS])]
+    lines = [line_of(n, [_term(run, n) for run in runs], i) for i, n in enumerate(names[:MOST_TERMS])]
     more = f" The first {MOST_TERMS} of {len(names)} terms." if len(names) > MOST_TERMS else ""
     longest = max(runs, key=lambda run: len(run.rounds))
     caption = f"As weighted in the loss, means over clients; {seeds([group])}.{more}"

@@ -21,8 +21,9 @@ from fcil.compare import Comparison, compare
 from fcil.errors import StoreError
 from fcil.io.atomic import write_text
 from fcil.plots.look.colours import CYCLE
-from fcil.report import curves, tables, trouble
+from fcil.report import below, curves, tables, trouble
 from fcil.report.activity import Activity, activity
+from fcil.report.details import Detail, details_of
 from fcil.report.figures import Heat, Lines, shades
 from fcil.report.pictures import Album, Picture
 from fcil.report.tables import Table
@@ -48,6 +49,8 @@ class Chapter:
     group: Group
     final: str
     figures: Sequence[Lines | Heat]
+    below: Sequence[Table]
+    """Tables below the task."""
     activity: Activity
     settings: Table | None
     pictures: Sequence[Picture]
@@ -119,7 +122,7 @@ def _content(found: Found) -> dict[str, Any]:
     groups = group_runs(found.finished)
     begun = group_runs(found.unfinished)
     album = Album(found.left_out)
-    sections = _sections(comparison, groups, album)
+    sections = _sections(comparison, groups, album, found.left_out)
     runs = [*found.finished, *found.unfinished]
     return {
         "title": tables.cut(", ".join(dict.fromkeys(run.name for run in runs))) or "No run yet",
@@ -144,24 +147,27 @@ def _content(found: Found) -> dict[str, Any]:
     }
 
 
-def _sections(comparison: Comparison, groups: Sequence[Group], album: Album) -> list[Section]:
+def _sections(comparison: Comparison, groups: Sequence[Group], album: Album, problems: list[str]) -> list[Section]:
     found = []
     for number, split in enumerate(comparison.splits, start=1):
         there = {curves.address(entry.group) for entry in split.entries}
         alike = [group for group in groups if curves.address(group) in there]
         # The order of the table, the best first.
-        chapters = [_chapter(entry.group, tables.headline(entry), album) for entry in split.entries]
-        found.append(
-            Section(split.label, tables.of_split(split, number), tables.tests(split, number), curves.beside(alike),
-                    chapters)
-        )  # fmt: skip
+        details = [details_of(entry.group, problems) for entry in split.entries]
+        chapters = [
+            _chapter(entry.group, tables.headline(entry), album, told)
+            for entry, told in zip(split.entries, details, strict=True)
+        ]
+        every = [*tables.of_split(split, number), *below.of_split(split, details, number)]
+        found.append(Section(split.label, every, tables.tests(split, number), curves.beside(alike), chapters))
     return found
 
 
-def _chapter(group: Group, final: str, album: Album) -> Chapter:
+def _chapter(group: Group, final: str, album: Album, details: Sequence[Detail]) -> Chapter:
     name = curves.key("group", *curves.address(group))
-    return Chapter(name, group, final, list(curves.alone(group)), activity(group), tables.own_settings(group),
-                   album.of(group))  # fmt: skip
+    figures = [*curves.alone(group), *below.figures(group, details)]
+    told = [*below.by_task(details), *filter(None, [below.pairs(details)])]
+    return Chapter(name, group, final, figures, told, activity(group), tables.own_settings(group), album.of(group))
 
 
 def _underway(group: Group) -> list[Lines]:

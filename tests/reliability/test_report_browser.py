@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 from browser import BROWSER, FIGURES, Tab, started
-from run_folders import make_results, make_run
+from run_folders import make_results, make_run, tell_below
 
 from fcil.profiling.flame import flame_page
 from fcil.profiling.phases import MEANING, frame_of
 from fcil.profiling.profile import Key, Profile, Spent
 from fcil.report import write_report
 from fcil.report.watch import server
+from fcil.store import RunFolder
 
 WIDTHS = (400, 1400)
 
@@ -43,9 +44,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], T
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two strategies, two seeds, a run that goes on, and samples of another seed."""
+    """Two strategies, two seeds, all that lies below the task, a run that goes on, and samples of another seed."""
     folder = tmp_path_factory.mktemp("runs")
     make_results(folder)
+    for run in folder.rglob("seed*"):
+        tell_below(RunFolder(run), int(run.name[4:]))
     make_run(folder, "lander", 7, variant="00000001", stop_after=1)
     return write_report([folder], folder / "page.html").as_uri()
 
