@@ -30,6 +30,8 @@ LATER: dict[str, Any] = {
     "optimizer.state": "fresh",
     "net.head_start": "kaiming",
     "net.shapelets": None,
+    "net.pretrained": None,
+    "net.frozen": False,
 }
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
 are left out of the hash, which stays what it was. A strategy may have a net among its options."""
@@ -63,10 +65,27 @@ def stemmed(values: Any) -> Any:
 
 
 def as_before(values: Any) -> Any:
-    """Return settings, or a strategy's options, without those of `LATER` that stand at what every run did before."""
+    """Return settings, or a strategy's options, without those of `LATER` that stand at what every run did before.
+
+    Of a file that counts by its content, the path is left out.
+    """
     if not isinstance(values, Mapping):
         return values
-    return without(values, [path for path, default in LATER.items() if _at(values, path) == default])
+    return _contents(without(values, [path for path, default in LATER.items() if _at(values, path) == default]))
+
+
+def _contents(values: Any) -> Any:
+    """Return values with each `{file: path, sha256: hex}` in them shortened to the hash."""
+    if not isinstance(values, Mapping):
+        return values
+    if is_content(values):
+        return {"sha256": values["sha256"]}
+    return {key: _contents(value) for key, value in values.items()}
+
+
+def is_content(value: Any) -> bool:
+    """Return whether this is a file that counts by its content, as `HashedFile` is among plain values."""
+    return isinstance(value, Mapping) and value.keys() == {"file", "sha256"}
 
 
 def _at(values: Any, path: str) -> Any:
