@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fcil.averaging import weighted_mean
 from fcil.config import Where, dump_fields, parse_fields
+from fcil.data import Dataset
 from fcil.nets import Net, NetSettings
 from fcil.nets.backbone import Shape
 from fcil.roles import Client, Server
@@ -161,6 +162,14 @@ class Strategy:
     def reads_metrics(self) -> bool:
         """Return whether `aggregate` reads metrics of clients, which `federation.privacy` withholds."""
         return False
+
+    def samples(self, dataset: Dataset) -> Dataset:
+        """Return what stands for the samples of a data set: they themselves, or features that were computed before.
+
+        Raises:
+            ConfigError: a file of features does not fit the data.
+        """
+        return dataset
 
     @property
     def reads_net(self) -> bool:

@@ -18,7 +18,6 @@ from fcil.config.schema import Where, parse_fields
 from fcil.errors import ConfigError, nearest
 
 
-
 @dataclass(frozen=True)
 class HashedFile:
     """A file by its path and the hash of its content; in YAML its path, or `{file: path, sha256: hex}`.
@@ -58,8 +57,8 @@ class HashedFile:
             raise ConfigError(f"{self.file}: there is no such file.{near}")
         if self.sha256 not in ("", found):
             raise ConfigError(
-                f"{self.file}: its content is not what it was (sha256 was {self.sha256[:12]}, is {found[:12]}); put the "
-                "former file back, or begin anew with this one"
+                f"{self.file}: its content is not what it was (sha256 was {self.sha256[:12]}, is {found[:12]}); put "
+                "the former file back, or begin anew with this one"
             )
         return path
 

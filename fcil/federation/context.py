@@ -112,6 +112,15 @@ class RunContext:
         net.load({name: w for name, w in weights.items() if not name.startswith("text_head.")})
         return net.eval()
 
+    def prepared(self) -> RunContext:
+        """Return the same run with what its strategy puts in the place of the samples.
+
+        Raises:
+            ConfigError: a file of features does not fit the data.
+        """
+        dataset = self.plan.strategy.strategy.samples(self.scenario.dataset)
+        return self if dataset is self.scenario.dataset else replace(self, scenario=self.scenario.standing_for(dataset))
+
     def for_clients(self, plan: Plan) -> RunContext:
         """Return the same run for clients in this process, who read a plan of their own and the same data."""
         return replace(self, plan=plan)
@@ -134,7 +143,7 @@ class Datasets:
         self._shared_out = lru_cache(maxsize=2)(_shared_out)
 
     def open(self, plan: Plan, progress: Progress | None = None) -> RunContext:
-        """The context of a run.
+        """The context of a run, with what its strategy puts in the place of the samples.
 
         Args:
             progress: is told of downloading and decoding.
@@ -142,6 +151,10 @@ class Datasets:
             DataError: files are missing or damaged.
             ConfigError: the tasks or the partition ask for more than there is, or there is no such device.
         """
+        return self.shared_out(plan, progress).prepared()
+
+    def shared_out(self, plan: Plan, progress: Progress | None = None) -> RunContext:
+        """The context of a run with the samples as they are; as `open`."""
         device, loaded = plan.resources.torch_device(), self._load(plan.data, progress)
         scenario = self._shared_out(loaded, plan.data, plan.federation.clients, plan.seed, device)
         return RunContext(plan, loaded, scenario)

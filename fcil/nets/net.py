@@ -29,6 +29,8 @@ Forwards = Literal["two", "one"]
 """Whether real and synthetic images of a step go through the net in a forward each, or in one together."""
 TRUNK = "backbone."
 """What the names of the backbone's tensors begin with."""
+
+
 class Net(nn.Module):
     """A backbone with its classifier and, if `text_width` is given, its label-text head.
 
@@ -125,11 +127,14 @@ class Net(nn.Module):
     def load(self, weights: Tensors) -> None:
         """Copy weights in; the classifier takes the number of rows they have.
 
-        A counter that arrives as a float, such as a mean over clients, is truncated.
+        A counter that arrives as a float, such as a mean over clients, is truncated. Those of a frozen backbone may be
+        left out.
 
         Raises:
             ValueError: a tensor is missing, unknown or of another shape; then nothing is loaded.
         """
+        if self.still:
+            weights = {**{name: t for name, t in self.state_dict().items() if name.startswith(TRUNK)}, **weights}
         problem = self._misfit(weights)
         if problem:
             raise ValueError(f"the weights do not fit the net: {problem}")

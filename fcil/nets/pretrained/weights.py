@@ -109,9 +109,9 @@ _NOTHING = Tensor()
 
 
 def _described(settings: NetSettings) -> str:
-    details = {"stem": settings.stem != "auto" and settings.stem, "width": settings.width}
-    details["norm"] = settings.norm != "batch" and settings.norm
-    said = ", ".join(f"{key} {value}" for key, value in details.items() if value)
+    usual = NetSettings()
+    details = {key: getattr(settings, key) for key in ("stem", "width", "norm")}
+    said = ", ".join(f"{key} {value}" for key, value in details.items() if value != getattr(usual, key))
     return f"{settings.name} ({said})" if said else settings.name
 
 
