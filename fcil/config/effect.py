@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 NO_EFFECT = (
     *("resources", "logger", "data.split.file", "data.partition.natural.file"),
@@ -35,6 +35,25 @@ LATER: dict[str, Any] = {
 }
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
 are left out of the hash, which stays what it was. A strategy may have a net among its options."""
+
+
+Track = Literal["scratch", "pretrained"]
+"""Where the features of a run come from: drawn weights, or a file that others have trained."""
+
+
+def track_of(config: Mapping[str, Any]) -> Track:
+    """Return the track of a run: `pretrained` where its net, or its strategy, begins from a file that was trained.
+
+    Runs of the two are not compared: one knows things that no client has. A configuration without such settings, of an
+    earlier version too, is `scratch`.
+    """
+    return "pretrained" if any(map(_has_content, (config.get("net"), config.get("strategy")))) else "scratch"
+
+
+def _has_content(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return is_content(value) or any(map(_has_content, value.values()))
 
 
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:

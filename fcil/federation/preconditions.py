@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fcil.config.effect import track_of
 from fcil.data import task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.context import RunContext
@@ -179,10 +181,10 @@ def introduction(context: RunContext) -> list[str]:
     return [*_pretrained(context), *_test_share(context), *remarks(context)]
 
 
-def facts(context: RunContext) -> dict[str, float]:
+def facts(context: RunContext) -> dict[str, Any]:
     """Return the facts of a summary that are known before the run."""
-    share = replayed_share(context)
-    return {} if share is None else {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
+    share, track = replayed_share(context), {"track": track_of(context.plan.to_yaml())}
+    return track if share is None else track | {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
 
 
 def _odd_data(context: RunContext) -> Iterator[str]:
