@@ -163,7 +163,7 @@ class Strategy:
         """Return whether `aggregate` reads metrics of clients, which `federation.privacy` withholds."""
         return False
 
-    def samples(self, dataset: Dataset) -> Dataset:
+    def stand_in(self, dataset: Dataset) -> Dataset:
         """Return what stands for the samples of a data set: they themselves, or features that were computed before.
 
         Raises:

@@ -114,7 +114,7 @@ class Analytic(Strategy):
                 "strategy.analytic.features: task1 trains the net, which net.frozen keeps as it is; say pretrained"
             )
 
-    def samples(self, dataset: Dataset) -> Dataset:
+    def stand_in(self, dataset: Dataset) -> Dataset:
         if self.train_features is None or self.test_features is None:
             return dataset
         return of_features(dataset, self.train_features, self.test_features)

@@ -118,7 +118,7 @@ class RunContext:
         Raises:
             ConfigError: a file of features does not fit the data.
         """
-        dataset = self.plan.strategy.strategy.samples(self.scenario.dataset)
+        dataset = self.plan.strategy.strategy.stand_in(self.scenario.dataset)
         return self if dataset is self.scenario.dataset else replace(self, scenario=self.scenario.standing_for(dataset))
 
     def for_clients(self, plan: Plan) -> RunContext:
