@@ -201,7 +201,7 @@ class Client:
         Raises:
             TrainingError: a term was not finite; names the term.
         """
-        keep, private = set(trained), self.net.private()
+        keep, private = set(trained) - self.net.fixed(), self.net.private()
         parameters = {name: p for name, p in self.net.named_parameters() if name in keep or name in private}
         parameters |= {f"beside {number}": p for number, p in enumerate(beside)}
         parameters = {name: p for name, p in parameters.items() if p.requires_grad}

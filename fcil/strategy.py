@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fcil.averaging import weighted_mean
 from fcil.config import Where, dump_fields, parse_fields
+from fcil.data import Dataset
 from fcil.nets import Net, NetSettings
 from fcil.nets.backbone import Shape
 from fcil.roles import Client, Server
@@ -128,10 +129,10 @@ class Strategy:
     def trainable(self, net: Net) -> Sequence[str]:
         """Names of the tensors that clients train and send up; all by default but those that stay with a client.
 
-        What stays with a client (`net.private()`) is trained, too.
+        What stays with a client (`net.private()`) is trained, too; a frozen backbone (`net.fixed()`) is not.
         """
-        private = net.private()
-        return [name for name in net.state_dict() if name not in private]
+        apart = net.private() | net.fixed()
+        return [name for name in net.state_dict() if name not in apart]
 
     def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
         """Scores (B, C) of the classes seen so far; the largest wins."""
@@ -161,6 +162,19 @@ class Strategy:
     def reads_metrics(self) -> bool:
         """Return whether `aggregate` reads metrics of clients, which `federation.privacy` withholds."""
         return False
+
+    def stand_in(self, dataset: Dataset) -> Dataset:
+        """Return what stands for the samples of a data set: they themselves, or features that were computed before.
+
+        Raises:
+            ConfigError: a file of features does not fit the data.
+        """
+        return dataset
+
+    @property
+    def reads_net(self) -> bool:
+        """Return whether it trains the backbone, or reads its features."""
+        return True
 
     def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
         """Check that the files which its settings name can serve.

@@ -12,8 +12,11 @@ arXiv:2307.02251) and AFL (He et al., CVPR 2025). FedRAN (arXiv:2606.11480) send
 Sums do not depend on who holds which sample, nor on the order of tasks: the result is that of ridge regression on all
 samples at once, whatever the partition, and nothing is forgotten. No image is kept or made.
 
-f is `random`: the pixels themselves, so no net is trained and one round a task is enough; or `task1`: features of the
-net that clients train by federated averaging in the first task, and that is frozen afterwards.
+f is `random`: the pixels themselves, so no net is trained and one round a task is enough; `task1`: features of the net
+that clients train by federated averaging in the first task, and that is frozen afterwards; `pretrained`: features of a
+net that begins from a file of weights and stays so (`net.pretrained`, `net.frozen`), as in RanPAC, AFL and STSA; or
+`file`: features of such a net that were computed before. Without the random layer (`width: null`) it is AFL's
+regression on f itself.
 
 What leaves a client, once a task: second moments of its features. From G one reads the span of them, and the image
 itself where a client has a single one; P are the class sums and tells which classes a client holds. `groups` sends
@@ -37,8 +40,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fcil import Client, Count, NonNegative, Positive, Server, State, Strategy, Update
-from fcil.errors import TrainingError
-from fcil.nets import Net
+from fcil.config.content import HashedFile
+from fcil.data import Dataset
+from fcil.data.files.features import of_features
+from fcil.errors import ConfigError, TrainingError
+from fcil.nets import Net, NetSettings
+from fcil.nets.backbone import Shape
 from fcil.nets.ridge import Moments, dealt, estimated, group_sums, sketched, unsketched
 from fcil.nets.series.padding import split_padding
 from fcil.rng import generator, sent
@@ -50,10 +57,15 @@ BATCH = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Analytic(Strategy):
-    features: Literal["random", "task1"] = "random"
-    """Frozen features below the random layer: the pixels, or the net as clients have trained it in the first task."""
-    width: Count = 1000
-    """Random features (`M`): 1,250 in STSA's command, 10,000 in RanPAC."""
+    features: Literal["random", "task1", "pretrained", "file"] = "random"
+    """Frozen features below the random layer: the pixels; the net as clients have trained it in the first task; the
+    frozen net of `net.pretrained`; or those of `train_features` and `test_features`."""
+    train_features: HashedFile | None = None
+    """`.npy` file of features (N, F) of all training samples, row i of sample i, for `features: file`."""
+    test_features: HashedFile | None = None
+    """The same of the test samples."""
+    width: Count | None = 1000
+    """Random features (`M`): 1,250 in STSA's command, 10,000 in RanPAC; null: no random layer, f as it is (AFL)."""
     bias: NonNegative = 0.3
     """Standard deviation of the random layer's biases, where its weights give a standard deviation of 1."""
     ridge: Positive = 1e-4
@@ -69,7 +81,16 @@ class Analytic(Strategy):
         for name, read in (("groups", "groups"), ("rank", "sketch")):
             if self.send != read and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise ValueError(f"{name}: {getattr(self, name)} is not read where send is {self.send}; leave it out")
+        if self.width is None and self.bias != type(self).__dataclass_fields__["bias"].default:
+            raise ValueError(f"bias: {self.bias} is not read where width is null; leave it out")
+        for name in ("train_features", "test_features"):
+            given, read = getattr(self, name) is not None, self.features == "file"
+            if read and not given:
+                raise ValueError(f"{name}: missing; features: file reads it")
+            if given and not read:
+                raise ValueError(f"{name}: not read where features is {self.features}; leave it out")
 
+    later = frozenset({"train_features", "test_features"})
     memo_lasts: ClassVar[Literal["task", "run"]] = "run"
     paper = (
         'Guo et al., "STSA: Federated Class-Incremental Learning via Spatial-Temporal Statistics Aggregation", '
@@ -78,6 +99,25 @@ class Analytic(Strategy):
     uses = frozenset({"sums"})
     servers = frozenset()  # after task 1 nothing is averaged
     broadcasts = ("head", "draw")
+
+    @property
+    def reads_net(self) -> bool:
+        return self.features in ("task1", "pretrained")
+
+    def check_files(self, net: NetSettings, shape: Shape, classes: Sequence[int]) -> None:
+        if self.features == "pretrained" and not net.frozen:
+            raise ConfigError(
+                "strategy.analytic.features: pretrained needs net.pretrained, a file, and net.frozen: true"
+            )
+        if self.features == "task1" and net.frozen:
+            raise ConfigError(
+                "strategy.analytic.features: task1 trains the net, which net.frozen keeps as it is; say pretrained"
+            )
+
+    def stand_in(self, dataset: Dataset) -> Dataset:
+        if self.train_features is None or self.test_features is None:
+            return dataset
+        return of_features(dataset, self.train_features, self.test_features)
 
     # Client -----------------------------------------------------------------------------------
 
@@ -140,10 +180,12 @@ class Analytic(Strategy):
     @torch.no_grad()
     def lifted(self, net: Net, x: Tensor, draw: int) -> Tensor:
         """Return h(x) (B, M), float64, for a batch of the net's inputs; the random layer is that of the seed `draw`."""
-        if self.features == "task1":
-            net.eval()
-        flat = (split_padding(x)[0] if x.ndim == 3 else x).flatten(1)  # series are padded with NaN
-        f = (flat if self.features == "random" else net(x).features).double()
+        if self.reads_net:
+            f = net.eval()(x).features.double()
+        else:
+            f = (split_padding(x)[0] if x.ndim == 3 else x).flatten(1).double()  # series are padded with NaN
+        if self.width is None:
+            return f
         weight, bias = random_layer(f.shape[1], self.width, draw)
         return torch.relu(f @ sent(weight, f) + self.bias * sent(bias, f))
 
@@ -155,7 +197,7 @@ class Analytic(Strategy):
         return F.pad(scores, (0, net.num_classes - head.shape[1]), value=-torch.inf)
 
     def trainable(self, net: Net) -> Sequence[str]:
-        return [] if self.features == "random" else super().trainable(net)
+        return super().trainable(net) if self.features == "task1" else []
 
 
 @lru_cache(maxsize=4)

@@ -148,7 +148,8 @@ class Distill(Strategy):
             if lesson.chain is not None and client.round in self.show and client.index == 0:
                 seen = newest(self.synthesizer.pool(problem, lesson.chain), EACH, CLASSES)
         client.memory |= {"task": client.task.number, "lesson": values(lesson)}
-        weights = client.net.weights() | {f"{SEEN}{name}": samples for name, samples in seen.items()}
+        weights = {name: t for name, t in client.net.weights().items() if name not in client.net.fixed()}
+        weights |= {f"{SEEN}{name}": samples for name, samples in seen.items()}
         return Update(weights, 1, {f"terms/{name}": term for name, term in terms.items()})
 
     def problem(self, client: Client) -> SynthesisProblem:

@@ -116,7 +116,8 @@ class FOT(Strategy):
             for batch in client.shard.select(drawn).batches(BATCH, augment=False, shuffle=False):
                 client.net(batch.x)
         sent: Tensors = {}
-        for name, found in sketches.items():
+        still = client.net.fixed()
+        for name, found in ((name, found) for name, found in sketches.items() if f"{name}.weight" not in still):
             whole = found.double() * sqrt(total / len(drawn))
             basis = client.shared.get("bases", {}).get(name)
             rest = whole if basis is None else away(whole.T, basis.double()).T

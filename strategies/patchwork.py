@@ -173,5 +173,9 @@ class Patchwork(Strategy):
         scores = self.features(x, shared).double() @ head + cast(Tensor, shared["offset"])
         return F.pad(scores, (0, net.num_classes - head.shape[1]), value=-torch.inf)
 
+    @property
+    def reads_net(self) -> bool:
+        return False
+
     def trainable(self, net: Net) -> Sequence[str]:
         return []

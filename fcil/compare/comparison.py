@@ -12,6 +12,7 @@ from fcil.compare.bounds import Command, has_bounds, lacking, sentence
 from fcil.compare.comparable import differences, idle, kept, mixed, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
+from fcil.config.effect import Track, track_of
 from fcil.federation.persistence.smoke import MEANING, is_smoke
 from fcil.searching.record import sentence as sentence_of
 from fcil.store.groups import TEACHER, Group, group_runs, is_student
@@ -118,6 +119,11 @@ class Entry:
         return self.group.label
 
     @property
+    def track(self) -> Track:
+        """Return whether its nets began from drawn weights, or from a file; no table has both."""
+        return track_of(self.group.runs[0].config)
+
+    @property
     def rival(self) -> bool:
         """Return whether it may be called the best: a bound may not, nor one that was run under other circumstances."""
         return self.keeps != "all data" and not self.differs
@@ -185,9 +191,16 @@ class Comparison:
     splits: tuple[Split, ...]
 
     @cached_property
+    def tracks(self) -> tuple[Track, ...]:
+        """Return the tracks of its runs, each once."""
+        return tuple(dict.fromkeys(entry.track for split in self.splits for entry in split.entries))
+
+    @cached_property
     def ranks(self) -> Ranks | None:
-        """Friedman's test with splits as blocks, on the mean final accuracy."""
+        """Friedman's test with splits as blocks, on the mean final accuracy; None where there are two tracks."""
         blocks = []
+        if len(self.tracks) > 1:
+            return None
         for split in (split for split in self.splits if not split.smoke):
             found = {e.label: e.spreads[HEADLINE] for e in split.entries if e.rival}
             blocks.append({label: one.mean for label, one in found.items() if one is not None})

@@ -30,7 +30,7 @@ DETAILS = (
     "stability",
 )
 """Columns of the second table: every definition of forgetting, and other metrics of an accuracy matrix."""
-WORDS = ("keeps", "unlike the paper")
+WORDS = ("track", "keeps", "unlike the paper")
 """Columns of a table that hold no numbers."""
 MARKS = {
     "†": ("\\dagger", "differs", "run under other circumstances"),
@@ -116,7 +116,7 @@ def markdown(comparison: Comparison, more: Sequence[str] = ()) -> str:
     Args:
         more: metrics shown beyond the usual ones.
     """
-    blocks = [_markdown_table(split, more) for split in comparison.splits]
+    blocks = [_markdown_table(split, more, tracked=_tracked(comparison)) for split in comparison.splits]
     if ranks := comparison.ranks:
         order = sorted(ranks.ranks.items(), key=lambda one: one[1])
         listed = ", ".join(f"{_md(name)} {rank:.2f}" for name, rank in order)
@@ -125,19 +125,24 @@ def markdown(comparison: Comparison, more: Sequence[str] = ()) -> str:
     return "\n\n".join([*blocks, CAPTION]) + "\n"
 
 
-def _markdown_table(split: Split, more: Sequence[str]) -> str:
+def _tracked(comparison: Comparison) -> bool:
+    """Return whether tables say which track a run is of: where any begins from weights that others have trained."""
+    return any(track != "scratch" for track in comparison.tracks)
+
+
+def _markdown_table(split: Split, more: Sequence[str], *, tracked: bool = False) -> str:
     usual = (*(STUDENT_COLUMNS if split.students else COLUMNS), "peak_memory_bytes")
     shown = usual if split.students else tuple(dict.fromkeys((*usual, *more)))
     best = {name: split.best(name) for name in (COLUMNS[:1] if split.students else COLUMNS[:3])}
     lines = []
     for entry in split.entries:
-        cells = [entry.keeps, str(len(entry.group.runs))]
+        cells = [*([entry.track] * tracked), entry.keeps, str(len(entry.group.runs))]
         for name in shown:
             text = cell(entry.spreads[name], ALL[name], bounds=name == COLUMNS[0])
             cells.append(f"**{text}**" if best.get(name) is entry else text)
         lines.append(cells)
     titles = {name: ALL[name].title for name in shown} | (STUDENT_TITLES if split.students else {})
-    main = _md_table(split, ["keeps", "n", *titles.values()], lines)
+    main = _md_table(split, [*(["track"] * tracked), "keeps", "n", *titles.values()], lines)
     if split.students:  # of one task, in which nothing is forgotten
         return "\n\n".join([f"### {_md(split.label)}", main, *_md_tests(split), STUDENT_CAPTION])
     found = [
@@ -280,7 +285,18 @@ def _tex(text: str) -> str:
 
 def long_csv(comparison: Comparison) -> str:
     """A line for each split, strategy and metric; n is of how many seeds, and a field is empty that is not defined."""
-    about = ["split", "strategy", "keeps", "differs", "idle", "unlike_paper", "mixed", "metric", "unit"]
+    about = [
+        "split",
+        "strategy",
+        *(["track"] * _tracked(comparison)),
+        "keeps",
+        "differs",
+        "idle",
+        "unlike_paper",
+        "mixed",
+        "metric",
+        "unit",
+    ]
     return _csv(rows(comparison), [*about, *Spread.__annotations__])
 
 
@@ -292,12 +308,13 @@ def tests_csv(comparison: Comparison) -> str:
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
     """The long table as plain values; a number that is not defined is None."""
-    found = []
+    found, tracked = [], _tracked(comparison)
     for split in comparison.splits:
         for entry in split.entries:
             about = {
                 "split": split.label,
                 "strategy": entry.label,
+                **({"track": entry.track} if tracked else {}),
                 "keeps": entry.keeps,
                 "differs": "; ".join(entry.differs),
                 "idle": "; ".join(entry.idle),

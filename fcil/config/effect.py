@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 NO_EFFECT = (
     *("resources", "logger", "data.split.file", "data.partition.natural.file"),
@@ -30,9 +30,30 @@ LATER: dict[str, Any] = {
     "optimizer.state": "fresh",
     "net.head_start": "kaiming",
     "net.shapelets": None,
+    "net.pretrained": None,
+    "net.frozen": False,
 }
 """Settings that came after records had been made, and the value that stands for what every run did before: at it they
 are left out of the hash, which stays what it was. A strategy may have a net among its options."""
+
+
+Track = Literal["scratch", "pretrained"]
+"""Where the features of a run come from: drawn weights, or a file that others have trained."""
+
+
+def track_of(config: Mapping[str, Any]) -> Track:
+    """Return the track of a run: `pretrained` where its net, or its strategy, begins from a file that was trained.
+
+    Runs of the two are not compared: one knows things that no client has. A configuration without such settings, of an
+    earlier version too, is `scratch`.
+    """
+    return "pretrained" if any(map(_has_content, (config.get("net"), config.get("strategy")))) else "scratch"
+
+
+def _has_content(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return is_content(value) or any(map(_has_content, value.values()))
 
 
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,10 +84,27 @@ def stemmed(values: Any) -> Any:
 
 
 def as_before(values: Any) -> Any:
-    """Return settings, or a strategy's options, without those of `LATER` that stand at what every run did before."""
+    """Return settings, or a strategy's options, without those of `LATER` that stand at what every run did before.
+
+    Of a file that counts by its content, the path is left out.
+    """
     if not isinstance(values, Mapping):
         return values
-    return without(values, [path for path, default in LATER.items() if _at(values, path) == default])
+    return _contents(without(values, [path for path, default in LATER.items() if _at(values, path) == default]))
+
+
+def _contents(values: Any) -> Any:
+    """Return values with each `{file: path, sha256: hex}` in them shortened to the hash."""
+    if not isinstance(values, Mapping):
+        return values
+    if is_content(values):
+        return {"sha256": values["sha256"]}
+    return {key: _contents(value) for key, value in values.items()}
+
+
+def is_content(value: Any) -> bool:
+    """Return whether this is a file that counts by its content, as `HashedFile` is among plain values."""
+    return isinstance(value, Mapping) and value.keys() == {"file", "sha256"}
 
 
 def _at(values: Any, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -169,6 +170,12 @@ class Scenario:
         """Return the same scenario with another data set of the same labels, or another partition of the samples."""
         held = self.held if held is None else held
         return Scenario(dataset or self.dataset, self.settings, self.clients, self.seed, self.device, held)
+
+    def standing_for(self, dataset: Dataset) -> Scenario:
+        """Return the same scenario, tasks and partition included, with other values of the same samples."""
+        other = copy.copy(self)
+        other.dataset = dataset.to(self.device)
+        return other
 
     def _named_clients(self, names: Sequence[str]) -> Indices:
         """Return the client of each training sample (N,), where the data name it.

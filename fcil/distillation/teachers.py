@@ -19,7 +19,7 @@ from fcil.io.atomic import replacing
 from fcil.io.blobs import DamagedError, read_tensors
 from fcil.io.state import digest
 from fcil.nets.files import read_weights
-from fcil.nets.ported import torchvision_weights
+from fcil.nets.pretrained.ported import torchvision_weights
 from fcil.runs.preflight import named, share_out
 from fcil.store import final_weights, load_run
 from fcil.store.nets import net_facts, write_net

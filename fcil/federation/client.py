@@ -203,7 +203,7 @@ def _client(call: _Call, captured: CapturedSteps | None = None, net: Net | None 
     """Return a client and its audit; in a net that holds the weights of its message already, if one is given."""
     site, job = call.site, call.job
     plan, scenario, (task, round, index) = site.plan, site.context.scenario, call.who
-    weights = to_tensors(cast(ArrayRecord, call.message.content["weights"]))
+    weights = site.whole(to_tensors(cast(ArrayRecord, call.message.content["weights"])))
     shard = scenario.shard(task, index, seen=plan.strategy.strategy.data == "seen")
     memory = _memory(call.context, site.device)
     audit = Audit.of(scenario, task, index, shard, memory)

@@ -17,7 +17,7 @@ from fcil.data.splits import content_digest
 from fcil.federation.plan import Plan, needs_anchors
 from fcil.io.state import digest
 from fcil.methods.files import source_digest
-from fcil.nets import Net, NetSettings, build_net
+from fcil.nets import Net, NetSettings, begun_net, build_net
 from fcil.roles import Server, ServerServices
 from fcil.types import Task, Tensors
 
@@ -74,17 +74,21 @@ class RunContext:
             "strategy.py": source_digest(self.plan.strategy.source),
         }
 
-    def first_net(self, settings: NetSettings | None = None, *, text_head: bool = True) -> Net:
+    def first_net(self, settings: NetSettings | None = None, *, text_head: bool = True, begun: bool = True) -> Net:
         """The net a run begins with, for the classes of the first task, on the CPU.
 
         Args:
             settings: of another net than the plan's.
             text_head: whether it has a label-text head where the strategy asks for anchors; a synthesizer that
                 does reads them alone.
+            begun: whether it has the weights of `net.pretrained`, where there are any; else they are drawn.
+        Raises:
+            ConfigError: the data are none for it, or the file of those weights does not fit.
         """
         headed = text_head and "anchors" in self.plan.strategy.strategy.needs
         anchors = self.anchors if headed else None
-        return build_net(
+        make = begun_net if begun else build_net
+        return make(
             settings or self.plan.net,
             shape=self.scenario.dataset.shape,
             num_classes=self.scenario.tasks[0].num_seen,
@@ -104,9 +108,18 @@ class RunContext:
         Raises:
             ValueError: the weights are of another net.
         """
-        net = self.first_net(text_head=False)
+        net = self.first_net(text_head=False, begun=False)
         net.load({name: w for name, w in weights.items() if not name.startswith("text_head.")})
         return net.eval()
+
+    def prepared(self) -> RunContext:
+        """Return the same run with what its strategy puts in the place of the samples.
+
+        Raises:
+            ConfigError: a file of features does not fit the data.
+        """
+        dataset = self.plan.strategy.strategy.stand_in(self.scenario.dataset)
+        return self if dataset is self.scenario.dataset else replace(self, scenario=self.scenario.standing_for(dataset))
 
     def for_clients(self, plan: Plan) -> RunContext:
         """Return the same run for clients in this process, who read a plan of their own and the same data."""
@@ -130,7 +143,7 @@ class Datasets:
         self._shared_out = lru_cache(maxsize=2)(_shared_out)
 
     def open(self, plan: Plan, progress: Progress | None = None) -> RunContext:
-        """The context of a run.
+        """The context of a run, with what its strategy puts in the place of the samples.
 
         Args:
             progress: is told of downloading and decoding.
@@ -138,6 +151,10 @@ class Datasets:
             DataError: files are missing or damaged.
             ConfigError: the tasks or the partition ask for more than there is, or there is no such device.
         """
+        return self.shared_out(plan, progress).prepared()
+
+    def shared_out(self, plan: Plan, progress: Progress | None = None) -> RunContext:
+        """The context of a run with the samples as they are; as `open`."""
         device, loaded = plan.resources.torch_device(), self._load(plan.data, progress)
         scenario = self._shared_out(loaded, plan.data, plan.federation.clients, plan.seed, device)
         return RunContext(plan, loaded, scenario)

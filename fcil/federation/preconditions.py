@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fcil.config.effect import track_of
 from fcil.data import task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.context import RunContext
@@ -20,6 +22,7 @@ from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.runtime import graphs, vectorised
 from fcil.federation.synthesis.jobs import synthesis_problem
 from fcil.nets import check_batch, check_inputs, normalises_one
+from fcil.nets.pretrained.weights import taken
 from fcil.nets.series import ShapeFormerRecipe
 from fcil.rng import generator
 from fcil.strategy import Strategy, drawn_clients
@@ -42,6 +45,7 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
     check_safeguards(plan, [task.num_new for task in context.tasks])
     check_server(plan)
     check_inputs(plan.net, scenario.dataset.shape, "net.name")
+    _check_pretrained(context)
     check_batch(plan.net, scenario.dataset.shape, plan.federation.batch_size, "federation.batch_size")
     strategy, federation = plan.strategy.strategy, plan.federation
     _check_kind(context)
@@ -56,6 +60,19 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
         strategy.check_files(plan.net, scenario.dataset.shape, [task.num_seen for task in context.tasks])
     _check_exemplars(context)
     _check_answers(context)
+
+
+def _check_pretrained(context: RunContext) -> None:
+    """Check that the net begins from the weights that are asked for, and that somebody reads it."""
+    plan = context.plan
+    if plan.net.pretrained is None:
+        return
+    if not plan.strategy.strategy.reads_net:
+        raise ConfigError(
+            f'net.pretrained: strategy "{plan.strategy.name}" reads no features of the net under these settings; '
+            "leave it out"
+        )
+    context.first_net(text_head=False)
 
 
 def _check_kind(context: RunContext) -> None:
@@ -161,13 +178,13 @@ def remarks(context: RunContext) -> list[str]:
 
 def introduction(context: RunContext) -> list[str]:
     """Return `remarks`, and what was decided for a run by its settings and is not to be seen in them."""
-    return [*_test_share(context), *remarks(context)]
+    return [*_pretrained(context), *_test_share(context), *remarks(context)]
 
 
-def facts(context: RunContext) -> dict[str, float]:
+def facts(context: RunContext) -> dict[str, Any]:
     """Return the facts of a summary that are known before the run."""
-    share = replayed_share(context)
-    return {} if share is None else {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
+    share, track = replayed_share(context), {"track": track_of(context.plan.to_yaml())}
+    return track if share is None else track | {"replayed_share": int(10_000 * share) / 10_000}  # 1 is all of them
 
 
 def _odd_data(context: RunContext) -> Iterator[str]:
@@ -231,6 +248,14 @@ def _clients_alone(context: RunContext) -> Iterator[str]:
             f"federation.clients_per_call: {alone} of {sum(map(Counter.total, turns))} clients of all tasks have "
             "batches of sizes that no other has, and are trained alone"
         )
+
+
+def _pretrained(context: RunContext) -> Iterator[str]:
+    settings = context.plan.net
+    if settings.pretrained is not None:
+        net, shape = context.first_net(text_head=False, begun=False), context.scenario.dataset.shape
+        frozen = "; the backbone is frozen, and the head alone is trained and sent" if settings.frozen else ""
+        yield f"{taken(settings, net, shape).sentence(settings.pretrained.file)}{frozen}"
 
 
 def _test_share(context: RunContext) -> Iterator[str]:

@@ -323,7 +323,9 @@ class Loop:
     ) -> Request:
         """Return the question to the clients; `record` gets the bytes that they are sent."""
         stored = isinstance(self.grid, LocalGrid) and self.grid.stores
+        fixed = server.net.fixed()
         weights = server.net.state_dict() if stored else server.net.weights()
+        weights = {name: tensor for name, tensor in weights.items() if name not in fixed}
         head, task = server.net.text_head, server.task.number
         with named_state(f"task {task}, round {server.round}: server.shared"):
             self.shared.update(server.shared)

@@ -11,7 +11,6 @@ from fcil.nets.latent import LatentGenerator
 from fcil.nets.net import (
     Forwards,
     Net,
-    NetSettings,
     build_net,
     check_batch,
     check_inputs,
@@ -21,7 +20,9 @@ from fcil.nets.net import (
     outputs_of,
 )
 from fcil.nets.norms import has_variance
+from fcil.nets.pretrained.weights import begun_net
 from fcil.nets.resnet import ResNet, ResNetRecipe
+from fcil.nets.settings import NetSettings
 
 __all__ = [
     "BACKBONES",
@@ -40,6 +41,7 @@ __all__ = [
     "Recipe",
     "ResNet",
     "ResNetRecipe",
+    "begun_net",
     "build_net",
     "check_batch",
     "check_inputs",

@@ -11,101 +11,24 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from fcil import rng
-from fcil.config import Where, dump_fields
-from fcil.config.json_schema import Schema, Schemas
-from fcil.config.parts import ENDING, parse_beside
-from fcil.errors import ConfigError, described, nearest
-from fcil.nets.backbone import Architecture, Backbone, Norm, Recipe, Shape, Stem, inputs_of
+from fcil.errors import ConfigError, described
+from fcil.nets.backbone import Backbone, Shape, inputs_of
 from fcil.nets.backbones import BACKBONES
 from fcil.nets.norms import has_variance
-from fcil.nets.series import ShapeFormerRecipe, ShapeFormerSettings
+from fcil.nets.settings import HeadStart, MemoryFormat, NetSettings
 from fcil.types import Output, Tensors
 
 Forwards = Literal["two", "one"]
 """Whether real and synthetic images of a step go through the net in a forward each, or in one together."""
-MemoryFormat = Literal["contiguous", "channels_last"]
-"""Layout of a batch of images (B, c, H, W) in memory: channels change slowest but one, or fastest."""
 TRUNK = "backbone."
 """What the names of the backbone's tensors begin with."""
-HeadStart = Literal["kaiming", "torch"]
-"""First rows of the classifier; see `NetSettings.head_start`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetSettings:
-    """Architecture of the trained net."""
-
-    name: Annotated[str, Field(json_schema_extra={"anyOf": [{"enum": [*BACKBONES]}, {"pattern": ENDING}]})] = "resnet18"
-    """The backbone: one of `fcil list nets`, or the path of a file with an architecture of one's own, whose settings
-    stand beside these."""
-    stem: Stem = "auto"
-    """First layers of a ResNet: `cifar` (3x3, full size), `imagenet` (7x7 and pooling, a quarter), `auto`: cifar to 32
-    pixels."""
-    width: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Channels (or units) of the first stage, to which all others are in proportion; null takes the backbone's own."""
-    norm: Norm = "batch"
-    """`batch`; or `group` or `none`, which have no statistics: averaging mixes none, and methods have none to match."""
-    memory_format: MemoryFormat = "contiguous"
-    """Layout of images in memory: `channels_last` rounds differently; on a CPU it was faster in bf16, in fp32 not."""
-
-    head_start: HeadStart = "kaiming"
-    """First weights of the classifier's rows: uniform within sqrt(3 / F) with zero biases, as in LANDER's code and its
-    kin (`kaiming`), or within sqrt(1 / F), biases too, as in PyTorch's linear layer (`torch`); F features."""
-    shapelets: ShapeFormerSettings | None = None
-    """Shapelets of `shapeformer`, and what it makes of them; null takes its own settings."""
-    own: Architecture | None = field(default=None, metadata={"in_yaml": False})
-    """Architecture of the file that `name` is the path of, with its settings; None: it is one of the package."""
-
-    def __post_init__(self) -> None:
-        if self.own is None and self.name not in BACKBONES:
-            known = ", ".join(BACKBONES)
-            raise ValueError(f'name: unknown net "{self.name}" (have: {known}).{nearest(self.name, BACKBONES)}')
-        if self.stem != "auto" and not self.recipe.stems:
-            raise ValueError(f"stem: {self.stem} is not allowed with {self.name}, which has no stem; leave it out")
-        if self.memory_format == "channels_last" and self.recipe.inputs == "series":
-            raise ValueError(
-                f"memory_format: channels_last is not allowed with {self.name}, a net of series; leave it out"
-            )
-        if self.shapelets is not None and not isinstance(self.recipe, ShapeFormerRecipe):
-            raise ValueError(f"shapelets: not allowed with {self.name}, which has none; leave it out")
-
-    @classmethod
-    def from_yaml(cls, raw: object, where: Where) -> NetSettings:
-        """Read the settings, those of an architecture of one's own among them."""
-        return parse_beside(cls, raw, where, "name", "net", Architecture)
-
-    @classmethod
-    def to_json_schema(cls, schemas: Schemas) -> Schema:
-        return schemas.of_fields_beside(cls, "name")
-
-    def to_yaml(self) -> dict[str, Any]:
-        """Return the settings, those of an architecture of one's own last."""
-        return dump_fields(self) | ({} if self.own is None else dump_fields(self.own))
-
-    @property
-    def recipe(self) -> Recipe:
-        """Return the architecture."""
-        if self.own is not None:
-            return self.own
-        recipe = BACKBONES[self.name]
-        if self.shapelets is not None and isinstance(recipe, ShapeFormerRecipe):
-            return replace(recipe, settings=self.shapelets)
-        return recipe
-
-    def shared(self) -> NetSettings:
-        """Return the same net where there is one client, who is the server too: it sees the shapelets."""
-        if not isinstance(self.recipe, ShapeFormerRecipe):
-            return self
-        return replace(self, shapelets=replace(self.recipe.settings, share_shapelets=True))
 
 
 class Net(nn.Module):
@@ -125,6 +48,7 @@ class Net(nn.Module):
         text_width: int | None = None,
         memory_format: MemoryFormat = "contiguous",
         head_start: HeadStart = "kaiming",
+        still: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -137,11 +61,29 @@ class Net(nn.Module):
         if head_start == "kaiming":  # otherwise as the layer comes
             nn.init.kaiming_uniform_(self.classifier.weight, nonlinearity="linear")
             nn.init.zeros_(self.classifier.bias)
+        self.still = still
+        if still:
+            self.train()
+            self.requires_grad_()
 
     @property
     def num_classes(self) -> int:
         """Return C, the number of rows of the classifier."""
         return self.classifier.out_features
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the heads, and of the backbone unless it is frozen."""
+        super().train(mode)
+        if self.still:
+            self.backbone.eval()
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let the weights want gradients or not, those of a frozen backbone never."""
+        super().requires_grad_(requires_grad)
+        if self.still:
+            self.backbone.requires_grad_(False)
+        return self
 
     def forward(self, x: Tensor) -> Output:
         if self.memory_format == "channels_last":
@@ -185,11 +127,14 @@ class Net(nn.Module):
     def load(self, weights: Tensors) -> None:
         """Copy weights in; the classifier takes the number of rows they have.
 
-        A counter that arrives as a float, such as a mean over clients, is truncated.
+        A counter that arrives as a float, such as a mean over clients, is truncated. Those of a frozen backbone may be
+        left out.
 
         Raises:
             ValueError: a tensor is missing, unknown or of another shape; then nothing is loaded.
         """
+        if self.still:
+            weights = {**{name: t for name, t in self.state_dict().items() if name.startswith(TRUNK)}, **weights}
         problem = self._misfit(weights)
         if problem:
             raise ValueError(f"the weights do not fit the net: {problem}")
@@ -210,6 +155,10 @@ class Net(nn.Module):
         """Return the names of the tensors that hold pieces of training samples, and so stay with a client."""
         trunks = [(path, module) for path, module in self.named_modules() if isinstance(module, Backbone)]
         return frozenset(f"{path}.{name}" for path, trunk in trunks for name in trunk.private())
+
+    def fixed(self) -> frozenset[str]:
+        """Return the names of the tensors that are neither trained nor sent: those of a frozen backbone."""
+        return frozenset(name for name in self.state_dict() if self.still and name.startswith(TRUNK))
 
     def _misfit(self, weights: Tensors) -> str:
         """Return why `weights` cannot be loaded, or an empty string."""
@@ -264,7 +213,7 @@ def build_net(
         _check_own(settings, shape)
     with rng.seeded(*key):
         backbone = settings.recipe.build(shape, settings.stem, settings.width, settings.norm)
-        return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start)
+        return Net(backbone, num_classes, text_width, settings.memory_format, settings.head_start, settings.frozen)
 
 
 @lru_cache(maxsize=64)

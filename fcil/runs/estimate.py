@@ -230,7 +230,7 @@ def _traffic(plan: Plan, context: RunContext | None, tasks: Sequence[int]) -> in
         tasks: the classes that each brings.
     """
     if context is not None:
-        net = context.first_net(text_head=False)
+        net = context.first_net(text_head=False, begun=False)
     else:
         facts = reckoned(plan)
         shape = plan.data.info.shape if facts is None else facts.shape

@@ -87,7 +87,9 @@ def share_out(plan: Plan, datasets: Datasets, where: Where, progress: Progress |
     with named(where):
         plan.resources.torch_device()
     with named(where.at("data")):
-        return datasets.open(plan, progress)
+        context = datasets.shared_out(plan, progress)
+    with named(where.at("strategy").at(plan.strategy.name)):
+        return context.prepared()
 
 
 def introduce(context: RunContext, console: Console) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fcil import metrics
+from fcil.config.effect import Track
 from fcil.errors import StoreError
 
 MOST_TASKS = 10_000
@@ -59,11 +60,13 @@ _CLIENTS: Wish = (
     "a list of whole numbers from 0",
     lambda v: v is None or (isinstance(v, list) and all(map(is_count, v))),
 )
+_TRACK: Wish = ("scratch or pretrained", lambda v: v in (None, *get_args(Track)))
 _COSTS = {"bytes_up": _SIZE, "bytes_down": _SIZE, "failures": _FAILURES}
 _ROUND = {"task": _TASK, "round": _POSITION, "lr": _NUMBER, "accuracy": _SHARE, "terms": _NUMBERS, "seconds": _NUMBERS}
 _ROUND |= {"clients": _CLIENTS, "weights": _DIGEST, **_COSTS}
 _SUMMARY = {"seconds": _NUMBER, "seconds_by_phase": _NUMBERS, "rounds": _SIZE, "bytes": _SIZE, "failures": _SIZE}
 _SUMMARY |= {"bytes_up": _SIZE, "bytes_down": _SIZE, "peak_memory_bytes": _SIZE, "replayed_share": _SHARE}
+_SUMMARY |= {"track": _TRACK}
 _SUMMARY |= {"task_aware_final_accuracy": _SHARE, "task_aware_average_incremental_accuracy": _SHARE}
 _SUMMARY |= {"task_aware_forgetting": _NUMBER}
 _SUMMARY |= {f"client_accuracy_{name}": _SHARE for name in ("worst", "mean", "std")}

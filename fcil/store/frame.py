@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from fcil.config.effect import track_of
 from fcil.errors import StoreError
 from fcil.federation.persistence.smoke import is_smoke
 from fcil.store import files
@@ -18,11 +19,12 @@ from fcil.store.read import Run, find_runs
 def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
     """The accuracies of every run below a folder, tidy: one line for each run, trained task and tested task.
 
-    Columns: `experiment`; `label`, the strategy with what tells it from others of its name, as in figures;
-    `strategy`, `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; `smoke`, whether
-    it is a smoke run and so no result; a column for each setting in which the runs differ, by its key path
-    (`optimizer.lr`, `strategy.radius`); `trained_task`, `tested_task`, `correct`, `examples`, `accuracy`. Runs that
-    were left out are in `frame.attrs["left_out"]`, a line each. The curves of an experiment, mean over seeds:
+    Columns: `experiment`; `label`, the strategy with what tells it from others of its name, as in figures; `strategy`,
+    `variant` (eight hex digits of the settings), `seed`; `split`, the data in a few words; `smoke`, whether it is a
+    smoke run and so no result; `track`, scratch or pretrained, where any is pretrained; a column for each setting in
+    which the runs differ, by its key path (`optimizer.lr`, `strategy.radius`); `trained_task`, `tested_task`,
+    `correct`, `examples`, `accuracy`. Runs that were left out are in `frame.attrs["left_out"]`, a line each. The curves
+    of an experiment, mean over seeds:
 
         frame = fcil.load("results/strategies-digits")
         sums = frame.groupby(["label", "seed", "trained_task"])[["correct", "examples"]].sum()
@@ -45,12 +47,13 @@ def load(path: Path | str, *, unfinished: bool = False) -> pd.DataFrame:
 def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
     """A line for each run, trained task and tested task, with the settings in which the runs differ."""
     told = {run.path: _settings(run) for run in runs}
-    keys = _differing(runs, told)
+    keys, tracked = _differing(runs, told), any(track_of(run.config) != "scratch" for run in runs)
     frames = []
     for group in group_runs(runs):
         for run in group.runs:
             about: dict[str, Any] = {"experiment": run.name, "label": group.label, "strategy": run.strategy}
             about |= {"variant": run.variant, "seed": run.seed, "split": group.split, "smoke": is_smoke(run.config)}
+            about |= {"track": track_of(run.config)} if tracked else {}
             about |= {key: told[run.path].get(key) for key in keys}
             frames.append(run.accuracy.assign(**about)[[*about, *files.COLUMNS]])
     return pd.concat(frames, ignore_index=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcil.config.effect import effective
+from fcil.config.effect import effective, track_of
 from fcil.errors import printable
 from fcil.federation.persistence.smoke import is_smoke
 from fcil.store.read import Run
@@ -65,8 +65,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def split_label(config: Mapping[str, Any]) -> str:
-    """Name the split in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart."""
+    """Name the split in a few words: `cifar100, 5 tasks, dirichlet 0.5`; a smoke run says so, and stands apart, and so
+    does one of a pretrained net.
+    """
     label = _data_label(config.get("data"))
+    if track_of(config) != "scratch":
+        label = f"{label}, {track_of(config)}"
     return f"{label}, smoke run" if is_smoke(config) else label
 
 

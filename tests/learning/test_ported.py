@@ -8,7 +8,7 @@ import torchvision
 
 from fcil.errors import ConfigError
 from fcil.nets import NetSettings, build_net
-from fcil.nets.ported import from_torchvision, torchvision_weights
+from fcil.nets.pretrained.ported import from_torchvision, torchvision_weights
 from fcil.rng import seeded
 
 

@@ -238,7 +238,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "validation": 0.1,
         "augment": False,
     },
-    "net": {"name": "resnet20", "stem": "imagenet", "width": 8},
+    "net": {"name": "resnet20", "stem": "imagenet", "width": 8, "pretrained": "w.safetensors", "frozen": True},
     "anchors": {"encoder": "a/b", "scale": "raw", "file": "x"},
     "strategy": {"finetune": {"classes": "new"}},
 }
@@ -262,7 +262,10 @@ def test_what_can_change_the_result_changes_the_variant(tmp_path: Path) -> None:
     found = [plans(write_experiment(tmp_path))[0].variant]
     for section, changes in DIFFERENT.items():
         for key, value in changes.items():
-            default = {"local_epochs": FederationSettings().local_epochs} if key == "local_steps" else {}
+            default: dict[str, Any] = (
+                {"local_epochs": FederationSettings().local_epochs} if key == "local_steps" else {}
+            )
+            default |= {"pretrained": "w.safetensors"} if key == "frozen" else {}
             found.append(plans(write_experiment(tmp_path, **{section: {key: value, **default}}))[0].variant)
     assert len(set(found)) == len(found)
 

@@ -40,7 +40,10 @@ class Expected:
     ) -> Expected:
         """Return what is expected; `beside` begins the names of a second tensor for each trained parameter."""
         plain = training and type(strategy).local_train is Strategy.local_train
-        shapes, trained = {name: t.shape for name, t in net.state_dict().items()}, frozenset(strategy.trainable(net))
+        shapes, trained = (
+            {name: t.shape for name, t in net.state_dict().items()},
+            frozenset(strategy.trainable(net)) - net.fixed(),
+        )
         if training and beside:
             stepped = [n for n, p in net.named_parameters() if n in trained and p.requires_grad]
             shapes |= {f"{beside}{name}": shapes[name] for name in stepped}

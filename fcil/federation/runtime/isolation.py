@@ -62,8 +62,8 @@ def _same(one: object, other: object) -> bool:
 def settle(net: nn.Module, *, training: bool, requires_grad: bool) -> None:
     """Reset what clients may switch as they like: the mode, and whether weights want gradients."""
     net.train(training)
+    net.requires_grad_(requires_grad)
     for parameter in net.parameters():
-        parameter.requires_grad_(requires_grad)
         parameter.grad = None
 
 

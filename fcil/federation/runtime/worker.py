@@ -91,6 +91,17 @@ class Site:
             self._anatomy = anatomy(self.net)
         return self.net
 
+    def whole(self, weights: Tensors) -> Tensors:
+        """Return weights as they were sent, with those of a frozen backbone, which this process has from its file."""
+        return {**self._fixed, **weights}
+
+    @cached_property
+    def _fixed(self) -> Tensors:
+        if not self.plan.net.frozen:
+            return {}
+        net = self.context.first_net(text_head=False)
+        return {name: t.to(self.device) for name, t in net.weights().items() if name in net.fixed()}
+
     def _new_net(self, weights: Tensors, text_width: int | None) -> Net:
         shape = self.context.scenario.dataset.shape
         classes = len(weights["classifier.bias"])

@@ -49,6 +49,7 @@ def untrained_copy(teacher: Net, start: Literal["fresh", "reference"], *key: Key
     """
     device = teacher.classifier.weight.device
     student = copy.deepcopy(teacher).cpu()  # drawn there, so that it is the same on every device
+    student.still = False  # it is trained whole, whatever the teacher was
     with seeded(*key, "student"):
         for module in student.modules():
             if start == "fresh":
