@@ -200,6 +200,8 @@ def fingerprint(dataset: Dataset) -> str:
     if dataset.raw_fingerprint:
         return dataset.raw_fingerprint
     about = [dataset.class_names, list(dataset.shape), len(dataset.train), len(dataset.test)]
+    if dataset.domains is not None:
+        about += [dataset.domains.names, *(of.tolist() for of in dataset.domains[1:])]
     total = sha256(json.dumps(about).encode())
     for images in (dataset.train, dataset.test):
         total.update(images.y.numpy().tobytes())
