@@ -16,6 +16,7 @@ from fcil.config.kinds import ARCHIVES
 from fcil.config.parts import ENDING, class_of, is_path, parse_beside, parse_part, part_of, read_part
 from fcil.data.catalog import DATASETS, DatasetInfo, Normalise, dataset_info
 from fcil.data.clients import NaturalClients
+from fcil.data.domains.checks import check_domains
 from fcil.data.domains.settings import DomainSettings
 from fcil.data.files.compositing import Rendering
 from fcil.data.own import DataSource, Partitioner
@@ -249,7 +250,7 @@ class DataSettings:
         if self.dataset == "ts_folder" and self.root is None:
             raise ValueError("root: missing; ts_folder needs the folder or .npz file that holds the series")
         self._check_kind(info)
-        self._check_domains(info)
+        check_domains(self, info)
         if self.resize is not None and not info.resizable:
             able = ", ".join(i.name for i in DATASETS.values() if i.resizable)
             raise ValueError(f"resize: applies to {able}; {self.dataset} has {info.kind} of a fixed size")
@@ -329,41 +330,10 @@ class DataSettings:
         level = self.transparency if isinstance(self.transparency, int) else levels[self.transparency]
         return Rendering(level, self.orientation == "upright")
 
-    def _check_domains(self, info: DatasetInfo) -> None:
-        if self.scenario == "classes":
-            if self.domains is not None:
-                raise ValueError("domains: applies to scenario: domains; say that, or leave domains out")
-            return
-        if self.split is not None:
-            raise ValueError("split: holds tasks of new classes, and scenario is domains; leave one of them out")
-        if info.kind != "images":
-            raise ValueError(f"scenario: domains applies to images; {self.dataset} has time series")
-        if self.domains is None or self.domains.names is not None:
-            if self.dataset != "image_folder":
-                raise ValueError(
-                    f"domains: {self.dataset} has no folders of domains, as image_folder has; expected "
-                    "{rotated: [0, 30, 60]} or {permuted: 5}"
-                )
-        elif info.resizable:
-            raise ValueError("domains: are made of images of a fixed size; image files lie in folders of domains")
-
-    def _check_tasks_of_domains(self) -> None:
-        for key in ("base", "increment", "remainder"):
-            if getattr(self, key) != type(self).__dataclass_fields__[key].default:
-                raise ValueError(f"{key}: applies to scenario: classes; with domains each task is one; leave it out")
-        if self.tasks not in (None, 1):
-            raise ValueError(
-                f"tasks: {self.tasks} is not allowed with scenario: domains, where each task is a domain; leave it "
-                "out, or say 1 for all domains at once"
-            )
-        if isinstance(self.order, tuple):
-            raise ValueError("order: a list orders classes; list the domains themselves in domains")
-
     def _check_tasks(self) -> None:
         if self.classes is not None and not self.classes:
             raise ValueError("classes: an empty list; name at least one class, or leave it out")
         if self.scenario == "domains":
-            self._check_tasks_of_domains()
             return
         if self.tasks is not None and (self.base is not None or self.increment is not None):
             raise ValueError("tasks: excludes base and increment; give one or the other")
