@@ -105,7 +105,8 @@ class Analytic(Strategy):
     def lifted_batches(self, client: Client) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield h (B, M) and labels (B,), counted from 0 within the task, of all samples of the client."""
         for batch in client.shard.batches(BATCH, augment=False, shuffle=False, drop_single=False):
-            yield self.lifted(client.net, batch.x, cast(int, client.shared["draw"])), batch.y - client.task.classes.start
+            h = self.lifted(client.net, batch.x, cast(int, client.shared["draw"]))
+            yield h, batch.y - client.task.classes.start
 
     # Server -----------------------------------------------------------------------------------
 

@@ -231,8 +231,10 @@ class Scenario:
     def tasks_of(self, images: Images, indices: Indices) -> Indices:
         """Return the task of each of some samples of `dataset.train` or `dataset.test` (n,), counted from 1."""
         if self.domains:
-            return np.argsort(self.domains)[self._domain_of(images)[indices]] + 1
-        return self._task_of_label[self._new_label[images.y.numpy()[indices]]]
+            found = np.argsort(self.domains)[self._domain_of(images)[indices]] + 1
+        else:
+            found = self._task_of_label[self._new_label[images.y.numpy()[indices]]]
+        return np.asarray(found, dtype=np.int64)
 
     def _share_out(self, task: Task) -> list[Indices]:
         members = self._members(self.dataset.train, task)
@@ -298,6 +300,11 @@ class Scenario:
                 for clients in self.held
             ]
         )
+
+    def table(self) -> tuple[Indices, tuple[str, ...], tuple[str, ...]]:
+        """Return `counts`, the names of the classes, and the domain of each task where tasks are domains."""
+        domains = tuple(task.domain for task in self.tasks) if self.domains else ()
+        return self.counts, self.tasks[-1].names, domains
 
     def held_up_to(self, task: int) -> Indices:
         """Return training samples of tasks 1 to `task`, by client and class seen: (clients, classes seen)."""

@@ -14,10 +14,10 @@ from fcil.data import task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.context import RunContext
 from fcil.federation.optimisation.checks import check_server
+from fcil.federation.plan import Plan
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
-from fcil.federation.plan import Plan
 from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.runtime import graphs, vectorised
 from fcil.federation.synthesis.jobs import synthesis_problem
@@ -43,8 +43,8 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
         ConfigError: something would; names the settings.
     """
     plan, scenario = context.plan, context.scenario
-    if problem := unfit_for(plan):
-        raise ConfigError(problem)
+    if unfit := unfit_for(plan):
+        raise ConfigError(unfit)
     check_safeguards(plan, [len(task.classes) for task in context.tasks])
     check_server(plan)
     check_inputs(plan.net, scenario.dataset.shape, "net.name")

@@ -1,7 +1,7 @@
 """Layout of domains: a folder for each, with the same class folders inside.
 
-    <domain>/<class>/...                                  with data.test_share
-    train/<domain>/<class>/..., test/<domain>/<class>/... without; or val/ in place of test/
+<domain>/<class>/...                                  with data.test_share
+train/<domain>/<class>/..., test/<domain>/<class>/... without; or val/ in place of test/
 """
 
 from __future__ import annotations

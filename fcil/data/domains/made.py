@@ -35,7 +35,7 @@ def made(settings: DomainSettings, train: Images, test: Images) -> tuple[Images,
 
 def _changed(settings: DomainSettings, x: Tensor, number: int) -> Tensor:
     if settings.rotated is not None:
-        return torch.cat([rotated(part, settings.rotated[number]) for part in x.split(CHUNK)])
+        return torch.cat([rotated(part, settings.rotated[number]) for part in torch.split(x, CHUNK)])
     return permuted(x, number)
 
 

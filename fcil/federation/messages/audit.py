@@ -137,7 +137,9 @@ class Audit:
         label = min(labels)
         row = rows[labels.index(label)]
         if self.scenario.domains:
-            task = self.scenario.tasks[self.scenario.tasks_of(self.scenario.dataset.train, row[None].cpu().numpy())[0] - 1]
+            task = self.scenario.tasks[
+                self.scenario.tasks_of(self.scenario.dataset.train, row[None].cpu().numpy())[0] - 1
+            ]
         else:
             task = next(t for t in self.scenario.tasks if label < t.num_seen)
         own = bool((self.scenario.shard(task.number, self.client).indices == row).any())
