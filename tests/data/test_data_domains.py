@@ -19,6 +19,7 @@ from fcil.data.domains.folders import natural_key
 from fcil.data.domains.made import permuted, rotated
 from fcil.errors import ConfigError, DataError
 from fcil.evaluation import evaluate
+from fcil.runs.plans import read
 from fcil.store import Run
 
 ROTATED: dict[str, Any] = {
@@ -285,3 +286,13 @@ def test_a_split_file_is_of_classes(tmp_path: Path, command: Command, ewc: Run) 
     assert "data.scenario is domains" in said.err
     with pytest.raises(ConfigError, match="its tasks are domains"):
         parse(DataSettings, {"dataset": "digits", "split": str(ewc.folder.partition)}, HERE)
+
+
+def test_the_default_is_not_written_so_that_hashes_stay_and_domains_are_in_them(tmp_path: Path) -> None:
+    plain = parse(DataSettings, {"dataset": "digits", "tasks": 5}, HERE)
+    assert plain == parse(DataSettings, {"dataset": "digits", "tasks": 5, "scenario": "classes", "domains": None}, HERE)
+    assert not {"scenario", "domains"} & plain.to_yaml().keys()
+    kinds: list[dict[str, Any]] = [{"rotated": [0, 30]}, {"rotated": [30, 0]}, {"permuted": 2}, {"permuted": 3}]
+    changed = [experiment(tmp_path / str(n), "finetune", domains=kind) for n, kind in enumerate(kinds)]
+    found = [plan.variant for path in changed for one in read(path) for plan in one.plans()]
+    assert len(set(found)) == len(found) == 4
