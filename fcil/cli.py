@@ -196,7 +196,7 @@ def show(
         _print_json(as_values(found))
         return
     for settings, scenario, remarks in found:
-        Console().print(settings_tree(settings), partition_table(scenario.counts, scenario.tasks[-1].names))
+        Console().print(settings_tree(settings), partition_table(*scenario.table()))
         for line in remarks:
             say(line)
 

@@ -1,7 +1,8 @@
 """Metrics of class-incremental learning from an accuracy matrix, in NumPy alone.
 
 A[t, j] is the accuracy on the test examples of task j after training task t, under one head over
-all classes seen, as a fraction; it is NaN above the diagonal. In formulas tasks count from 1 to T,
+all classes seen, as a fraction; it is NaN above the diagonal. Where tasks are domains, those examples are of all
+classes and of domain j. In formulas tasks count from 1 to T,
 n_j is the number of test examples of task j.
 
 "Forgetting" has no single meaning: `FORGETTING` holds six by name; `chaudhry` is the default.
@@ -132,9 +133,10 @@ class Predictions(NamedTuple):
     confidence: Matrix
     """Largest probability of a softmax over the scores, (N,)."""
     tasks: Counts
-    """Task that introduced the class of each sample, counted from 1, (N,)."""
-    task_aware: npt.NDArray[np.bool_]
-    """Whether the label has the largest score among the classes of its own task, (N,)."""
+    """Task that introduced the class of each sample, or is its domain, counted from 1, (N,)."""
+    task_aware: npt.NDArray[np.bool_] | None
+    """Whether the label has the largest score among the classes of its own task, (N,); None where tasks are domains,
+    of which each has all classes."""
 
     def confusion(self, classes: int) -> Counts:
         """Return how many samples of a class (row) were taken for each class (column): (classes, classes)."""
@@ -142,7 +144,12 @@ class Predictions(NamedTuple):
         return cells.reshape(classes, classes).astype(np.int64)
 
     def task_aware_rows(self, trained: int) -> list[AccuracyRow]:
-        """Return a row for each task seen, of the accuracy where a sample's task is given (task-incremental)."""
+        """Return a row for each task seen, of the accuracy where a sample's task is given (task-incremental).
+
+        None where tasks are domains.
+        """
+        if self.task_aware is None:
+            return []
         examples = np.bincount(self.tasks, minlength=trained + 1)
         correct = np.bincount(self.tasks, weights=self.task_aware, minlength=trained + 1)
         return [AccuracyRow(trained, t, int(correct[t]), int(examples[t])) for t in range(1, trained + 1)]
@@ -161,15 +168,18 @@ def calibration_error(predictions: Predictions, bins: int = CALIBRATION_BINS) ->
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def measures(predictions: Predictions, old: int) -> dict[str, float | None]:
-    """Return top-1 and top-5 accuracy, calibration error, and accuracy on the first `old` classes and on the others."""
-    hits, earlier = predictions.labels == predictions.predicted, predictions.labels < old
+def measures(predictions: Predictions, old: int | None) -> dict[str, float | None]:
+    """Return top-1 and top-5 accuracy, calibration error, and accuracy on the first `old` classes and on the others.
+
+    With `old` None, where tasks are domains, no class is old or new, and both are None.
+    """
+    hits, earlier = predictions.labels == predictions.predicted, predictions.labels < (old or 0)
     return {
         "top1": float(hits.mean()),
         "top5": float(predictions.in_top5.mean()),
         "ece": calibration_error(predictions),
         "old": float(hits[earlier].mean()) if earlier.any() else None,
-        "new": float(hits[~earlier].mean()) if not earlier.all() else None,
+        "new": float(hits[~earlier].mean()) if old is not None and not earlier.all() else None,
     }
 
 

@@ -56,6 +56,9 @@ class Strategy:
     """What must be there before the first round: `anchors` (a label-text head), `exemplars` (leave to keep images)."""
     inputs: ClassVar[frozenset[str]] = frozenset({"images", "series"})
     """Kinds of samples that the method can learn; that of what its synthesizer makes (`Synthesizer.makes`) besides."""
+    scenarios: ClassVar[frozenset[str]] = frozenset({"classes"})
+    """Values of `data.scenario` that the method is fit for: tasks of new `classes`, or of new `domains` of the same
+    classes. In a later domain no class is new (`task.num_new` is 0), and `task.classes` are all of them."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after runs without them: at their defaults they are left out of what tells runs apart."""
     data: ClassVar[Literal["task", "seen"]] = "task"

@@ -67,13 +67,19 @@ Step = Callable[[Batch], tuple[Terms, Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """One group of new classes. Tasks and rounds count from 1."""
+    """One group of new classes, or one domain of all classes. Tasks and rounds count from 1."""
 
     number: int
     total: int
     num_old: int
     num_new: int
     names: tuple[str, ...]  # of all classes seen so far, in order of appearance
+    domain: str = ""  # of its samples, where tasks are domains: all classes are new in the first, and none is later
+
+    @property
+    def classes(self) -> range:
+        """Return the classes of its samples: the new ones, or in a domain all of them."""
+        return range(0 if self.domain else self.num_old, self.num_seen)
 
     @property
     def num_seen(self) -> int:

@@ -96,6 +96,7 @@ class Analytic(Strategy):
         'Guo et al., "STSA: Federated Class-Incremental Learning via Spatial-Temporal Statistics Aggregation", '
         "WWW 2026; McDonnell et al., RanPAC, NeurIPS 2023, arXiv:2307.02251"
     )
+    scenarios = frozenset({"classes", "domains"})
     uses = frozenset({"sums"})
     servers = frozenset()  # after task 1 nothing is averaged
     broadcasts = ("head", "draw")
@@ -133,9 +134,9 @@ class Analytic(Strategy):
         for number, (h, labels) in enumerate(self.lifted_batches(client)):
             if self.send == "groups":
                 place = dealt(len(client.shard), self.groups, client.generator("groups")).split(BATCH)[number]
-                part = group_sums(h, labels, place, client.task.num_new, self.groups)
+                part = group_sums(h, labels, place, len(client.task.classes), self.groups)
             else:
-                part = vars(Moments.of(h, labels, client.task.num_new))
+                part = vars(Moments.of(h, labels, len(client.task.classes)))
             totals = {name: totals[name] + t if totals else t for name, t in part.items()}
         if self.send == "sketch":
             totals |= sketched(totals.pop("gram"), self.rank)
@@ -144,7 +145,8 @@ class Analytic(Strategy):
     def lifted_batches(self, client: Client) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield h (B, M) and labels (B,), counted from 0 within the task, of all samples of the client."""
         for batch in client.shard.batches(BATCH, augment=False, shuffle=False, drop_single=False):
-            yield self.lifted(client.net, batch.x, cast(int, client.shared["draw"])), batch.y - client.task.num_old
+            h = self.lifted(client.net, batch.x, cast(int, client.shared["draw"]))
+            yield h, batch.y - client.task.classes.start
 
     # Server -----------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Analytic(Strategy):
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         for moments in self.told(updates):
-            wide = Moments(moments.gram, F.pad(moments.cross, (server.task.num_old, 0)))  # (M, C)
+            wide = Moments(moments.gram, F.pad(moments.cross, (server.task.classes.start, 0)))  # (M, C)
             before = server.memo.get("moments")
             total = wide if before is None else Moments(**cast(Tensors, before)) + wide
             server.memo["moments"] = {"gram": total.gram, "cross": total.cross}

@@ -12,7 +12,8 @@ leaving the old net where the loss is curved.
     task t:  L = CE(z_new, y) + strength/2 sum_i F_i (theta_i - theta*_i)^2     theta* the last global net
     F = sum_k n_k F_k / sum_k n_k,   F_k = 1/n_k sum over images of (d CE(z, y) / d theta)^2
 
-For the classifier only the rows of old classes are penalised. Diagonals of Fisher matrices leave the clients.
+For the classifier only the rows of old classes are penalised. Where tasks are domains all classes are old: z_new is
+all of z, and all rows are penalised. Diagonals of Fisher matrices leave the clients.
 
 Differs: in the reference code each client keeps F and theta* of its own net to itself, and the penalty is
 computed on the server's copy of the net and not on the one that is trained. There it has no gradient, so
@@ -53,11 +54,13 @@ class FedEWC(Strategy):
     clip: Positive | None = None
     """Largest entry that a client reports: any (paper), or 0.0001 (reference)."""
     over_tasks: Literal["sum", "mean"] | None = None
-    """Fisher of several tasks: their sum (paper), or their mean with K/C for the old of K of C classes (reference)."""
+    """Fisher of several tasks: their sum (paper), or their mean with K/C for the old of K of C classes (reference); of
+    domains (t - 1)/t."""
     classes: Literal["seen", "new"] = "new"
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in the code."""
 
     paper = 'Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017, arXiv:1612.00796'
+    scenarios = frozenset({"classes", "domains"})
     loss_terms = ("ce", "ewc")
     broadcasts = ("fisher", "optimum")
 
@@ -68,7 +71,7 @@ class FedEWC(Strategy):
     # Client -----------------------------------------------------------------------------------
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
-        old = client.task.num_old if self.classes == "new" else 0
+        old = client.task.classes.start if self.classes == "new" else 0
         terms = {"ce": new_class_cross_entropy(client.net(batch.x).logits, batch.y, old)}
         if "fisher" in client.shared:
             weights = dict(client.net.named_parameters())
@@ -93,7 +96,8 @@ class FedEWC(Strategy):
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if server.task.last or not updates:
             return
-        fisher, share = weighted_mean(updates).weights, server.task.num_old / server.task.num_seen
+        task, fisher = server.task, weighted_mean(updates).weights
+        share = 1 - 1 / task.number if task.domain else task.num_old / task.num_seen
         for name, old in server.shared.get("fisher", {}).items():
             rows = fisher[name][: len(old)]
             rows.copy_(rows + old if self.settled.over_tasks == "sum" else share * old + (1 - share) * rows)

@@ -16,6 +16,9 @@ teacher's share of new classes is zero: `classes: seen, softmax: seen, keep: 1`.
     L = 1/t CE(z, y) + (1 - 1/t) keep KD(z, z_old^T),   keep = T^2 in the preprint
 
 which the code's LwF does not (`lwf_weighting`).
+
+Where tasks are domains, z_new and z_old are all of z: the new domain's images have labels of all classes, and T's
+outputs for them are kept.
 """
 
 from collections.abc import Iterable
@@ -43,6 +46,7 @@ class FedLwF(Strategy):
     """Logits in the softmax of the distilled net: of old classes, or of all seen, where new ones should have none."""
 
     paper = 'Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv:1606.09282'
+    scenarios = frozenset({"classes", "domains"})
     uses = frozenset({"teacher"})
     later = frozenset({"classes", "shares", "softmax"})
     loss_terms = ("ce", "kd")
@@ -52,7 +56,7 @@ class FedLwF(Strategy):
         old = client.task.num_old
         new, kept = (1.0, 1.0) if self.shares == "fixed" else (1 / client.task.number, 1 - 1 / client.task.number)
         logits = client.net(batch.x).logits  # (B, C)
-        terms = {"ce": new * new_class_cross_entropy(logits, batch.y, old if self.classes == "new" else 0)}
+        terms = {"ce": new * new_class_cross_entropy(logits, batch.y, self.free(client))}
         if not client.task.first:
             with torch.no_grad():
                 teacher = client.frozen_output("teacher", batch.x).logits  # (B, K)
@@ -61,6 +65,10 @@ class FedLwF(Strategy):
             distilled = logits[:, : teacher.shape[1]]
             terms["kd"] = kept * self.keep * soft_cross_entropy(distilled, teacher, self.temperature)
         return terms
+
+    def free(self, client: Client) -> int:
+        """Return the number of first logits that labels do not train."""
+        return client.task.classes.start if self.classes == "new" else 0
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         if not server.task.last:

@@ -28,11 +28,12 @@ class FedProx(Strategy):
     """Logits in the cross-entropy: of all classes seen, or of the new ones alone as in TARGET's lineage of code."""
 
     paper = 'Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv:1812.06127'
+    scenarios = frozenset({"classes", "domains"})
     servers = Strategy.servers - {"fednova"}  # the proximal term changes what a step weighs
     loss_terms = ("ce", "prox")
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
-        old = client.task.num_old if self.classes == "new" else 0
+        old = client.task.classes.start if self.classes == "new" else 0
         trained = set(self.trainable(client.net))
         weights = {name: w for name, w in client.net.named_parameters() if name in trained}
         if self.distance == "square":

@@ -20,9 +20,10 @@ class Finetune(Strategy):
         'McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS '
         "2017, arXiv:1602.05629"
     )
+    scenarios = frozenset({"classes", "domains"})
     loss_terms = ("ce",)
     plain_loss = True
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
-        old = client.task.num_old if self.classes == "new" else 0
+        old = client.task.classes.start if self.classes == "new" else 0
         return {"ce": new_class_cross_entropy(client.net(batch.x).logits, batch.y, old)}

@@ -81,6 +81,7 @@ class FOT(Strategy):
         'Bakman, Yaldiz, Ezzeldin, Avestimehr, "Federated Orthogonal Training: Mitigating Global Catastrophic '
         'Forgetting in Continual Federated Learning", ICLR 2024, arXiv:2309.01289'
     )
+    scenarios = frozenset({"classes", "domains"})
     servers = Strategy.servers
     loss_terms = ("ce",)
     broadcasts = ("bases",)
@@ -95,7 +96,7 @@ class FOT(Strategy):
         if self.holds_norms(client):
             for layer in norms(client.net).values():
                 layer.eval()  # a round begins with the whole net in train mode
-        old = client.task.num_old if self.classes == "new" else 0
+        old = client.task.classes.start if self.classes == "new" else 0
         return {"ce": new_class_cross_entropy(client.net(batch.x).logits, batch.y, old)}
 
     def local_train(self, client: Client) -> Update:

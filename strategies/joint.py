@@ -15,4 +15,5 @@ from fcil import Strategy
 @dataclass(frozen=True, kw_only=True)
 class Joint(Strategy):
     data: ClassVar[Literal["task", "seen"]] = "seen"
+    scenarios = frozenset({"classes", "domains"})
     paper = "Babakniya et al., NeurIPS 2023, arXiv:2311.07784, who call it ORACLE"

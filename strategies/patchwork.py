@@ -78,6 +78,7 @@ class Patchwork(Strategy):
         'Coates, Lee and Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", AISTATS 2011; '
         "McDonnell et al., RanPAC, NeurIPS 2023, arXiv:2307.02251; composed here"
     )
+    scenarios = frozenset({"classes", "domains"})
     uses = frozenset({"sums"})
     broadcasts = ("center", "whitening", "filters", "head", "offset")
 
@@ -124,7 +125,7 @@ class Patchwork(Strategy):
             rng = client.generator("views") if view else None
             for batch in client.shard.batches(BATCH, rng, augment=view > 0, shuffle=False, drop_single=False):
                 h = F.pad(self.features(batch.x, client.shared), (0, 1), value=1.0)  # (B, M)
-                part = Moments.of(h, batch.y - client.task.num_old, client.task.num_new)
+                part = Moments.of(h, batch.y - client.task.classes.start, len(client.task.classes))
                 total = part if total is None else total + part
         assert total is not None
         return Update({"gram": packed(total.gram), "cross": total.cross}, len(client.shard))
@@ -144,7 +145,7 @@ class Patchwork(Strategy):
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
         for update in updates:
-            cross = F.pad(update.weights["cross"], (server.task.num_old, 0))  # (M, C)
+            cross = F.pad(update.weights["cross"], (server.task.classes.start, 0))  # (M, C)
             part, before = Moments(unpacked(update.weights["gram"]), cross), server.memo.get("moments")
             total = part if before is None else Moments(**cast(Tensors, before)) + part
             server.memo["moments"] = {"gram": total.gram, "cross": total.cross}

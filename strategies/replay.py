@@ -32,6 +32,7 @@ class Replay(Strategy):
     """Temperature of both sides of the distillation (`T`); there is no T^2 factor."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+    scenarios = frozenset({"classes", "domains"})
     uses = frozenset({"teacher"})
     servers = Strategy.servers
     loss_terms = ("ce", "kd")

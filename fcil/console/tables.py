@@ -17,8 +17,8 @@ from fcil import metrics
 MEANING = {
     "final_accuracy": "all classes, at the end",
     "average_incremental_accuracy": "classes seen, mean over tasks",
-    "old_accuracy": "all but the last task's classes",
-    "new_accuracy": "the last task's classes",
+    "old_accuracy": "all but the last task",
+    "new_accuracy": "the last task",
     "plasticity": "a task when learnt, mean",
     "stability": "an earlier task at the end, mean",
     "bwt": "end less when learnt, mean",
@@ -128,12 +128,13 @@ def _plain(value: Any) -> str:
 # Partition ----------------------------------------------------------------------------------------
 
 
-def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
+def partition_table(counts: npt.ArrayLike, class_names: Sequence[str], domains: Sequence[str] = ()) -> Table:
     """Return the table of each client's data in each task.
 
     Args:
         counts: examples (tasks, clients, classes), classes in order of appearance.
         class_names: of all classes, in the same order.
+        domains: name of each task, where tasks are domains.
     """
     table = simple_table(
         "Training examples", "by class: a bar for each class of the task, on one scale; a dot for none"
@@ -145,7 +146,8 @@ def partition_table(counts: npt.ArrayLike, class_names: Sequence[str]) -> Table:
         held = np.flatnonzero(clients.sum(axis=0))
         mine = clients[:, held]
         names = Text(_names([class_names[int(c)] for c in held]), style="dim")
-        table.add_row(str(number), "all", f"{mine.sum():,}", str(len(held)), names, style="bold")
+        label = Text(domains[number - 1] if number <= len(domains) else str(number))
+        table.add_row(label, "all", f"{mine.sum():,}", str(len(held)), names, style="bold")
         shown = len(mine) if len(mine) <= MOST_CLIENTS else MOST_CLIENTS - 2
         for client, row in enumerate(mine[:shown]):
             table.add_row("", str(client), f"{row.sum():,}", str((row > 0).sum()), _sparks(row, mine.max(initial=0)))
@@ -170,15 +172,16 @@ def _sparks(row: npt.NDArray[np.int64], most: int) -> str:
 # Results ------------------------------------------------------------------------------------------
 
 
-def accuracy_table(rows: Sequence[Sequence[int]]) -> Table:
-    """The accuracy matrix in percent, and the accuracy over all classes seen."""
+def accuracy_table(rows: Sequence[Sequence[int]], domains: Sequence[str] = ()) -> Table:
+    """The accuracy matrix in percent, and the accuracy over all that was seen; `domains` name the tasks, if such."""
     matrix, examples = metrics.accuracy_matrix(rows)
     seen = metrics.accuracy_after_each_task(matrix, examples)
     table = simple_table("Accuracy (%)", "rows: after learning a task; columns: on the test examples of a task")
     table.add_column("after", justify="right", style="bold")
     table.add_column("all seen", justify="right", style="bold")
     for task in range(len(matrix)):
-        table.add_column(str(task + 1), justify="right", no_wrap=True)
+        head = Text(domains[task] if len(domains) >= len(matrix) else str(task + 1))
+        table.add_column(head, justify="right", no_wrap=not domains)
     for task, accuracies in enumerate(matrix):
         cells = ["" if np.isnan(a) else f"{100 * a:.1f}" for a in accuracies]
         table.add_row(str(task + 1), f"{100 * seen[task]:.1f}", *cells)

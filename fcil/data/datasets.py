@@ -11,6 +11,8 @@ import torch
 
 from fcil.data.augment import Augment
 from fcil.data.catalog import DATASETS
+from fcil.data.domains.made import made
+from fcil.data.domains.samples import SampleDomains, grouped
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Progress
 from fcil.data.images import Images, MemoryImages
@@ -18,7 +20,7 @@ from fcil.data.partition import a_few, hold_out
 from fcil.data.preparation import AugmentSettings
 from fcil.data.series.clean import channel_scale
 from fcil.data.settings import DataSettings
-from fcil.data.sources import read, read_tests
+from fcil.data.sources import Splits, read, read_tests
 from fcil.data.splits import fingerprint
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
@@ -49,6 +51,8 @@ class Dataset:
     """Fingerprint before `standardised`."""
     clients: tuple[str, ...] = ()
     """Name of the client of each training sample, where the data name it (`partition: {natural: ...}`)."""
+    domains: SampleDomains | None = None
+    """Domain of each sample, where tasks are domains."""
 
     @property
     def kind(self) -> Literal["images", "series"]:
@@ -119,18 +123,28 @@ def load_dataset(
     clients: tuple[str, ...] = ()
     if natural is not None and not tests_alone:
         clients = natural.names(found.files, [found.folders[label] for label in train.y.tolist()])
+    domains = found.domains
     if settings.validation:
-        kept, held = hold_out(train.y, settings.validation, "validation")
+        kept, held = hold_out(_drawn_from(train, domains, found), settings.validation, "validation")
         train, test, clients = train.subset(kept), train.subset(held, train=False), _chosen(clients, kept)
+        domains = domains and domains._replace(train=domains.train[kept], test=domains.train[held])
     if settings.per_class is not None:
-        few = a_few(train.y, settings.per_class)
+        few = a_few(_drawn_from(train, domains, found), settings.per_class)
         train, clients = train.subset(few), _chosen(clients, few)
+        domains = domains and domains._replace(train=domains.train[few])
+    if settings.domains is not None and settings.domains.names is None:
+        train, test, domains = made(settings.domains, train, test)
     augment = info.augment or Augment(max(1, min(train.shape[1:]) // 8), True)
     if isinstance(settings.augment, AugmentSettings):
         augment = settings.augment.applied(augment, train.shape[1:])
     pending = info.kind == "series" and (settings.normalise or info.normalise) == "training"
     about = found.class_names, found.mean, found.std, augment, found.folders, found.source, pending
-    return Dataset(info.name, train, test, *about, clients=clients)
+    return Dataset(info.name, train, test, *about, clients=clients, domains=domains)
+
+
+def _drawn_from(train: Images, domains: SampleDomains | None, found: Splits) -> torch.Tensor:
+    """Return the groups of which each is drawn from by itself: classes, or those of each domain (N,)."""
+    return train.y if domains is None else grouped(train.y, domains.train, len(found.class_names))
 
 
 def _chosen(clients: tuple[str, ...], rows: torch.Tensor) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from fcil.data.images import Images
 from fcil.data.partition import partition
 from fcil.data.settings import DataSettings
 from fcil.data.splits import fingerprint
-from fcil.data.tasks import legacy_generator
+from fcil.data.tasks import TaskSplit, class_order, legacy_generator
 from fcil.errors import ConfigError, printable
 from fcil.rng import numpy_generator, sent
 from fcil.types import Batch, Task
@@ -38,7 +38,7 @@ class Shard:
     labels: Tensor
     """New labels, (N,) int64: the class with label i was the i-th to appear."""
     tasks: Tensor
-    """Task that introduced the class of each sample, (N,) int64, counted from 1."""
+    """Task that introduced the class of each sample, or is its domain, (N,) int64, counted from 1."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None
@@ -146,12 +146,16 @@ class Scenario:
         held: Sequence[Sequence[Indices]] | None = None,
     ) -> None:
         self.settings = settings
+        self.domains: tuple[int, ...] = ()
+        """The domain of each task by number, where tasks are domains."""
         self.clients = clients
         self.seed = seed
         self.device = torch.device(device)
         given = settings.split.read() if settings.split is not None else None
         if given is None:
             self.split = settings.task_split(dataset.class_names, seed, dataset.folders)
+            if settings.by_domain:
+                self.split = self._of_domains(dataset, seed)
         else:
             self.split = given.checked(dataset, clients)
         self.dataset = dataset.standardised(self.split.classes[0]).to(device)
@@ -164,7 +168,20 @@ class Scenario:
         if held is None:
             held = given.held if given else [self._share_out(task) for task in self.tasks]
         self.held = tuple(map(tuple, held))
-        self._tested = [self._members(dataset.test, task) for task in self.tasks]
+        self._tested = [self._members(self.dataset.test, task) for task in self.tasks]
+
+    def _of_domains(self, dataset: Dataset, seed: int) -> TaskSplit:
+        """Return tasks of which the first has all classes, and set `domains`.
+
+        Raises:
+            ConfigError: a domain lacks a class.
+        """
+        assert dataset.domains is not None, "settings that ask for domains, and data without"
+        classes = self.split.classes[0]
+        dataset.domains.check(dataset.train.y.numpy(), dataset.test.y.numpy(), classes, dataset.class_names)
+        count = len(dataset.domains.names)
+        self.domains = tuple(class_order(count, self.settings.order, seed).tolist())
+        return TaskSplit((classes, *[()] * (count - 1)))
 
     def replaced(self, dataset: Dataset | None = None, held: Sequence[Sequence[Indices]] | None = None) -> Scenario:
         """Return the same scenario with another data set of the same labels, or another partition of the samples."""
@@ -196,14 +213,35 @@ class Scenario:
         names = tuple(self.dataset.class_names[c] for c in self.order)
         ends = accumulate(self.split.sizes)
         return tuple(
-            Task(number, len(self.split), end - size, size, names[:end])
+            Task(number, len(self.split), end - size, size, names[:end], self._domain_name(number))
             for number, (size, end) in enumerate(zip(self.split.sizes, ends, strict=True), start=1)
         )
+
+    def _domain_name(self, task: int) -> str:
+        """Return the domain of a task; nothing where tasks are classes."""
+        domains = self.dataset.domains
+        return domains.names[self.domains[task - 1]] if self.domains and domains is not None else ""
+
+    def _domain_of(self, images: Images) -> Indices:
+        """Return the domain of each image of a split of the data, (N,)."""
+        domains = self.dataset.domains
+        assert domains is not None
+        return domains.train if images is self.dataset.train else domains.test
 
     def _members(self, images: Images, task: Task) -> Indices:
         """Return the samples of a task, class after class as the reference lists them."""
         original = images.y.numpy()
-        return np.concatenate([np.flatnonzero(original == c) for c in self.split.classes[task.number - 1]])
+        classes = self.split.classes[0 if self.domains else task.number - 1]
+        found = np.concatenate([np.flatnonzero(original == c) for c in classes])
+        return found[self._domain_of(images)[found] == self.domains[task.number - 1]] if self.domains else found
+
+    def tasks_of(self, images: Images, indices: Indices) -> Indices:
+        """Return the task of each of some samples of `dataset.train` or `dataset.test` (n,), counted from 1."""
+        if self.domains:
+            found = np.argsort(self.domains)[self._domain_of(images)[indices]] + 1
+        else:
+            found = self._task_of_label[self._new_label[images.y.numpy()[indices]]]
+        return np.asarray(found, dtype=np.int64)
 
     def _share_out(self, task: Task) -> list[Indices]:
         members = self._members(self.dataset.train, task)
@@ -252,7 +290,7 @@ class Scenario:
             images=images,
             indices=tensor(indices),
             labels=tensor(labels),
-            tasks=tensor(self._task_of_label[labels]),
+            tasks=tensor(self.tasks_of(images, indices)),
             mean=self.dataset.mean,
             std=self.dataset.std,
             augment=augment,
@@ -269,6 +307,11 @@ class Scenario:
                 for clients in self.held
             ]
         )
+
+    def table(self) -> tuple[Indices, tuple[str, ...], tuple[str, ...]]:
+        """Return `counts`, the names of the classes, and the domain of each task where tasks are domains."""
+        domains = tuple(task.domain for task in self.tasks) if self.domains else ()
+        return self.counts, self.tasks[-1].names, domains
 
     def held_up_to(self, task: int) -> Indices:
         """Return training samples of tasks 1 to `task`, by client and class seen: (clients, classes seen)."""
@@ -287,6 +330,8 @@ class Scenario:
         )
         if self.settings.partition.natural is not None:
             taken.append(("client_names", in_order(self.dataset.clients)))
+        if self.domains:
+            taken.append(("domains", [task.domain for task in self.tasks]))
         return {
             "dataset": self.dataset.name,
             "fingerprint": fingerprint(self.dataset),
@@ -294,7 +339,7 @@ class Scenario:
             "clients": self.clients,
             "order": list(self.order),
             "class_names": [self.dataset.class_names[c] for c in self.order],
-            "tasks": [list(classes) for classes in self.split.classes],
+            "tasks": [[self.order[label] for label in task.classes] for task in self.tasks],
             "counts": self.counts.tolist(),
             "indices": [[held.tolist() for held in clients] for clients in self.held],
             **dict(taken),

@@ -16,6 +16,8 @@ from fcil.config.kinds import ARCHIVES
 from fcil.config.parts import ENDING, class_of, is_path, parse_beside, parse_part, part_of, read_part
 from fcil.data.catalog import DATASETS, DatasetInfo, Normalise, dataset_info
 from fcil.data.clients import NaturalClients
+from fcil.data.domains.checks import check_domains
+from fcil.data.domains.settings import DomainSettings
 from fcil.data.files.compositing import Rendering
 from fcil.data.own import DataSource, Partitioner
 from fcil.data.preparation import OF_KIND, AugmentSettings, TestShare
@@ -31,6 +33,7 @@ HELD = ("tasks", "base", "increment", "order", "partition", "remainder", "classe
 """Settings that a split file replaces."""
 ADDED = (
     *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer", "normalise"),
+    *("scenario", "domains"),
 )
 """Settings that are not written at their defaults, which are the behaviour before these settings existed."""
 SHARED = ("image_folder", "imagenet_r")
@@ -225,6 +228,12 @@ class DataSettings:
     """Whether training images are cropped, flipped and brightened at random, as is usual for the data set; a mapping
     such as `{flip: false, crop: 2}` changes some of that, for synthetic samples too, as `none` does, while `false` is
     for the images of clients alone."""
+    scenario: Literal["classes", "domains"] = "classes"
+    """Meaning of a task: new `classes`, or a new domain of the same classes (`domains`), which `order` then orders;
+    `tasks: 1` beside it trains all domains at once."""
+    domains: DomainSettings | None = None
+    """Domains, in order of appearance, beside `scenario: domains`: folders by name, `[photo, sketch]`, or made of one
+    set of images, `{rotated: [0, 30, 60]}` or `{permuted: 5}`; null: all folders in natural order."""
     split: SplitFile | None = None
     """A file with the classes of each task and the images of each client, instead of `tasks`,
     `order` and `partition`: the partition.json of a run, or the output of `fcil show X.yaml --split FILE`."""
@@ -241,6 +250,7 @@ class DataSettings:
         if self.dataset == "ts_folder" and self.root is None:
             raise ValueError("root: missing; ts_folder needs the folder or .npz file that holds the series")
         self._check_kind(info)
+        check_domains(self, info)
         if self.resize is not None and not info.resizable:
             able = ", ".join(i.name for i in DATASETS.values() if i.resizable)
             raise ValueError(f"resize: applies to {able}; {self.dataset} has {info.kind} of a fixed size")
@@ -321,17 +331,18 @@ class DataSettings:
         return Rendering(level, self.orientation == "upright")
 
     def _check_tasks(self) -> None:
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes: an empty list; name at least one class, or leave it out")
+        if self.scenario == "domains":
+            return
         if self.tasks is not None and (self.base is not None or self.increment is not None):
             raise ValueError("tasks: excludes base and increment; give one or the other")
         if self.tasks is None and (self.base is None or self.increment is None):
             lone = "base" if self.increment is None else "increment"
             alone = self.base is not None or self.increment is not None
             raise ValueError(f"{lone} alone is not enough; " * alone + "give tasks, or base and increment")
-        if self.classes is not None:
-            if not self.classes:
-                raise ValueError("classes: an empty list; name at least one class, or leave it out")
-            if isinstance(self.tasks, tuple):
-                raise ValueError("classes: has no effect beside a list of tasks; leave it out")
+        if self.classes is not None and isinstance(self.tasks, tuple):
+            raise ValueError("classes: has no effect beside a list of tasks; leave it out")
         if self.remainder != "last" and not isinstance(self.tasks, int):
             raise ValueError("remainder: applies to a number of tasks alone; leave it out")
         if not isinstance(self.tasks, tuple):
@@ -363,7 +374,15 @@ class DataSettings:
         """Return the number of classes of each task of a set of `num_classes` classes; not with a split file."""
         return self._splits(num_classes if self.classes is None else len(self.classes), seed).sizes
 
+    @property
+    def by_domain(self) -> bool:
+        """Return whether each task is a domain."""
+        return self.scenario == "domains" and self.tasks is None
+
     def _splits(self, num_classes: int, seed: int) -> TaskSplit:
+        if self.scenario == "domains":  # of the first task; how many more there are, folders say
+            later = len(self.domains.labels) - 1 if self.by_domain and self.domains else 0
+            return TaskSplit((tuple(range(num_classes)), *[()] * later))
         return TaskSplit.make(
             num_classes,
             tasks=self.tasks,

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from fcil.data.catalog import DatasetInfo
+from fcil.data.domains.folders import DomainFolders
+from fcil.data.domains.samples import SampleDomains
 from fcil.data.files import arrays, idx
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Arrays, Progress, Wanted, already, cached, channel_statistics, to_array
@@ -70,6 +72,8 @@ class Splits(NamedTuple):
     """Archive of the image files."""
     files: tuple[str, ...] = ()
     """Path of each training image in the archive, where it is known."""
+    domains: SampleDomains | None = None
+    """Domain of each image, where folders tell."""
 
 
 def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *, look: bool = False) -> Splits:
@@ -97,6 +101,8 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
     if info.name == "image_folder":
         share, archive = settings.test_share, Archive(Path(root or ""), whole=settings.test_share is not None)
         layout: Layout = image_folder if share is None else SharedFolder(share.share, share.seed)
+        if (folders := _domain_folders(settings)) is not None:
+            layout = folders
     elif info.name == "imagenet_r":
         assert settings.test_share is not None
         renditions = Renditions(settings.test_share.share, settings.test_share.seed)
@@ -108,10 +114,14 @@ def read(info: DatasetInfo, settings: DataSettings, progress: Progress | None, *
     else:
         return _lazy(info, _find(info, root, info.name), wanted)
     found = already(archive, layout, wanted) if look else cached(archive, layout, wanted, progress)
+    splits = _looked_at(info, archive, layout, wanted) if found is None else _decoded(info, archive, found)
+    if isinstance(layout, DomainFolders):
+        listing = layout(archive)
+        return splits._replace(files=listing.train.names, domains=layout.table(archive, listing))
     if found is None:
-        return _looked_at(info, archive, layout, wanted)
+        return splits
     files = layout(archive).train.names if settings.partition.natural is not None else ()
-    return _decoded(info, archive, found)._replace(files=files)
+    return splits._replace(files=files)
 
 
 def read_tests(info: DatasetInfo, settings: DataSettings, progress: Progress | None = None) -> Splits:
@@ -120,11 +130,19 @@ def read_tests(info: DatasetInfo, settings: DataSettings, progress: Progress | N
     Raises:
         DataError: its files are missing or damaged.
     """
-    if info.own or info.name != "image_folder" or settings.test_share is not None:
+    if info.own or info.name != "image_folder" or settings.test_share is not None or _domain_folders(settings):
         return read(info, settings, progress)
     archive = Archive(Path(settings.root or ""), whole=True)
     found = cached(archive, tests_alone, Wanted(settings.resize, settings.rendering), progress)
     return _decoded(info, archive, found)
+
+
+def _domain_folders(settings: DataSettings) -> DomainFolders | None:
+    """Return the layout of domains in folders, if the settings are of such."""
+    if settings.scenario != "domains" or settings.dataset != "image_folder":
+        return None
+    share, names = settings.test_share, None if settings.domains is None else settings.domains.folders
+    return DomainFolders(names, *((None, 0) if share is None else (share.share, share.seed)))
 
 
 def at_hand(info: DatasetInfo, root: str | None) -> bool:

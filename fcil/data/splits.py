@@ -162,6 +162,8 @@ def read_split(file: str) -> Split:
     if missing:
         hint = " (an earlier fcil wrote it; write it anew: fcil show EXPERIMENT.yaml --split FILE)"
         raise ConfigError(f"{file}: not a split; {', '.join(missing)} missing{hint * (missing == ['fingerprint'])}")
+    if "domains" in values:
+        raise ConfigError(f"{file}: its tasks are domains; a split holds tasks of new classes")
     tasks, held = values["tasks"], values["indices"]
     if not all(isinstance(values[key], str) for key in ("dataset", "fingerprint")):
         raise ConfigError(f"{file}: not a split; dataset and fingerprint are text")
@@ -200,6 +202,8 @@ def fingerprint(dataset: Dataset) -> str:
     if dataset.raw_fingerprint:
         return dataset.raw_fingerprint
     about = [dataset.class_names, list(dataset.shape), len(dataset.train), len(dataset.test)]
+    if dataset.domains is not None:
+        about += [dataset.domains.names, *(of.tolist() for of in dataset.domains[1:])]
     total = sha256(json.dumps(about).encode())
     for images in (dataset.train, dataset.test):
         total.update(images.y.numpy().tobytes())

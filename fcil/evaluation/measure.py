@@ -34,12 +34,12 @@ Rule = Callable[[Net, Tensor], Tensor]
 
 
 class Group(NamedTuple):
-    """Accuracy on all samples, on those of a task, or on those of a class."""
+    """Accuracy on all samples, on those of a task, or its domain, or on those of a class."""
 
     group: str
-    """`all`, `task` or `class`."""
+    """`all`, `task`, `domain` or `class`."""
     name: str
-    """Number of the task, or name of the class."""
+    """Number of the task, or name of the domain or class."""
     examples: int
     correct: int
 
@@ -114,22 +114,29 @@ def evaluate(
             with calling("predict", f"task {kept.facts.task}"):
                 found.append(rule(net, batch.x).argmax(1))
     labels, predicted = shard.labels.cpu().numpy(), torch.cat(found).cpu().numpy()
-    evaluation = Evaluation(labels, predicted, groups_of(labels, predicted, kept), left_out)
+    evaluation = Evaluation(labels, predicted, groups_of(labels, predicted, kept, shard.tasks.cpu().numpy()), left_out)
     if out is not None:
         write_text(run.path / "evaluations" / f"{out}.csv", evaluation.to_csv())
     return evaluation
 
 
-def groups_of(labels: NDArray[np.int64], predicted: NDArray[np.int64], kept: KeptNet) -> tuple[Group, ...]:
-    """Return the accuracy on all samples, on each task and on each class."""
-    names, sizes = kept.facts.classes, np.array(kept.facts.sizes)
+def groups_of(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], kept: KeptNet, tasks: NDArray[np.int64]
+) -> tuple[Group, ...]:
+    """Return the accuracy on all samples, on each task or domain, and on each class.
+
+    Args:
+        tasks: the task of each sample (N,), counted from 1; 0 where it is of no domain that the net has learnt.
+    """
+    names, domains, count = kept.facts.classes, kept.facts.domains, len(kept.facts.sizes) + 1
     examples = np.bincount(labels, minlength=len(names))
     correct = np.bincount(labels[labels == predicted], minlength=len(names))
-    starts = np.cumsum(sizes) - sizes
-    by_task = zip(np.add.reduceat(examples, starts), np.add.reduceat(correct, starts), strict=True)
+    by_task = np.bincount(tasks, minlength=count)[1:], np.bincount(tasks[labels == predicted], minlength=count)[1:]
+    kind, of = ("domain", domains) if domains else ("task", tuple(map(str, range(1, count))))
+    shown = zip(of, *by_task, strict=True) if not domains or tasks.any() else ()
     return (
         Group("all", "", int(examples.sum()), int(correct.sum())),
-        *(Group("task", str(t), int(n), int(hits)) for t, (n, hits) in enumerate(by_task, start=1)),
+        *(Group(kind, name, int(n), int(hits)) for name, n, hits in shown),
         *(Group("class", name, int(n), int(hits)) for name, n, hits in zip(names, examples, correct, strict=True)),
     )
 

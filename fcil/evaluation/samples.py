@@ -82,8 +82,10 @@ def tested_samples(
         if not len(known):
             raise ConfigError(f"{data.root or data.dataset}: no test sample is of a class that the net has learnt")
     rows = known[np.argsort(labels[known], kind="stable")]
-    tasks = np.repeat(np.arange(1, len(facts.sizes) + 1), facts.sizes)
-    indices, order, task = (torch.from_numpy(v) for v in (rows, labels[rows], tasks[labels[rows]]))
+    tasks = np.repeat(np.arange(1, len(facts.sizes) + 1), facts.sizes)[labels[rows]]
+    if facts.domains:
+        tasks = _task_of_domains(dataset, facts)[rows]
+    indices, order, task = (torch.from_numpy(v) for v in (rows, labels[rows], tasks))
     place = dataset.test.device
     shard = Shard(
         images=dataset.test,
@@ -96,6 +98,14 @@ def tested_samples(
         device=device,
     )
     return shard, len(labels) - len(known)
+
+
+def _task_of_domains(dataset: Dataset, facts: NetFacts) -> NDArray[np.int64]:
+    """Return the task of each test sample by its domain (N,); 0 where it is not known, or the net never met it."""
+    if dataset.domains is None:
+        return np.zeros(len(dataset.test), dtype=np.int64)
+    known = {name: number for number, name in enumerate(facts.domains, start=1)}
+    return np.array([known.get(name, 0) for name in dataset.domains.names], dtype=np.int64)[dataset.domains.test]
 
 
 def _check_shape(dataset: Dataset, facts: NetFacts) -> None:

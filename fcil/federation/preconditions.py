@@ -10,17 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fcil.config import Where
 from fcil.config.effect import track_of
 from fcil.data import task_sizes
 from fcil.errors import ConfigError
 from fcil.federation.context import RunContext
 from fcil.federation.optimisation.checks import check_server
+from fcil.federation.plan import Plan
 from fcil.federation.protection.aggregation import Mean
 from fcil.federation.protection.attacks import LabelFlip
 from fcil.federation.protection.malicious import malicious
 from fcil.federation.protection.safeguards import check_safeguards
 from fcil.federation.runtime import graphs, vectorised
 from fcil.federation.synthesis.jobs import synthesis_problem
+from fcil.methods.files import built_in_files, read_source
+from fcil.methods.loading import strategy_class
 from fcil.nets import check_batch, check_inputs, normalises_one
 from fcil.nets.pretrained.weights import taken
 from fcil.nets.series import ShapeFormerRecipe
@@ -42,7 +46,9 @@ def check_foreseen(context: RunContext, *, files: bool = True) -> None:
         ConfigError: something would; names the settings.
     """
     plan, scenario = context.plan, context.scenario
-    check_safeguards(plan, [task.num_new for task in context.tasks])
+    if unfit := unfit_for(plan):
+        raise ConfigError(unfit)
+    check_safeguards(plan, [len(task.classes) for task in context.tasks])
     check_server(plan)
     check_inputs(plan.net, scenario.dataset.shape, "net.name")
     _check_pretrained(context)
@@ -88,6 +94,18 @@ def _check_kind(context: RunContext) -> None:
                 f'strategy.{name}.{key}: "{value.name}" makes {" and ".join(sorted(value.makes))}, and {has}; '
                 f"{dataset.kind} are made by {', '.join(able) or 'no synthesizer'}"
             )
+
+
+def unfit_for(plan: Plan) -> str:
+    """Return why the strategy is not fit for `data.scenario`, in a line with those that are; nothing if it is."""
+    scenario = "domains" if plan.data.by_domain else "classes"
+    if scenario in plan.strategy.strategy.scenarios:
+        return ""
+    where = Where("strategies")
+    kinds = {name: strategy_class(name, None, read_source(p, where), where) for name, p in built_in_files().items()}
+    able = ", ".join(sorted(name for name, kind in kinds.items() if scenario in kind.scenarios))
+    name, what = plan.strategy.name, "new domains of the same classes" if scenario == "domains" else "new classes"
+    return f'data.scenario: strategy "{name}" is not made for tasks of {what} (scenarios); those that fit are {able}'
 
 
 def _check_exemplars(context: RunContext) -> None:

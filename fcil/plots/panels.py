@@ -15,11 +15,13 @@ from fcil.plots.look.labels import label_ends
 from fcil.plots.look.style import COLUMN, PAGE, SHADES, bare, head, look, new_figure, percent_axis, task_axis
 from fcil.plots.look.words import fit, width_of
 from fcil.store.groups import Group
-from fcil.store.read import Run
+from fcil.store.read import Run, task_labels
 
 Array = npt.NDArray[np.float64]
 Values = Callable[[Run], Array]
 """Percents (tasks learnt, task), NaN where there is nothing."""
+LONGEST = 0.9
+"""Inches of the name of a domain."""
 MOST_NAMED = 10
 """Tasks that a legend names one by one."""
 USUAL, LARGEST, TALLEST = 1.15, 3.2, 8.5
@@ -49,6 +51,7 @@ def lines_figure(groups: Sequence[Group], values: Values, text: str, label: str)
         figure, panels = _panels(groups, 1.3, 0.35)
         stacks = [_stacked(group, values) for group in groups]
         tasks = max(stack.shape[1] for stack in stacks)
+        names = [fit(name, LONGEST) for name in task_labels([run for group in groups for run in group.runs], tasks)]
         shades = colormaps["viridis"](np.linspace(0.0, 0.88, max(tasks, 2)))
         for axes, stack in zip(panels, stacks, strict=True):
             for j in range(stack.shape[1]):
@@ -56,7 +59,7 @@ def lines_figure(groups: Sequence[Group], values: Values, text: str, label: str)
                 if len(stack) > 1:
                     axes.fill_between(x, drawn.min(axis=0), drawn.max(axis=0), color=shades[j], alpha=0.15, linewidth=0)
                 axes.plot(x, drawn.mean(axis=0), color=shades[j], linewidth=1.0, marker=".", markersize=3,
-                          label=f"task {j + 1}")  # fmt: skip
+                          label=names[j])  # fmt: skip
         top = max(float(np.nanmax(stack)) for stack in stacks)
         for axes in panels:
             percent_axis(axes, "", high=1.05 * max(top, 1.0))
@@ -65,12 +68,12 @@ def lines_figure(groups: Sequence[Group], values: Values, text: str, label: str)
         figure.supylabel(label, fontsize=7)
         if len(groups) == 1:
             head(figure, text, f"{groups[0].label} · {_subtitle(groups)}")
-            label_ends(panels[0], [(tasks, v[-1], f"task {j + 1}", shades[j]) for j, v in enumerate(_means(stacks[0]))])
+            label_ends(panels[0], [(tasks, v[-1], names[j], shades[j]) for j, v in enumerate(_means(stacks[0]))])
             return figure
-        handles, names = max((axes.get_legend_handles_labels() for axes in panels), key=lambda one: len(one[0]))
-        count = len(names)
+        handles, shown = max((axes.get_legend_handles_labels() for axes in panels), key=lambda one: len(one[0]))
+        count = len(shown)
         chosen = range(count) if count <= MOST_NAMED else sorted({*np.linspace(0, count - 1, 6).astype(int)})
-        figure.legend([handles[i] for i in chosen], [names[i] for i in chosen], loc="outside lower center",
+        figure.legend([handles[i] for i in chosen], [shown[i] for i in chosen], loc="outside lower center",
                       ncols=5 if len(panels) > 2 else 3, columnspacing=1.0, handlelength=1.4, frameon=False,
                       fontsize=7)  # fmt: skip
         head(figure, text, _subtitle(groups))

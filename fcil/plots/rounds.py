@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from fcil.plots.look.colours import CYCLE
 from fcil.plots.look.labels import label_ends
 from fcil.plots.look.style import head, look, new_figure, percent_axis, plain_numbers
+from fcil.plots.look.words import fit
+from fcil.plots.panels import LONGEST
 from fcil.store.groups import split_label
 from fcil.store.read import Run
 
@@ -51,15 +54,18 @@ def rounds_figure(run: Run) -> Figure:
             axes.grid(False, axis="x")
             for start in starts[1:MOST_BORDERS]:
                 axes.axvline(start - 0.5, color="#AAAAAA", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
-        _name_tasks(panels[0], starts, records)
+        _name_tasks(panels[0], starts, records, run.domains)
         panels[-1].set_xlabel("round")
     return figure
 
 
-def _name_tasks(axes: Axes, starts: list[int], records: list[dict[str, Any]]) -> None:
+def _name_tasks(axes: Axes, starts: list[int], records: list[dict[str, Any]], domains: Sequence[str]) -> None:
     long = len(starts) <= 6
     for start, end in list(pairwise([*starts, len(records) + 1]))[:: max(1, len(starts) // 16)]:
-        text = f"task {records[start - 1]['task']}" if long else str(records[start - 1]["task"])
+        number = records[start - 1]["task"]
+        text = f"task {number}" if long else str(number)
+        if long and number <= len(domains):
+            text = fit(domains[number - 1], LONGEST)
         axes.annotate(text, ((start + end - 1) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 1),
                       textcoords="offset points", ha="center", va="bottom", fontsize=7, color="#666666")  # fmt: skip
 

@@ -35,13 +35,14 @@ from fcil.plots.look.style import (
     png,
     task_axis,
 )
+from fcil.plots.look.words import fit
 from fcil.plots.many import save_all
-from fcil.plots.panels import lines_figure, task_accuracies, write_numbers
+from fcil.plots.panels import LONGEST, lines_figure, task_accuracies, write_numbers
 from fcil.plots.partition import partition_figure
 from fcil.plots.pool import read_pool
 from fcil.plots.rounds import rounds_figure, subtitle
 from fcil.store.groups import group_runs
-from fcil.store.read import Run, load_run
+from fcil.store.read import Run, load_run, task_labels
 
 Array = npt.NDArray[np.float64]
 MOST_NARROW, MOST_NUMBERS = 10, 24
@@ -200,6 +201,7 @@ def forgetting_figure(run: Run) -> Figure:
     matrix, _ = metrics.accuracy_matrix(run.rows)
     count = len(matrix)
     mean = 100 * metrics.forgetting_after_each_task(matrix)
+    names = [fit(name, LONGEST) for name in task_labels([run], count)]
     shades = colormaps["viridis"](np.linspace(0.0, 0.85, max(count - 1, 1)))
     ends: list[tuple[float, float, str, Any]] = [(count, mean[-1], "mean", INK)]
     with look():
@@ -211,7 +213,7 @@ def forgetting_figure(run: Run) -> Figure:
             falls = [0.0, *100 * (best[:-1] - matrix[j + 1 :, j])]
             axes.plot(range(j + 1, count + 1), falls, color=shades[j], linewidth=0.9, marker=".", markersize=3)
             if count <= 11 or j in (0, count - 2):
-                ends.append((count, falls[-1], f"task {j + 1}", shades[j]))
+                ends.append((count, falls[-1], names[j], shades[j]))
         axes.plot(range(1, count + 1), mean, color=INK, linewidth=2.0, marker="o", zorder=4)
         percent_axis(axes, "drop from best (points)")
         task_axis(axes, count)
@@ -228,11 +230,11 @@ def tasks_figure(run: Run) -> Figure:
 
 def matrix_figure(run: Run) -> Figure:
     """The accuracy matrix as a heat map, with its numbers in percent as long as they can be read."""
-    return heat_map(task_accuracies(run), subtitle(run))
+    return heat_map(task_accuracies(run), subtitle(run), run.domains)
 
 
-def heat_map(matrix: Array, about: str) -> Figure:
-    """An accuracy matrix in percent."""
+def heat_map(matrix: Array, about: str, domains: Sequence[str] = ()) -> Figure:
+    """An accuracy matrix in percent; columns are named by their domains, where tasks are such."""
     count = len(matrix)
     width = COLUMN if count <= MOST_NARROW else PAGE
     with look():
@@ -243,10 +245,14 @@ def heat_map(matrix: Array, about: str) -> Figure:
         if count <= MOST_NUMBERS:
             write_numbers(axes, matrix, top, ".0f" if count > 6 else ".1f")
         ticks = range(0, count, max(1, round(count / 12)))
-        axes.set_xticks(ticks, [str(t + 1) for t in ticks])
+        if len(domains) >= count:
+            names = [fit(domains[t], LONGEST) for t in ticks]
+            axes.set_xticks(ticks, names, rotation=30, ha="right", rotation_mode="anchor")
+        else:
+            axes.set_xticks(ticks, [str(t + 1) for t in ticks])
         axes.set_yticks(ticks, [str(t + 1) for t in ticks])
-        axes.set_xlabel("task tested")
-        axes.set_ylabel("tasks learnt")
+        axes.set_xlabel("domain tested" if len(domains) >= count else "task tested")
+        axes.set_ylabel("domains learnt" if len(domains) >= count else "tasks learnt")
         bare(axes)
         bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.03)
         bar.set_label("accuracy (%)")

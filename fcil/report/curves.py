@@ -14,7 +14,7 @@ from fcil.plots.comparison import accuracy_curve, forgetting_curve
 from fcil.plots.look.colours import Name, places
 from fcil.report.figures import MOST_CELLS, MOST_POINTS, Heat, Line, Lines, starts_of, thinned
 from fcil.store.groups import Group, split_label
-from fcil.store.read import Run
+from fcil.store.read import Run, task_labels
 
 Array = npt.NDArray[np.float64]
 Curve = Callable[[Run], Array]
@@ -169,7 +169,8 @@ def alone(group: Group) -> Iterator[Lines | Heat]:
 def _each_task(group: Group, stack: Array) -> Lines:
     """Accuracy (runs, after, on): a line for each task."""
     count = stack.shape[1]
-    lines = [line_of(f"task {j + 1}", list(stack[:, :, j]), j) for j in range(min(count, MOST_TASKS))]
+    labels = task_labels(group.runs, count)
+    lines = [line_of(labels[j], list(stack[:, :, j]), j) for j in range(min(count, MOST_TASKS))]
     more = f" The first {MOST_TASKS} of {count} tasks." if count > MOST_TASKS else ""
     return Lines(key=key("each", *address(group)), title="Accuracy on each task",
                  caption=f"On the test examples of one task; {seeds([group])}.{more}", x_label="tasks learnt",
@@ -179,6 +180,7 @@ def _each_task(group: Group, stack: Array) -> Lines:
 def _matrix(group: Group, stack: Array, numbers: Sequence[int]) -> Heat:
     count = stack.shape[1]
     names = [str(t + 1) for t in range(count)]
+    tested = [label.removeprefix("task ") for label in task_labels(group.runs, count)]
     notes = [
         ["; ".join(f"seed {s}: {v:.1f}" for s, v in zip(numbers, stack[:, t, j], strict=True)) for j in range(count)]
         for t in range(count)
@@ -186,7 +188,7 @@ def _matrix(group: Group, stack: Array, numbers: Sequence[int]) -> Heat:
     return Heat(key=key("matrix", *address(group)), title="Accuracy matrix",
                 caption=f"Accuracy (%) on the test examples of a task (column) after learning so many (row); "
                         f"mean over seeds (n = {len(stack)}).",
-                x_label="task tested", y_label="tasks learnt", x_names=names, y_names=names,
+                x_label="task tested", y_label="tasks learnt", x_names=tested, y_names=names,
                 values=stack.mean(axis=0), notes=notes if len(stack) > 1 and count <= 20 else (),
                 unit="%")  # fmt: skip
 

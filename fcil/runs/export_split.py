@@ -26,6 +26,8 @@ def export(found: Sequence[RunContext], path: Path) -> str:
         StoreError: the file cannot be written.
     """
     first, *others = found
+    if first.scenario.domains:
+        raise ConfigError("--split: a split file holds tasks of new classes, and data.scenario is domains")
     record = first.scenario.partition_record()
     for other in others:
         theirs = other.scenario.partition_record()

@@ -156,7 +156,7 @@ def execute_run(
         )
     draw_run(path)
     run = load_run(path)
-    console.print(accuracy_table(run.rows), metrics_table(run.summary))
+    console.print(accuracy_table(run.rows, run.domains), metrics_table(run.summary))
     smoke = MEANING if is_smoke(run.config) else ""
     for line in (failures_line(run.summary), *(f"inert: {one}" for one in unused_components_of(run)), smoke):
         if line:

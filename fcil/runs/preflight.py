@@ -96,7 +96,7 @@ def introduce(context: RunContext, console: Console) -> None:
     """Print what is about to be run: the settings, the data of each client, and unusual properties of the anchors."""
     plan, scenario = context.plan, context.scenario
     names = scenario.tasks[-1].names
-    console.print(settings_tree(plan.to_yaml()), partition_table(scenario.counts, names))
+    console.print(settings_tree(plan.to_yaml()), partition_table(*scenario.table()))
     for line in introduction(context):
         console.print(line, markup=False, soft_wrap=True)
     strategy, anchors = plan.strategy.strategy, context.anchors

@@ -40,7 +40,8 @@ def reckoned(plan: Plan) -> Facts | None:
     side = plan.data.resize or info.shape[-1]
     sizes = plan.data.task_sizes(info.num_classes, plan.seed)
     share = sum(sizes) / info.num_classes if plan.data.classes is not None else 1
-    images = int(train * share), int(known.test * share)
+    domains = 1 if plan.data.domains is None else len(plan.data.domains.labels)
+    images = int(train * share) * domains, int(known.test * share) * domains
     return Facts(*images, len(sizes), sum(sizes), (info.shape[0], side, side))
 
 

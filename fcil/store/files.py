@@ -276,7 +276,7 @@ def details_of(task: Task, predictions: Predictions, held: Counts | None = None)
     return {
         "classes": [(task.number, label, n, correct) for label, (n, correct) in enumerate(each)],
         "confusion": [(task.number, *cell) for cell in cells],
-        "quality": [(task.number, *measures(predictions, task.num_old).values())],
+        "quality": [(task.number, *measures(predictions, None if task.domain else task.num_old).values())],
         "clients": [] if held is None else _of_clients(task.number, held, confusion),
     }
 

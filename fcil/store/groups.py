@@ -82,6 +82,8 @@ def _data_label(data: Any) -> str:
         words.append(f"base {short(data['base'])} + {short(data.get('increment'))}")
     elif data.get("tasks") is not None:
         words.append(f"{short(data['tasks'])} task{'' if data['tasks'] == 1 else 's'}")
+    elif data.get("scenario") == "domains":
+        words.append(_domains_label(data.get("domains")))
     if isinstance(data.get("classes"), list):
         words.append(f"{len(data['classes'])} of its classes")
     partition = data.get("partition")
@@ -92,6 +94,16 @@ def _data_label(data: Any) -> str:
     elif partition is not None:
         words.append(short(partition))
     return ", ".join(words)
+
+
+def _domains_label(domains: Any) -> str:
+    """Name the domains by their number and the way in which they are made: `4 domains (rotated)`."""
+    if isinstance(domains, list):
+        return f"{len(domains)} domain{'s' * (len(domains) != 1)}"
+    if not isinstance(domains, Mapping) or len(domains) != 1:
+        return "domains"
+    ((kind, value),) = domains.items()
+    return f"{short(len(value) if isinstance(value, list) else value)} domains ({short(kind)})"
 
 
 def _telling(value: Any) -> Any:

@@ -57,11 +57,14 @@ class NetFacts:
     """Standard deviation of each channel, by which the difference is divided."""
     scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and deviation of each channel by which series are standardised before that; None: they are not."""
+    domains: tuple[str, ...] = ()
+    """Domain of each task up to that, where tasks are domains; the first then has all classes."""
     own_rule: bool = False
     """Whether the strategy's `predict` is not the largest output of the net."""
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)})
+        told = {key: value for key, value in asdict(self).items() if key != "domains" or value}
+        return json.dumps({"format": FORMAT, **told})
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def net_facts(context: RunContext, task: Task) -> NetFacts:
         mean=data.mean,
         std=data.std,
         scale=data.scale,
+        domains=tuple(one.domain for one in context.tasks[: task.number]) if task.domain else (),
         own_rule=type(plan.strategy.strategy).predict is not Strategy.predict,
     )
 
@@ -193,13 +197,18 @@ def _facts_of(values: Any) -> NetFacts:
     names = NetFacts.__dataclass_fields__
     found: dict[str, Any] = {key: _frozen(value) for key, value in values.items() if key in names}
     facts = NetFacts(**found)
-    texts, counts, numbers = (facts.classes, facts.dataset), (facts.shape, facts.sizes, facts.order), facts.scale or ()
+    texts, counts, numbers = (
+        (facts.classes, facts.dataset, facts.domains),
+        (facts.shape, facts.sizes, facts.order),
+        facts.scale or (),
+    )
     sound = (
         all(isinstance(t, tuple) and all(map(is_name, t)) for t in texts)
         and all(isinstance(c, tuple) and all(map(is_count, c)) for c in (*counts, (facts.task,)))
         and all(isinstance(n, tuple) and all(map(is_number, n)) for n in (facts.mean, facts.std, *numbers))
         and len(facts.mean) == len(facts.std) == facts.shape[0]
         and len(facts.sizes) == facts.task
+        and len(facts.domains) in (0, facts.task)
         and sum(facts.sizes) == len(facts.order) == len(facts.classes)
         and all(number < len(facts.dataset) for number in facts.order)
     )

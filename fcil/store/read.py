@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -176,6 +176,25 @@ class Run:
         if counts.dtype != np.int64 or counts.min() < 0 or counts.max() > MOST_EXAMPLES:
             raise StoreError(f"{path}: counts are not all whole numbers from 0 to {MOST_EXAMPLES:,}")
         return counts, names
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains in order of the tasks; none where tasks are new classes, or the names are damaged."""
+        data = self.config.get("data")
+        if not isinstance(data, Mapping) or data.get("scenario") != "domains" or data.get("tasks") is not None:
+            return ()
+        try:
+            names = files.read_json(self.folder.partition).get("domains")
+        except StoreError:
+            return ()
+        return tuple(names) if isinstance(names, list) and all(map(is_name, names)) else ()
+
+
+def task_labels(runs: Iterable[Run], count: int) -> list[str]:
+    """Return a label for each of `count` tasks: `task 1`, or its domain where all runs have the same in it."""
+    named = {run.domains for run in runs}
+    (names,) = named if len(named) == 1 else ((),)
+    return list(names[:count]) if len(names) >= count else [f"task {number}" for number in range(1, count + 1)]
 
 
 def _frame(rows: Sequence[AccuracyRow]) -> pd.DataFrame:

@@ -73,7 +73,9 @@ class RunRecorder(Observer):
         self._log(f"{tasks} tasks of {rounds} rounds, {clients} clients a round, {finished_rounds} rounds done before")
 
     def task_started(self, task: Task) -> None:
-        self._log(f"[TASK {task.number}/{task.total}] {task.num_new} new classes, {task.num_seen} seen")
+        new = f"domain {task.domain}, {task.num_seen} classes" if task.domain else f"{task.num_new} new classes"
+        seen = "" if task.domain else f", {task.num_seen} seen"
+        self._log(f"[TASK {task.number}/{task.total}] {new}{seen}")
 
     def round_done(self, record: dict[str, Any]) -> None:
         self._append(self.folder.rounds, files.json_line(record))
@@ -110,7 +112,7 @@ class RunRecorder(Observer):
             before = [row for row in files.kept_details(path, name) if row[0] != task.number]
             files.write_details(path, name, [*before, *rows])
         kept = [row for row in files.kept_accuracy(self.folder.task_aware) if row.trained_task != task.number]
-        files.write_accuracy(self.folder.task_aware, [*kept, *predictions.task_aware_rows(task.number)])
+        files.write_task_aware(self.folder.task_aware, [*kept, *predictions.task_aware_rows(task.number)])
 
     def task_done(self, task: Task, rows: Sequence[AccuracyRow]) -> None:
         path = self.folder.accuracy

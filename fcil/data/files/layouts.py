@@ -66,7 +66,7 @@ def image_folder(archive: Archive, test_names: tuple[str, ...] = ("test", "val")
                 f'{archive}: {where}/ has no images of class "{alone[0]}", the other split has'
                 f"{_class_help(archive, alone[0], right)}"
             )
-    return _listing(archive, train, test)
+    return listing_of(archive, train, test)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SharedFolder:
         Raises:
             DataError: there is a test split, no class, or a class of a single image.
         """
-        splits = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2 and _is_image(name)}
+        splits = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2 and is_image(name)}
         top = "train/" if "train" in splits else ""
         found = _by_class(archive, top[:-1])
         there = sorted(splits & {"test", "val"}) if top else []
@@ -97,16 +97,26 @@ class SharedFolder:
         for folder, names in found.items():
             if len(names) < 2:
                 raise DataError(f'{archive}: class "{folder}" has a single image; none can be taken for tests')
-            count = min(max(1, round(self.share * len(names))), len(names) - 1)
-            chosen = set(sorted(names, key=lambda name: self._rank(name.removeprefix(top)))[:count])
-            test[folder] = [name for name in names if name in chosen]
-            train[folder] = [name for name in names if name not in chosen]
-        return _listing(archive, train, test)
+            train[folder], test[folder] = drawn(names, self.share, self.seed, top)
+        return listing_of(archive, train, test)
 
-    def _rank(self, name: str) -> tuple[bytes, str]:
-        """Return the sort key of an image in the draw; equal for every Unicode spelling of its name."""
-        text = unicodedata.normalize("NFC", f"{self.seed}\n{name}")
-        return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), name
+
+def drawn(names: list[str], share: float, seed: int, top: str = "") -> tuple[list[str], list[str]]:
+    """Return the training and the test images of a class of two or more, in the order given.
+
+    Args:
+        names: paths of its images.
+        share: of them that tests.
+        top: beginning of the paths that has no part in the draw.
+    """
+
+    def rank(name: str) -> tuple[bytes, str]:  # equal for every Unicode spelling of a name
+        text = unicodedata.normalize("NFC", f"{seed}\n{name.removeprefix(top)}")
+        return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), name.removeprefix(top)
+
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    chosen = set(sorted(names, key=rank)[:count])
+    return [name for name in names if name not in chosen], [name for name in names if name in chosen]
 
 
 @dataclass(frozen=True)
@@ -133,9 +143,9 @@ def tests_alone(archive: Archive) -> Listing:
     Raises:
         DataError: there is no image in a class folder.
     """
-    labelled = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2 and _is_image(name)}
+    labelled = {name.split("/", 1)[0] for name in archive.names if name.count("/") >= 2 and is_image(name)}
     test = _by_class(archive, next((split for split in ("test", "val") if split in labelled), ""))
-    return _listing(archive, {folder: names[:1] for folder, names in test.items()}, test)
+    return listing_of(archive, {folder: names[:1] for folder, names in test.items()}, test)
 
 
 def cub200(archive: Archive) -> Listing:
@@ -167,7 +177,7 @@ def cub200(archive: Archive) -> Listing:
         if alone or not found[part]:
             which = "training" if part == "1" else "test"
             raise DataError(f"{archive}: {top}{lists[2]} has no {which} image of class {next(iter(alone), '1')}")
-    listing = _listing(archive, found["1"], found["0"])
+    listing = listing_of(archive, found["1"], found["0"])
     names = (folder.partition(".")[2] or folder for folder in listing.folders)
     return replace(listing, class_names=tuple(name.replace("_", " ") for name in names))
 
@@ -215,7 +225,7 @@ def tiny_imagenet(archive: Archive) -> Listing:
     absent = [wnid for wnid in wnids if not test[wnid]]
     if absent:
         raise DataError(f"{archive}: val_annotations.txt has no image of class {absent[0]}")
-    return _listing(archive, train, test)
+    return listing_of(archive, train, test)
 
 
 def _check_sorted(archive: Archive) -> None:
@@ -231,10 +241,10 @@ def _check_sorted(archive: Archive) -> None:
 def _in_class_folder(name: str) -> bool:
     """Return whether it is an image in a class folder of a sorted `val`."""
     parts = name.split("/")
-    return _is_image(name) and parts[0] == "val" and len(parts) > 2 and parts[1] != "images"
+    return is_image(name) and parts[0] == "val" and len(parts) > 2 and parts[1] != "images"
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
@@ -247,7 +257,7 @@ def _by_class(archive: Archive, split: str, advice: str = "") -> dict[str, list[
     found: dict[str, list[str]] = {}
     top = f"{split}/" if split else ""
     for name in archive.names:
-        if not name.startswith(top) or not _is_image(name):
+        if not name.startswith(top) or not is_image(name):
             continue
         parts = name.removeprefix(top).split("/")
         if len(parts) < 2:
@@ -300,7 +310,7 @@ def _sorting_help(name: str) -> str:
     return " (LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt of the devkit, says which class it is of)"
 
 
-def _listing(archive: Archive, train: dict[str, list[str]], test: dict[str, list[str]]) -> Listing:
+def listing_of(archive: Archive, train: dict[str, list[str]], test: dict[str, list[str]]) -> Listing:
     folders = sorted(train)
     names = _class_names(archive, folders)
     return Listing(names, _members(train, folders), _members(test, folders), tuple(folders))

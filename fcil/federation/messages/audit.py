@@ -135,8 +135,13 @@ class Audit:
         new = {original: label for label, original in enumerate(self.scenario.order)}
         labels = [new.get(original, -1) for original in self.images.y[rows.cpu()].tolist()]
         label = min(labels)
-        task = next(t for t in self.scenario.tasks if label < t.num_seen)
         row = rows[labels.index(label)]
+        if self.scenario.domains:
+            task = self.scenario.tasks[
+                self.scenario.tasks_of(self.scenario.dataset.train, row[None].cpu().numpy())[0] - 1
+            ]
+        else:
+            task = next(t for t in self.scenario.tasks if label < t.num_seen)
         own = bool((self.scenario.shard(task.number, self.client).indices == row).any())
         later = "which has not come yet" if task.number > self.task else "which it has not kept"
         whose = later if own else "which it does not hold"

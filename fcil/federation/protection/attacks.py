@@ -112,6 +112,6 @@ ATTACKS: dict[str, type[Attack]] = {c.name: c for c in (LabelFlip, SignFlip, Noi
 
 def flipped(shard: Shard, tasks: Sequence[Task]) -> Shard:
     """The same samples, each with the label of the next class of its task."""
-    first = torch.tensor([task.num_old for task in tasks]).to(shard.labels)[shard.tasks - 1]
-    count = torch.tensor([task.num_new for task in tasks]).to(shard.labels)[shard.tasks - 1]
+    first = torch.tensor([task.classes.start for task in tasks]).to(shard.labels)[shard.tasks - 1]
+    count = torch.tensor([len(task.classes) for task in tasks]).to(shard.labels)[shard.tasks - 1]
     return replace(shard, labels=first + (shard.labels - first + 1) % count)

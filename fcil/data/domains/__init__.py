@@ -1,0 +1,1 @@
+"""Domains in place of classes: the same classes seen in other ways, a task for each."""
