@@ -25,7 +25,7 @@ from fcil.io.atomic import write_text
 from fcil.nets import Net
 from fcil.runs.recorded_plan import load_plan
 from fcil.store import RunFolder, load_run
-from fcil.store.nets import KeptNet, kept_net
+from fcil.store.nets import KeptNet, NetFacts, kept_net
 from fcil.types import State
 
 COLUMNS = ("group", "name", "examples", "correct", "accuracy")
@@ -114,15 +114,15 @@ def evaluate(
             with calling("predict", f"task {kept.facts.task}"):
                 found.append(rule(net, batch.x).argmax(1))
     labels, predicted = shard.labels.cpu().numpy(), torch.cat(found).cpu().numpy()
-    evaluation = Evaluation(labels, predicted, groups_of(labels, predicted, kept), left_out)
+    evaluation = Evaluation(labels, predicted, groups_of(labels, predicted, kept.facts), left_out)
     if out is not None:
         write_text(run.path / "evaluations" / f"{out}.csv", evaluation.to_csv())
     return evaluation
 
 
-def groups_of(labels: NDArray[np.int64], predicted: NDArray[np.int64], kept: KeptNet) -> tuple[Group, ...]:
+def groups_of(labels: NDArray[np.int64], predicted: NDArray[np.int64], facts: NetFacts) -> tuple[Group, ...]:
     """Return the accuracy on all samples, on each task and on each class."""
-    names, sizes = kept.facts.classes, np.array(kept.facts.sizes)
+    names, sizes = facts.classes, np.array(facts.sizes)
     examples = np.bincount(labels, minlength=len(names))
     correct = np.bincount(labels[labels == predicted], minlength=len(names))
     starts = np.cumsum(sizes) - sizes

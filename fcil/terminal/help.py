@@ -61,6 +61,7 @@ EXAMPLES = {
         fcil evaluate results/quickstart/lander-1a2b3c4d/seed0
         fcil evaluate results/quickstart/lander-1a2b3c4d/seed0 --data blurred --out blurred
     """,
+    "unlearn": "fcil unlearn results/quickstart/analytic-1a2b3c4d/seed0 --client 3",
     "export": """
         fcil export results/quickstart/lander-1a2b3c4d/seed0 --to torchscript
         fcil export results/quickstart/lander-1a2b3c4d/seed0 --to ro-crate
