@@ -28,6 +28,7 @@ EXAMPLES = {
     "search": """
         fcil search experiments/search_digits.yaml
         fcil search experiments/search_digits.yaml search.runs=20 --jobs 4
+        fcil search experiments/search_digits.yaml --dry-run
     """,
     "resume": "fcil resume results/quickstart/lander-1a2b3c4d/seed0",
     "verify": "fcil verify results/quickstart/lander-1a2b3c4d/seed0 --rounds 2",
