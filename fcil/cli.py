@@ -21,7 +21,7 @@ from fcil.terminal.help import (
     complete_name,
     verb,
 )
-from fcil.terminal.nets import Trust, embed, evaluate, export
+from fcil.terminal.nets import Trust, embed, evaluate, export, unlearn
 from fcil.terminal.parts import check, new
 from fcil.terminal.runs import finished, play, profiling
 from fcil.terminal.searching import draw_asked, search
@@ -261,7 +261,7 @@ def fetch(
         say(line)
 
 
-for _command in (check, new, search, embed, evaluate, export, cite):
+for _command in (check, new, search, embed, evaluate, unlearn, export, cite):
     verb(app)(_command)
 
 

@@ -32,7 +32,7 @@ from fcil.nets import Net, NetSettings
 from fcil.nets.backbone import Shape
 from fcil.roles import Client, Server
 from fcil.synthesis import Synthesizer
-from fcil.types import Batch, Output, State, Terms, Update
+from fcil.types import Batch, Output, State, Task, Terms, Update
 
 __all__ = ["Strategy", "drawn_clients", "weighted_mean"]
 
@@ -126,6 +126,21 @@ class Strategy:
         `updates` yields in order of client number, one at a time, and can be read once, so that memory does not
         grow with the number of clients; it is `()` where no client had anything to say.
         """
+
+    def forget(self, server: Server, sent: Iterable[tuple[Task, Update]]) -> None:
+        """Take a client out of what the server knows, as if it had never taken part: `fcil unlearn`.
+
+        A class that overrides this can do so exactly: it changes `server.memo` and `server.shared`, as the last
+        `after_task` has left them, to what they would be without the client. A class without it is refused.
+
+        Args:
+            sent: in order of tasks, what `after_local_task` of this client has returned at the end of each; it is
+                asked anew, with the net and what is shared at the end of the run, so these must not change what it
+                returns.
+        Raises:
+            ConfigError: with these settings or for this client it cannot be done exactly; says why.
+        """
+        raise NotImplementedError
 
     # Rarely -----------------------------------------------------------------------------------
 

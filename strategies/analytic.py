@@ -23,6 +23,12 @@ itself where a client has a single one; P are the class sums and tells which cla
 class sums of random groups in place of G (STSA-E), which is less and shows class means of few samples; `sketch`
 sends G's greatest directions and the mean of the rest. The random layer travels as its seed.
 
+Forgetting (`fcil unlearn`): the sums of a client are taken out, and the classifier is that of a run without it, to
+rounding: exact for `gram` and `sketch`, whose sums add up over clients; for `groups`, too, since the server keeps what
+each group has sent (G's estimate depends on how many groups hold a class). What remains are the seed, the random layer
+that it draws, and the number of clients. With `features: task1` the net has learnt from samples of the first task, so
+a client that has any is refused; its later tasks alone can be taken out. A class without a sample is not predicted.
+
 Differs: the code's penalty is lambda = 1e6 on features of any size; here it is in proportion to their mean square. The
 code has no bias b.
 
@@ -46,10 +52,10 @@ from fcil.data.files.features import of_features
 from fcil.errors import ConfigError, TrainingError
 from fcil.nets import Net, NetSettings
 from fcil.nets.backbone import Shape
-from fcil.nets.ridge import Moments, dealt, estimated, group_sums, sketched, unsketched
+from fcil.nets.ridge import GroupSums, Moments, dealt, estimated, group_sums, never, sketched, unsketched
 from fcil.nets.series.padding import split_padding
 from fcil.rng import generator, sent
-from fcil.types import Tensors
+from fcil.types import Task, Tensors
 
 BATCH = 1024
 """Samples whose features are computed at once."""
@@ -154,28 +160,55 @@ class Analytic(Strategy):
         server.shared["draw"] = server.seed
 
     def after_task(self, server: Server, updates: Iterable[Update]) -> None:
-        for moments in self.told(updates):
+        for moments in self.told(server, updates):
             wide = Moments(moments.gram, F.pad(moments.cross, (server.task.classes.start, 0)))  # (M, C)
             before = server.memo.get("moments")
             total = wide if before is None else Moments(**cast(Tensors, before)) + wide
             server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
+        self.solve(server)
+
+    def solve(self, server: Server) -> None:
         total = Moments(**cast(Tensors, server.memo["moments"]))
         try:
             server.shared["head"] = total.solve(self.ridge)  # (M, C)
         except ValueError as error:
             raise TrainingError(str(error)) from None
 
-    def told(self, updates: Iterable[Update]) -> Iterator[Moments]:
+    def told(self, server: Server, updates: Iterable[Update]) -> Iterator[Moments]:
         """Yield the moments that clients have sent; those of groups are estimated over all clients together."""
         if self.send == "groups":
             groups = [update.weights for update in updates]
             if groups:
-                yield estimated(*(torch.cat([g[name] for g in groups]) for name in ("sums", "counts")))
+                sums, counts = (torch.cat([g[name] for g in groups]) for name in ("sums", "counts"))
+                rows, before = GroupSums.of(sums, counts, server.task.classes.start), server.memo.get("groups")
+                server.memo["groups"] = {**vars(rows if before is None else GroupSums(**cast(Tensors, before)) + rows)}
+                yield estimated(sums, counts)
             return
-        for update in updates:
-            part = update.weights
-            gram = part["gram"] if self.send == "gram" else unsketched(part["root"], part["rest"])
-            yield Moments(gram, part["cross"])
+        yield from map(self.moments, updates)
+
+    def moments(self, update: Update) -> Moments:
+        part = update.weights
+        return Moments(part["gram"] if self.send == "gram" else unsketched(part["root"], part["rest"]), part["cross"])
+
+    def forget(self, server: Server, sent: Iterable[tuple[Task, Update]]) -> None:
+        for task, update in sent:
+            if task.first and self.features == "task1":
+                raise ConfigError("features: task1 has learnt from its samples of the first task, which stays")
+            total = Moments(**cast(Tensors, server.memo["moments"]))
+            if self.send == "groups":
+                if task.domain:
+                    raise ConfigError("send: groups estimates each domain by itself, and keeps no sums of one")
+                if "groups" not in server.memo:
+                    raise ConfigError("send: groups was played by an earlier fcil, which kept no sums of groups")
+                rows = GroupSums.of(update.weights["sums"], update.weights["counts"], task.classes.start)
+                left = GroupSums(**cast(Tensors, server.memo["groups"])).without(rows)
+                server.memo["groups"] = {**vars(left)}
+                total = left.moments(total.cross.shape[1])
+            else:
+                part = self.moments(update)
+                total = total.without(Moments(part.gram, F.pad(part.cross, (task.classes.start, 0))))
+            server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
+        self.solve(server)
 
     # Features ---------------------------------------------------------------------------------
 
@@ -195,7 +228,7 @@ class Analytic(Strategy):
         head = cast(Tensor | None, shared.get("head"))
         if head is None:  # in the rounds of the first task
             return net(x).logits
-        scores = self.lifted(net, x, cast(int, shared["draw"])) @ head
+        scores = (self.lifted(net, x, cast(int, shared["draw"])) @ head).masked_fill(never(head), -torch.inf)
         return F.pad(scores, (0, net.num_classes - head.shape[1]), value=-torch.inf)
 
     def trainable(self, net: Net) -> Sequence[str]:

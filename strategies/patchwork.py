@@ -18,6 +18,10 @@ What leaves a client: in the first task the second moments of its patches, and f
 nearest to it: a filter that a single patch is nearest to shows that patch. At the end of a task the upper triangle of
 G, and P: from G one reads the span of the features, and P tells which classes a client holds.
 
+Forgetting (`fcil unlearn`): the sums of a client are taken out of G and P, and the classifier is that of a run without
+it, to rounding. Filters and whitening come from samples of the first task and stay, so a client that has any is
+refused; its later tasks alone can be taken out. A class without a sample is not predicted.
+
 Shapes: B batch, M = 2 K g^2 + 1 features (K filters, g cells a side), C classes seen, d pixels of a patch.
 """
 
@@ -43,9 +47,9 @@ from fcil.nets.patches import (
     patch_sums,
     patches_of,
 )
-from fcil.nets.ridge import Moments, packed, unpacked
+from fcil.nets.ridge import Moments, never, packed, unpacked
 from fcil.rng import sent
-from fcil.types import Tensors
+from fcil.types import Task, Tensors
 
 BATCH = 256
 """Images whose features are computed at once."""
@@ -149,6 +153,19 @@ class Patchwork(Strategy):
             part, before = Moments(unpacked(update.weights["gram"]), cross), server.memo.get("moments")
             total = part if before is None else Moments(**cast(Tensors, before)) + part
             server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
+        self.solve(server)
+
+    def forget(self, server: Server, sent: Iterable[tuple[Task, Update]]) -> None:
+        for task, update in sent:
+            if task.first:
+                raise ConfigError("filters and whitening come from its samples of the first task, and stay")
+            cross = F.pad(update.weights["cross"], (task.classes.start, 0))  # (M, C)
+            total = Moments(**cast(Tensors, server.memo["moments"]))
+            total = total.without(Moments(unpacked(update.weights["gram"]), cross))
+            server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
+        self.solve(server)
+
+    def solve(self, server: Server) -> None:
         try:
             weight, offset = Moments(**cast(Tensors, server.memo["moments"])).solve_standardised(self.ridge)
         except ValueError as error:
@@ -172,6 +189,7 @@ class Patchwork(Strategy):
         if head is None:  # in the rounds of the first task
             return net(x).logits
         scores = self.features(x, shared).double() @ head + cast(Tensor, shared["offset"])
+        scores = scores.masked_fill(never(head), -torch.inf)
         return F.pad(scores, (0, net.num_classes - head.shape[1]), value=-torch.inf)
 
     @property

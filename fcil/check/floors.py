@@ -63,6 +63,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "fcil.federation.checkpoint",
         "fcil.federation.client",
         "fcil.federation.exchange",
+        "fcil.federation.messages.again",
         "fcil.federation.messages.recording_grid",
         "fcil.federation.preconditions",
         "fcil.federation.ray.grid",

@@ -208,6 +208,25 @@ def group_table(groups: Sequence[tuple[str, str, int, int]], left_out: int = 0) 
     return table
 
 
+def before_and_after_table(groups: Sequence[tuple[str, str, int, int, int]], change: str) -> Table:
+    """Accuracy on groups of samples, twice: kind of group, its name, examples, correct before and after.
+
+    Args:
+        change: what lies between the two, in a few words.
+    """
+    table = simple_table("Accuracy (%)", change)
+    for column in ("on", "before", "after", "examples"):
+        table.add_column(column, justify="left" if column == "on" else "right")
+    last = "all"
+    for kind, name, examples, before, after in groups:
+        if kind != last:
+            table.add_section()
+        last = kind
+        shares = (f"{100 * correct / examples:.1f}" if examples else NONE for correct in (before, after))
+        table.add_row(Text(f"{kind} {name}".strip()), *shares, f"{examples:,}")
+    return table
+
+
 def metrics_table(summary: Mapping[str, Any]) -> Table:
     """Every metric of a finished run by name, and what the run cost."""
     table = simple_table("Metrics")

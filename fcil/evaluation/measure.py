@@ -25,7 +25,7 @@ from fcil.io.atomic import write_text
 from fcil.nets import Net
 from fcil.runs.recorded_plan import load_plan
 from fcil.store import RunFolder, load_run
-from fcil.store.nets import KeptNet, kept_net
+from fcil.store.nets import KeptNet, NetFacts, kept_net
 from fcil.types import State
 
 COLUMNS = ("group", "name", "examples", "correct", "accuracy")
@@ -114,21 +114,22 @@ def evaluate(
             with calling("predict", f"task {kept.facts.task}"):
                 found.append(rule(net, batch.x).argmax(1))
     labels, predicted = shard.labels.cpu().numpy(), torch.cat(found).cpu().numpy()
-    evaluation = Evaluation(labels, predicted, groups_of(labels, predicted, kept, shard.tasks.cpu().numpy()), left_out)
+    groups = groups_of(labels, predicted, kept.facts, shard.tasks.cpu().numpy())
+    evaluation = Evaluation(labels, predicted, groups, left_out)
     if out is not None:
         write_text(run.path / "evaluations" / f"{out}.csv", evaluation.to_csv())
     return evaluation
 
 
 def groups_of(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], kept: KeptNet, tasks: NDArray[np.int64]
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], facts: NetFacts, tasks: NDArray[np.int64]
 ) -> tuple[Group, ...]:
     """Return the accuracy on all samples, on each task or domain, and on each class.
 
     Args:
         tasks: the task of each sample (N,), counted from 1; 0 where it is of no domain that the net has learnt.
     """
-    names, domains, count = kept.facts.classes, kept.facts.domains, len(kept.facts.sizes) + 1
+    names, domains, count = facts.classes, facts.domains, len(facts.sizes) + 1
     examples = np.bincount(labels, minlength=len(names))
     correct = np.bincount(labels[labels == predicted], minlength=len(names))
     by_task = np.bincount(tasks, minlength=count)[1:], np.bincount(tasks[labels == predicted], minlength=count)[1:]

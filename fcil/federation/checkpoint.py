@@ -126,6 +126,20 @@ class Checkpoints:
         way = "the run begins anew" if position is None else "going on from the checkpoint before it"
         return position or Position(), [f"{line}; {way}" for line in damaged.values()]
 
+    def go_to_end(self, server: Server, grid: Grid, tasks: Sequence[Task]) -> None:
+        """Bring server and clients to the end of a finished run; files are left as they are.
+
+        Raises:
+            StoreError: the last checkpoint is gone, damaged, not of the run's end, or of another version.
+        """
+        damaged: dict[Path, str] = {}
+        position = self._newest(server, grid, tasks, damaged)
+        if damaged:
+            raise StoreError(next(iter(damaged.values())))
+        if position is None or position.task <= len(tasks):
+            there = "none there" if position is None else f"of round {position.round} of task {position.task}"
+            raise StoreError(f"{self.folder}: no checkpoint of the end of the run, which holds its sums ({there})")
+
     def _newest(self, server: Server, grid: Grid, tasks: Sequence[Task], damaged: dict[Path, str]) -> Position | None:
         """Restore the last good checkpoint, if there is one; `damaged` gets those after it, and what is wrong."""
         for path in reversed(manifest_paths(self.folder)):

@@ -23,6 +23,7 @@ CALLED_WITH = {
     "before_task": ("server",),
     "aggregate": ("server", "updates"),
     "after_task": ("server", "updates"),
+    "forget": ("server", "sent"),
     "trainable": ("net",),
     "predict": ("net", "x", "shared"),
     "sample": ("server", "count"),
@@ -35,6 +36,7 @@ FOREIGN = {
     **dict.fromkeys(("on_task_start", "begin_task", "start_task", "before_training_exp"), "before_task"),
     **dict.fromkeys(("aggregate_fit", "aggregate_train", "server_update", "aggregate_updates"), "aggregate"),
     **dict.fromkeys(("configure_fit", "configure_train", "select_clients", "sample_clients"), "sample"),
+    **dict.fromkeys(("unlearn", "remove_client", "erase"), "forget"),
     **dict.fromkeys(("evaluate", "inference", "classify", "eval_task"), "predict"),
 }
 """Methods of other frameworks, and the verb that comes closest."""

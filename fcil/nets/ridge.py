@@ -22,6 +22,9 @@ from torch import Tensor
 
 from fcil.types import Tensors
 
+NOTHING = 1e-9
+"""Share of a sum below which what is left of it is rounding, and of two sums below which they are the same."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -43,6 +46,21 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         """Return the sums without those samples, as if they had never been there: exact unlearning."""
         return self._joined(other, -1.0)
+
+    def without(self, other: Moments) -> Moments:
+        """Return `self - other`; a class with no sample left is zero in it, and not what rounding leaves of its sum.
+
+        Raises:
+            ValueError: no class has a sample left, or those samples were never in these sums.
+        """
+        assert other.cross.shape[1] <= self.cross.shape[1]
+        left = self - other
+        if left.gram.diagonal().min() < -NOTHING * self.gram.diagonal().max():
+            raise ValueError("these samples are not in the sums")
+        gone = left.cross.abs().amax(0) <= NOTHING * self.cross.abs().amax(0)
+        if gone.all():
+            raise ValueError("no sample would be left")
+        return Moments(left.gram, left.cross.masked_fill(gone, 0.0))
 
     def _joined(self, other: Moments, sign: float) -> Moments:
         wide = max(self.cross.shape[1], other.cross.shape[1])
@@ -110,6 +128,11 @@ def class_sums(h: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return F.one_hot(labels, num_classes).to(h).T @ h
 
 
+def never(weight: Tensor) -> Tensor:
+    """Return which classes have no sample, (C,) bool: W (M, C) of `Moments.solve` is zero for these alone."""
+    return ~weight.any(0)
+
+
 # Less than a Gram matrix on the wire -----------------------------------------------------------
 
 
@@ -149,6 +172,61 @@ def estimated(sums: Tensor, counts: Tensor) -> Moments:
     rows = scaled.flatten(0, 1)
     gram = rows.T @ rows - (cross * between[:, None]).T @ cross
     return Moments(gram, cross.T)
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """What groups have sent, one row for each class that a group holds: so that a client can be taken out again.
+
+    `estimated` weighs each group by how many hold a class, so the estimate of some groups cannot be taken out of that
+    of all; these rows can.
+    """
+
+    sums: Tensor
+    """(R, M), float64."""
+    counts: Tensor
+    """Samples of each row, (R,), float64."""
+    labels: Tensor
+    """Class of each row, (R,), int64."""
+
+    @classmethod
+    def of(cls, sums: Tensor, counts: Tensor, first: int) -> GroupSums:
+        """Return the rows of groups' sums (K, C, M) and counts (K, C); `first` is the number of the first class."""
+        group, label = torch.nonzero(counts, as_tuple=True)
+        return cls(sums[group, label], counts[group, label], label + first)
+
+    def __add__(self, other: GroupSums) -> GroupSums:
+        """Return the rows of both."""
+        both = zip((self.sums, self.counts, self.labels), (other.sums, other.counts, other.labels), strict=True)
+        return GroupSums(*(torch.cat(pair) for pair in both))
+
+    def without(self, other: GroupSums) -> GroupSums:
+        """Return the rows without those of `other`, each of which is looked for among those here.
+
+        Raises:
+            ValueError: one of them is not here, or no row would be left.
+        """
+        left = torch.ones(len(self.labels), dtype=torch.bool, device=self.labels.device)
+        for row, count, label in zip(other.sums, other.counts, other.labels, strict=True):
+            alike = (left & (self.labels == label) & (self.counts == count)).nonzero().flatten()
+            apart = torch.linalg.vector_norm(self.sums[alike] - row, dim=1)
+            if not len(alike) or apart.min() > NOTHING * torch.linalg.vector_norm(row):
+                raise ValueError("these samples are not in the sums")
+            left[alike[apart.argmin()]] = False
+        if not left.any():
+            raise ValueError("no sample would be left")
+        return GroupSums(self.sums[left], self.counts[left], self.labels[left])
+
+    def moments(self, num_classes: int) -> Moments:
+        """Return what these rows tell, class by class, as `estimated` does."""
+        size = self.sums.shape[1]
+        gram, cross = self.sums.new_zeros(size, size), self.sums.new_zeros(size, num_classes)
+        for label in sorted(set(self.labels.tolist())):
+            own = self.labels == label
+            part = estimated(self.sums[own][:, None], self.counts[own][:, None])
+            gram += part.gram
+            cross[:, label] = part.cross[:, 0]
+        return Moments(gram, cross)
 
 
 def sketched(gram: Tensor, rank: int) -> Tensors:

@@ -2,7 +2,8 @@
 
 A trial is an ordinary run with `data.validation`, in `NAME-search/`; the winner's runs, without it, are in `NAME/`.
 `settings` and `space` read the section `search` of a file, `samplers` and `tpe` say what is tried next, `trials` plays
-it, `play` goes from the file to the winner, and `record` is what the others read of it.
+it, `play` goes from the file to the winner, `beforehand` lists what it would try, and `record` is what the
+others read of it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fcil.searching.beforehand import Forecast, forecast
     from fcil.searching.plans import introduction
     from fcil.searching.play import SearchResult, search
 
-__all__ = ["SearchResult", "introduction", "search"]
+__all__ = ["Forecast", "SearchResult", "forecast", "introduction", "search"]
 
 _HOMES = {
+    "Forecast": "fcil.searching.beforehand",
     "SearchResult": "fcil.searching.play",
+    "forecast": "fcil.searching.beforehand",
     "introduction": "fcil.searching.plans",
     "search": "fcil.searching.play",
 }

@@ -221,14 +221,23 @@ class _Record:
 
     @cached_property
     def _others(self) -> dict[str, int]:
-        """Return the trials of other searches of this name before this one, by the digest of each."""
-        before = read_record(self.home)
-        others = before.get("other_searches")
-        counts = {str(k): v for k, v in others.items() if is_count(v)} if isinstance(others, dict) else {}
-        if is_count(before.get("trials")):
-            counts[str(before.get("digest"))] = before["trials"]
-        counts.pop(self.search.digest, None)
-        return counts
+        return _others(self.search, self.home)
+
+
+def _others(search: Search, home: Path) -> dict[str, int]:
+    """Return the trials of other searches of this name before this one, by the digest of each."""
+    before = read_record(home)
+    others = before.get("other_searches")
+    counts = {str(k): v for k, v in others.items() if is_count(v)} if isinstance(others, dict) else {}
+    if is_count(before.get("trials")):
+        counts[str(before.get("digest"))] = before["trials"]
+    counts.pop(search.digest, None)
+    return counts
+
+
+def earlier_trials(search: Search, home: Path) -> int:
+    """Return how many trials other searches of this name have had, by the record in a folder of trials."""
+    return sum(_others(search, home).values())
 
 
 def _cell(value: Any) -> Any:

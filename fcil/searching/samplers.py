@@ -78,6 +78,15 @@ def expected_runs(search: SearchSettings, rounds: int) -> int | None:
     return None if most is None else most * seeds
 
 
+def ladder(search: SearchSettings, rounds: int) -> list[tuple[int | None, int, int]]:
+    """Return trials, rounds per task and seeds of each rung, of which a halving has several; None: by hours."""
+    if search.sampler == "halving":
+        plan = rungs(search, rounds)
+        return [(count, *rung) for count, rung in zip(_counts(search, plan), plan, strict=False)]
+    runs, seeds = expected_runs(search, rounds), len(search.seeds)
+    return [(None if runs is None else runs // seeds, rounds, seeds)]
+
+
 def expected_rounds(search: SearchSettings, rounds: int) -> int | None:
     """Return the rounds per task of all these runs added up."""
     if search.sampler == "halving":

@@ -80,6 +80,12 @@ class Player:
             self.progress.told(result)
             yield result
 
+    def standing(self, trial: Trial) -> tuple[list[Plan], Result | None]:
+        """Return the runs of a trial, and its result if they are all over; nothing is played."""
+        found = self._plans(trial)
+        over = isinstance(found, str) or all(map(self._known, found))
+        return [] if isinstance(found, str) else found, self._result(trial, found) if over else None
+
     def _plans(self, trial: Trial) -> list[Plan] | str:
         """Return the runs of a trial, or why there can be none."""
         try:

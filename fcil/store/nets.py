@@ -3,6 +3,7 @@
 net.safetensors         the net at the end of the run: weights, and in the metadata, under `fcil`, the rest as JSON
 net/task<k>.safetensors the net at the end of task k, with `resources.keep: tasks`
 <one of these>_shared.safetensors  what `predict` of the strategy reads beside the net, where it has a rule of its own
+<one of these>_memo.safetensors    the server's own notes, of a net out of which a client was taken
 """
 
 from __future__ import annotations
@@ -107,11 +108,20 @@ class NetKeeper(Observer):
             self._write(self._folder.net, server)
 
     def _write(self, path: Path, server: Server) -> None:
-        facts = net_facts(self._context, server.task)
-        if facts.own_rule:
-            tensors, scalars = flatten(server.shared)
-            write_tensors(_beside(path), tensors, {"scalars": json.dumps(scalars)})
-        write_net(path, server.net.state_dict(), facts)  # last: it stands for both
+        keep_net(path, server, net_facts(self._context, server.task))
+
+
+def keep_net(path: Path, server: Server, facts: NetFacts, *, memo: bool = False) -> None:
+    """Write the net of a server, and what its strategy's own rule of prediction reads; `memo`: its own notes too.
+
+    Raises:
+        StoreError: one of them cannot be written.
+    """
+    beside = {"shared": server.shared} if facts.own_rule else {}
+    for name, state in (beside | ({"memo": server.memo} if memo else {})).items():
+        tensors, scalars = flatten(state)
+        write_tensors(_beside(path, name), tensors, {"scalars": json.dumps(scalars)})
+    write_net(path, server.net.state_dict(), facts)  # last: it stands for all of them
 
 
 def net_facts(context: RunContext, task: Task) -> NetFacts:
@@ -171,9 +181,9 @@ def kept_net(path: Path | str, task: int | None = None, *, trust: bool = False) 
     return KeptNet(net.eval(), facts, file)
 
 
-def _beside(path: Path) -> Path:
-    """Return the file of what is shared, beside that of a net."""
-    return path.with_name(f"{path.stem}_shared.safetensors")
+def _beside(path: Path, name: str = "shared") -> Path:
+    """Return the file of what is shared, or of the server's notes, beside that of a net."""
+    return path.with_name(f"{path.stem}_{name}.safetensors")
 
 
 def _absent(folder: RunFolder, file: Path, task: int | None) -> str:

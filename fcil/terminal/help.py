@@ -28,6 +28,7 @@ EXAMPLES = {
     "search": """
         fcil search experiments/search_digits.yaml
         fcil search experiments/search_digits.yaml search.runs=20 --jobs 4
+        fcil search experiments/search_digits.yaml --dry-run
     """,
     "resume": "fcil resume results/quickstart/lander-1a2b3c4d/seed0",
     "verify": "fcil verify results/quickstart/lander-1a2b3c4d/seed0 --rounds 2",
@@ -61,6 +62,7 @@ EXAMPLES = {
         fcil evaluate results/quickstart/lander-1a2b3c4d/seed0
         fcil evaluate results/quickstart/lander-1a2b3c4d/seed0 --data blurred --out blurred
     """,
+    "unlearn": "fcil unlearn results/quickstart/analytic-1a2b3c4d/seed0 --client 3",
     "export": """
         fcil export results/quickstart/lander-1a2b3c4d/seed0 --to torchscript
         fcil export results/quickstart/lander-1a2b3c4d/seed0 --to ro-crate

@@ -66,6 +66,43 @@ def evaluate(
             say(run_dir / "evaluations" / f"{out}.csv")
 
 
+def unlearn(
+    run_dir: RunDir,
+    client: Annotated[list[int], typer.Option("--client", help="Its number, from 0; again for more.")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="K,...", help="Only its samples of these tasks, such as 2,3.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the net (default: unlearned/client<k> of the run folder).")
+    ] = None,
+    trust: Trust = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Take a client out of a finished run, as if it had never taken part: exact, for methods that add up sums.
+
+    The client is asked for its sums again. The run itself stays as it is.
+    """
+    from fcil.console.tables import before_and_after_table
+    from fcil.errors import ConfigError
+    from fcil.evaluation import unlearn
+
+    numbers = None if tasks is None else tasks.split(",")
+    if numbers is not None and not all(number.strip().isdecimal() for number in numbers):
+        raise ConfigError(f"tasks: {tasks!r} is not allowed; expected numbers of tasks, such as 2,3")
+    chosen = None if numbers is None else [int(number) for number in numbers]
+    found = unlearn(run_dir, client, chosen, out=out, trust=trust)
+    if as_json:
+        sys.stdout.write(json.dumps({**found.to_json(), "folder": str(found.folder)}, indent=2) + "\n")
+        return
+    who = ("client " if len(client) == 1 else "clients ") + ", ".join(map(str, found.clients))
+    shown = [tuple(row.values()) for row in found.rows() if row["group"] != "class" or row["name"] in found.gone]
+    Console().print(before_and_after_table(shown, f"{found.samples:,} training samples of {who} taken out"))
+    if found.gone:
+        say(f"no sample is left of {', '.join(found.gone)}, so nothing is taken for it")
+    say(found.folder)
+
+
 def export(
     run_dir: RunDir,
     to: Annotated[

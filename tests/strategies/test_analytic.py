@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from tiny_net import normal, tiny_net
 from fcil import Update
 from fcil.config import Where
 from fcil.errors import ConfigError, TrainingError
+from fcil.roles import Server
 from fcil.store import Run
+from fcil.store.nets import kept_net
+from fcil.types import Task
 from strategies.analytic import Analytic, random_layer
 
 LABELS = [0, 1, 1] * 8
@@ -50,8 +54,84 @@ def test_the_head_is_ridge_regression_on_random_features_of_the_pixels():
     weight, bias = random_layer(108, 20, 3)
     h = torch.relu(shard.x(torch.arange(len(shard))).flatten(1).double() @ weight + 0.3 * bias)
     gram, targets = h.T @ h, torch.eye(2, dtype=torch.float64)[shard.labels]
-    expected = torch.linalg.solve(gram + 0.01 * gram.diagonal().mean() * torch.eye(20), h.T @ targets)
-    assert torch.allclose(head(strategy, [ALL]), expected, rtol=1e-8)
+    penalty = 0.01 * gram.diagonal().mean() * torch.eye(20, dtype=torch.float64)
+    expected = torch.linalg.solve(gram + penalty, h.T @ targets)
+    assert torch.allclose(head(strategy, [ALL]), expected, rtol=1e-9)
+
+
+CLASSES = 6
+
+
+def dealt_out(seed: int) -> tuple[list[list[int]], list[int]]:
+    """Six classes in random tasks, and the client of each of 48 samples: from one to eight, some without any."""
+    rng = torch.Generator().manual_seed(seed)
+    order = torch.randperm(CLASSES, generator=rng)
+    cuts = (1 + torch.randperm(CLASSES - 1, generator=rng)[: seed % CLASSES]).sort().values
+    tasks = [part.tolist() for part in order.tensor_split(cuts)]
+    return tasks, torch.randint(1 + seed % 8, (8 * CLASSES,), generator=rng).tolist()
+
+
+def learnt(strategy: Analytic, tasks: list[list[int]], owners: list[int], seed: int) -> tuple[Server, list[int]]:
+    """The server after all tasks, whose clients answer in a random order, and the classes in order of appearance."""
+    rng, order = torch.Generator().manual_seed(seed), [label for task in tasks for label in task]
+    place = torch.tensor([order.index(label % CLASSES) for label in range(len(owners))])
+    whole = replace(shard_of([n % CLASSES for n in range(len(owners))]), labels=place)
+    server, old = server_of(tiny_net(len(tasks[0]))), 0
+    for number, task in enumerate(tasks, start=1):
+        seen = old + len(task)
+        server.task = Task(number, len(tasks), old, len(task), tuple(map(str, range(seen))))
+        strategy.before_task(server)
+        sent = []
+        for client in torch.randperm(max(owners) + 1, generator=rng).tolist():
+            rows = [n for n, owner in enumerate(owners) if owner == client and old <= place[n] < seen]
+            shard = whole.select(torch.tensor(rows, dtype=torch.int64))
+            update = strategy.after_local_task(client_of(tiny_net(seen), shard, old=old, shared=server.shared))
+            sent += [] if update is None else [update]
+        strategy.after_task(server, sent)
+        assert_no_unseen_class(strategy, server, seen)
+        old = seen
+    return server, order
+
+
+def assert_no_unseen_class(strategy: Analytic, server: Server, seen: int) -> None:
+    scores = strategy.predict(tiny_net(CLASSES + 1), 3 * normal(50, 3, 6, 6, key=seen), server.shared)
+    assert scores.shape == (50, CLASSES + 1)
+    assert scores[:, seen:].isneginf().all()
+    assert scores[:, :seen].isfinite().all()
+
+
+def central(ridge: float, width: int) -> torch.Tensor:
+    """Ridge regression on all samples at once, on features by hand: (M, C), the classes as they are numbered."""
+    shard = shard_of([n % CLASSES for n in range(8 * CLASSES)])
+    weight, bias = random_layer(108, width, 0)
+    h = torch.relu(shard.x(torch.arange(len(shard))).flatten(1).double() @ weight + 0.3 * bias)
+    gram = h.T @ h
+    gram += ridge * gram.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+    return torch.linalg.solve(gram, h.T @ torch.eye(CLASSES, dtype=torch.float64)[shard.labels])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_partition_tasks_and_order_of_clients_give_the_central_solution_and_no_unseen_class(seed):
+    tasks, owners = dealt_out(seed)
+    server, order = learnt(Analytic(width=30, ridge=1e-2), tasks, owners, seed)
+    expected = central(1e-2, 30)[:, order]
+    assert torch.linalg.norm(server.shared["head"] - expected) <= 1e-9 * torch.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("send", ["groups", "sketch"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_stands_for_second_moments_lets_no_unseen_class_through_either(send, seed):
+    tasks, owners = dealt_out(seed)
+    learnt(Analytic(width=30, send=send), tasks, owners, seed)
+
+
+def test_a_class_of_which_nobody_has_a_sample_is_not_predicted():
+    strategy, server = Analytic(width=20), server_of(tiny_net(3))
+    client = client_of(tiny_net(3), shard_of(LABELS), shared={"draw": 3})
+    strategy.after_task(server, [strategy.after_local_task(client)])
+    scores = strategy.predict(tiny_net(3), normal(50, 3, 6, 6), server.shared | {"draw": 3})
+    assert scores[:, 2].isneginf().all()
+    assert scores[:, :2].isfinite().all()
 
 
 def test_a_sketch_of_every_direction_and_groups_of_one_sample_give_the_same_head():
@@ -114,6 +194,16 @@ def test_accuracy_depends_neither_on_the_partition_nor_on_the_number_of_clients(
         for clients, partition in ((2, "iid"), (4, {"dirichlet": 0.1}))
     ]
     assert len({(run.path / "accuracy.csv").read_bytes() for run in runs}) == 1
+
+
+def test_the_number_of_rounds_does_not_matter_to_the_bit(tmp_path):
+    heads = []
+    for rounds in (1, 3):
+        settings = {"federation": {"rounds": rounds, "stop_after": 2}, "strategy": {"analytic": {"width": 30}}}
+        (tmp_path / str(rounds)).mkdir()
+        (run,) = play(write_experiment(tmp_path / str(rounds), **settings), out=tmp_path / str(rounds))
+        heads.append(kept_net(run.path).shared["head"])
+    assert torch.equal(*heads)
 
 
 def test_in_the_end_the_order_of_the_classes_does_not_matter(tmp_path):
