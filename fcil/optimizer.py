@@ -8,16 +8,18 @@ optimizer, so momentum is not carried over, unless the settings say that its sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import unwrap
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.optim import Optimizer
 
-from fcil.types import Count, Fraction, NonNegative, Positive, Tensors
+from fcil.errors import TrainingError
+from fcil.types import Count, Fraction, NonNegative, Positive, Tensors, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,66 @@ def restore_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[str
             key: t.detach().to("cpu" if key == "step" and not counts_there else p.device, copy=True)
             for key, t in known.items()
         }
+
+
+# A step -------------------------------------------------------------------------------------------
+
+
+class StepGradients:
+    """Gradients of the steps of an optimizer, of which those of some terms may be added before the others exist.
+
+    Args:
+        loss: the function whose steps may be in parts; None: no step may.
+    """
+
+    def __init__(self, optimizer: Optimizer, loss: Callable[..., Terms] | None) -> None:
+        self._optimizer, self._loss, self._begun = optimizer, loss, False
+
+    def add(self, terms: Terms, loss: Callable[..., Terms]) -> Terms:
+        """Add the gradients of some terms, and return the terms detached; or as they are, if it is another loss."""
+        if loss is not self._loss:
+            return terms
+        self._backward(total_loss(terms))
+        self._begun = True
+        return {name: term.detach() for name, term in terms.items()}
+
+    def finish(self, terms: Terms) -> Tensor:
+        """Add the gradients of what is left of all terms of the step, and return their sum."""
+        total = total_loss(terms)
+        self._backward(total)
+        self._begun = False
+        return total
+
+    def _backward(self, total: Tensor) -> None:
+        if not self._begun:
+            self._optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+
+
+def total_loss(terms: Terms) -> Tensor:
+    """The sum of the terms that `local_loss` returned.
+
+    Raises:
+        TrainingError: they are no named scalars with a gradient; says what was returned.
+    """
+    if not isinstance(terms, dict) or not terms:
+        raise TrainingError(f"local_loss returned {_kind_of_loss(terms)}; {_LOSS}")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.ndim or not term.is_floating_point():
+            raise TrainingError(f'local_loss returned {{"{name}": {_kind_of_loss(term)}}}; {_LOSS}')
+    total = torch.stack(list(terms.values())).sum()
+    if not total.requires_grad:
+        raise TrainingError(f"local_loss returned {', '.join(terms)} without a gradient; {_LOSS}")
+    return total
+
+
+_LOSS = 'expected a dict of named scalar tensors with a gradient, such as {"ce": F.cross_entropy(logits, y)}'
+
+
+def _kind_of_loss(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
+    return "None" if value is None else "an empty dict" if value == {} else f"a {type(value).__name__}"
 
 
 # Without the compiler -----------------------------------------------------------------------------

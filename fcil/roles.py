@@ -17,7 +17,7 @@ from fcil.data.augment import batches_ahead
 from fcil.data.scenario import batch_sizes
 from fcil.errors import TrainingError
 from fcil.nets import FeaturesAhead, Net, NetSettings
-from fcil.optimizer import OptimizerSettings, build_optimizer, restore_state, state_of
+from fcil.optimizer import OptimizerSettings, StepGradients, build_optimizer, restore_state, state_of
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.common.pool import views_ahead
@@ -72,6 +72,7 @@ class Client:
     _built: dict[str, nn.Module] = field(default_factory=dict)
     _lent: list[tuple[Tensor, int]] = field(default_factory=list)  # with their versions when they were lent
     _ahead: dict[str, FeaturesAhead] = field(default_factory=dict)
+    _gradients: StepGradients | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return this client's stream for this round and purpose."""
@@ -177,6 +178,20 @@ class Client:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
+    def descend(self, terms: Terms, loss: Callable[..., Terms]) -> Terms:
+        """Add the gradients of some terms of a step before the others are computed; return the terms without them.
+
+        What was kept for the gradients is let go of, so that the next forward finds its memory free. The step is equal
+        to the bit. Where it would not be, nothing happens and the terms are returned as they are: outside of `train`,
+        in bf16, in a captured step, in a net that is not `Backbone.used_once`, and where `train` descends on another
+        loss than this, such as one that calls it and changes its terms.
+
+        Args:
+            terms: of one forward, where the step has at most one more; no other term has a gradient through it.
+            loss: the function that calls this.
+        """
+        return terms if self._gradients is None else self._gradients.add(terms, loss)
+
     def train(
         self,
         loss: Callable[[Client, Batch], Terms],
@@ -206,6 +221,8 @@ class Client:
         parameters |= {f"beside {number}": p for number, p in enumerate(beside)}
         parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         optimizer = build_optimizer(self.optimizer, parameters.values(), self.lr)
+        exact = self.net.backbone.used_once and self.optimizer.precision == "fp32" and self.capture is None
+        gradients = self._gradients = StepGradients(optimizer, getattr(loss, "__func__", None) if exact else None)
         if self.optimizer.state == "kept":
             restore_state(optimizer, parameters, cast(dict[str, Tensors], self.memory.get(OPTIMIZER, {})))
         self.net.train()
@@ -216,9 +233,7 @@ class Client:
         def step(batch: Batch) -> tuple[Terms, Tensor]:
             with self.autocast():
                 terms = loss(self, batch)
-            total = total_loss(terms)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            total = gradients.finish(terms)
             if correction is not None:
                 correction.correct()
             optimizer.step()
@@ -236,6 +251,7 @@ class Client:
                 sums[name] = sums.get(name, 0) + term.detach()
             if epoch == 0:
                 first += total.detach()
+        self._gradients = None
         if self.optimizer.state == "kept" and steps:
             self.memory[OPTIMIZER] = state_of(optimizer, parameters)
         if correction is not None:
@@ -255,32 +271,6 @@ class Client:
         """
         if any(tensor._version != version for tensor, version in self._lent):
             raise TrainingError("local_train changes client.net after train(..., lend=True), and the update with it")
-
-
-def total_loss(terms: Terms) -> Tensor:
-    """The sum of the terms that `local_loss` returned.
-
-    Raises:
-        TrainingError: they are no named scalars with a gradient; says what was returned.
-    """
-    if not isinstance(terms, dict) or not terms:
-        raise TrainingError(f"local_loss returned {_kind_of_loss(terms)}; {_LOSS}")
-    for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.ndim or not term.is_floating_point():
-            raise TrainingError(f'local_loss returned {{"{name}": {_kind_of_loss(term)}}}; {_LOSS}')
-    total = torch.stack(list(terms.values())).sum()
-    if not total.requires_grad:
-        raise TrainingError(f"local_loss returned {', '.join(terms)} without a gradient; {_LOSS}")
-    return total
-
-
-_LOSS = 'expected a dict of named scalar tensors with a gradient, such as {"ce": F.cross_entropy(logits, y)}'
-
-
-def _kind_of_loss(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
-    return "None" if value is None else "an empty dict" if value == {} else f"a {type(value).__name__}"
 
 
 class Teacher(NamedTuple):

@@ -111,12 +111,16 @@ class LANDER(Strategy):
         cur, pre = self.balance(old, client.task.num_seen)
         count = max(1, round(self.synthetic * client.batch_size))
         synthetic = client.draw("synthetic", count)  # (N, channels, H, W)
-        out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
+        if self.forwards == "one" or self.head:
+            out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
+            learnt = self.learnt(out, batch, anchors, old, cur)
+        else:
+            out = client.net(batch.x)
+            learnt = client.descend(self.learnt(out, batch, anchors, old, cur), LANDER.local_loss)
+            student = client.net(synthetic)
         with torch.no_grad():
             teacher = client.frozen_output("teacher", synthetic)  # logits (N, K)
-        terms = {
-            "ce": cur * new_class_cross_entropy(out.logits, batch.y, old),
-            "bound": cur * self.bound(out, anchors[batch.y]),
+        terms = learnt | {
             "kd": pre * soft_cross_entropy(student.logits[:, :old], teacher.logits, self.temperature),
             "embedding": pre * F.mse_loss(student.embedding, teacher.embedding),
         }
@@ -125,6 +129,13 @@ class LANDER(Strategy):
             labels = torch.cat([batch.y, teacher.logits.argmax(dim=1)])
             terms["head"] = self.head * head_cross_entropy(client.net.classifier, features, labels)
         return terms
+
+    def learnt(self, out: Output, batch: Batch, anchors: Tensor, old: int, cur: float) -> Terms:
+        """Return the terms of the real images of a later task."""
+        return {
+            "ce": cur * new_class_cross_entropy(out.logits, batch.y, old),
+            "bound": cur * self.bound(out, anchors[batch.y]),
+        }
 
     def bound(self, out: Output, anchors: Tensor) -> Tensor:
         """lambda B(g, e_y), for anchors (B, D)."""

@@ -89,11 +89,16 @@ class TARGET(Strategy):
             return {"ce": F.cross_entropy(client.net(batch.x).logits, batch.y)}
         old = client.task.num_old
         synthetic = client.draw("synthetic", self.count(client))  # (N, channels, H, W)
-        out, student = outputs_of(client.net, (batch.x, synthetic), self.forwards)
+        if self.forwards == "one":
+            out, student = outputs_of(client.net, (batch.x, synthetic), "one")
+            learnt = {"ce": new_class_cross_entropy(out.logits, batch.y, old)}
+        else:
+            learnt = {"ce": new_class_cross_entropy(client.net(batch.x).logits, batch.y, old)}
+            learnt = client.descend(learnt, TARGET.local_loss)
+            student = client.net(synthetic)
         with torch.no_grad():
             teacher = client.frozen_output("teacher", synthetic).logits  # (N, K)
-        return {
-            "ce": new_class_cross_entropy(out.logits, batch.y, old),
+        return learnt | {
             "kd": self.keep * soft_cross_entropy(student.logits[:, :old], teacher, self.temperature),
         }
 

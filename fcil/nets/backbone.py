@@ -34,6 +34,9 @@ class Backbone(nn.Module):
     """F, the number of features."""
     apart: ClassVar[bool] = False
     """Whether a sample has the same features to the bit in every batch of two or more, in evaluation mode."""
+    used_once: ClassVar[bool] = False
+    """Whether each parameter takes part in one operation of a forward: then the gradients of two forwards are two
+    addends, whose order does not change the sum."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x)  # type: ignore[no-any-return]

@@ -49,6 +49,7 @@ class ResNet(Backbone):
     """
 
     apart = True  # convolutions, and no product of matrices
+    used_once = True
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ FORMS = {
     "old net folded, blocked": Form(folded=True, blocked=True),
     "one forward": Form(one=True),
     "two backward passes": Form(apart=True),
-    "two backward passes, SGD fused": Form(apart=True, fused=True),
+    "two backward passes and SGD fused": Form(apart=True, fused=True),
     "all equal but for rounding": Form(apart=True, fused=True, folded=True, inference=True),
 }
 
@@ -169,14 +169,13 @@ def main() -> None:
         moved = usual.weights() - began
         apart = {name: float((loop.weights() - usual.weights()).norm() / moved.norm()) for name, loop in others.items()}
         ratios: dict[str, list[float]] = {name: [] for name in others}
-        base = []
+        base, every = [], {"": usual, **others}
         for turn in range(asked.turns):
-            order = list(others) if turn % 2 else list(reversed(others))
-            times = {name: seconds(others[name]) for name in order[: len(order) // 2]}
-            base.append(seconds(usual))
-            times |= {name: seconds(others[name]) for name in order[len(order) // 2 :]}
-            for name, taken in times.items():
-                ratios[name].append(taken / base[-1])
+            order = list(every)[turn % len(every) :] + list(every)[: turn % len(every)]
+            times = {name: seconds(every[name]) for name in (order if turn % 2 else reversed(order))}
+            base.append(times[""])
+            for name in others:
+                ratios[name].append(times[name] / base[-1])
     print(f"the loop as it is: {1000 * statistics.median(base):.0f} ms a step")
     print(f"| form | ratio | least to most | apart after {STEPS} steps, of what they moved | first call, s |")
     print("|---|--:|--:|--:|--:|")

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from scripted_roles import ScriptedClient, client_of
 from tiny_net import tiny_net
 
-from fcil import Strategy
-from fcil.nets import outputs_of
+from fcil import Batch, Client, Strategy
+from fcil.nets import NetSettings, build_net, outputs_of
+from fcil.optimizer import OptimizerSettings
+from fcil.types import Terms, Update
 from strategies.lander import LANDER
 from strategies.mfcl import MFCL
 from strategies.target import TARGET
@@ -55,3 +58,92 @@ def test_the_default_is_the_codes_and_leaves_runs_where_they_are(kind: type[Stra
     assert "forwards" in usual.options()
     changed = dataclasses.replace(usual, forwards=other)
     assert changed.decisive()["forwards"] == other
+
+
+# Gradients of the real images before the synthetic ones' forward --------------------------------
+
+
+class WatchedLANDER(LANDER):
+    """Changes nothing, but could: no term's gradients may be added before it has seen them."""
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        return super().local_loss(client, batch)
+
+
+class WatchedTARGET(TARGET):
+    """As above."""
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        return super().local_loss(client, batch)
+
+
+class Parted(ScriptedClient):
+    """Counts the parts of steps whose gradients are added early."""
+
+    early: int
+
+    def descend(self, terms: Terms, *more: Any) -> Terms:
+        left = super().descend(terms, *more)
+        self.early += not any(term.requires_grad for term in left.values())
+        return left
+
+
+def trained(strategy: Strategy, name: str = "resnet8", **optimizer: Any) -> tuple[Update, int]:
+    """What three steps of a second task send, and how many of them were in parts."""
+    net, old = (
+        build_net(NetSettings(name=name, width=4), shape=(3, 8, 8), num_classes=c, text_width=6, key=("net",))
+        for c in (5, 3)
+    )
+    rng = torch.Generator().manual_seed(1)
+    real = [Batch(torch.randn(4, 3, 8, 8, generator=rng), torch.tensor([3, 4, 4, 3])) for _ in range(3)]
+    client = client_of(
+        net,
+        [None] * 12,
+        old=3,
+        real=real,
+        synthetic=[torch.randn(4, 3, 8, 8, generator=rng) for _ in range(3)],
+        teacher=old,
+        shared={"anchors": torch.randn(5, 6, generator=rng), "synthetic": {"x": torch.zeros(12)}},
+        optimizer=OptimizerSettings(**optimizer),
+    )
+    client.__class__, client.early = Parted, 0  # type: ignore[attr-defined]
+    return strategy.local_train(client), client.early  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "watched"), [(LANDER, WatchedLANDER), (TARGET, WatchedTARGET)])
+def test_a_step_in_parts_is_equal_to_the_bit(kind: type[Strategy], watched: type[Strategy]) -> None:
+    (parts, early), (whole, none) = trained(kind()), trained(watched())
+    assert (early, none) == (3, 0)
+    assert parts.metrics == whole.metrics
+    assert parts.weights.keys() == whole.weights.keys()
+    for name, tensor in whole.weights.items():
+        assert torch.equal(parts.weights[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "precision"),
+    [
+        (LANDER(head=0.5), "resnet8", "fp32"),  # the classifier has a third addend
+        (LANDER(forwards="one"), "resnet8", "fp32"),
+        (LANDER(), "resnet8", "bf16"),  # both forwards share the weights' copies
+        (LANDER(), "cnn", "fp32"),  # does not say that it uses its parameters once
+    ],
+)
+def test_where_a_step_in_parts_may_differ_it_is_whole(strategy: LANDER, name: str, precision: str) -> None:
+    assert trained(strategy, name, precision=precision)[1] == 0
+
+
+def test_terms_are_whole_where_a_strategy_changes_them() -> None:
+    class Doubled(LANDER):
+        def local_loss(self, client: Client, batch: Batch) -> Terms:
+            return {term: 2 * value for term, value in super().local_loss(client, batch).items()}
+
+    class Halved(LANDER):
+        def local_train(self, client: Client) -> Update:
+            def half(client: Client, batch: Batch) -> Terms:
+                return {term: value / 2 for term, value in self.local_loss(client, batch).items()}
+
+            return client.train(half, self.trainable(client.net))
+
+    for strategy in (Doubled(), Halved()):
+        assert trained(strategy)[1] == 0

@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fcil import Client
+from fcil import Batch, Client
 from fcil.data import Augment, MemoryImages, Shard
 from fcil.losses import bounding
 from fcil.nets import Net, NetSettings, NoisyGenerator, build_net, frozen
 from fcil.nets.net import MemoryFormat
 from fcil.optimizer import OptimizerSettings
 from fcil.synthesis import Bound, SynthesisProblem, create
-from fcil.types import Task
+from fcil.types import Task, Terms
 from strategies.lander import LANDER
 
 STEPS = 4
@@ -62,9 +62,16 @@ class Place:
         return F.normalize(torch.randn(SEEN, TEXT, generator=torch.Generator().manual_seed(1)), dim=1).to(self.device)
 
 
-def client_step(place: Place) -> Steps:
+class WholeLANDER(LANDER):
+    """LANDER with one backward pass a step, as any strategy has that changes its terms."""
+
+    def local_loss(self, client: Client, batch: Batch) -> Terms:
+        return super().local_loss(client, batch)
+
+
+def client_step(place: Place, strategy: LANDER | None = None) -> Steps:
     """LANDER's client in its second task: as many synthetic images a step as real ones, and the old net's pass."""
-    strategy = LANDER()
+    strategy = strategy or LANDER()
     count = place.batch * STEPS
     pixels, labels = place.pixels(count), torch.randint(OLD, SEEN, (count,))
     images = MemoryImages(pixels.to(place.device), labels.to(place.device))

@@ -19,8 +19,8 @@ from torch.func import functional_call, vmap
 from fcil.data import Scenario
 from fcil.data.scenario import batch_sizes
 from fcil.federation.plan import Plan
-from fcil.optimizer import build_optimizer
-from fcil.roles import Client, total_loss
+from fcil.optimizer import build_optimizer, total_loss
+from fcil.roles import Client
 from fcil.types import Batch, Tensors, Terms, Update
 
 NET = "net."
