@@ -61,6 +61,7 @@ _MARKS: tuple[tuple[str, frozenset[str], str], ...] = tuple(
         ("lib/torch/autograd/", "backward grad _engine_run_backward", BACKWARD),
         ("lib/torch/_tensor.py", "backward", BACKWARD),
         ("lib/torch/optim/", "", OPTIMIZER),
+        ("fcil/optimizer.py", "total_loss add finish _backward", _NONE),
         ("fcil/optimizer.py", "", OPTIMIZER),
         ("fcil/data/", "", DATA),
         ("fcil/roles.py", "batches passes draw _endless kept keep", DATA),
