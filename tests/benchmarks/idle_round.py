@@ -1,10 +1,11 @@
 """What a round costs beside training: ours in process and on Ray, and Flower's own simulation, in turns.
 
     python tests/benchmarks/idle_round.py [--net resnet18] [--clients 10] [--rounds 4] [--repeats 7]
-                                          [--other PATH/TO/OTHER/CHECKOUT] [--only inprocess ray flower]
+                                          [--other PATH/TO/OTHER/CHECKOUT] [--only inprocess ray flower ray-alone]
 
 Clients train nothing. Ours load the weights into their net and answer with what it holds, as after the last step of
-their training; those of Flower (FedAvg, `flwr.simulation.run_simulation`) read the weights and send them back. A
+their training; those of Flower (FedAvg, `flwr.simulation.run_simulation`) read the weights and send them back, and
+`ray-alone` is the same on Ray without any engine, its floor. A
 process for each of them plays a few rounds at its turn and waits at the others', so that whatever else the machine
 does falls on all of them alike. The time of a round is that from its beginning to that of the next: everything is in
 it but evaluation and checkpoints, of which Flower's round has none. Printed are the median seconds of a round,
@@ -42,7 +43,7 @@ try:
 except EOFError:
     pass
 """
-FLOWER = "import sys, idle_flower; idle_flower.play(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+PLAIN = "import sys, {0}; {0}.play(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
 
 class Turn(NamedTuple):
@@ -119,8 +120,10 @@ def players(folder: Path, given: argparse.Namespace) -> dict[str, Player]:
             name, out = f"{backend}{whose}", folder / f"{backend}{whose}".replace(" ", "-")
             source = experiment(folder, given.net, given.clients, rounds, backend)
             made[name] = Player(name, checkout, OURS, source, out)
-    if "flower" in given.only:
-        made["flower"] = Player("flower", HERE.parents[1], FLOWER, given.net, given.clients, rounds)
+    for name in ("flower", "ray-alone"):
+        if name in given.only:
+            program = PLAIN.format("idle_" + name.removesuffix("-alone"))
+            made[name] = Player(name, HERE.parents[1], program, given.net, given.clients, rounds)
     return made
 
 
@@ -148,7 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="rounds of a turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each")
     parser.add_argument("--other", type=Path, help="another checkout, to play the same rounds")
-    parser.add_argument("--only", nargs="+", default=["inprocess", "ray", "flower"])
+    parser.add_argument("--only", nargs="+", default=["inprocess", "ray", "flower", "ray-alone"])
     given = parser.parse_args()
     turns: dict[str, list[Turn]] = {}
     with tempfile.TemporaryDirectory() as folder:
