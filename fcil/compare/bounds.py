@@ -28,7 +28,7 @@ BOUNDS = {"finetune": "floor", "joint": "ceiling"}
 
 @dataclass(frozen=True)
 class Command:
-    """A `fcil run`: its file, its overrides, and where its results go."""
+    """A `fcil run` or `fcil search`: its file, its overrides, and where its results go."""
 
     source: Path
     overrides: tuple[str, ...] = ()
@@ -42,10 +42,14 @@ class Command:
         except StoreError:
             return None
         words = [str(word) for word in words] if isinstance(words, list) else []
-        given = words[words.index("run") + 1 :] if "run" in words else []
+        verb = next((word for word in words if word in ("run", "search")), None)
+        given = words[words.index(verb) + 1 :] if verb else []
         out = next((b for a, b in pairwise(given) if a == "--out"), "results")
         source = next((w for w in given if w.endswith((".yaml", ".yml")) and os.path.isfile(w)), None)
-        overrides = (w for w in given if "=" in w and not w.startswith("-") and w != source)
+        overrides = [w for w in given if "=" in w and not w.startswith("-") and w != source]
+        if verb == "search":  # its winner learns from all training samples
+            overrides = [w for w in overrides if not w.startswith(("search", "data.validation="))]
+            overrides += ["search=null", "data.validation=0"]
         return None if source is None else cls(Path(source), tuple(overrides), out)
 
     def with_seeds(self, seeds: Iterable[int]) -> Command:

@@ -107,7 +107,7 @@ def task_sizes(
     """
     if tasks is not None:
         if tasks > num_classes:
-            raise ConfigError(f"tasks is {tasks}, but there are only {num_classes} classes")
+            raise ConfigError(f"tasks is {tasks}, but {_only(num_classes)}")
         each, left = divmod(num_classes, tasks)
         if even:
             return (each + 1,) * left + (each,) * (tasks - left)
@@ -115,9 +115,13 @@ def task_sizes(
     if base is None or increment is None:
         raise ConfigError("give tasks, or base and increment")
     if base > num_classes:
-        raise ConfigError(f"base is {base}, but there are only {num_classes} classes")
+        raise ConfigError(f"base is {base}, but {_only(num_classes)}")
     later, rest = divmod(num_classes - base, increment)
     return (base,) + (increment,) * later + ((rest,) if rest else ())
+
+
+def _only(classes: int) -> str:
+    return f"there are only {classes} classes" if classes != 1 else "there is only one class"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def tested_samples(
     with named(where.at("data")):
         dataset = load_dataset(data, tests_alone=other)
         _check_shape(dataset, facts)
-        numbers = _outputs(dataset, facts)
+        numbers = _outputs(dataset, facts, data.root or data.dataset)
         dataset = _as_trained(dataset, facts).to(device)
         labels = numbers[dataset.test.y.numpy()]
         known = np.flatnonzero(labels >= 0)
@@ -116,7 +116,7 @@ def _check_shape(dataset: Dataset, facts: NetFacts) -> None:
         raise ConfigError(f"samples are {there}, the net was trained on {wanted}{hint}")
 
 
-def _outputs(dataset: Dataset, facts: NetFacts) -> NDArray[np.int64]:
+def _outputs(dataset: Dataset, facts: NetFacts, place: str) -> NDArray[np.int64]:
     """Return the output of the net for each class number of a data set; -1 for a class that it has not learnt."""
     output = dict(zip(facts.order, range(len(facts.order)), strict=True))
     if dataset.class_names == facts.dataset:
@@ -127,7 +127,9 @@ def _outputs(dataset: Dataset, facts: NetFacts) -> NDArray[np.int64]:
         if names:
             some = sorted(names)
             more = f" and {len(some) - 1} more" if len(some) > 1 else ""
-            raise ConfigError(f'classes are not those of the net: {problem} "{some[0]}"{more}.{nearest(some[0], of)}')
+            near = nearest(some[0], of)
+            said = f'classes of {place} are not those of the net: {problem} "{some[0]}"{more}'
+            raise ConfigError(f"{said}.{near}" if near else said)
     if len(there) < len(dataset.class_names) or len(known) < len(facts.dataset):
         raise ConfigError(
             "classes are not told apart: two of them have the same name, and another order than the net's"

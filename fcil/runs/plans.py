@@ -64,7 +64,10 @@ def read(source: Source, overrides: Sequence[str] = (), *, searched: bool = Fals
     if any(is_training(cell) for cell in found):
         raise where.error('has "train" and no strategy; it is for fcil train')
     if not searched and any(cell.get(SEARCHES) is not None for cell in found):
-        raise where.error(f'has "{SEARCHES}", which tries settings on held-out training samples; it is for fcil search')
+        raise where.error(
+            f'has "{SEARCHES}", which tries settings on held-out training samples; it is for fcil search'
+            f" ({SEARCHES}=null data.validation=0 plays it with the settings of the file)"
+        )
     values = [{key: value for key, value in cell.items() if key != SEARCHES} for cell in found]
     experiments, errors = collect(lambda cell: parse_fields(Experiment, cell, where), values)
     if errors:

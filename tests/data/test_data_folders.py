@@ -267,6 +267,12 @@ def test_a_class_of_one_colour_and_a_class_of_one_image_get_a_word(tmp_path: Pat
     )
 
 
+def test_a_single_class_gets_a_word(tmp_path: Path) -> None:
+    files = {f"{split}/bee/{i}.png": noise(i) for i, split in enumerate(("train", "train", "test", "test"))}
+    data = load_dataset(settings(spread(tmp_path / "set", files), tasks=1))
+    assert oddities(data) == ['"bee" is the only class; every net is right on all of it']
+
+
 def test_names_in_a_line_are_bounded(tmp_path: Path) -> None:
     names = {f"c{number:02d}": 2 for number in range(20)}
     files = both(names) | {

@@ -91,7 +91,7 @@ def test_settings_survive_the_way_through_yaml(raw: dict[str, Any]) -> None:
         ({"dataset": "digits", "tasks": 11}, "tasks is 11, but there are only 10 classes"),
         ({"dataset": "digits", "tasks": 0}, "data.tasks"),
         ({"dataset": "digits", "tasks": 4, "classes": ["one", "two", "six"]}, "there are only 3 classes"),
-        ({"dataset": "image_folder", "root": "x", "tasks": 4, "classes": ["one"]}, "there are only 1 classes"),
+        ({"dataset": "image_folder", "root": "x", "tasks": 4, "classes": ["one"]}, "there is only one class"),
         ({"dataset": "digits", "tasks": 1, "classes": []}, "data.classes: an empty list"),
         ({"dataset": "digits", "tasks": 1, "classes": [True]}, "data.classes"),
         ({"dataset": "digits", "tasks": 1, "classes": [-1]}, "data.classes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +19,19 @@ from torch import Tensor
 
 import fcil
 from fcil.compare import compare
+from fcil.compare.bounds import Command
 from fcil.data import datasets
 from fcil.data.images import Images, MemoryImages
 from fcil.errors import ConfigError, TrainingError
 from fcil.federation.context import Datasets
 from fcil.plots.search import draw_searches
 from fcil.report import write_report
+from fcil.runs.plans import read as read_experiments
 from fcil.searching import SearchResult, search, trials
 from fcil.searching.plans import read
 from fcil.searching.record import find_searches, sentence
 from fcil.searching.samplers import Trial
-from fcil.store import find_runs, load_run
+from fcil.store import RunFolder, find_runs, load_run
 
 ASKED: dict[str, Any] = {"space": {"optimizer.lr": [0.001, 0.1, 1.0e9]}, "sampler": "grid"}
 """The last of them makes a loss that is not a number."""
@@ -245,6 +248,18 @@ def test_fcil_run_says_which_verb_plays_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'experiment: has "search", .*; it is for fcil search'):
         fcil.run(VALUES, out=tmp_path)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_what_a_comparison_lacks_is_offered_for_the_file_of_a_search(tmp_path: Path) -> None:
+    env, source = tmp_path / "env.json", "experiments/search_digits.yaml"
+    words = ["fcil", "search", source, "search.runs=2", "federation.rounds=1", "data.validation=0.3"]
+    env.write_text(json.dumps({"command": words}))
+    command = Command.of(RunFolder(tmp_path))
+    assert command is not None
+    line = command.adding(["finetune", "joint"])
+    overrides = ["federation.rounds=1", "search=null", "data.validation=0", "matrix.strategy=[finetune,joint]"]
+    assert line == shlex.join(["fcil", "run", source, *overrides])
+    assert {experiment.data.validation for experiment in read_experiments(source, shlex.split(line)[3:])} == {0}
 
 
 def test_fcil_show_tells_of_the_search() -> None:
