@@ -21,7 +21,7 @@ from fcil.compare import Comparison, compare
 from fcil.errors import StoreError
 from fcil.io.atomic import write_text
 from fcil.plots.look.colours import CYCLE
-from fcil.report import below, curves, tables, trouble
+from fcil.report import below, below_tables, curves, tables, trouble
 from fcil.report.activity import Activity, activity
 from fcil.report.details import Detail, details_of
 from fcil.report.figures import Heat, Lines, shades
@@ -158,7 +158,8 @@ def _sections(comparison: Comparison, groups: Sequence[Group], album: Album, pro
             _chapter(entry.group, tables.headline(entry), album, told)
             for entry, told in zip(split.entries, details, strict=True)
         ]
-        every = [*tables.of_split(split, number), *below.of_split(split, details, number)]
+        every = tables.of_split(split, number)
+        every[2:2] = below_tables.of_split(split, details, number)  # what was learnt, before what it cost
         found.append(Section(split.label, every, tables.tests(split, number), curves.beside(alike), chapters))
     return found
 
@@ -166,7 +167,7 @@ def _sections(comparison: Comparison, groups: Sequence[Group], album: Album, pro
 def _chapter(group: Group, final: str, album: Album, details: Sequence[Detail]) -> Chapter:
     name = curves.key("group", *curves.address(group))
     figures = [*curves.alone(group), *below.figures(group, details)]
-    told = [*below.by_task(details), *filter(None, [below.pairs(details)])]
+    told = below_tables.of_group(details)
     return Chapter(name, group, final, figures, told, activity(group), tables.own_settings(group), album.of(group))
 
 

@@ -283,7 +283,10 @@ def test_series_are_standardised_by_what_the_net_was_trained_on(tmp_path: Path) 
         (["data.dataset=nosuch"], ["data.dataset", "nosuch"]),
         (["--data", "nowhere"], ["nowhere", "no such folder"]),
         (["--data", "large"], ["samples are 1 x 16 x 16, the net was trained on 1 x 8 x 8", "data.resize=8"]),
-        (["--data", "fewer"], ["classes of /", "/fewer are not those of the net", "the net knows and the data lack", '"nine"']),
+        (
+            ["--data", "fewer"],
+            ["classes of /", "/fewer are not those of the net", "the net knows and the data lack", '"nine"'],
+        ),
         (["--data", "more"], ["the data have and the net does not know", '"ten"']),
         (["federation.rounds=2"], ['override "federation.rounds": not read by an evaluation']),
         (["--task", "3"], ["no net of the end of task 3 was kept; there are those of tasks 1, 2"]),

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from run_folders import confusion_of, make_rows, make_run, make_tasks, tell_below
 
 from fcil.io.atomic import write_text
-from fcil.report import below, report, write_report
+from fcil.report import below, below_tables, report, write_report
 from fcil.report.details import Detail, details_of
 from fcil.store import RunFolder, find_runs
 from fcil.store.files import write_details
@@ -74,15 +74,15 @@ def test_classes_confusion_and_clients_are_means_of_what_the_files_say(two: Path
 
 def test_tables_are_means_of_what_the_files_say(two: Path) -> None:
     _, details = told(two)
-    (table,) = below.by_task(details)
-    assert table.columns == ["accuracy", "task 1", "task 2", "task 3"]
+    (table,) = below_tables.by_task(details)
+    assert table.columns == ["measure", "task 1", "task 2", "task 3"]
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert rows["all classes seen"] == ["56.0", "57.0", "58.0"]
     assert rows["calibration error"] == ["12.5"] * 3
     assert rows["old classes"] == ["–", "25.0", "25.0"]
     assert rows["worst client"] == ["20.0"] * 3
     assert rows["spread of clients"] == [f"{100 * np.std([0.2, 0.4, 0.6]):.1f}"] * 3
-    assert below.pairs(details) is None, "six classes are read in the matrix"
+    assert below_tables.pairs(details) is None, "six classes are read in the matrix"
     page = report([two])
     assert "Confusion of classes" in page
     assert "expected, 15 bins" in page
@@ -104,7 +104,7 @@ def test_many_classes_are_put_together_and_their_confusions_listed(tmp_path: Pat
     assert_allclose(
         heat.values[0], [100 * matrix[:12, 12 * t : 12 * t + 12].sum() / matrix[:12].sum() for t in range(3)]
     )
-    table = below.pairs(details)
+    table = below_tables.pairs(details)
     assert table is not None
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
