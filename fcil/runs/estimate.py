@@ -260,6 +260,6 @@ def estimate_table(found: Estimate) -> RenderableType:
     whole = "time unknown" if found.seconds is None else f"{least}about {duration(found.seconds)}"
     last = f"{ahead} of {len(found.runs)} runs to play, {found.at_once} at once: {whole}"
     if not ahead:
-        last = f"all {len(found.runs)} runs are finished" if len(found.runs) > 1 else "the run is finished"
+        last = "the run is finished" if len(found.runs) == 1 else f"all {len(found.runs)} runs are finished"
     notes += found.notes
     return Group(table, *(Text(note, style="dim") for note in notes), Text(last, style="bold"))

@@ -242,6 +242,9 @@ def test_all_that_was_started_ends_with_the_context(tmp_path: Path) -> None:
             processes.start("family", [sys.executable, "-c", FAMILY], {})
             wait_for(processes.mark, 2)
             assert all(process.environ()["A"] == "b" for process in marked(processes.mark))
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "family.log").read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)  # its child is there before it says so
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
