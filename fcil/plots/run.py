@@ -67,7 +67,8 @@ def draw_run(folder: Path | str, out: Path | str | None = None, kinds: Sequence[
     chosen = [name for name, (worthwhile, _) in drawers.items() if worthwhile and (not kinds or name in kinds)]
     lacking = [kind for kind in kinds if kind not in chosen]
     if lacking or not chosen:
-        raise StoreError(f"{folder}: nothing to draw{' as ' if lacking else ''}{', '.join(lacking)} yet")
+        what = f" as {', '.join(lacking)}" if lacking else ""
+        raise StoreError(f"{folder}: nothing to draw{what}{'' if run.finished else ' yet'}")
     place = run.folder.figures if out is None else Path(out)
     paths = save_all([(place / name, partial(drawers[name][1], run)) for name in chosen])
     if out is None:
