@@ -93,8 +93,8 @@ def server(dirs: Sequence[Path], port: int = 0) -> ThreadingHTTPServer:
 def serve(dirs: Sequence[Path], port: int = 0, say: Callable[[str], None] = lambda line: None) -> None:
     """Serve the page until Ctrl-C; `say` is told where."""
     with server(dirs, port) as found:
-        say(f"http://{HOST}:{found.server_address[1]}/ (Ctrl-C ends it)")
         try:
+            say(f"http://{HOST}:{found.server_address[1]}/ (Ctrl-C ends it)")
             found.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             return
