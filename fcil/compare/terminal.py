@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,6 +27,8 @@ from fcil.store.read import Run
 
 TITLES = ("final", "average", "forgetting", "up", "down", "time")
 """Short ones, for eighty columns."""
+BESIDE, BELOW = 2, 4
+"""Metrics beside the main ones, and in each table that goes on below."""
 CAPTION = (
     "percent and points, mean ± sample standard deviation over n seeds; average: over tasks; forgetting: Chaudhry's; "
     "† other circumstances; ‡ an ingredient did nothing; § went on in another environment; ≠ settings unlike the "
@@ -49,21 +52,32 @@ def tables(comparison: Comparison, more: Sequence[str] = ()) -> RenderableType:
     if ranks is not None:
         listed = ", ".join(f"{name} {rank:.2f}" for name, rank in sorted(ranks.ranks.items(), key=lambda one: one[1]))
         lines.insert(0, f"mean ranks over {ranks.blocks} splits (Friedman, p = {ranks.p:.2g}): {listed}")
-    found = [_table(split, more) for split in comparison.splits]
+    found = [table for split in comparison.splits for table in _of_split(split, more)]
     return Block(*found, *(Text(f"! {line}", style="dim") for line in lines))
 
 
-def _table(split: Split, more: Sequence[str]) -> Table:
+def _of_split(split: Split, more: Sequence[str]) -> list[Table]:
+    """The table of a split; more metrics than stand beside each other in eighty columns go on in tables below it."""
     if split.students:
-        return _students(split)
-    table = simple_table(
-        split.label, CAPTION + "".join(_kept(split, what) for what in ("images", "series", "all data"))
-    )
+        return [_students(split)]
+    caption = CAPTION + "".join(_kept(split, what) for what in ("images", "series", "all data"))
+    asked = [name for name in dict.fromkeys(more) if name not in COLUMNS[:3]]  # costs give way to them
+    parts = [(*COLUMNS[:3], *asked[:BESIDE])] if asked else [COLUMNS]
+    parts += [tuple(asked[i : i + BELOW]) for i in range(BESIDE, len(asked), BELOW)]
+    return [_table(split, columns, "" if i else caption) for i, columns in enumerate(parts)]
+
+
+def _broken(title: str) -> str:
+    """A title in as many lines as it has words, so that its column is as narrow as its numbers."""
+    return re.sub(r" |(?<=_)", "\n", title)
+
+
+def _table(split: Split, columns: Sequence[str], caption: str) -> Table:
+    table = simple_table(split.label, caption)
     table.padding = (0, 1, 0, 0)  # eighty columns are few
     table.add_column("strategy", style="bold", overflow="fold", min_width=8)
-    columns = tuple(dict.fromkeys((*COLUMNS[:3], *more))) if more else COLUMNS  # costs give way in eighty columns
     short = dict(zip(COLUMNS, TITLES, strict=True))
-    for title in ("n", "≠", *(short.get(name, METRICS[name].title) for name in columns)):
+    for title in ("n", "≠", *(short.get(name, _broken(METRICS[name].title)) for name in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     best = {name: split.best(name) for name in COLUMNS[:3]}
     for entry in split.entries:

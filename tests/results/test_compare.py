@@ -251,6 +251,20 @@ def test_the_tables_fit_eighty_columns(tmp_path: Path) -> None:
     assert "…" not in text
 
 
+def test_metrics_asked_for_fit_eighty_columns_however_many(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    found, names = compared(tmp_path), [name for name in METRICS if name != "forgetting"]
+    told = [printed(tables(found, names), width) for width in (80, 1000)]
+    rows = [[line.split() for line in text.splitlines() if line.startswith(" lander")] for text in told]
+    assert rows[0] == rows[1]  # nothing is cut off
+    assert len(rows[0]) > 3
+    words = set(" ".join(told[0].split()).split())
+    assert {part for name in names for part in METRICS[name].title.replace("_", "_ ").split()} - words <= {
+        "incremental", "accuracy",  # which have shorter names in eighty columns
+    }  # fmt: skip
+    assert told[0].count("percent and points, mean") == 1
+
+
 def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
     make_results(tmp_path / "runs", seeds=(0, 1, 2))
     found = compared(tmp_path / "runs")

@@ -49,6 +49,19 @@ def test_earlier_runs_are_compared_and_drawn(command: Command, records: Path, na
     assert list(folder.rglob("accuracy.png"))
 
 
+@pytest.mark.parametrize("name", ["finished", "killed", "."])
+def test_a_page_of_earlier_runs_shows_them_without_what_they_did_not_count(
+    command: Command, records: Path, name: str
+) -> None:
+    made = command("report", records / name)
+    assert (made.code, made.err) == (0, "")
+    page = (records / name / "report.html").read_text(encoding="utf-8")
+    assert "Nothing that is written down." in page
+    assert "lander" in page
+    for title in ("Accuracy on each class", "Confusion of", "Old and new classes", "Accuracy by client", "top-5"):
+        assert title not in page
+
+
 def test_an_earlier_run_goes_on_to_the_same_numbers(records: Path) -> None:
     """With the strategy as it was, whose imports name modules where they lay then."""
     (folder,) = (records / "killed").glob("before/lander-*/seed0")
