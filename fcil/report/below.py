@@ -33,8 +33,9 @@ def figures(group: Group, details: Sequence[Detail]) -> Iterator[Lines | Heat]:
         top1, old, new = (column("quality", QUALITY.index(name)) for name in ("top1", "old", "new"))
         parts: dict[str, Part] = {"all classes seen": top1, "old classes": old, "new classes": new}
         parts["all, task given"] = lambda one: one.task_aware
-        about = "On classes of earlier tasks and on those of the task just learnt; and over all where the task of each "
-        about += "sample is given, so that it is classified among the classes of its task alone"
+        about = "On classes of earlier tasks and on those of the task just learnt"
+        if any(one.task_aware is not None for one in details):
+            about += "; and over all where a sample is classified among the classes of its own task alone"
         if (found := _curves(group, details, "Old and new classes", about, parts)) is not None:
             yield found
         parts = {name: column("clients", CLIENTS.index(name)) for name in ("best", "mean", "worst")}

@@ -210,13 +210,16 @@ class Heat:
     unit: str = ""
     notes: Sequence[Sequence[str]] = ()
     """Notes of each cell, shown beside its number."""
-    wide: float = 1.0
-    """Width as a share of the page."""
     kind: str = field(default="heat", init=False)
 
     @property
     def slanted(self) -> bool:
         return any(len(name) > 3 for name in self.x_names)
+
+    @property
+    def named(self) -> bool:
+        """Return whether names of rows need more room than numbers do."""
+        return any(len(name) > 7 for name in self.y_names)
 
     @property
     def x_ticks(self) -> list[Tick]:
