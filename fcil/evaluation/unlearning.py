@@ -1,5 +1,4 @@
-"""`fcil unlearn`: a client is taken out of a finished run, as if it had never taken part, where a method can do so
-exactly.
+"""`fcil unlearn`: a client taken out of a finished run exactly, as if it had never taken part.
 
 The client is asked for its sums again, from its own samples under the run's own settings, and the strategy's `forget`
 takes them out of what the server knows. The folder of the run stays as it is, and still holds the client's sums in its
