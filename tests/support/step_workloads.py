@@ -151,13 +151,9 @@ def evaluation(place: Place) -> Steps:
 # Synthesis --------------------------------------------------------------------------------------
 
 
-def synthesis_step(place: Place, name: str = "nayer", width: int = 64) -> Steps:
-    """Generator steps of an episode after the warm-up, with as many steps of the student."""
-    sizes = {"rounds": 1000, "steps": STEPS, "batch_size": place.batch, "samples": 4 * place.batch, "width": width}
-    if name != "fast":
-        sizes |= {"warmup": 0}
-    synthesizer = create(name, **sizes, student_steps=STEPS, student_batch=place.batch)
-    problem = SynthesisProblem(
+def synthesis_problem(place: Place) -> SynthesisProblem:
+    """The task of a synthesizer after the second task: a teacher of 40 classes with text anchors."""
+    return SynthesisProblem(
         teacher=frozen(place.build(SEEN, "teacher")),
         labels=tuple(range(SEEN)),
         shape=SHAPE,
@@ -169,6 +165,15 @@ def synthesis_step(place: Place, name: str = "nayer", width: int = 64) -> Steps:
         key=(0,),
         precision=place.optimizer.precision,
     )
+
+
+def synthesis_step(place: Place, name: str = "nayer", width: int = 64) -> Steps:
+    """Generator steps of an episode after the warm-up, with as many steps of the student."""
+    sizes = {"rounds": 1000, "steps": STEPS, "batch_size": place.batch, "samples": 4 * place.batch, "width": width}
+    if name != "fast":
+        sizes |= {"warmup": 0}
+    synthesizer = create(name, **sizes, student_steps=STEPS, student_batch=place.batch)
+    problem = synthesis_problem(place)
     chain, number = synthesizer.start(problem, 0), [4]  # the adversarial term is on from here
 
     def take() -> object:
