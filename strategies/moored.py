@@ -17,9 +17,13 @@ held-out images is in `results/README.md`:
                     Discrimination and Fairness in Class Incremental Learning", CVPR 2020
         moments     ridge regression on the features from sums of all clients so far. G and P hold the same as the
                     classes' numbers, means and covariances, from which CCVR draws (Luo et al., NeurIPS 2021)
+        moved       the same, sums of old classes moved along with the features: a linear map from T's features to the
+                    present ones, fitted to synthetic images; to images of the new task in Gomez-Villa et al.,
+                    "Exemplar-free Continual Representation Learning via Learnable Drift Compensation", ECCV 2024
         samples     the same, sums of old classes from the synthetic images under the present net
 
     moments:  G += sum_k sum_i h_i h_i^T,  P += sum_k sum_i h_i y_i^T,   h = [f, 1], i of client k's images
+    moved:    G <- A^T G A,  P <- A^T P  before,             A = argmin sum_j |A^T h_j^T - h_j|^2, j synthetic, h^T of T
     samples:  G, P of this task alone, plus those of the images that T was inverted into, each class at the same weight
 
 For the ridge regressions a client sends, once a task, second moments of the features of its images, and per class
@@ -28,6 +32,7 @@ their sum: a class with one image there is that image's feature, from which it m
 Shapes: B batch, C classes seen, K of them old, N synthetic images a step, F feature width, M = F + 1.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, cast
@@ -48,6 +53,8 @@ from strategies.lander import LANDER
 
 BATCH = 256
 """Samples whose features are computed at once."""
+STILL = 1e-4
+"""Penalty of the map that moves sums along, as a share of the features' mean square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,7 @@ class Moored(LANDER):
     """Share of the last task's net in the net that ends a task."""
     pool: Literal["new", "carried"] = "new"
     """Images of old classes made anew from each task's net, or carried along from when the class was new."""
-    readout: Literal["classifier", "aligned", "moments", "samples"] = "classifier"
+    readout: Literal["classifier", "aligned", "moments", "moved", "samples"] = "classifier"
     """How classes are read from features: see above."""
     ridge: Positive = 0.1
     """Penalty of the ridge regression for one sample, on features of variance 1."""
@@ -82,7 +89,7 @@ class Moored(LANDER):
         defaults = type(self).__dataclass_fields__
         for name, read in (("ridge", self.regresses), ("warmth", self.contrast > 0)):
             if not read and getattr(self, name) != defaults[name].default:
-                other = "readout is moments or samples" if name == "ridge" else "contrast is above 0"
+                other = "readout is moments, moved or samples" if name == "ridge" else "contrast is above 0"
                 raise ValueError(f"{name}: {getattr(self, name)} is read only where {other}; leave it out")
         if self.regresses and self.blend:
             raise ValueError(f"blend: {self.blend} changes the net whose features readout: {self.readout} has read")
@@ -90,7 +97,7 @@ class Moored(LANDER):
     @property
     def regresses(self) -> bool:
         """Return whether classes are read out by ridge regression."""
-        return self.readout in ("moments", "samples")
+        return self.readout in ("moments", "moved", "samples")
 
     # Client -----------------------------------------------------------------------------------
 
@@ -185,9 +192,10 @@ class Moored(LANDER):
         total = new
         if self.readout == "samples" and not server.task.first:
             total = self.of_samples(server, float(new.gram[-1, -1]) / server.task.num_new) + new
-        elif self.readout == "moments" and "moments" in server.memo:
-            total = Moments(**cast(Tensors, server.memo["moments"])) + new
-        if self.readout == "moments":
+        elif "moments" in server.memo:
+            before = Moments(**cast(Tensors, server.memo["moments"]))
+            total = (self.moved(server, before) if self.readout == "moved" else before) + new
+        if self.readout != "samples":
             server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
         try:
             weight, offset = total.solve_standardised(self.ridge)
@@ -210,6 +218,15 @@ class Moored(LANDER):
         share = each * old / len(x)
         return Moments(share * total.gram, share * total.cross)
 
+    def moved(self, server: Server, sums: Moments) -> Moments:
+        """Return sums of the last task's features as they would be of the present ones."""
+        x, before = server.inputs(cast(Tensors, server.shared["synthetic"])), copy.deepcopy(server.net)
+        before.load(cast(Tensors, server.shared["teacher"]))
+        h = lifted(before, x)  # (N, M)
+        way = Moments(h.T @ h, h.T @ lifted(server.net, x)).solve(STILL)  # (M, M)
+        way[:, -1] = F.one_hot(torch.tensor(len(way) - 1), len(way))  # what counts samples stays
+        return Moments(way.T @ sums.gram @ way, way.T @ sums.cross)
+
     def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
         weight, out = cast(Tensor | None, shared.get("weight")), net(x)
         if weight is None or weight.shape[1] != net.num_classes:  # in the rounds of a task
@@ -220,8 +237,9 @@ class Moored(LANDER):
 
 @torch.no_grad()
 def lifted(net: Net, x: Tensor) -> Tensor:
-    """Return h = [f, 1] (B, M), float64, of a batch of the net's inputs."""
-    return F.pad(net.eval()(x).features.double(), (0, 1), value=1.0)
+    """Return h = [f, 1] (N, M), float64, of inputs of the net."""
+    f = torch.cat([net.eval()(part).features.double() for part in x.split(BATCH)])
+    return F.pad(f, (0, 1), value=1.0)
 
 
 def blended(now: Tensor, before: Tensor, share: float) -> Tensor:
