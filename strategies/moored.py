@@ -81,6 +81,10 @@ class Moored(LANDER):
     """Penalty of the ridge regression for one sample, on features of variance 1."""
 
     later: ClassVar[frozenset[str]] = frozenset()
+    paper = (
+        'Tran et al., "Text-Enhanced Data-free Approach for Federated Class-Incremental Learning", CVPR 2024, '
+        "arXiv:2403.14101; Babakniya et al., NeurIPS 2023, arXiv:2311.07784; composed here"
+    )
     memo_lasts: ClassVar[Literal["task", "run"]] = "run"
     loss_terms = ("ce", "bound", "kd", "head")
     broadcasts = ("anchors", "synthetic", "teacher", "weight", "offset")
