@@ -17,13 +17,13 @@ held-out images is in `results/README.md`:
                     Discrimination and Fairness in Class Incremental Learning", CVPR 2020
         moments     ridge regression on the features from sums of all clients so far. G and P hold the same as the
                     classes' numbers, means and covariances, from which CCVR draws (Luo et al., NeurIPS 2021)
-        moved       the same, sums of old classes moved along with the features: a linear map from T's features to the
-                    present ones, fitted to synthetic images; to images of the new task in Gomez-Villa et al.,
-                    "Exemplar-free Continual Representation Learning via Learnable Drift Compensation", ECCV 2024
+        moved       the same, sums of old classes moved along with the features, by a linear map from T's features to
+                    the present ones: Gomez-Villa et al., "Exemplar-free Continual Representation Learning via
+                    Learnable Drift Compensation", ECCV 2024, who fit it to images of the new task; here `along` says
         samples     the same, sums of old classes from the synthetic images under the present net
 
     moments:  G += sum_k sum_i h_i h_i^T,  P += sum_k sum_i h_i y_i^T,   h = [f, 1], i of client k's images
-    moved:    G <- A^T G A,  P <- A^T P  before,             A = argmin sum_j |A^T h_j^T - h_j|^2, j synthetic, h^T of T
+    moved:    G <- A^T G A,  P <- A^T P  before,   A = argmin mean_j |A^T t_j - h_j|^2, t_j the same as h_j of T
     samples:  G, P of this task alone, plus those of the images that T was inverted into, each class at the same weight
 
 For the ridge regressions a client sends, once a task, second moments of the features of its images, and per class
@@ -77,6 +77,8 @@ class Moored(LANDER):
     """Images of old classes made anew from each task's net, or carried along from when the class was new."""
     readout: Literal["classifier", "aligned", "moments", "moved", "samples"] = "classifier"
     """How classes are read from features: see above."""
+    along: Literal["samples", "images", "both"] = "samples"
+    """What the map of `moved` is fitted to: synthetic images, clients' images of the new task, or both alike."""
     ridge: Positive = 0.1
     """Penalty of the ridge regression for one sample, on features of variance 1."""
 
@@ -90,11 +92,16 @@ class Moored(LANDER):
     broadcasts = ("anchors", "synthetic", "teacher", "weight", "offset")
 
     def __post_init__(self) -> None:
-        defaults = type(self).__dataclass_fields__
-        for name, read in (("ridge", self.regresses), ("warmth", self.contrast > 0)):
-            if not read and getattr(self, name) != defaults[name].default:
-                other = "readout is moments, moved or samples" if name == "ridge" else "contrast is above 0"
-                raise ValueError(f"{name}: {getattr(self, name)} is read only where {other}; leave it out")
+        defaults, unread = type(self).__dataclass_fields__, {}
+        if not self.regresses:
+            unread["ridge"] = "readout is moments, moved or samples"
+        if not self.contrast:
+            unread["warmth"] = "contrast is above 0"
+        if self.readout != "moved":
+            unread["along"] = "readout is moved"
+        for name, where in unread.items():
+            if getattr(self, name) != defaults[name].default:
+                raise ValueError(f"{name}: {getattr(self, name)} is read only where {where}; leave it out")
         if self.regresses and self.blend:
             raise ValueError(f"blend: {self.blend} changes the net whose features readout: {self.readout} has read")
 
@@ -145,13 +152,15 @@ class Moored(LANDER):
     def after_local_task(self, client: Client) -> Update | None:
         if not self.regresses or not len(client.shard):
             return None
-        total: Moments | None = None
+        sums: Tensors = {}
         for batch in client.shard.batches(BATCH, augment=False, shuffle=False, drop_single=False):
-            labels = batch.y - client.task.classes.start
-            part = Moments.of(lifted(client.net, batch.x), labels, len(client.task.classes))
-            total = part if total is None else total + part
-        assert total is not None
-        return Update({"gram": total.gram, "cross": total.cross}, len(client.shard))
+            h, labels = lifted(client.net, batch.x), batch.y - client.task.classes.start
+            part = {**vars(Moments.of(h, labels, len(client.task.classes)))}
+            if self.readout == "moved" and self.along != "samples" and not client.task.first:
+                t = lifted(client.frozen("teacher"), batch.x)  # (B, M)
+                part |= {"before": t.T @ t, "turn": t.T @ h}
+            sums = {name: sums[name] + value if sums else value for name, value in part.items()}
+        return Update(sums, len(client.shard))
 
     # Server -----------------------------------------------------------------------------------
 
@@ -187,18 +196,18 @@ class Moored(LANDER):
 
     def read_out(self, server: Server, updates: Iterable[Update]) -> None:
         """Fit the weights (F, C) and offsets (C,) that features are read out by."""
-        start, new = server.task.classes.start, None
+        start, sums = server.task.classes.start, {}
         for update in updates:
-            part = Moments(update.weights["gram"], F.pad(update.weights["cross"], (start, 0)))  # (M, M), (M, C)
-            new = part if new is None else new + part
-        if new is None:
+            sums = {name: sums[name] + t if sums else t for name, t in update.weights.items()}
+        if not sums:
             raise TrainingError("no client has a sample to read classes out by")
-        total = new
+        new = Moments(sums["gram"], F.pad(sums["cross"], (start, 0)))  # (M, M), (M, C)
+        total, before = new, server.memo.get("moments")
         if self.readout == "samples" and not server.task.first:
             total = self.of_samples(server, float(new.gram[-1, -1]) / server.task.num_new) + new
-        elif "moments" in server.memo:
-            before = Moments(**cast(Tensors, server.memo["moments"]))
-            total = (self.moved(server, before) if self.readout == "moved" else before) + new
+        elif before is not None:
+            moments = Moments(**cast(Tensors, before))
+            total = (self.moved(server, moments, sums) if self.readout == "moved" else moments) + new
         if self.readout != "samples":
             server.memo["moments"] = {"gram": total.gram, "cross": total.cross}
         try:
@@ -222,14 +231,25 @@ class Moored(LANDER):
         share = each * old / len(x)
         return Moments(share * total.gram, share * total.cross)
 
-    def moved(self, server: Server, sums: Moments) -> Moments:
-        """Return sums of the last task's features as they would be of the present ones."""
-        x, before = server.inputs(cast(Tensors, server.shared["synthetic"])), copy.deepcopy(server.net)
-        before.load(cast(Tensors, server.shared["teacher"]))
-        h = lifted(before, x)  # (N, M)
-        way = Moments(h.T @ h, h.T @ lifted(server.net, x)).solve(STILL)  # (M, M)
+    def moved(self, server: Server, moments: Moments, sums: Tensors) -> Moments:
+        """Return sums of the last task's features as they would be of the present ones.
+
+        Args:
+            moments: of all tasks before this one, under the last task's net.
+            sums: what clients sent, with `before` and `turn` (M, M) where the map is fitted to their images.
+        """
+        turns: list[Moments] = []
+        if self.along != "images":
+            x, before = server.inputs(cast(Tensors, server.shared["synthetic"])), copy.deepcopy(server.net)
+            before.load(cast(Tensors, server.shared["teacher"]))
+            t = lifted(before, x)  # (N, M)
+            turns.append(Moments(t.T @ t / len(t), t.T @ lifted(server.net, x) / len(t)))
+        if self.along != "samples":
+            count = sums["gram"][-1, -1]
+            turns.append(Moments(sums["before"] / count, sums["turn"] / count))
+        way = sum(turns[1:], turns[0]).solve(STILL)  # (M, M)
         way[:, -1] = F.one_hot(torch.tensor(len(way) - 1), len(way))  # what counts samples stays
-        return Moments(way.T @ sums.gram @ way, way.T @ sums.cross)
+        return Moments(way.T @ moments.gram @ way, way.T @ moments.cross)
 
     def predict(self, net: Net, x: Tensor, shared: State) -> Tensor:
         weight, out = cast(Tensor | None, shared.get("weight")), net(x)

@@ -170,11 +170,35 @@ def test_sums_are_moved_along_with_features_that_a_linear_map_moves():
     server.shared |= {"synthetic": {"x": x, "y": torch.zeros(200, dtype=torch.int64)}, "teacher": before.weights()}
     old = Moments.of(features_of(before, FIRST, 1), torch.tensor(FIRST), 2)
     expected = Moments.of(features_of(server.net, FIRST, 1), torch.tensor(FIRST), 2)
-    moved = Moored(readout="moved").moved(server, old)
+    moved = Moored(readout="moved").moved(server, old, {})
     assert torch.allclose(moved.cross, expected.cross, rtol=0.05)
     assert torch.allclose(moved.gram, expected.gram, rtol=0.1)
     assert moved.gram[-1, -1].item() == pytest.approx(len(FIRST), rel=1e-12)
     assert not torch.allclose(old.cross[:-1], expected.cross[:-1], rtol=0.3)
+
+
+def test_the_map_is_fitted_to_images_of_clients_however_they_are_shared_out():
+    strategy, before = Moored(readout="moved", along="images"), tiny_net(2, key=5)
+
+    def sent(clients: list[list[int]]) -> dict[str, Tensor]:
+        whole, total = shard_of(SECOND, key=2), {}
+        for rows in clients:
+            shard = whole.select(torch.tensor(rows))
+            update = strategy.after_local_task(client_of(tiny_net(4), shard, old=2, teacher=before))
+            total = {name: total.get(name, 0) + t for name, t in update.weights.items()}
+        return total
+
+    apart, together = sent([[0, 1], [2, 3, 4, 5]]), sent([[0, 1, 2, 3, 4, 5]])
+    t, h = features_of(before, SECOND, 2), features_of(tiny_net(4), SECOND, 2)
+    assert torch.allclose(together["before"], t.T @ t)
+    assert torch.allclose(together["turn"], t.T @ h)
+    old = Moments.of(features_of(before, FIRST, 1), torch.tensor(FIRST), 2)
+    server = server_at(2, tiny_net(4), 2)
+    results = [strategy.moved(server, old, sums) for sums in (apart, together)]
+    assert torch.allclose(results[0].cross, results[1].cross, rtol=1e-6)
+    way = Moments(t.T @ t / 6, t.T @ h / 6).solve(1e-4)
+    way[:, -1] = torch.eye(9)[-1]
+    assert torch.allclose(results[1].gram, way.T @ old.gram @ way, rtol=1e-8)
 
 
 def test_a_task_without_a_sample_ends_the_run_in_a_line():
@@ -217,6 +241,7 @@ def test_new_rows_are_brought_to_the_length_of_old_ones():
     ("settings", "message"),
     [
         ({"ridge": 0.2}, "ridge: 0.2 is read only where readout is moments, moved or samples; leave it out"),
+        ({"along": "both", "readout": "moments"}, "along: both is read only where readout is moved; leave it out"),
         ({"warmth": 0.2}, "warmth: 0.2 is read only where contrast is above 0; leave it out"),
         ({"blend": 0.2, "readout": "moments"}, "blend: 0.2 changes the net whose features readout: moments has read"),
     ],
