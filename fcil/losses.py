@@ -92,6 +92,21 @@ def head_cross_entropy(classifier: nn.Module, features: Tensor, labels: Tensor) 
     return F.cross_entropy(classifier(features.detach()), labels)
 
 
+def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return -1/|A| sum_{i in A} 1/|P_i| sum_{p in P_i} log [exp(z_i.z_p / T) / sum_{a != i} exp(z_i.z_a / T)].
+
+    z = f/|f|, f (B, F); P_i are the other samples of i's class, and A those that have any; without them it is 0.
+    Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv:2004.11362, equation 2, on one view a sample.
+    """
+    z = F.normalize(features, dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(itself, torch.finfo(z.dtype).min)
+    same = (labels[:, None] == labels) & ~itself
+    positives = same.sum(dim=1)
+    log_p = F.log_softmax(logits, dim=1).masked_fill(~same, 0.0).sum(dim=1) / positives.clamp(min=1)  # (B,)
+    return -log_p.sum() / (positives > 0).sum().clamp(min=1)
+
+
 def _kl_by_sample(student: Tensor, teacher: Tensor) -> Tensor:
     """Return KL(softmax t || softmax s) of every sample (B,), differentiable in both."""
     p, q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)

@@ -302,6 +302,10 @@ class ServerServices:
         """A pool of labelled samples."""
         raise TrainingError("this server belongs to no run; it has no workers that synthesise")
 
+    def inputs(self, server: Server, pool: Tensors) -> Tensor:
+        """Samples of a pool as nets take them."""
+        raise TrainingError("this server belongs to no run; it does not know how samples are normalised")
+
     def show(self, server: Server, pool: Tensors) -> None:
         """Put a pool into the run folder."""
 
@@ -351,6 +355,10 @@ class Server:
             samples are to be normalised by other statistics than the real data's.
         """
         return self.services.synthesize(self, synthesizer, labels, bound, teacher)
+
+    def inputs(self, pool: Tensors) -> Tensor:
+        """Return the samples of a pool as nets take them (N, channels, ...): normalised, and not augmented."""
+        return self.services.inputs(self, pool)
 
     def show(self, pool: Tensors) -> None:
         """Put samples `x`, `y` of a pool that was made elsewhere into the run folder, as `synthesize` does its own."""

@@ -16,8 +16,10 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from fcil.averaging import Weighting
+from fcil.data import Dataset
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK, SHAPELETS
 from fcil.federation.codec import to_arrays
@@ -48,6 +50,7 @@ from fcil.shapelets import Shapelets
 from fcil.shapelets.banks import gather, received, shares
 from fcil.strategy import Strategy
 from fcil.synthesis import Bound, Synthesizer
+from fcil.synthesis.common.pool import inputs_of
 from fcil.types import Task, Tensors, Update
 
 
@@ -58,6 +61,7 @@ class Services(ServerServices):
     averager: Averager
     syntheses: Syntheses
     observer: Observer
+    dataset: Dataset
 
     def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
         return self.averager.average(server, updates, weighting)
@@ -71,6 +75,9 @@ class Services(ServerServices):
         teacher: Teacher | None,
     ) -> Tensors:
         return self.syntheses.run(server, synthesizer, labels, bound, teacher)
+
+    def inputs(self, server: Server, pool: Tensors) -> Tensor:
+        return inputs_of(pool, self.dataset.mean, self.dataset.std)
 
     def show(self, server: Server, pool: Tensors) -> None:
         self.observer.synthesis_done(server.task.number, pool)
@@ -129,7 +136,9 @@ class Loop:
 
     def _resume_or_start(self) -> tuple[Server, Position]:
         plan, tasks = self.plan, self.context.tasks
-        server = self.context.first_server(Services(self._averager, self._syntheses, self.observer))
+        server = self.context.first_server(
+            Services(self._averager, self._syntheses, self.observer, self.context.scenario.dataset)
+        )
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}

@@ -39,6 +39,8 @@ class {title}(Strategy):
     uses = frozenset({{"teacher"}})
     loss_terms = ("ce", "kd")
     broadcasts = ("teacher",)
+    # Where it fits tasks that are new domains of the same classes, too (`data.scenario: domains`), say so:
+    # scenarios = frozenset({{"classes", "domains"}})
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         logits, old = client.net(batch.x).logits, client.task.num_old  # (B, C)

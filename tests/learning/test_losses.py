@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from golden_vectors import assert_matches, load_case
@@ -16,6 +18,7 @@ from fcil.losses import (
     record_statistics,
     soft_cross_entropy,
     statistics_distance,
+    supervised_contrastive,
     update_averages,
 )
 
@@ -175,3 +178,22 @@ def test_a_net_without_batchnorm_is_an_error_not_a_zero():
         net(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="no BatchNorm"):
         statistics_distance(net, stats)
+
+
+def test_the_supervised_contrast_is_the_mean_over_samples_that_have_another_of_their_class():
+    f, labels = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).double(), torch.tensor([0, 1, 0, 0, 2])
+    z, terms = f / f.norm(dim=1, keepdim=True), []
+    for i in (0, 2, 3):
+        others = [a for a in range(5) if a != i]
+        below = sum(math.exp(z[i] @ z[a] / 0.5) for a in others)
+        terms.append(-sum(math.log(math.exp(z[i] @ z[p] / 0.5) / below) for p in {0, 2, 3} - {i}) / 2)
+    assert supervised_contrastive(f, labels, 0.5).item() == pytest.approx(sum(terms) / 3, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_contrast_without_pairs_is_zero_and_has_no_gradient(count):
+    f = torch.randn(count, 3, requires_grad=True)
+    loss = supervised_contrastive(f, torch.arange(count), 0.1)
+    loss.backward()
+    assert loss == 0
+    assert not f.grad.any()

@@ -36,7 +36,7 @@ _NAMES = (
     *("glfc", "fot", "fedcil", "fedgen", "fedprox", "replay"),
 )
 HOUSE = {name: number for number, name in enumerate(_NAMES)}
-HOUSE |= {"analytic": 2 * len(CYCLE), "patchwork": 2 * len(CYCLE) + 1}
+HOUSE |= {"analytic": 2 * len(CYCLE), "patchwork": 2 * len(CYCLE) + 1, "moored": 2 * len(CYCLE) + 2}
 """Places of the strategies that come with the platform; a colour's second one is dashed. Lower and upper bound are
 gray and black, which no other strategy gets as long as there are colours."""
 BOUNDS = 2

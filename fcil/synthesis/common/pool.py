@@ -52,10 +52,16 @@ def view(
     Args:
         sizes: of the batches that `rows` consist of, if they are several.
     """
-    x = augment(pool["x"][rows], rng, sizes)
+    chosen: Tensors = {name: pool[name][rows] for name in ("x", "mean", "std") if name in pool}
+    return inputs_of(chosen | {"x": augment(chosen["x"], rng, sizes)}, mean, std)
+
+
+def inputs_of(pool: Tensors, mean: Statistics, std: Statistics) -> Tensor:
+    """Return samples (N, channels, ...), normalised by the statistics they carry, or else by these."""
+    x = pool["x"]
     if "mean" not in pool:
         return normalise(x, mean, std)
-    own_mean, own_std = (pool[k][rows].view(len(rows), -1, *[1] * (x.ndim - 2)) for k in ("mean", "std"))
+    own_mean, own_std = (pool[k].view(len(x), -1, *[1] * (x.ndim - 2)) for k in ("mean", "std"))
     return ((x / 255 if x.dtype == torch.uint8 else x) - own_mean) / own_std
 
 
