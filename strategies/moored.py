@@ -85,7 +85,8 @@ class Moored(LANDER):
     later: ClassVar[frozenset[str]] = frozenset()
     paper = (
         'Tran et al., "Text-Enhanced Data-free Approach for Federated Class-Incremental Learning", CVPR 2024, '
-        "arXiv:2403.14101; Babakniya et al., NeurIPS 2023, arXiv:2311.07784; composed here"
+        'arXiv:2403.14101; Babakniya et al., "A Data-Free Approach to Mitigate Catastrophic Forgetting in Federated '
+        'Class Incremental Learning for Vision Tasks", NeurIPS 2023, arXiv:2311.07784; composed here'
     )
     memo_lasts: ClassVar[Literal["task", "run"]] = "run"
     loss_terms = ("ce", "bound", "kd", "head")
