@@ -61,23 +61,23 @@ STILL = 1e-4
 class Moored(LANDER):
     forwards: Forwards = "one"
     """Real and synthetic images in one forward, with BatchNorm statistics of both, or in a forward each (LANDER)."""
-    head: Weight = 1.0
+    head: Weight = 0.0
     """Weight of the classifier's cross-entropy over old and new classes together, on features left alone (MFCL's)."""
-    contrast: Weight = 0.0
+    contrast: Weight = 0.5
     """Weight of the supervised contrast between features in the first task."""
     warmth: Positive = 0.1
     """Temperature of that contrast."""
     distil: Literal["embedding", "classifier"] = "embedding"
     """What is kept beside old logits: the embedding of synthetic images (LANDER), or W f of all images (MFCL)."""
-    later_rate: Fraction = 1.0
+    later_rate: Fraction = 0.1
     """Factor of the clients' rate after the first task."""
     blend: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the last task's net in the net that ends a task."""
     pool: Literal["new", "carried"] = "new"
     """Images of old classes made anew from each task's net, or carried along from when the class was new."""
-    readout: Literal["classifier", "aligned", "moments", "moved", "samples"] = "classifier"
+    readout: Literal["classifier", "aligned", "moments", "moved", "samples"] = "moved"
     """How classes are read from features: see above."""
-    along: Literal["samples", "images", "both"] = "samples"
+    along: Literal["samples", "images", "both"] = "both"
     """What the map of `moved` is fitted to: synthetic images, clients' images of the new task, or both alike."""
     ridge: Positive = 0.1
     """Penalty of the ridge regression for one sample, on features of variance 1."""

@@ -34,7 +34,7 @@ def played(folder: Path, strategy: object) -> Run:
 def test_without_its_parts_it_is_lander_in_one_forward(tmp_path):
     same: dict[str, Any] = {"synthesizer": {"nayer": NAYER}}
     theirs = played(tmp_path / "lander", {"lander": {"forwards": "one", **same}})
-    ours = played(tmp_path / "moored", {"moored": {"head": 0, **same}})
+    ours = played(tmp_path / "moored", {"moored": {"contrast": 0, "later_rate": 1.0, "readout": "classifier", **same}})
     assert (ours.path / "accuracy.csv").read_bytes() == (theirs.path / "accuracy.csv").read_bytes()
     nets = [load_file(run.path / "net.safetensors") for run in (ours, theirs)]
     assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0] | nets[1])
@@ -73,7 +73,7 @@ def test_the_head_learns_old_and_new_classes_and_leaves_the_features_alone():
 def test_the_first_task_contrasts_features_where_it_is_asked_to():
     client = client_of(tiny_net(2), shard_of([0, 1]), shared={"anchors": normal(2, 16)})
     batch = Batch(normal(4, 3, 6, 6), torch.tensor([0, 1, 1, 0]))
-    assert set(Moored().local_loss(client, batch)) == {"ce", "bound"}
+    assert set(Moored(contrast=0).local_loss(client, batch)) == {"ce", "bound"}
     assert Moored(contrast=0.5).local_loss(client, batch)["contrast"] > 0
 
 
@@ -170,7 +170,7 @@ def test_sums_are_moved_along_with_features_that_a_linear_map_moves():
     server.shared |= {"synthetic": {"x": x, "y": torch.zeros(200, dtype=torch.int64)}, "teacher": before.weights()}
     old = Moments.of(features_of(before, FIRST, 1), torch.tensor(FIRST), 2)
     expected = Moments.of(features_of(server.net, FIRST, 1), torch.tensor(FIRST), 2)
-    moved = Moored(readout="moved").moved(server, old, {})
+    moved = Moored(along="samples").moved(server, old, {})
     assert torch.allclose(moved.cross, expected.cross, rtol=0.05)
     assert torch.allclose(moved.gram, expected.gram, rtol=0.1)
     assert moved.gram[-1, -1].item() == pytest.approx(len(FIRST), rel=1e-12)
@@ -178,7 +178,7 @@ def test_sums_are_moved_along_with_features_that_a_linear_map_moves():
 
 
 def test_the_map_is_fitted_to_images_of_clients_however_they_are_shared_out():
-    strategy, before = Moored(readout="moved", along="images"), tiny_net(2, key=5)
+    strategy, before = Moored(along="images"), tiny_net(2, key=5)
 
     def sent(clients: list[list[int]]) -> dict[str, Tensor]:
         whole, total = shard_of(SECOND, key=2), {}
@@ -210,7 +210,7 @@ def test_a_task_without_a_sample_ends_the_run_in_a_line():
 def test_images_of_old_classes_are_made_anew_or_carried_along(pool, asked, rows):
     server = server_at(2, tiny_net(4), 2)
     server.shared |= {"synthetic": POOL, "teacher": tiny_net(2).weights()}
-    ended(Moored(pool=pool), server, SECOND, [[0, 1]])
+    ended(Moored(pool=pool, readout="classifier"), server, SECOND, [[0, 1]])
     assert server.services.asked == [asked]
     assert {name: len(t) for name, t in server.shared["synthetic"].items()} == {"x": rows, "y": rows}
 
@@ -218,7 +218,7 @@ def test_images_of_old_classes_are_made_anew_or_carried_along(pool, asked, rows)
 def test_the_net_that_ends_a_task_is_blended_with_that_of_the_task_before():
     server, now, before = server_at(2, tiny_net(4), 2), tiny_net(4).weights(), tiny_net(2, key=5).weights()
     server.shared |= {"synthetic": POOL, "teacher": before}
-    ended(Moored(blend=0.25), server, SECOND, [[0]])
+    ended(Moored(blend=0.25, readout="classifier"), server, SECOND, [[0]])
     got = server.net.weights()
     assert torch.allclose(got["text_head.weight"], 0.75 * now["text_head.weight"] + 0.25 * before["text_head.weight"])
     rows = got["classifier.weight"]
@@ -240,9 +240,12 @@ def test_new_rows_are_brought_to_the_length_of_old_ones():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ridge": 0.2}, "ridge: 0.2 is read only where readout is moments, moved or samples; leave it out"),
-        ({"along": "both", "readout": "moments"}, "along: both is read only where readout is moved; leave it out"),
-        ({"warmth": 0.2}, "warmth: 0.2 is read only where contrast is above 0; leave it out"),
+        (
+            {"ridge": 0.2, "readout": "classifier"},
+            "ridge: 0.2 is read only where readout is moments, moved or samples; leave it out",
+        ),
+        ({"along": "images", "readout": "moments"}, "along: images is read only where readout is moved; leave it out"),
+        ({"warmth": 0.2, "contrast": 0}, "warmth: 0.2 is read only where contrast is above 0; leave it out"),
         ({"blend": 0.2, "readout": "moments"}, "blend: 0.2 changes the net whose features readout: moments has read"),
     ],
 )
