@@ -75,7 +75,8 @@ def cells(source: Source, overrides: Sequence[str] = ()) -> list[Values]:
         folder = Path() if isinstance(source, Mapping) else Path(source).parent
         fixed = {key: changes.pop(key) for key in list(changes) if key in values["matrix"] and key not in LISTS}
         lists = {key.partition(".")[2]: value for key, value in of_matrix.items() if isinstance(value, list)}
-        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), fixed, lists)
+        listed = known if isinstance(known, Mapping) else {}
+        values["matrix"] = _set_by_hand(_with_files(values["matrix"], folder), fixed, lists, listed)
     found = list(expand(values, where, known if isinstance(known, Mapping) else {}))
     for cell, (key, value) in itertools.product(found, changes.items()):
         place(cell, key, copy.deepcopy(value), Where(f'override "{key}"'))
@@ -157,16 +158,23 @@ def _of_file(path: Path) -> Values:
     return dict(values)
 
 
-def _set_by_hand(matrix: Mapping[str, Any], fixed: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> Values:
+def _set_by_hand(
+    matrix: Mapping[str, Any], fixed: Mapping[str, Any], lists: Mapping[str, list[Any]], listed: Mapping[str, Any]
+) -> Values:
     """Return the matrix as overrides leave it: without entries of `include` about values that they leave out.
+
+    A name for which the file's own list has nothing but entries with settings stands for these.
 
     Args:
         fixed: overrides such as `strategy=lander`. Lists below them (`strategy.radius`) belong to other values.
         lists: overrides such as `matrix.strategy=[lander, mfcl]`, in place already.
+        listed: the matrix of the file.
     """
     below = tuple(f"{key}." for key in fixed)
     matrix = {key: value for key, value in matrix.items() if not key.startswith(below)}
-    matrix |= {key: [value] for key, value in fixed.items()}
+    for key, values in {**{key: [value] for key, value in fixed.items()}, **lists}.items():
+        if key not in LISTS:
+            matrix[key] = [choice for value in values for choice in _as_listed(value, listed.get(key))]
     chosen = {key: matrix[key] for key in (*fixed, *lists) if key in matrix}
     if "include" in lists or not isinstance(matrix.get("include"), list):
         return matrix
@@ -177,6 +185,13 @@ def _set_by_hand(matrix: Mapping[str, Any], fixed: Mapping[str, Any], lists: Map
         or all(any(matches(entry[key], value) for value in chosen[key]) for key in entry.keys() & chosen.keys())
     ]
     return {**matrix, "include": kept}
+
+
+def _as_listed(value: Any, listed: Any) -> list[Any]:
+    """Return the entries of a list of the file that have settings of this name; the value itself if there are none."""
+    if not isinstance(value, str) or not isinstance(listed, list) or value in listed:
+        return [value]
+    return [choice for choice in listed if isinstance(choice, Mapping) and list(choice) == [value]] or [value]
 
 
 def place(values: Values, path: str, value: Any, where: Where) -> None:

@@ -215,6 +215,18 @@ def test_a_method_that_is_asked_for_alone_keeps_the_settings_of_its_file(tmp_pat
     assert found["strategy"] == {"lander": {"lam": 3}}
 
 
+@pytest.mark.parametrize("override", ["strategy=lander", "matrix.strategy=[lander]"])
+def test_a_method_that_is_asked_for_alone_keeps_the_settings_it_has_in_the_list(tmp_path: Path, override: str) -> None:
+    listed: list[object] = ["finetune", {"lander": {"lam": 2}}, {"lander": {"lam": 3, "forwards": "one"}}]
+    source = write_experiment(tmp_path, matrix={"strategy": listed})
+    assert [cell["strategy"] for cell in cells(source, [override])] == listed[1:]
+    assert [cell["strategy"]["lander"]["lam"] for cell in cells(source, [override, "strategy.lam=9"])] == [9, 9]
+    plain = write_experiment(tmp_path, matrix={"strategy": ["lander", *listed[1:]]})
+    assert [cell["strategy"] for cell in cells(plain, [override])] == ["lander"]
+    (other,) = cells(source, [override.replace("lander", "{lander: {lam: 4}}")])
+    assert other["strategy"] == {"lander": {"lam": 4}}
+
+
 def test_a_list_set_by_hand_leaves_the_lists_below_it(tmp_path: Path) -> None:
     source = write_experiment(
         tmp_path, matrix={"strategy": ["lander", "target"], "strategy.synthesizer": ["nayer", "fast"]}
