@@ -156,7 +156,7 @@ class Moored(LANDER):
         sums: Tensors = {}
         for batch in client.shard.batches(BATCH, augment=False, shuffle=False, drop_single=False):
             h, labels = lifted(client.net, batch.x), batch.y - client.task.classes.start
-            part = {**vars(Moments.of(h, labels, len(client.task.classes)))}
+            part = dict(vars(Moments.of(h, labels, len(client.task.classes))))
             if self.readout == "moved" and self.along != "samples" and not client.task.first:
                 t = lifted(client.frozen("teacher"), batch.x)  # (B, M)
                 part |= {"before": t.T @ t, "turn": t.T @ h}
@@ -224,12 +224,8 @@ class Moored(LANDER):
             each: number of images that a class is to weigh.
         """
         pool, old = cast(Tensors, server.shared["synthetic"]), server.task.num_old
-        x, labels = server.inputs(pool), pool["y"]
-        parts = [
-            Moments.of(lifted(server.net, x[rows]), labels[rows], old) for rows in torch.arange(len(x)).split(BATCH)
-        ]
-        total = sum(parts[1:], parts[0])
-        share = each * old / len(x)
+        total = Moments.of(lifted(server.net, server.inputs(pool)), pool["y"], old)
+        share = each * old / len(pool["y"])
         return Moments(share * total.gram, share * total.cross)
 
     def moved(self, server: Server, moments: Moments, sums: Tensors) -> Moments:
@@ -271,11 +267,9 @@ def blended(now: Tensor, before: Tensor, share: float) -> Tensor:
     """Return (1 - share) now + share before; rows that `before` has not, and whole numbers, are those of `now`."""
     if not now.is_floating_point():
         return now
-    result = now.clone()
-    result[: len(before)] = (
-        torch.lerp(now[: len(before)], before, share) if now.ndim else torch.lerp(now, before, share)
-    )
-    return result
+    if now.shape == before.shape:
+        return torch.lerp(now, before, share)
+    return torch.cat([torch.lerp(now[: len(before)], before, share), now[len(before) :]])
 
 
 @torch.no_grad()

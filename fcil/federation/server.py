@@ -19,7 +19,6 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fcil.averaging import Weighting
-from fcil.data import Dataset
 from fcil.federation.checkpoint import Checkpoints, Position
 from fcil.federation.client import AFTER_TASK, SHAPELETS
 from fcil.federation.codec import to_arrays
@@ -50,7 +49,6 @@ from fcil.shapelets import Shapelets
 from fcil.shapelets.banks import gather, received, shares
 from fcil.strategy import Strategy
 from fcil.synthesis import Bound, Synthesizer
-from fcil.synthesis.common.pool import inputs_of
 from fcil.types import Task, Tensors, Update
 
 
@@ -61,7 +59,6 @@ class Services(ServerServices):
     averager: Averager
     syntheses: Syntheses
     observer: Observer
-    dataset: Dataset
 
     def average(self, server: Server, updates: Iterable[Update], weighting: Weighting) -> Update:
         return self.averager.average(server, updates, weighting)
@@ -77,7 +74,7 @@ class Services(ServerServices):
         return self.syntheses.run(server, synthesizer, labels, bound, teacher)
 
     def inputs(self, server: Server, pool: Tensors) -> Tensor:
-        return inputs_of(pool, self.dataset.mean, self.dataset.std)
+        return self.syntheses.inputs(pool)
 
     def show(self, server: Server, pool: Tensors) -> None:
         self.observer.synthesis_done(server.task.number, pool)
@@ -136,9 +133,7 @@ class Loop:
 
     def _resume_or_start(self) -> tuple[Server, Position]:
         plan, tasks = self.plan, self.context.tasks
-        server = self.context.first_server(
-            Services(self._averager, self._syntheses, self.observer, self.context.scenario.dataset)
-        )
+        server = self.context.first_server(Services(self._averager, self._syntheses, self.observer))
         position, damaged = self.checkpoints.restore(server, self.grid, tasks)
         self.phases.update(position.phases)
         self.shared.received = {int(client): hashes for client, hashes in position.received.items()}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from fcil.federation.checkpoint import Checkpoints, SavedChains
 from fcil.federation.context import RunContext
 from fcil.federation.executor import Executor
@@ -18,6 +20,7 @@ from fcil.rng import Key
 from fcil.roles import Server, Teacher
 from fcil.synthesis import Bound, Synthesizer
 from fcil.synthesis.common.base import merge
+from fcil.synthesis.common.pool import inputs_of
 from fcil.types import State, Tensors
 
 
@@ -49,6 +52,11 @@ class Syntheses:
         """Samples, classes and episodes of each pool that was made since this was asked last, for a record."""
         made, self._made = self._made, []
         return {"synthesis": made} if made else {}
+
+    def inputs(self, pool: Tensors) -> Tensor:
+        """Samples of a pool as nets take them."""
+        dataset = self.context.scenario.dataset
+        return inputs_of(pool, dataset.mean, dataset.std)
 
     def run(
         self,
