@@ -374,7 +374,7 @@ def test_names_and_files_are_completed(tmp_path: Path, monkeypatch: pytest.Monke
     Path("strategies").mkdir()
     Path("strategies/mine.py").touch()
     assert [kind for kind, _ in complete_kind("s")] == ["strategies", "synthesizers"]
-    assert list(complete_strategy("m")) == ["mfcl", "mine"]
+    assert list(complete_strategy("m")) == ["mfcl", "mine", "moored"]
     assert list(complete_experiment("")) == ["c.yaml", "experiments/a.yaml", "experiments/b.yml"]
     assert list(complete_experiment("experiments/b")) == ["experiments/b.yml"]
     code = "import sys\nfrom fcil.__main__ import main\nsys.argv = ['fcil']\nmain()"

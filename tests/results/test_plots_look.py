@@ -127,10 +127,10 @@ def test_a_strategy_is_drawn_alike_whoever_is_drawn_beside_it(tmp_path: Path, na
 
 def test_strategies_of_the_house_differ_and_floor_and_ceiling_keep_their_colours() -> None:
     names = [Name(name, "0" * 8, name) for name in HOUSE]
-    assert len(HOUSE) == 16
+    assert len(HOUSE) == 17
     with look():
         drawn = [line_style(place) for place in places(names)]
-    assert len({(str(style["color"]), str(style["linestyle"])) for style in drawn}) == 16
+    assert len({(str(style["color"]), str(style["linestyle"])) for style in drawn}) == 17
     own = {style["color"] for name, style in zip(HOUSE, drawn, strict=True) if name in ("finetune", "joint")}
     assert own.isdisjoint(s["color"] for n, s in zip(HOUSE, drawn, strict=True) if n not in ("finetune", "joint"))
     shipped = {path.stem for path in (Path(__file__).parents[2] / "strategies").glob("[!_]*.py")}
