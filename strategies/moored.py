@@ -49,7 +49,7 @@ from fcil.nets import Forwards, Net, outputs_of
 from fcil.nets.ridge import Moments, never
 from fcil.synthesis import Bound
 from fcil.types import Tensors
-from strategies.lander import LANDER
+from strategies.lander import LANDER, SIDES
 
 BATCH = 256
 """Samples whose features are computed at once."""
@@ -105,6 +105,9 @@ class Moored(LANDER):
                 raise ValueError(f"{name}: {getattr(self, name)} is read only where {where}; leave it out")
         if self.regresses and self.blend:
             raise ValueError(f"blend: {self.blend} changes the net whose features readout: {self.readout} has read")
+        select = self.select or SIDES["select"][self.fidelity == "reference"]  # `settled` would come here again
+        if self.regresses and select == "lowest-loss":
+            raise ValueError(f"select: lowest-loss goes back to another net than readout: {self.readout} has read")
 
     @property
     def regresses(self) -> bool:

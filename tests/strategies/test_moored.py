@@ -246,6 +246,8 @@ def test_new_rows_are_brought_to_the_length_of_old_ones():
         ),
         ({"along": "images", "readout": "moments"}, "along: images is read only where readout is moved; leave it out"),
         ({"warmth": 0.2, "contrast": 0}, "warmth: 0.2 is read only where contrast is above 0; leave it out"),
+        ({"select": "lowest-loss"}, "select: lowest-loss goes back to another net than readout: moved has read"),
+        ({"fidelity": "reference", "readout": "samples"}, "select: lowest-loss goes back to another net"),
         ({"blend": 0.2, "readout": "moments"}, "blend: 0.2 changes the net whose features readout: moments has read"),
     ],
 )
