@@ -17,7 +17,7 @@ from fcil.losses import record_statistics, statistics_distance
 from fcil.nets import BACKBONES, Net, NetSettings, build_net, check_batch, normalises_one, num_parameters
 from fcil.nets.backbone import Norm
 from fcil.nets.norms import has_variance, population_statistics
-from fcil.nets.series import BatchNorm1d, Conv1d, ShapeFormer, layers
+from fcil.nets.series import BatchNorm1d, Conv1d, ShapeFormer, layers, long_kernels
 from fcil.nets.series.layers import Dropping, GroupNorm1d
 from fcil.shapelets import Discovery, discover
 from fcil.synthesis.common.student import untrained_copy
@@ -178,6 +178,36 @@ def test_batch_norm_is_pytorchs_without_padding_and_over_real_steps_with_it():
     assert torch.allclose(ours.running_mean, plain.running_mean, atol=1e-6)
     assert torch.allclose(ours.running_var, plain.running_var, atol=1e-6)
     assert int(ours.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("kernel", [16, 17, 40])
+def test_a_long_kernel_has_pytorchs_values_and_gradients_once_twice_and_vectorised(kernel):
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 3, 50, generator=stream, requires_grad=True)
+    weight = torch.randn(2, 4, 3, kernel, generator=stream, requires_grad=True)
+
+    def gradients(convolve) -> list[Tensor]:
+        def loss(x: Tensor, weight: Tensor) -> Tensor:
+            return convolve(x, weight).square().sum()
+
+        first = torch.autograd.grad(loss(x[0], weight[0]), (x, weight), create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), (x, weight))
+        each = torch.func.vmap(torch.func.grad(loss, (0, 1)))(x.detach(), weight.detach())
+        return [convolve(x[0], weight[0]), *first, *second, *each]
+
+    for ours, theirs in zip(gradients(long_kernels.convolve), gradients(torch.conv1d), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.detach().abs().max()))
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_long_kernel_on_a_cpu_takes_the_faster_gradients_unless_in_bf16(taken, monkeypatch):
+    convolve, calls = long_kernels.convolve, []
+    monkeypatch.setattr(long_kernels, "convolve", lambda *both: calls.append(1) or convolve(*both))
+    layer, x = Conv1d(3, 4, 16, bias=False), torch.randn(2, 3, 50)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not taken):
+        layer(x).float().sum().backward()
+    assert bool(calls) == taken
+    assert layer.weight.grad is not None
 
 
 @pytest.mark.parametrize("padded", [0, 4])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fcil.nets.backbone import Norm
 from fcil.nets.norms import groups_of
+from fcil.nets.series import long_kernels
 from fcil.nets.series.padding import split_padding
 from fcil.rng import draws, sent
 
@@ -59,6 +60,8 @@ class Conv1d(nn.Conv1d):
     def forward(self, x: Tensor, mask: Mask = None) -> Tensor:
         (kernel,) = self.kernel_size
         x = real(x, mask)
+        if self.bias is None and long_kernels.worthwhile(x, kernel):
+            return long_kernels.convolve(F.pad(x, ((kernel - 1) // 2, kernel // 2)), self.weight)
         return super().forward(x if kernel % 2 else F.pad(x, (kernel // 2 - 1, kernel // 2)))
 
 
