@@ -15,13 +15,14 @@ from fcil.data.domains.made import made
 from fcil.data.domains.samples import SampleDomains, grouped
 from fcil.data.files.archives import Archive
 from fcil.data.files.decode import Progress
-from fcil.data.images import Images, MemoryImages
+from fcil.data.images import Images, MemoryImages, originals
 from fcil.data.partition import a_few, hold_out
 from fcil.data.preparation import AugmentSettings
 from fcil.data.series.clean import channel_scale
 from fcil.data.settings import DataSettings
 from fcil.data.sources import Splits, read, read_tests
 from fcil.data.splits import fingerprint
+from fcil.errors import ConfigError
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
 
@@ -114,20 +115,26 @@ def load_dataset(
 
     Raises:
         DataError: files are missing or damaged; one line names the file and the remedy.
-        ConfigError: an augmentation does not fit the images.
+        ConfigError: an augmentation does not fit the images, or copies are to be dropped and cannot be.
     """
     info = settings.info
-    found = read_tests(info, settings, progress) if tests_alone else read(info, settings, progress, look=look)
+    fresh = settings.test_copies == "drop"
+    alone = tests_alone and not fresh
+    found = read_tests(info, settings, progress) if alone else read(info, settings, progress, look=look)
     train, test = found.train, found.test
     natural = settings.partition.natural
     clients: tuple[str, ...] = ()
-    if natural is not None and not tests_alone:
+    if natural is not None and not alone:
         clients = natural.names(found.files, [found.folders[label] for label in train.y.tolist()])
     domains = found.domains
     if settings.validation:
         kept, held = hold_out(_drawn_from(train, domains, found), settings.validation, "validation")
         train, test, clients = train.subset(kept), train.subset(held, train=False), _chosen(clients, kept)
         domains = domains and domains._replace(train=domains.train[kept], test=domains.train[held])
+    if fresh:
+        unseen = _unseen(train, test, found)
+        test = test.subset(unseen, train=False)
+        domains = domains and domains._replace(test=domains.test[unseen])
     if settings.per_class is not None:
         few = a_few(_drawn_from(train, domains, found), settings.per_class)
         train, clients = train.subset(few), _chosen(clients, few)
@@ -140,6 +147,21 @@ def load_dataset(
     pending = info.kind == "series" and (settings.normalise or info.normalise) == "training"
     about = found.class_names, found.mean, found.std, augment, found.folders, found.source, pending
     return Dataset(info.name, train, test, *about, clients=clients, domains=domains)
+
+
+def _unseen(train: Images, test: Images, found: Splits) -> torch.Tensor:
+    """Return the rows of test samples that are no training sample (N,).
+
+    Raises:
+        ConfigError: samples stay files, or a class would be left without test samples.
+    """
+    if not (train.in_memory and test.in_memory):
+        raise ConfigError("test_copies: drop applies to samples held in memory; these images stay files until needed")
+    rows = (originals(train, test) < 0).nonzero()[:, 0]
+    for label in sorted(set(test.y.tolist()) - set(test.y[rows].tolist()))[:1]:
+        name = found.class_names[label]
+        raise ConfigError(f'test_copies: drop leaves no test sample of class "{name}"; all equal a training sample')
+    return rows
 
 
 def _drawn_from(train: Images, domains: SampleDomains | None, found: Splits) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -54,6 +55,27 @@ class Images(ABC):
     def to(self, device: torch.device | str) -> Images:
         """Return the same samples on a device, if they are kept in memory."""
         return self
+
+
+def originals(train: Images, test: Images) -> Tensor:
+    """Return the row of a training sample that equals each test sample, -1 where none does: (N,) int64.
+
+    Of several it is the first of the same class, or else the first. Both are in memory. Samples are equal if all their
+    values are, missing ones and padding too.
+    """
+    first: dict[bytes, int] = {}
+    same: dict[tuple[bytes, int], int] = {}
+    for row, (digest, label) in enumerate(zip(_digests(train), train.y.tolist(), strict=True)):
+        first.setdefault(digest, row)
+        same.setdefault((digest, label), row)
+    found = zip(_digests(test), test.y.tolist(), strict=True)
+    return torch.tensor([same.get(one, first.get(one[0], -1)) for one in found], dtype=torch.int64)
+
+
+def _digests(images: Images) -> Iterator[bytes]:
+    for part in torch.split(torch.arange(len(images)), 1024):
+        for sample in images.take(part).cpu().numpy():
+            yield blake2b(np.ascontiguousarray(sample).data, digest_size=16).digest()
 
 
 class MemoryImages(Images):

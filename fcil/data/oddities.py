@@ -1,4 +1,4 @@
-"""Oddities of a readable data set: samples of one value or all alike, folders that hold no image."""
+"""Oddities of a readable data set: samples of one value or all alike, test samples in training, empty folders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from fcil.data.catalog import archived_sets
 from fcil.data.datasets import Dataset
 from fcil.data.files.archives import SPLITS, Archive
 from fcil.data.files.layouts import IMAGE_SUFFIXES, plain
-from fcil.data.images import Images
+from fcil.data.images import Images, originals
 
 SHOWN = 3
 """Names in a line; the others are counted."""
 MOST_FILES, MOST_CLASSES = 64, 100
 """Images of a class, and classes, that are inspected where each image has to be decoded for it."""
 CHUNK = 64
+SHARE_OF_COPIES = 0.01
+"""Least share of test samples that equal a training sample that is told."""
+MOST_COMPARED = 100_000
+"""Samples beyond which test and training samples are not compared unasked."""
 GROUPED = 4
 """Mean number of neighbouring rows of one class from which rows could be exchanged unnoticed."""
 UNREAD_SUFFIXES = frozenset(
@@ -35,11 +39,29 @@ def oddities(dataset: Dataset) -> list[str]:
         DataError: an image that stays a file until it is needed cannot be read.
     """
     lines = [line for split in ("training", "test") for line in _alike(dataset, split)]
+    lines += _copies(dataset)
     if len(dataset.class_names) == 1:
         lines.append(f'"{dataset.class_names[0]}" is the only class; every net is right on all of it')
     if len(archived_sets(dataset.name)) > 1:
         lines += _unproven(dataset)
     return lines if dataset.source is None else [*lines, *folder_oddities(dataset.source)]
+
+
+def _copies(dataset: Dataset) -> Iterator[str]:
+    """Yield a line if many test samples are training samples."""
+    train, test = dataset.train, dataset.test
+    if not (train.in_memory and test.in_memory) or len(train) + len(test) > MOST_COMPARED:
+        return
+    first = originals(train, test)
+    rows = (first >= 0).nonzero()[:, 0]
+    if len(rows) < SHARE_OF_COPIES * len(test):
+        return
+    other = int((train.y[first[rows]] != test.y[rows]).sum())
+    yield (
+        f"{len(rows):,} of {len(test):,} test {dataset.kind} ({len(rows) / len(test):.0%}) are training {dataset.kind} "
+        f"too{f', {other:,} of them with another label' * bool(other)}; what keeps training {dataset.kind} scores on "
+        "them (data.test_copies: drop leaves them out)"
+    )
 
 
 def _unproven(dataset: Dataset) -> Iterator[str]:

@@ -33,7 +33,7 @@ HELD = ("tasks", "base", "increment", "order", "partition", "remainder", "classe
 """Settings that a split file replaces."""
 ADDED = (
     *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer", "normalise"),
-    *("scenario", "domains"),
+    *("scenario", "domains", "test_copies"),
 )
 """Settings that are not written at their defaults, which are the behaviour before these settings existed."""
 SHARED = ("image_folder", "imagenet_r")
@@ -219,6 +219,8 @@ class DataSettings:
     test_share: TestShare | None = None
     """Share of every class's images used for testing, for an image folder without a test split, whose classes may also
     lie at its top: 0.2, or `{share: 0.2, seed: 1}` for other images; null: there is a test split."""
+    test_copies: Literal["keep", "drop"] = "keep"
+    """Test samples that equal a training sample, value by value: `keep`, as is usual, or `drop` them."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
     images, so that hyper-parameters can be chosen without looking at the test set."""

@@ -22,7 +22,7 @@ from fcil.store.nets import NetFacts
 
 READ = ("data", "resources")
 """Sections of a run's settings that an evaluation reads."""
-OF_TRAINING = ("validation", "per_class", "test_share")
+OF_TRAINING = ("validation", "per_class", "test_share", "test_copies")
 """Keys of `data` that are about the run's own samples."""
 
 

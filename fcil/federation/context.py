@@ -161,7 +161,7 @@ class Datasets:
 
     def _load(self, data: DataSettings, progress: Progress | None) -> Loaded:
         prepared = data.partition.natural, data.test_share, data.transparency, data.orientation, data.augment
-        of_series = data.missing, data.longer, data.normalise
+        of_series = data.missing, data.longer, data.normalise, data.test_copies
         chosen = data.dataset, data.own, data.root, data.resize, data.validation, data.per_class
         key = (*chosen, *prepared, *of_series, data.scenario, data.domains)
         if self._loaded is None or key != self._key:

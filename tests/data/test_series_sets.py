@@ -23,10 +23,13 @@ from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, dump, parse
 from fcil.config.effect import effective
 from fcil.data import DATASETS, Augment, Dataset, DataSettings, Scenario, dataset_info, load_dataset
+from fcil.data.images import MemoryImages
+from fcil.data.oddities import oddities
 from fcil.data.series import generated
 from fcil.data.series.packages import SHIPPED, names
 from fcil.data.splits import fingerprint
 from fcil.errors import ConfigError, DataError
+from fcil.evaluation import evaluate
 from fcil.methods import listing
 from fcil.rng import generator
 
@@ -308,6 +311,73 @@ def test_rows_of_real_sets_are_other_recordings(tmp_path: Path, monkeypatch: pyt
     ):
         with pytest.raises(DataError, match=what):
             load_dataset(DataSettings(dataset=f"ucr:{sets}", tasks=2, longer="pad"))
+
+
+# Test samples that are training samples ------------------------------------------------------------
+
+
+def copied(folder: Path) -> Path:
+    """Write a set of four test series a class: of Walk one is a training series, of Run two are, one of them of Sit."""
+    train, test = waves(12, CLASSES), list(waves(4, CLASSES, seed=1))
+    series = {label: [channels for channels, named in train if named == label] for label in CLASSES}
+    test[0] = (series["Walk"][3], "Walk")
+    test[4], test[5] = (series["Run"][0], "Run"), (series["Sit"][0], "Run")
+    return write_ts(folder, train, test, "Waves")
+
+
+def test_test_series_that_are_training_series_are_told_and_left_out_if_asked(tmp_path: Path) -> None:
+    root = copied(tmp_path)
+    (line,) = oddities(opened(root))
+    assert line == (
+        "3 of 16 test series (19%) are training series too, 1 of them with another label; what keeps training series "
+        "scores on them (data.test_copies: drop leaves them out)"
+    )
+    dataset = opened(root, test_copies="drop")
+    assert oddities(dataset) == []
+    names = [dataset.class_names[label] for label in dataset.test.y.tolist()]
+    assert {name: names.count(name) for name in CLASSES} == {"Walk": 3, "Run": 2, "Sit": 4, "sit": 4}
+    left = [row for row in range(16) if row not in (0, 4, 5)]
+    assert torch.equal(values(dataset, "test"), values(opened(root), "test")[left])
+    assert torch.equal(values(dataset), values(opened(root)))
+
+
+def test_held_out_series_that_are_training_series_are_left_out_too(tmp_path: Path) -> None:
+    first = waves(12, CLASSES)
+    train = [*first, *(row for number, row in enumerate(first) if number % 12 < 4)]
+    root = write_ts(tmp_path, train, waves(4, CLASSES, seed=1), "Waves")
+    held = opened(root, validation=0.25)
+    assert len(held.test) == 16
+    fresh = opened(root, validation=0.25, test_copies="drop")
+    twin = [bool((values(held) == sample).all(dim=(1, 2)).any()) for sample in values(held, "test")]
+    assert 0 < len(fresh.test) == twin.count(False) < 16
+
+
+def test_a_class_without_test_series_of_its_own_is_refused(tmp_path: Path) -> None:
+    train, test = waves(12, CLASSES), waves(4, CLASSES, seed=1)
+    test = [next(row for row in train if row[1] == "sit") if row[1] == "sit" else row for row in test]
+    root = write_ts(tmp_path, train, test, "Waves")
+    with pytest.raises(ConfigError, match='test_copies: drop leaves no test sample of class "sit"'):
+        opened(root, test_copies="drop")
+
+
+def test_copies_among_images_that_stay_files_are_not_sought(tmp_path: Path) -> None:
+    dataset = load_dataset(DataSettings(dataset="digits", tasks=5))
+    lazy = replace(dataset, train=_Files(values(dataset), dataset.train.y))
+    assert oddities(lazy) == []
+    found = load_dataset(DataSettings(dataset="digits", tasks=5, test_copies="drop"))
+    assert len(found.test) <= len(dataset.test)
+
+
+class _Files(MemoryImages):
+    in_memory = False
+
+
+def test_a_kept_net_is_evaluated_without_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = experiment(tmp_path, copied(tmp_path), resources={"keep": "tasks"})
+    (run,) = play(Path(source), out=tmp_path / "runs")
+    with_and_without = evaluate(run.path), evaluate(run.path, "data.test_copies=drop")
+    assert [next(g.examples for g in found.groups if g.group == "all") for found in with_and_without] == [16, 13]
 
 
 # Runs ---------------------------------------------------------------------------------------------

@@ -236,6 +236,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "order": 3,
         "partition": {"shards": 2},
         "validation": 0.1,
+        "test_copies": "drop",
         "augment": False,
     },
     "net": {"name": "resnet20", "stem": "imagenet", "width": 8, "pretrained": "w.safetensors", "frozen": True},
