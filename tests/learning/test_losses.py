@@ -14,6 +14,7 @@ from fcil.losses import (
     cross_entropy_with,
     kl_divergence,
     masked_adversarial,
+    moments,
     new_class_cross_entropy,
     record_statistics,
     soft_cross_entropy,
@@ -170,6 +171,27 @@ def test_flat_features_and_half_precision_have_statistics_too():
     with record_statistics(layer) as stats:
         layer.bfloat16()(x.bfloat16())
     assert stats["running_mean"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 7), (3, 4, 5, 5)])
+def test_moments_are_pytorchs_with_their_gradients_once_twice_and_vectorised(shape):
+    x = 3 + torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).double()
+
+    def reference(x: Tensor) -> tuple[Tensor, Tensor]:
+        var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+        return mean, var
+
+    def found(of) -> list[Tensor]:
+        def loss(x: Tensor) -> Tensor:
+            mean, var = of(x)
+            return (mean.exp() * var.sqrt()).sum()
+
+        one = x[0].clone().requires_grad_()
+        (first,) = torch.autograd.grad(loss(one), one, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(3).sum(), one)
+        return [*of(one), first, second, torch.func.vmap(torch.func.grad(loss))(x)]
+
+    torch.testing.assert_close(found(moments), found(reference))
 
 
 def test_a_net_without_batchnorm_is_an_error_not_a_zero():
