@@ -39,7 +39,8 @@ def oddities(dataset: Dataset) -> list[str]:
         DataError: an image that stays a file until it is needed cannot be read.
     """
     lines = [line for split in ("training", "test") for line in _alike(dataset, split)]
-    lines += _copies(dataset)
+    if not lines:
+        lines += _copies(dataset)
     if len(dataset.class_names) == 1:
         lines.append(f'"{dataset.class_names[0]}" is the only class; every net is right on all of it')
     if len(archived_sets(dataset.name)) > 1:

@@ -1,10 +1,11 @@
-"""Pools of synthetic samples in a run folder: how many samples there are, and how many of them are no copies."""
+"""Pools of synthetic samples in a run folder: samples, how many of them are no copies, and of how many classes."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
@@ -22,11 +23,12 @@ def distinct_samples(x: npt.NDArray[Any]) -> int | None:
 
 
 def pool_sizes(folder: RunFolder) -> list[dict[str, int | None]]:
-    """Sizes of each task's pool: `task`, `samples`, and `distinct`, the samples that are no copies of others."""
+    """Sizes of each task's pool: `task`, `samples`, those that are no copies (`distinct`), and their `classes`."""
     sizes: list[dict[str, int | None]] = []
     for path in folder.synthetic.glob("task*.safetensors"):
         task = path.stem.removeprefix("task")
         if task.isdigit():  # and not samples of a round, which are there to be looked at
-            x = load_file(path)["x"]
-            sizes.append({"task": int(task), "samples": len(x), "distinct": distinct_samples(x)})
+            pool = load_file(path)
+            x, classes = pool["x"], len(np.unique(pool["y"]))
+            sizes.append({"task": int(task), "samples": len(x), "distinct": distinct_samples(x), "classes": classes})
     return sorted(sizes, key=lambda size: size["task"] or 0)

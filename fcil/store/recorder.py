@@ -93,7 +93,8 @@ class RunRecorder(Observer):
         self._write_samples(f"task{task}", samples)
         made, distinct = len(samples["y"]), distinct_samples(samples["x"].cpu().numpy())
         copies = "" if distinct is None else f", {distinct} of them distinct"
-        self._log(f"[TASK {task}/{self._tasks}] {made} synthetic samples{copies}")
+        classes = len(set(samples["y"].tolist()))
+        self._log(f"[TASK {task}/{self._tasks}] {made} synthetic samples{copies}, of {classes} classes")
 
     def synthesis_seen(self, task: int, round: int, samples: Tensors) -> None:
         """Write `synthetic/task<k>-round<r>.safetensors`."""

@@ -25,7 +25,7 @@ def test_copies_count_once() -> None:
 def test_the_summary_and_the_log_tell_of_each_pool(tmp_path: Path) -> None:
     """The samples of these runs are all alike: eight, of which one is no copy."""
     folder = make_run(tmp_path, "lander")
-    sizes = [{"task": task, "samples": 8, "distinct": 1} for task in (1, 2, 3)]
+    sizes = [{"task": task, "samples": 8, "distinct": 1, "classes": 2 * task} for task in (1, 2, 3)]
     assert json.loads(folder.summary.read_text())["synthetic"] == sizes == pool_sizes(folder)
-    assert "8 synthetic samples, 1 of them distinct" in folder.log.read_text()
+    assert "8 synthetic samples, 1 of them distinct, of 2 classes" in folder.log.read_text()
     assert "synthetic" not in json.loads(make_run(tmp_path, "finetune").summary.read_text())

@@ -88,6 +88,10 @@ def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, An
         lines.append("clients kept no exemplar of earlier tasks")
     if "synthesizer" in options and not any(found.get("samples") or ()):
         lines.append("the synthesizer made no sample")
+    if any(absent := found.get("absent") or ()):
+        most = max(absent)
+        task, are = absent.index(most) + 1, f"{most} of the classes" if most > 1 else "one of the classes"
+        lines.append(f"the synthetic samples of task {task} have none of {are} met until then")
     if "samples" in declared.uses and not found["drawn"]:
         lines.append("clients drew nothing from what the server shares")
     last = records[-1]["task"]
