@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -109,6 +110,16 @@ def nearest(word: object, known: Iterable[object]) -> str:
     """Return ` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
     found = guess(word, known)
     return f' Did you mean "{found}"?' if found is not None else ""
+
+
+def nearest_file(path: Path, pattern: str) -> str:
+    """Return ` Did you mean "x"?` for the file beside `path`, of those of the pattern, with the closest name.
+
+    The ending is left out of account: it would make any two files alike.
+    """
+    there = {found.stem: found.name for found in sorted(path.parent.glob(pattern))}
+    found = guess(path.stem, there)
+    return f' Did you mean "{there[found]}"?' if found is not None else ""
 
 
 def collect(build: Callable[[T], U], items: Iterable[T]) -> tuple[list[U], list[ConfigError]]:

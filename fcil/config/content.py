@@ -15,7 +15,7 @@ from typing import Any
 
 from fcil.config.json_schema import Schema, Schemas
 from fcil.config.schema import Where, parse_fields
-from fcil.errors import ConfigError, nearest
+from fcil.errors import ConfigError, nearest_file
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class HashedFile:
         """
         found, path = _sha256_of(self.file), Path(self.file)
         if found is None:
-            near = nearest(path.name, [p.name for p in path.parent.glob(f"*{path.suffix}")])
+            near = nearest_file(path, f"*{path.suffix}")
             raise ConfigError(f"{self.file}: there is no such file.{near}")
         if self.sha256 not in ("", found):
             raise ConfigError(

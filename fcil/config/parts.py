@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from fcil.config.schema import Where, parse_fields, settable
 from fcil.config.yaml import MAX_BYTES
-from fcil.errors import ConfigError, described, nearest
+from fcil.errors import ConfigError, described, nearest_file
 from fcil.io.bounded import read_text
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def existing(name: str, kind: str, where: Where) -> Path:
         ConfigError: there is no such file.
     """
     if not os.path.isfile(name):
-        near = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*.py")])
+        near = nearest_file(Path(name), "*.py")
         raise where.error(f'no {kind} file "{name}".{near}')
     return Path(name)
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from fcil.errors import ConfigError, nearest
+from fcil.errors import ConfigError, nearest_file
 from fcil.io.bounded import read_text
 
 MAX_BYTES = 2**20
@@ -196,7 +196,7 @@ def load_yaml(path: Path) -> Any:
         ConfigError: the file is missing, unreadable, too large or no YAML.
     """
     if not os.path.lexists(path):
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        near = nearest_file(path, "*.y*ml")
         raise ConfigError(f"{path}: no such file.{near}")
     return parse_yaml(read_text(path, MAX_BYTES, ConfigError), str(path))
 

@@ -235,6 +235,8 @@ def test_a_file_is_listed_by_its_path(command: Command) -> None:
     assert [option["option"] for option in row["options"]] == ["weighting"]
     code, out, err = command("list", "strategies", "./mime.py")
     assert (code, out, err) == (2, "", 'list: no strategy file "./mime.py". Did you mean "mine.py"?\n')
+    code, out, err = command("list", "strategies", "./dusk.py")  # as like it as any file of Python, by its ending
+    assert (code, out, err) == (2, "", 'list: no strategy file "./dusk.py".\n')
 
 
 def test_bytes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
