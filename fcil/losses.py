@@ -201,8 +201,7 @@ class _Moments(torch.autograd.Function):
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         axes = [0, *range(2, x.dim())]
         mean = x.mean(axes)
-        spread = torch.linalg.vector_norm(x - _beside(mean, x), dim=axes)
-        return mean, spread.square() * (x.shape[1] / x.numel())
+        return mean, (x - _beside(mean, x)).square_().mean(axes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:

@@ -24,7 +24,8 @@ held-out images is in `results/README.md`:
 
     moments:  G += sum_k sum_i h_i h_i^T,  P += sum_k sum_i h_i y_i^T,   h = [f, 1], i of client k's images
     moved:    G <- A^T G A,  P <- A^T P  before,   A = argmin mean_j |A^T t_j - h_j|^2, t_j the same as h_j of T
-    samples:  G, P of this task alone, plus those of the images that T was inverted into, each class at the same weight
+    samples:  G, P of this task alone, plus those of the images that T was inverted into, all at one weight, with which
+              the old classes together count as many images as as many classes of this task
 
 For the ridge regressions a client sends, once a task, second moments of the features of its images, and per class
 their sum: a class with one image there is that image's feature, from which it may be guessed. Else only nets leave it.
@@ -90,6 +91,7 @@ class Moored(LANDER):
     )
     memo_lasts: ClassVar[Literal["task", "run"]] = "run"
     loss_terms = ("ce", "bound", "kd", "head")
+    uses = LANDER.uses | {"sums"}
     broadcasts = ("anchors", "synthetic", "teacher", "weight", "offset")
 
     def __post_init__(self) -> None:

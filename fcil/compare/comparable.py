@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fcil.compare.bounds import BOUNDS
-from fcil.config.effect import DETAIL
+from fcil.config.effect import DETAIL, UNWRITTEN
 from fcil.config.kinds import kind_of
 from fcil.errors import printable
 from fcil.store.declared import read_declared, used_anchors
@@ -31,6 +31,9 @@ def confounders(group: Group) -> dict[str, str]:
 def differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     """Return for each group its differences from most of the groups: `federation.rounds 10 (others 20)`."""
     under = [confounders(group) for group in groups]
+    for key in dict.fromkeys(key for one in under for key in one if key.startswith(UNWRITTEN)):
+        for one in under:
+            one.setdefault(key, "left out")
     usual: dict[str, str] = {}
     for key in dict.fromkeys(key for one in under for key in one):
         counts = Counter(one[key] for one in under if key in one)

@@ -22,6 +22,15 @@ NAMES = ("name", "dataset", "partition")
 DETAIL = ("federation.evaluate_every",)
 """Settings that are in the hash, since they decide what is recorded during a run, and change no result."""
 
+UNWRITTEN = tuple(
+    f"data.{key}"
+    for key in (
+        *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer"),
+        *("normalise", "scenario", "domains", "test_copies"),
+    )
+)
+"""Settings that are not written at their defaults, which are the behaviour before these settings existed."""
+
 LATER: dict[str, Any] = {
     "federation.local_steps": None,
     "federation.clients_per_call": 1,

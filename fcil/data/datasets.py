@@ -54,6 +54,8 @@ class Dataset:
     """Name of the client of each training sample, where the data name it (`partition: {natural: ...}`)."""
     domains: SampleDomains | None = None
     """Domain of each sample, where tasks are domains."""
+    copies: torch.Tensor | None = None
+    """Rows of `test` that equal a training sample and are not tested (`test_copies: drop`)."""
 
     @property
     def kind(self) -> Literal["images", "series"]:
@@ -118,23 +120,20 @@ def load_dataset(
         ConfigError: an augmentation does not fit the images, or copies are to be dropped and cannot be.
     """
     info = settings.info
-    fresh = settings.test_copies == "drop"
-    alone = tests_alone and not fresh
-    found = read_tests(info, settings, progress) if alone else read(info, settings, progress, look=look)
+    if tests_alone and settings.test_copies == "keep":
+        found = read_tests(info, settings, progress)
+    else:
+        found = read(info, settings, progress, look=look)
     train, test = found.train, found.test
     natural = settings.partition.natural
     clients: tuple[str, ...] = ()
-    if natural is not None and not alone:
+    if natural is not None and not tests_alone:
         clients = natural.names(found.files, [found.folders[label] for label in train.y.tolist()])
     domains = found.domains
     if settings.validation:
         kept, held = hold_out(_drawn_from(train, domains, found), settings.validation, "validation")
         train, test, clients = train.subset(kept), train.subset(held, train=False), _chosen(clients, kept)
         domains = domains and domains._replace(train=domains.train[kept], test=domains.train[held])
-    if fresh:
-        unseen = _unseen(train, test, found)
-        test = test.subset(unseen, train=False)
-        domains = domains and domains._replace(test=domains.test[unseen])
     if settings.per_class is not None:
         few = a_few(_drawn_from(train, domains, found), settings.per_class)
         train, clients = train.subset(few), _chosen(clients, few)
@@ -146,22 +145,21 @@ def load_dataset(
         augment = settings.augment.applied(augment, train.shape[1:])
     pending = info.kind == "series" and (settings.normalise or info.normalise) == "training"
     about = found.class_names, found.mean, found.std, augment, found.folders, found.source, pending
-    return Dataset(info.name, train, test, *about, clients=clients, domains=domains)
+    copies = _copies(train, test) if settings.test_copies == "drop" else None
+    return Dataset(info.name, train, test, *about, clients=clients, domains=domains, copies=copies)
 
 
-def _unseen(train: Images, test: Images, found: Splits) -> torch.Tensor:
-    """Return the rows of test samples that are no training sample (N,).
+def _copies(train: Images, test: Images) -> torch.Tensor | None:
+    """Return the rows of test samples that are training samples (N,); None in an inspection that decodes nothing.
 
     Raises:
-        ConfigError: samples stay files, or a class would be left without test samples.
+        ConfigError: samples stay files in training too.
     """
-    if not (train.in_memory and test.in_memory):
-        raise ConfigError("test_copies: drop applies to samples held in memory; these images stay files until needed")
-    rows = (originals(train, test) < 0).nonzero()[:, 0]
-    for label in sorted(set(test.y.tolist()) - set(test.y[rows].tolist()))[:1]:
-        name = found.class_names[label]
-        raise ConfigError(f'test_copies: drop leaves no test sample of class "{name}"; all equal a training sample')
-    return rows
+    if train.in_memory and test.in_memory:
+        return (originals(train, test) >= 0).nonzero()[:, 0]
+    if train.inspected or test.inspected:
+        return None
+    raise ConfigError("test_copies: drop applies to samples held in memory; these images stay files until needed")
 
 
 def _drawn_from(train: Images, domains: SampleDomains | None, found: Splits) -> torch.Tensor:

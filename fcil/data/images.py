@@ -32,6 +32,8 @@ class Images(ABC):
     """Device of what `take` returns, and the best one for its indices."""
     in_memory = True
     """Whether all samples can be read without decoding files."""
+    inspected = False
+    """Whether they stay files for an inspection alone; for training they are decoded."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -61,7 +63,8 @@ def originals(train: Images, test: Images) -> Tensor:
     """Return the row of a training sample that equals each test sample, -1 where none does: (N,) int64.
 
     Of several it is the first of the same class, or else the first. Both are in memory. Samples are equal if all their
-    values are, missing ones and padding too.
+    values are, as they are stored: series that are normalised each by itself may differ in level and strength. Missing
+    values and padding are equal to each other.
     """
     first: dict[bytes, int] = {}
     same: dict[tuple[bytes, int], int] = {}
@@ -75,7 +78,8 @@ def originals(train: Images, test: Images) -> Tensor:
 def _digests(images: Images) -> Iterator[bytes]:
     for part in torch.split(torch.arange(len(images)), 1024):
         for sample in images.take(part).cpu().numpy():
-            yield blake2b(np.ascontiguousarray(sample).data, digest_size=16).digest()
+            values = np.ascontiguousarray(sample + 0)  # so that no zero has a sign
+            yield blake2b(values.data, digest_size=16).digest()
 
 
 class MemoryImages(Images):
@@ -109,7 +113,7 @@ class _Subset(Images):
         self.shape = whole.shape
         self.device = whole.device
         self.rows = rows.to(self.device)
-        self.in_memory = whole.in_memory
+        self.in_memory, self.inspected = whole.in_memory, whole.inspected
 
     def stream(self, batches: Iterable[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
         return self.whole.stream((self.rows[indices.to(self.device)] for indices in batches), generator)
@@ -205,6 +209,7 @@ class FileImages(Images):
     """
 
     in_memory = False
+    inspected = True
 
     def __init__(
         self, archive: Archive, names: Sequence[str], y: Tensor, *, wanted: Wanted, shape: tuple[int, ...]

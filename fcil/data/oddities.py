@@ -39,8 +39,7 @@ def oddities(dataset: Dataset) -> list[str]:
         DataError: an image that stays a file until it is needed cannot be read.
     """
     lines = [line for split in ("training", "test") for line in _alike(dataset, split)]
-    if not lines:
-        lines += _copies(dataset)
+    lines += _copies(dataset)
     if len(dataset.class_names) == 1:
         lines.append(f'"{dataset.class_names[0]}" is the only class; every net is right on all of it')
     if len(archived_sets(dataset.name)) > 1:
@@ -49,12 +48,20 @@ def oddities(dataset: Dataset) -> list[str]:
 
 
 def _copies(dataset: Dataset) -> Iterator[str]:
-    """Yield a line if many test samples are training samples."""
+    """Yield a line if many test samples are training samples, or are left out for it."""
     train, test = dataset.train, dataset.test
+    if not len(test):
+        return
+    if dataset.copies is not None:
+        left = f"{len(dataset.copies):,} of {len(test):,} test {dataset.kind}"
+        yield f"{left} are left out, as they equal a training {dataset.one}"
+        return
     if not (train.in_memory and test.in_memory) or len(train) + len(test) > MOST_COMPARED:
         return
     first = originals(train, test)
     rows = (first >= 0).nonzero()[:, 0]
+    x = test.take(rows).cpu().flatten(2)
+    rows = rows[~(x == x[..., :1]).flatten(1).all(1)]  # those of a single value are told otherwise
     if len(rows) < SHARE_OF_COPIES * len(test):
         return
     other = int((train.y[first[rows]] != test.y[rows]).sum())

@@ -168,7 +168,7 @@ class Scenario:
         if held is None:
             held = given.held if given else [self._share_out(task) for task in self.tasks]
         self.held = tuple(map(tuple, held))
-        self._tested = [self._members(self.dataset.test, task) for task in self.tasks]
+        self._tested = [self._tests(task) for task in self.tasks]
 
     def _of_domains(self, dataset: Dataset, seed: int) -> TaskSplit:
         """Return tasks of which the first has all classes, and set `domains`.
@@ -234,6 +234,26 @@ class Scenario:
         classes = self.split.classes[0 if self.domains else task.number - 1]
         found = np.concatenate([np.flatnonzero(original == c) for c in classes])
         return found[self._domain_of(images)[found] == self.domains[task.number - 1]] if self.domains else found
+
+    def _tests(self, task: Task) -> Indices:
+        """Return the test samples of a task, without those that are training samples where these are to be dropped.
+
+        Raises:
+            ConfigError: none is left of a class.
+        """
+        dataset = self.dataset
+        members = self._members(dataset.test, task)
+        if dataset.copies is None:
+            return members
+        left = members[~np.isin(members, dataset.copies.numpy())]
+        original = dataset.test.y.numpy()
+        for label in sorted(set(original[members].tolist()) - set(original[left].tolist()))[:1]:
+            within = f' of domain "{task.domain}"' if task.domain else ""
+            raise ConfigError(
+                f'test_copies: drop leaves no test sample of class "{dataset.class_names[label]}"{within}; '
+                "all equal a training sample"
+            )
+        return left
 
     def tasks_of(self, images: Images, indices: Indices) -> Indices:
         """Return the task of each of some samples of `dataset.train` or `dataset.test` (n,), counted from 1."""
@@ -330,6 +350,8 @@ class Scenario:
         )
         if self.settings.partition.natural is not None:
             taken.append(("client_names", in_order(self.dataset.clients)))
+        if self.dataset.copies is not None:
+            taken.append(("not_tested", self.dataset.copies.tolist()))
         if self.domains:
             taken.append(("domains", [task.domain for task in self.tasks]))
         return {

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from fcil.config import Where, choice, dump_fields, parse_fields
+from fcil.config.effect import UNWRITTEN
 from fcil.config.json_schema import Schema, Schemas
 from fcil.config.kinds import ARCHIVES
 from fcil.config.parts import ENDING, class_of, is_path, parse_beside, parse_part, part_of, read_part
@@ -31,11 +32,8 @@ Kind = Literal["iid", "dirichlet", "classes", "shards", "natural"]
 Draw = Literal["task", "once", "reference"]
 HELD = ("tasks", "base", "increment", "order", "partition", "remainder", "classes")
 """Settings that a split file replaces."""
-ADDED = (
-    *("split", "remainder", "classes", "test_share", "transparency", "orientation", "missing", "longer", "normalise"),
-    *("scenario", "domains", "test_copies"),
-)
-"""Settings that are not written at their defaults, which are the behaviour before these settings existed."""
+ADDED = tuple(key.removeprefix("data.") for key in UNWRITTEN)
+"""Settings that are not written at their defaults."""
 SHARED = ("image_folder", "imagenet_r")
 """Data sets of which a share can test."""
 _ARCHIVED = f"^({'|'.join(ARCHIVES)}):"
@@ -220,7 +218,7 @@ class DataSettings:
     """Share of every class's images used for testing, for an image folder without a test split, whose classes may also
     lie at its top: 0.2, or `{share: 0.2, seed: 1}` for other images; null: there is a test split."""
     test_copies: Literal["keep", "drop"] = "keep"
-    """Test samples that equal a training sample, value by value: `keep`, as is usual, or `drop` them."""
+    """Test samples that equal a training sample of the run, as nets get them: `keep`, as is usual, or `drop` them."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training images held out, equally from all classes, and used instead of the test
     images, so that hyper-parameters can be chosen without looking at the test set."""

@@ -15,14 +15,14 @@ from fcil.config.matrix import cells
 from fcil.data import Dataset, DataSettings, load_dataset
 from fcil.data.scenario import Shard
 from fcil.data.settings import HELD
-from fcil.errors import ConfigError, nearest
+from fcil.errors import ConfigError, DataError, nearest
 from fcil.federation.settings import Resources
 from fcil.runs.preflight import named
 from fcil.store.nets import NetFacts
 
 READ = ("data", "resources")
 """Sections of a run's settings that an evaluation reads."""
-OF_TRAINING = ("validation", "per_class", "test_share", "test_copies")
+OF_TRAINING = ("validation", "per_class", "test_share")
 """Keys of `data` that are about the run's own samples."""
 
 
@@ -73,12 +73,15 @@ def tested_samples(
         ConfigError: the samples have another shape, or other classes.
     """
     with named(where.at("data")):
-        dataset = load_dataset(data, tests_alone=other)
+        dataset = _loaded(data, tests_alone=other)
         _check_shape(dataset, facts)
         numbers = _outputs(dataset, facts, data.root or data.dataset)
         dataset = _as_trained(dataset, facts).to(device)
         labels = numbers[dataset.test.y.numpy()]
-        known = np.flatnonzero(labels >= 0)
+        fresh = np.ones(len(labels), dtype=np.bool_)
+        if dataset.copies is not None:
+            fresh[dataset.copies.numpy()] = False
+        known = np.flatnonzero((labels >= 0) & fresh)
         if not len(known):
             raise ConfigError(f"{data.root or data.dataset}: no test sample is of a class that the net has learnt")
     rows = known[np.argsort(labels[known], kind="stable")]
@@ -97,7 +100,16 @@ def tested_samples(
         augment=None,
         device=device,
     )
-    return shard, len(labels) - len(known)
+    return shard, int(fresh.sum()) - len(known)
+
+
+def _loaded(data: DataSettings, *, tests_alone: bool) -> Dataset:
+    try:
+        return load_dataset(data, tests_alone=tests_alone)
+    except DataError as error:
+        if tests_alone and data.test_copies == "drop":
+            raise DataError(f"{error}; data.test_copies: drop reads training samples too, keep does not") from None
+        raise
 
 
 def _task_of_domains(dataset: Dataset, facts: NetFacts) -> NDArray[np.int64]:

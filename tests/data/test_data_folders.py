@@ -252,7 +252,7 @@ def test_class_folders_that_look_the_same_get_a_word_or_are_refused_by_name(tmp_
 def test_a_class_of_one_colour_and_a_class_of_one_image_get_a_word(tmp_path: Path) -> None:
     files = both({"ant": 5, "bee": 5, "cow": 5})
     files |= {f"train/bee/{i}.png": level(40 * i) for i in range(5)}
-    files |= {f"test/cow/{i}.png": noise(3) for i in range(5)}
+    files |= {f"test/cow/{i}.png": noise(93) for i in range(5)}
     source = {"dataset": "image_folder", "root": str(spread(tmp_path / "set", files)), "tasks": 3}
     (plan,) = read(write_experiment(tmp_path, data=source))[0].plans()
     place = f"data.root: {source['root']}: "
@@ -321,6 +321,23 @@ def test_doctor_and_dry_run_open_the_listing_and_write_nothing(tmp_path: Path, c
     assert (tmp_path / "cache").exists()
 
 
+def test_copies_are_left_out_when_images_are_decoded_and_a_look_does_not_seek_them(
+    tmp_path: Path, command: Command
+) -> None:
+    files = both({"ant": 3, "bee": 3})
+    files["test/ant/0.png"] = files["train/ant/0.png"]
+    root = spread(tmp_path / "set", files)
+    source = write_experiment(
+        Path("."), data={"dataset": "image_folder", "root": str(root), "tasks": 2, "test_copies": "drop"}
+    )
+    assert command("run", source, "--dry-run").code == 0
+    looked = load_dataset(settings(root, test_copies="drop"), look=True)
+    assert (looked.copies, looked.train.in_memory) == (None, False)
+    decoded = load_dataset(settings(root, test_copies="drop"))
+    assert decoded.copies is not None
+    assert decoded.copies.tolist() == [0]
+
+
 def test_a_folder_that_cannot_be_read_fails_at_the_doctor_and_in_a_dry_run(tmp_path: Path, command: Command) -> None:
     root = spread(tmp_path / "set", images("train/", COUNTS))
     source = write_experiment(Path("."), data={"dataset": "image_folder", "root": str(root), "tasks": 2})
@@ -380,7 +397,7 @@ def test_a_root_that_is_one_folder_too_deep_is_told(tmp_path: Path) -> None:
 
 def test_a_val_sorted_against_its_annotations_is_refused(tmp_path: Path) -> None:
     files = images("train/", {"n01": 2, "n02": 2})
-    files |= {"val/n01/val_0.JPEG": noise(1), "val/n02/images/val_1.JPEG": noise(2)}
+    files |= {"val/n01/val_0.JPEG": noise(91), "val/n02/images/val_1.JPEG": noise(92)}
     right, wrong = b"val_0.JPEG\tn01\t0\nval_1.JPEG\tn02\t0\n", b"val_0.JPEG\tn01\t0\nval_1.JPEG\tn01\t0\n"
     place = spread(tmp_path / "set", {**files, "val/val_annotations.txt": right})
     os.makedirs(place / "val" / "images")

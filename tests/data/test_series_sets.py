@@ -23,7 +23,7 @@ from fcil.anchors import AnchorSettings, load_anchors
 from fcil.config import Where, dump, parse
 from fcil.config.effect import effective
 from fcil.data import DATASETS, Augment, Dataset, DataSettings, Scenario, dataset_info, load_dataset
-from fcil.data.images import MemoryImages
+from fcil.data.images import MemoryImages, originals
 from fcil.data.oddities import oddities
 from fcil.data.series import generated
 from fcil.data.series.packages import SHIPPED, names
@@ -333,39 +333,58 @@ def test_test_series_that_are_training_series_are_told_and_left_out_if_asked(tmp
         "scores on them (data.test_copies: drop leaves them out)"
     )
     dataset = opened(root, test_copies="drop")
-    assert oddities(dataset) == []
-    names = [dataset.class_names[label] for label in dataset.test.y.tolist()]
-    assert {name: names.count(name) for name in CLASSES} == {"Walk": 3, "Run": 2, "Sit": 4, "sit": 4}
-    left = [row for row in range(16) if row not in (0, 4, 5)]
-    assert torch.equal(values(dataset, "test"), values(opened(root), "test")[left])
+    assert oddities(dataset) == ["3 of 16 test series are left out, as they equal a training series"]
+    assert dataset.copies is not None
+    assert dataset.copies.tolist() == [0, 4, 5]
+    scenario = scenario_of(dataset, test_copies="drop")
+    tested = scenario.test_seen(2)
+    assert sorted(tested.indices.tolist()) == [row for row in range(16) if row not in (0, 4, 5)]
+    assert scenario.partition_record()["not_tested"] == [0, 4, 5]
     assert torch.equal(values(dataset), values(opened(root)))
+
+
+def scenario_of(dataset: Dataset, **settings: Any) -> Scenario:
+    return Scenario(dataset, DataSettings(**{"dataset": "ts_folder", "root": "x", "tasks": 2, **settings}), 2, 0)
+
+
+def test_zeros_are_equal_whatever_their_sign() -> None:
+    train, test = (MemoryImages(torch.tensor([[[zero, 1.0]]]), torch.tensor([0])) for zero in (0.0, -0.0))
+    assert originals(train, test).tolist() == [0]
+
+
+def test_a_split_file_is_of_use_with_and_without_copies(tmp_path: Path) -> None:
+    root = copied(tmp_path)
+    (tmp_path / "split.json").write_text(json.dumps(scenario_of(opened(root)).partition_record()))
+    split = parse(DataSettings, {"dataset": "ts_folder", "root": str(root), "split": str(tmp_path / "split.json"),
+                                 "test_copies": "drop"}, Where("x"))  # fmt: skip
+    scenario = Scenario(load_dataset(split), split, 2, 0)
+    assert len(scenario.test_seen(2).indices) == 13
 
 
 def test_held_out_series_that_are_training_series_are_left_out_too(tmp_path: Path) -> None:
     first = waves(12, CLASSES)
     train = [*first, *(row for number, row in enumerate(first) if number % 12 < 4)]
     root = write_ts(tmp_path, train, waves(4, CLASSES, seed=1), "Waves")
-    held = opened(root, validation=0.25)
-    assert len(held.test) == 16
-    fresh = opened(root, validation=0.25, test_copies="drop")
-    twin = [bool((values(held) == sample).all(dim=(1, 2)).any()) for sample in values(held, "test")]
-    assert 0 < len(fresh.test) == twin.count(False) < 16
+    held = opened(root, validation=0.25, test_copies="drop")
+    assert held.copies is not None
+    twins = [row for row, x in enumerate(values(held, "test")) if (values(held) == x).all(dim=(1, 2)).any()]
+    assert 0 < len(twins) < len(held.test) == 16
+    assert held.copies.tolist() == twins
 
 
-def test_a_class_without_test_series_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_class_without_test_series_of_its_own_is_refused_where_it_is_used(tmp_path: Path) -> None:
     train, test = waves(12, CLASSES), waves(4, CLASSES, seed=1)
     test = [next(row for row in train if row[1] == "sit") if row[1] == "sit" else row for row in test]
-    root = write_ts(tmp_path, train, test, "Waves")
-    with pytest.raises(ConfigError, match='test_copies: drop leaves no test sample of class "sit"'):
-        opened(root, test_copies="drop")
+    dataset = opened(write_ts(tmp_path, train, test, "Waves"), test_copies="drop")
+    with pytest.raises(ConfigError, match='test_copies: drop leaves no test sample of class "sit"; all equal'):
+        scenario_of(dataset, test_copies="drop")
+    few = scenario_of(dataset, test_copies="drop", classes=("Walk", "Run", "Sit"), tasks=1)
+    assert len(few.test_seen(1).indices) == 12
 
 
 def test_copies_among_images_that_stay_files_are_not_sought(tmp_path: Path) -> None:
     dataset = load_dataset(DataSettings(dataset="digits", tasks=5))
-    lazy = replace(dataset, train=_Files(values(dataset), dataset.train.y))
-    assert oddities(lazy) == []
-    found = load_dataset(DataSettings(dataset="digits", tasks=5, test_copies="drop"))
-    assert len(found.test) <= len(dataset.test)
+    assert oddities(replace(dataset, train=_Files(values(dataset), dataset.train.y))) == []
 
 
 class _Files(MemoryImages):

@@ -194,6 +194,14 @@ def test_moments_are_pytorchs_with_their_gradients_once_twice_and_vectorised(sha
     torch.testing.assert_close(found(moments), found(reference))
 
 
+def test_moments_of_many_values_are_precise():
+    x = 2 + torch.randn(128, 2, 112, 112, generator=torch.Generator().manual_seed(0))
+    mean, var = moments(x)
+    wide = x.double()
+    torch.testing.assert_close(mean, wide.mean(dim=(0, 2, 3)).float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(var, wide.var(dim=(0, 2, 3), correction=0).float(), rtol=1e-6, atol=0)
+
+
 def test_a_net_without_batchnorm_is_an_error_not_a_zero():
     net = nn.Linear(2, 2)
     with record_statistics(net) as stats:

@@ -174,6 +174,15 @@ def test_anchors_count_where_they_were_read(tmp_path: Path) -> None:
     }
 
 
+def test_a_setting_that_is_not_written_at_its_default_counts_where_it_is_missing(tmp_path: Path) -> None:
+    for number, name in enumerate(["finetune", "lander", "joint"]):
+        folder, config = make_run(tmp_path, name, variant=f"{number:08x}"), make_config(name, 0)
+        config["data"] |= {"test_copies": "drop"} if name == "joint" else {}
+        folder.write_config(config)
+    odd = {entry.label: entry.differs for entry in compared(tmp_path).splits[0].entries}
+    assert odd == {"lander": (), "finetune": (), "joint": ("data.test_copies drop (others left out)",)}
+
+
 def test_runs_under_other_circumstances_are_marked_and_not_called_the_best(tmp_path: Path) -> None:
     make_results(tmp_path, seeds=range(FEWEST))
     for seed in range(FEWEST):

@@ -70,25 +70,25 @@ def test_what_was_made_drawn_kept_and_lost_is_counted_by_task():
 
 
 def test_a_record_without_an_audit_leaves_out_what_it_does_not_tell():
-    found = activity([line(1, 1, {"ce": 1.0})], pools={1: np.zeros(5, dtype=np.int64)})
+    found = activity([line(1, 1, {"ce": 1.0})], samples={1: 5})
     assert found.keys() == {"terms", "samples", "skipped", "retried"}
     assert found["samples"] == [5]
 
 
-def test_classes_without_a_synthetic_sample_are_counted_and_said():
-    records = [line(task, 1, {"ce": 1.0}, drawn={"pool": 8}, after_task=END) for task in (1, 2, 3)]
-    counts = np.zeros((3, 2, 6), dtype=np.int64)
-    for task in range(3):
-        counts[task, 0, 2 * task : 2 * task + 2] = 5
-    pools = {1: np.array([0, 1, 1]), 2: np.array([0, 1, 0, 1])}
-    found = activity(records, counts, pools)
-    assert found["absent"] == [0, 2, 0]
+def test_classes_that_a_synthesizer_made_no_sample_of_are_counted_and_said():
+    def records(classes: int) -> list[dict[str, Any]]:
+        made = {"synthesis": [{"samples": 40, "classes": classes, "asked": 4, "episodes": 3}]}
+        first = {"synthesis": [{"samples": 40, "classes": 2, "asked": 2, "episodes": 3}]}
+        ends = ({**END, **first}, {**END, **made}, END)
+        return [line(k, 1, {"ce": 1.0}, drawn={"pool": 8}, after_task=end) for k, end in enumerate(ends, start=1)]
+
     declares = parse_declared(declared(built_in("lander")))
-    said = "the synthetic samples of task 2 have none of 2 of the classes met until then"
-    assert said in unused_components(records, found, {"synthesizer": "nayer"}, declares)
-    whole = activity(records, counts, pools | {2: np.array([3, 2, 1, 0])})
-    assert whole["absent"] == [0, 0, 0]
-    assert said not in unused_components(records, whole, {"synthesizer": "nayer"}, declares)
+    said = "the synthesizer made no sample of 2 of the classes that it was asked for, at the end of task 2"
+    for classes, absent in ((2, [0, 2, 0]), (4, [0, 0, 0])):
+        found = activity(records(classes))
+        assert found["absent"] == absent
+        told = unused_components(records(classes), found, {"synthesizer": "nayer"}, declares)
+        assert (said in told) == any(absent)
 
 
 # What did nothing ---------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ class Syntheses:
             pools = self.executor.run(jobs, synthesizer.episodes, tick, keeper)
         pool = merge(pools)
         self.observer.synthesis_done(task, pool)
-        self._made.append({"samples": len(pool["y"]), "classes": len(set(pool["y"].tolist())), "episodes": total})
+        classes, asked = len(set(pool["y"].tolist())), len(set(labels))
+        self._made.append({"samples": len(pool["y"]), "classes": classes, "asked": asked, "episodes": total})
         return {name: t.to(device) for name, t in pool.items()}
 
 

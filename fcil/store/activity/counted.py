@@ -14,19 +14,17 @@ DIGITS = 4
 
 
 def activity(
-    records: Records,
-    counts: npt.NDArray[np.int64] | None = None,
-    pools: Mapping[int, npt.NDArray[np.int64]] | None = None,
+    records: Records, counts: npt.NDArray[np.int64] | None = None, samples: Mapping[int, int] | None = None
 ) -> dict[str, Any]:
     """Return what each ingredient of a run did, task by task.
 
     Args:
         records: the lines of `rounds.jsonl`.
         counts: examples (tasks, clients, classes) that clients hold.
-        pools: labels (N,) of the synthetic pools by task.
+        samples: sizes of the synthetic pools by task, for runs whose records do not tell.
     Returns:
         `terms`: by name, its mean share of the sum of absolute terms; `samples`, `episodes`: of syntheses;
-        `absent`: classes met until then of which the pool at the end of the task has no sample;
+        `absent`: classes that a synthesizer was asked for and made no sample of;
         `drawn`: by pool, images that clients drew; `exemplars`: held when the task ended; `skipped`, `retried`:
         answers of clients; `empty`: clients without an image of the task. What is not known is left out.
     """
@@ -41,13 +39,10 @@ def activity(
     if any(made):
         found["samples"], found["episodes"] = ([_sum(m.get(k) for m in some) for some in made]
                                                for k in ("samples", "episodes"))  # fmt: skip
-    elif pools:
-        found["samples"] = [len(pools.get(task, ())) for task in tasks]
-    if pools and counts is not None and len(counts) >= len(tasks):
-        met = [int(counts[:task].any(axis=(0, 1)).sum()) for task in tasks]
-        found["absent"] = [
-            max(0, met[task - 1] - len(np.unique(pools[task]))) if task in pools else 0 for task in tasks
-        ]
+        if all("asked" in m for some in made for m in some):  # runs of earlier versions do not tell
+            found["absent"] = [_sum(m["asked"] - m["classes"] for m in some) for some in made]
+    elif samples:
+        found["samples"] = [samples.get(task, 0) for task in tasks]
     failures = [[f for p in some for f in _mappings(p.get("failures"))] for some in parts]
     for outcome in ("skipped", "retried"):
         found[outcome] = [sum(f.get("outcome") == outcome for f in some) for some in failures]

@@ -31,7 +31,8 @@ def unused_components(
         declared: what the strategy says of itself.
     """
     later = [r for r in records if r["task"] > 1]
-    lines = [] if "sums" in declared.uses else _untrained(records)
+    by_sums = "sums" in declared.uses and not any(r.get("terms") for r in records)
+    lines = [] if by_sums else _untrained(records)
     lines += _terms(later or records, options, declared, several=bool(later))
     if later and audited(records):
         lines += _unused(records, found, options, declared)
@@ -91,7 +92,7 @@ def _unused(records: Records, found: Mapping[str, Any], options: Mapping[str, An
     if any(absent := found.get("absent") or ()):
         most = max(absent)
         task, are = absent.index(most) + 1, f"{most} of the classes" if most > 1 else "one of the classes"
-        lines.append(f"the synthetic samples of task {task} have none of {are} met until then")
+        lines.append(f"the synthesizer made no sample of {are} that it was asked for, at the end of task {task}")
     if "samples" in declared.uses and not found["drawn"]:
         lines.append("clients drew nothing from what the server shares")
     last = records[-1]["task"]

@@ -47,7 +47,7 @@ def of_folder(folder: RunFolder, records: Records, config: Mapping[str, Any] | N
         records: the lines of its `rounds.jsonl`.
         config: what its `config.yaml` says; read if it is not given.
     """
-    counted = activity(records, _counts(folder), _pool_labels(folder.synthetic))
+    counted = activity(records, _counts(folder), _pool_sizes(folder.synthetic))
     return {
         "activity": counted,
         "inert": unused_components(records, counted, _options(folder, config), read_declared(folder)),
@@ -73,17 +73,15 @@ def _counts(folder: RunFolder) -> np.ndarray[Any, np.dtype[np.int64]] | None:
     return counts if counts.ndim == 3 and counts.dtype == np.int64 else None
 
 
-def _pool_labels(folder: Path) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Labels of the pools `task<k>.safetensors`; one that cannot be read is left out."""
-    labels = {}
+def _pool_sizes(folder: Path) -> dict[int, int]:
+    """Samples of the pools `task<k>.safetensors`, from their headers."""
+    sizes = {}
     for path in folder.glob("task*.safetensors"):
         number = path.stem.removeprefix("task")
         if number.isdecimal() and len(number) < 6:
             try:
                 with safe_open(path, framework="np") as file:
-                    y = file.get_tensor("y")
-            except (SafetensorError, OSError, ValueError):
+                    sizes[int(number)] = int(file.get_slice("y").get_shape()[0])
+            except (SafetensorError, OSError, ValueError, IndexError):
                 continue
-            if y.ndim == 1:
-                labels[int(number)] = y
-    return dict(sorted(labels.items()))
+    return dict(sorted(sizes.items()))
