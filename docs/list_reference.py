@@ -45,6 +45,8 @@ PICTURES = {
     "results/japanese_vowels_synthetic.png": "fcil run experiments/series/japanese_vowels.yaml",
     "docs/pictures/search.png": "fcil search experiments/search_digits.yaml",
     "docs/pictures/shapelets.svg": "python docs/draw_shapelets.py",
+    "docs/pictures/shapeformer_federated_accuracy.png": "fcil run experiments/series/shapeformer_federated.yaml",
+    "docs/pictures/shapeformer_federated_forgetting.png": "fcil run experiments/series/shapeformer_federated.yaml",
     "docs/pictures/floors.svg": "python docs/draw_architecture.py",
     "docs/pictures/imports.svg": "python docs/draw_architecture.py",
     "docs/pictures/walk_image.svg": "python docs/draw_architecture.py",
