@@ -33,12 +33,12 @@ SECTIONS: dict[str, type] = {
 HEAD = """# Settings
 
 The keys of an experiment file, written by [list_settings.py](list_settings.py) from the classes that read it. A key
-that does not exist is an error, with the nearest guess. `fcil show X.yaml` prints a file with every default filled in; on
-a command line a key is given as `federation.rounds=5`. What the keys are for: [experiments.md](experiments.md). Options
-of a strategy or synthesizer: `fcil list strategies lander`, `fcil list synthesizers nayer`. What may stand within
-`data.partition`, `data.augment`, `federation.aggregation`, `privacy` and `attack` and `net.shapelets`, and the sections
-of a distillation (`teacher`, `student`, `distiller`, `quantise`), is in `fcil/config/experiment.schema.json`, which
-editors read, and in [experiments.md](experiments.md) and [methods.md](methods.md).
+that does not exist is an error, with the nearest guess. `fcil show X.yaml` prints a file with every default filled in;
+on a command line a key is given as `federation.rounds=5`. What the keys are for: [experiments.md](experiments.md).
+Options of a strategy or synthesizer: `fcil list strategies lander`, `fcil list synthesizers nayer`. What may stand
+within `data.partition`, `data.augment`, `federation.aggregation`, `privacy` and `attack` and `net.shapelets`, and the
+sections of a distillation (`teacher`, `student`, `distiller`, `quantise`), is in `fcil/config/experiment.schema.json`,
+which editors read, and in [experiments.md](experiments.md) and [methods.md](methods.md).
 """
 
 
