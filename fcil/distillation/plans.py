@@ -15,7 +15,7 @@ from fcil.distillation.settings import Distillation, read
 from fcil.distillation.teachers import check_teacher, teacher_file
 from fcil.federation.context import Datasets
 from fcil.federation.plan import Plan
-from fcil.runs.estimate import Estimate, estimate_plans
+from fcil.runs.estimate import Estimate, data_at_hand, estimate_plans
 from fcil.runs.preflight import named, share_out
 from fcil.store.groups import TEACHER
 
@@ -65,14 +65,15 @@ def forecast(
     smoke: bool = False,
     jobs: int | None = 1,
 ) -> Estimate:
-    """Return the runs that `distill` would execute with the same arguments.
+    """Return the runs that `distill` would execute with the same arguments; nothing is downloaded or written.
 
     Raises:
         UserError: something in the file, the data or a given teacher is wrong.
     """
     where, found = Where(str(source)), read(source, overrides)
     found = [one.smoke() for one in found] if smoke else found
-    check_all(found, Datasets(), where)
+    here = [one for one in found if data_at_hand(one.teacher_plan(one.seeds[0]), where)]
+    check_all(here, Datasets(look=True), where)
     ahead = estimate_plans(expected_plans(found), Path(out), where, smoke=smoke, jobs=jobs)
     names = {f"{one.name}{TEACHER}" for one in found}
     runs = (

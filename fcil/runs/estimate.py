@@ -117,7 +117,7 @@ def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
     datasets = Datasets(look=True)
     for data in dict.fromkeys(plan.data for plan in plans):  # one data set is kept at a time
         for plan in (plan for plan in plans if plan.data == data):
-            context = share_out(plan, datasets, where) if _at_hand(plan, where) else None
+            context = share_out(plan, datasets, where) if data_at_hand(plan, where) else None
             if context is not None:
                 check_offline(context, where)
                 notes |= dict.fromkeys(introduction(context))
@@ -129,7 +129,12 @@ def estimate_plans(plans: Sequence[Plan], out: Path, where: Where, *, smoke: boo
     return Estimate(tuple(found[plan.folder] for plan in plans), at_once, tuple(notes))
 
 
-def _at_hand(plan: Plan, where: Where) -> bool:
+def data_at_hand(plan: Plan, where: Where) -> bool:
+    """Return whether a plan's data can be opened without a download.
+
+    Raises:
+        UserError: they are missing, and no run could fetch them.
+    """
     with named(where.at("data")):
         return at_hand(plan.data.info, plan.data.root)
 

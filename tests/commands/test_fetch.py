@@ -244,6 +244,15 @@ def test_doctor_and_dry_run_know_what_a_run_would_find(command: Command, tmp_pat
     assert served.asked == []
 
 
+def test_a_dry_run_of_a_distillation_downloads_nothing(command: Command, tmp_path: Path, served: Served) -> None:
+    file = tmp_path / "distill.yaml"
+    file.write_text("name: distill\ndata: {dataset: mnist}\nsynthesizer: {fast: {rounds: 20, warmup: 2}}\n")
+    said = command("distill", file, "--dry-run")
+    assert said.code == 0
+    assert "mnist is not here; a run downloads" in said.out
+    assert served.asked == []
+
+
 def test_cifar_is_fetched_unpacked_and_read(command: Command, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = cifar_archive()
     published_as_small(monkeypatch, archive, (served.address,))
