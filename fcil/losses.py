@@ -183,8 +183,8 @@ def _record(stats: Statistics, prefix: str, layer: nn.Module, inputs: tuple[Any,
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel (C,) of `x` (B, C, ...).
 
-    On a CPU `torch.var_mean` over several axes takes three to seven times as long (torch 2.14, with its gradient); on a
-    GPU neither was timed, and there is one arithmetic for all devices.
+    On a CPU `torch.var_mean` over several axes takes three to four times as long (`tests/benchmarks/moments.py`);
+    on a GPU neither was timed, and there is one arithmetic for all devices.
     """
     mean, var = _Moments.apply(x)
     return mean, var

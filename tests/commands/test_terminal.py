@@ -142,7 +142,7 @@ def test_ctrl_c_while_something_is_imported_is_one_line(tmp_path: Path, module: 
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=25) == (b"", b"interrupted\n")
+    assert process.communicate(timeout=10) == (b"", b"interrupted\n")
     assert process.returncode == 130
 
 

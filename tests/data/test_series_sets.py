@@ -382,8 +382,9 @@ def test_a_class_without_test_series_of_its_own_is_refused_where_it_is_used(tmp_
     assert len(few.test_seen(1).indices) == 12
 
 
-def test_copies_among_images_that_stay_files_are_not_sought(tmp_path: Path) -> None:
-    dataset = load_dataset(DataSettings(dataset="digits", tasks=5))
+def test_copies_among_samples_that_stay_files_are_not_sought(tmp_path: Path) -> None:
+    dataset = opened(copied(tmp_path))
+    assert len(oddities(dataset)) == 1
     assert oddities(replace(dataset, train=_Files(values(dataset), dataset.train.y))) == []
 
 
@@ -397,6 +398,9 @@ def test_a_kept_net_is_evaluated_without_copies(tmp_path: Path, monkeypatch: pyt
     (run,) = play(Path(source), out=tmp_path / "runs")
     with_and_without = evaluate(run.path), evaluate(run.path, "data.test_copies=drop")
     assert [next(g.examples for g in found.groups if g.group == "all") for found in with_and_without] == [16, 13]
+    (tmp_path / "Waves_TRAIN.ts").unlink()
+    with pytest.raises(DataError, match="data.test_copies: drop reads training samples too, keep does not"):
+        evaluate(run.path, f"data.root={tmp_path}", "data.test_copies=drop")
 
 
 # Runs ---------------------------------------------------------------------------------------------
