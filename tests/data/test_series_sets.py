@@ -399,7 +399,7 @@ def test_a_kept_net_is_evaluated_without_copies(tmp_path: Path, monkeypatch: pyt
     with_and_without = evaluate(run.path), evaluate(run.path, "data.test_copies=drop")
     assert [next(g.examples for g in found.groups if g.group == "all") for found in with_and_without] == [16, 13]
     (tmp_path / "Waves_TRAIN.ts").unlink()
-    with pytest.raises(DataError, match="data.test_copies: drop reads training samples too, keep does not"):
+    with pytest.raises(DataError, match="drop reads training samples too, keep does not"):
         evaluate(run.path, f"data.root={tmp_path}", "data.test_copies=drop")
 
 
