@@ -6,8 +6,9 @@ All that needs Ray is here: it is started once, with one engine and its workers.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -392,20 +393,12 @@ class Kept:
         self.deaths.append(reason)
 
 
-def oldest_worker() -> psutil.Process:
-    """The worker that has been there for longest: it is at a chain, where one that was made a moment ago may not be."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            there = process.status() != psutil.STATUS_ZOMBIE  # one that was killed a moment ago
-            if there and "ray::Worker" in process.name() + str(process.cmdline()):
-                found.append(process)
-    return min(found, key=psutil.Process.create_time)
-
-
 @pytest.mark.ray
-def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path) -> None:
-    """Also in the middle of an episode: the killer waits until one has begun."""
+def test_a_synthesis_worker_that_is_killed_changes_nothing(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the middle of an episode: the killer waits until one has begun, and asks each worker for its number
+    when it is handed out."""
     plan = plan_of(tmp_path, LANDER)
     context = Datasets().open(plan)
     nayer = create("nayer", **{**NAYER, "rounds": 10, "steps": 20, "chains": 2})
@@ -413,14 +406,24 @@ def test_a_synthesis_worker_that_is_killed_changes_nothing(engine: Engine, tmp_p
     jobs = [Job.of(nayer, chain, plan.net, problem, 1) for chain in range(2)]
     assert nayer.episodes > 5  # so that no chain is over, and no worker idle, when the second is killed
     killed: list[int] = []
+    at_chains: list[int] = []  # those that are told of first have begun
+    executor = engine._executor
+    assert isinstance(executor, RayExecutor)
+    take = executor._pool.take
+
+    def told() -> Any:
+        if (actor := take()) is not None:
+            at_chains.append(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+        return actor
 
     def tick(done: int, terms: dict[str, float]) -> None:
         if done in (2, 5) and done not in killed:
             killed.append(done)
-            oldest_worker().kill()
+            os.kill(at_chains.pop(0), signal.SIGKILL)
 
+    monkeypatch.setattr(executor._pool, "take", told)
     keeper = Kept()
-    pools = engine._executor.run(jobs, nayer.episodes, tick, keeper)
+    pools = executor.run(jobs, nayer.episodes, tick, keeper)
     expected = LocalExecutor().run(jobs, nayer.episodes, lambda done, terms: None, Kept())
     assert killed == [2, 5]
     assert len(keeper.deaths) >= 2
