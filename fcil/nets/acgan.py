@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcil.nets.backbone import Shape
+from fcil.nets.doubling import DoublingConv2d
 from fcil.nets.net import Net
 from fcil.nets.norms import BatchNorm2d
 from fcil.rng import sent
@@ -195,8 +196,11 @@ def _convs(channels: int, width: int, sides: Sequence[tuple[int, ...]]) -> Itera
     before = width * 2 ** min(3, steps)
     for step, size in enumerate(sides[1:], start=1):
         after = width * 2 ** min(3, steps - step)
-        yield f"up{step}", nn.Upsample(size=size)
-        yield f"conv{step}", nn.Conv2d(before, after, 3, padding=1, bias=False)
+        if size == tuple(2 * side for side in sides[step - 1]):
+            yield f"conv{step}", DoublingConv2d(before, after, bias=False)
+        else:
+            yield f"up{step}", nn.Upsample(size=size)
+            yield f"conv{step}", nn.Conv2d(before, after, 3, padding=1, bias=False)
         yield f"bn{step}", BatchNorm2d(after)
         yield f"act{step}", nn.ReLU()
         before = after

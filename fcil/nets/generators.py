@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fcil.nets.backbone import Shape
+from fcil.nets.doubling import DoublingConv2d
 from fcil.nets.norms import BatchNorm2d
 from fcil.rng import sent
 
@@ -178,9 +179,8 @@ def _deep_convs(channels: int, w: int, first: int) -> Iterator[tuple[str, nn.Mod
 
 def _step(number: int, inputs: int, outputs: int, *, grow: bool = True) -> Iterator[tuple[str, nn.Module]]:
     """Yield doubling of the side, convolution, BatchNorm, leaky ReLU."""
-    if grow:
-        yield f"up{number}", nn.Upsample(scale_factor=2)
-    yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    conv = DoublingConv2d(inputs, outputs, bias=False) if grow else nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    yield f"conv{number}", conv
     yield f"bn{number}", BatchNorm2d(outputs)
     yield f"act{number}", nn.LeakyReLU(0.2)
 
@@ -235,8 +235,7 @@ def _stages(channels: int, width: int, doublings: int) -> Iterator[tuple[str, nn
     inputs = width
     for number in range(1, doublings + 1):
         outputs = width if number < doublings else max(1, width // 2)
-        yield f"up{number}", nn.Upsample(scale_factor=2)
-        yield f"conv{number}", nn.Conv2d(inputs, outputs, 3, padding=1)
+        yield f"conv{number}", DoublingConv2d(inputs, outputs)
         yield f"bn{number}", BatchNorm2d(outputs, eps=0.8)  # the reference's; probably meant as the momentum
         yield f"act{number}", nn.LeakyReLU(0.2)
         inputs = outputs

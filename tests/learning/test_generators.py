@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_vectors import Case, assert_matches, load_case
 from torch import nn
 
 from fcil.nets import ImageGenerator, NoisyGenerator, PlainGenerator
+from fcil.nets.doubling import DoublingConv2d
+from fcil.nets.series.generators import DoublingConv1d
 from fcil.rng import generator, seeded
 
 
@@ -151,3 +154,21 @@ def test_one_image_may_pass_through_a_first_map_of_one_by_one(build: Callable[[]
         made, z = build().train(), torch.randn(1, 8)
     made(z).sum().backward()
     assert made(z).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("build", [lambda: DoublingConv2d(3, 5), lambda: DoublingConv1d(3, 5, 9)])
+def test_a_doubling_and_its_convolution_in_one_are_those_one_after_the_other(build: Callable[[], nn.Module]) -> None:
+    """Values, gradients of both, and what the gradient of a gradient is (of penalties on it)."""
+    conv = build().double()
+    conv.weight.data.normal_()
+    flat = conv.weight.dim() == 3
+    x = torch.randn(2, 3, *((6,) if flat else (4, 7)), dtype=torch.float64, requires_grad=True)
+    twice = F.interpolate(x, scale_factor=2.0)
+    plain = (F.conv1d if flat else F.conv2d)(twice, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2)
+    factors = torch.randn_like(plain)
+    found: list[list[torch.Tensor]] = []
+    for y in (plain, conv(x)):
+        first = torch.autograd.grad((y.square() * factors).sum(), [x, conv.weight], create_graph=True)
+        found.append([y, *first, *torch.autograd.grad(first[0].square().sum(), [x, conv.weight])])
+    for expected, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)

@@ -21,6 +21,7 @@ from fcil import Batch, Client, Update
 from fcil.config import Where, parse
 from fcil.errors import ConfigError, TrainingError
 from fcil.nets import frozen
+from fcil.nets.doubling import DoublingConv2d
 from fcil.optimizer import OptimizerSettings
 from fcil.rng import generator, seeded
 from fcil.synthesis import Bound, SynthesisProblem, create, mfcl
@@ -120,7 +121,7 @@ def test_the_defaults_of_the_generator_are_the_references():
 def test_the_generator_doubles_as_often_as_the_references(side, doublings):
     with torch.device("meta"):
         made = ImageGenerator((3, side, side), latent=5, width=6)
-    assert sum(isinstance(part, nn.Upsample) for part in made) == doublings
+    assert sum(isinstance(part, DoublingConv2d) for part in made) == doublings
     widths = [part.out_channels for part in made if isinstance(part, nn.Conv2d)]
     assert widths == [6] * (doublings - 1) + [3, 3]
     assert made.l1.out_features == 6 * (side // 2**doublings) ** 2

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcil.nets.backbone import Shape
+from fcil.nets.doubling import merged
 from fcil.nets.generators import NoisyLayers
-from fcil.nets.series.layers import Conv1d
+from fcil.nets.series.layers import Conv1d, Mask, real
 from fcil.rng import sent
 
 KERNELS = (5, 7, 9)
@@ -90,6 +92,16 @@ class SeriesGenerator(nn.Sequential):
         return cast(Tensor, self(self.noise(count)))
 
 
+class DoublingConv1d(Conv1d):
+    """Series (B, I, L) -> (B, O, 2L): steps repeated, then a convolution with an odd kernel (`fcil.nets.doubling`)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel, bias=False)
+
+    def forward(self, x: Tensor, mask: Mask = None) -> Tensor:
+        return F.conv_transpose1d(real(x, mask), merged(self.weight), stride=2, padding=self.kernel_size[0] // 2)
+
+
 class _Crop(nn.Module):
     """The middle of a series."""
 
@@ -110,8 +122,7 @@ def _stages(shape: Shape, latent: int, width: int) -> Iterator[tuple[str, nn.Mod
     yield "unfold", nn.Unflatten(1, (sizes[0], first))
     yield "bn0", nn.BatchNorm1d(sizes[0])
     for number, kernel in enumerate(KERNELS, start=1):
-        yield f"up{number}", nn.Upsample(scale_factor=2)
-        yield f"conv{number}", Conv1d(sizes[number - 1], sizes[number], kernel, bias=False)
+        yield f"conv{number}", DoublingConv1d(sizes[number - 1], sizes[number], kernel)
         yield f"bn{number}", nn.BatchNorm1d(sizes[number])
         yield f"act{number}", nn.LeakyReLU(0.2)
     yield "mix", Conv1d(width, channels, 1)

@@ -16,11 +16,12 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcil.data import Augment
 from fcil.nets import NoisyGenerator
 from fcil.nets.backbone import Shape
+from fcil.nets.doubling import DoublingConv2d
 from fcil.synthesis.common.base import SynthesisProblem, Views
 from fcil.synthesis.common.pool import endless_rows, to_bytes, view
 from fcil.types import Tensors
@@ -80,16 +81,16 @@ def enlarged(images: Tensor, size: Size) -> Tensor:
     return torch.cat([to_bytes(resize(part / 255, size), "round") for part in torch.split(images, 256)])
 
 
-class LateResize(nn.Module):
-    """The last upsampling of a generator, to any size; an exact doubling repeats pixels as the others do."""
+class SizedConv2d(DoublingConv2d):
+    """The last upsampling of a generator and its convolution, to any size; an exact doubling is as the others are."""
 
     size: Size | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         twice = (2 * x.shape[2], 2 * x.shape[3])
         if self.size in (None, twice):
-            return F.interpolate(x, scale_factor=2.0)
-        return resize(x, self.size)
+            return super().forward(x)
+        return cast(Tensor, self._conv_forward(resize(x, self.size), self.weight, self.bias))
 
 
 class SizedGenerator(NoisyGenerator):
@@ -117,12 +118,15 @@ class SizedGenerator(NoisyGenerator):
         factor = 16 if deep else 4
         base = [factor * -(-side // factor) for side in scaled(shape, max(sides))]
         super().__init__(anchors, (shape[0], *base), batch_size, latent, width, rows_per_layer, deep)
-        self._late = [name for name, _ in self.named_children() if name.startswith("up")][-1]
-        setattr(self, self._late, LateResize())
+        self._late, last = [(n, m) for n, m in self.named_children() if isinstance(m, DoublingConv2d)][-1]
+        with torch.device("meta"):  # no weights are drawn
+            sized = SizedConv2d(last.in_channels, last.out_channels, bias=False)
+        sized.weight = last.weight
+        setattr(self, self._late, sized)
 
     def aim(self, size: Size) -> None:
         """Set the height and width of the images of the next forwards."""
-        cast(LateResize, self.get_submodule(self._late)).size = size
+        cast(SizedConv2d, self.get_submodule(self._late)).size = size
 
 
 def by_size(batches: Sequence[Tensor], about: Tensors, held: Tensor) -> list[Tensors]:
