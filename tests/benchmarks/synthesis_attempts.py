@@ -30,11 +30,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from step_attempts import folded
-from step_workloads import STEPS, Place, Steps, of_form, synthesis_problem, usual_synthesis_loop
+from step_workloads import STEPS, Place, Repeating, Steps, of_form, synthesis_problem, usual_synthesis_loop
 
 from fcil import losses
 from fcil.federation.settings import settled
 from fcil.nets import FeaturesAhead, Net
+from fcil.nets.doubling import DoublingConv2d
 from fcil.synthesis.common import student as lessons
 from fcil.synthesis.nayer import NAYER, NoisyLayerReplica, Optimised
 
@@ -98,6 +99,13 @@ def one_pass() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Pixels repeated and then convolved in the generator, as they were before."""
+    with mock.patch.object(DoublingConv2d, "forward", Repeating.forward):
+        yield
+
+
 class Loop:
     """Steps of NAYER in a form."""
 
@@ -132,6 +140,7 @@ def forms(place: Place, precision: Literal["fp32", "bf16"]) -> dict[str, Loop]:
     found = {
         "as it is": Loop(here),
         "statistics by torch.var_mean": Loop(here, around=one_pass),
+        "pixels repeated and then convolved": Loop(here, around=apart),
         "channels last": Loop(of_form(place, precision, "channels_last")),
         "student folded in the generator's steps": Loop(here, Folded),
         "teacher in inference mode in the student's steps": Loop(here, around=inferring),

@@ -27,6 +27,7 @@ from fcil import Batch, Client
 from fcil.data import Augment, MemoryImages, Shard
 from fcil.losses import bounding
 from fcil.nets import Net, NetSettings, NoisyGenerator, build_net, frozen
+from fcil.nets.doubling import DoublingConv2d
 from fcil.nets.net import MemoryFormat
 from fcil.optimizer import OptimizerSettings
 from fcil.synthesis import Bound, SynthesisProblem, create
@@ -196,6 +197,13 @@ class _Hook:
         self.r = torch.norm(module.running_var - var, 2) + torch.norm(module.running_mean - mean, 2)
 
 
+class Repeating(DoublingConv2d):
+    """Pixels repeated, then convolved, as everybody writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(F.interpolate(x, scale_factor=2.0), self.weight, self.bias)
+
+
 def usual_synthesis_loop(place: Place, folder: Path, width: int = 64) -> Steps:
     """The work of `synthesis_step` of NAYER, written the usual way."""
     teacher = place.build(SEEN, "teacher").eval()  # its weights ask for gradients
@@ -203,6 +211,9 @@ def usual_synthesis_loop(place: Place, folder: Path, width: int = 64) -> Steps:
     hooks = [_Hook(m) for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
     anchors, labels = place.anchors(), torch.arange(place.batch, device=place.device) % SEEN
     made = NoisyGenerator(anchors, SHAPE, place.batch, 256, width).to(place.device)
+    for layer in made.modules():
+        if isinstance(layer, DoublingConv2d):
+            layer.__class__ = Repeating
     sgd = torch.optim.SGD(student.parameters(), 0.1, momentum=0.9, weight_decay=2e-4)
     mean, std = (torch.tensor(v, device=place.device).view(-1, 1, 1) for v in (MEAN, STD))
     rng = torch.Generator().manual_seed(0)
