@@ -51,11 +51,15 @@ class Aggregation:
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(Aggregation):
+    """The weighted mean of all, with the strategy's weights."""
+
     name = "mean"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Median(Aggregation):
+    """The median of each number over the clients."""
+
     name = "median"
 
     def problem(self, clients: int) -> str:
@@ -64,6 +68,8 @@ class Median(Aggregation):
 
 @dataclass(frozen=True, kw_only=True)
 class TrimmedMean(Aggregation):
+    """The mean of each number without a share of the largest and of the smallest."""
+
     name = "trimmed_mean"
 
     share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
@@ -75,6 +81,8 @@ class TrimmedMean(Aggregation):
 
 @dataclass(frozen=True, kw_only=True)
 class Krum(Aggregation):
+    """The update with the least sum of squared distances to the n - f - 2 nearest, of n clients, f of them malicious."""
+
     name = "krum"
 
     malicious: Count = 1
@@ -90,6 +98,8 @@ class Krum(Aggregation):
 
 @dataclass(frozen=True, kw_only=True)
 class MultiKrum(Krum):
+    """The weighted mean of the updates with the least of Krum's sums."""
+
     name = "multi_krum"
 
     keep: Count = 2
@@ -107,6 +117,8 @@ class MultiKrum(Krum):
 
 @dataclass(frozen=True, kw_only=True)
 class Bulyan(Aggregation):
+    """Krum's choice again and again, to n - 2 f of them; then of each number the mean of the n - 4 f nearest the median."""
+
     name = "bulyan"
 
     malicious: Count = 1
