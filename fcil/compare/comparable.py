@@ -74,6 +74,11 @@ def idle(group: Group) -> tuple[str, ...]:
     return _told_by(group, lambda summary: summary.get("inert"))
 
 
+def collapsed(group: Group) -> tuple[str, ...]:
+    """Return what the runs' summaries say of nets that took all test samples for one class; with the seeds."""
+    return _told_by(group, lambda summary: [one] if (one := summary.get("collapsed")) else [])
+
+
 def mixed(group: Group) -> tuple[str, ...]:
     """Return what changed as runs were resumed, according to their summaries: `torch 2.9.1 and 2.10.0 (seed 1)`."""
     return _told_by(group, lambda summary: _both(summary.get("mixed")))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fcil import metrics
 from fcil.compare.bounds import Command, has_bounds, lacking, sentence
-from fcil.compare.comparable import differences, idle, kept, mixed, replays_all
+from fcil.compare.comparable import collapsed, differences, idle, kept, mixed, replays_all
 from fcil.compare.protocols import nearest_protocol
 from fcil.compare.statistics import FEWEST, Pair, Ranks, Spread, friedman, least_p, pairs, spread, surely_better
 from fcil.config.effect import Track, track_of
@@ -243,9 +243,12 @@ class Comparison:
 
     @property
     def hints(self) -> list[str]:
-        """Return the components that had no effect, the settings that a search chose, and the missing lower and upper
-        bounds, a line each."""
+        """Return the components that had no effect, the nets that collapsed, the settings that a search chose, and the
+        missing lower and upper bounds, a line each."""
         lines = [f"{s.label}: {e.label}: {line}" for s in self.splits for e in s.entries for line in e.idle]
+        lines += [
+            f"{s.label}: {e.label}: {line}" for s in self.splits for e in s.entries for line in collapsed(e.group)
+        ]
         lines += [f"{s.label}: {e.label}: {e.chosen}" for s in self.splits for e in s.entries if e.chosen]
         for split in self.splits:
             learnt = [e.group for e in split.entries if has_bounds(e.group.runs[0])]

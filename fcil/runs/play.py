@@ -157,8 +157,8 @@ def execute_run(
     draw_run(path)
     run = load_run(path)
     console.print(accuracy_table(run.rows, run.domains), metrics_table(run.summary))
-    smoke = MEANING if is_smoke(run.config) else ""
-    for line in (failures_line(run.summary), *(f"inert: {one}" for one in unused_components_of(run)), smoke):
+    last = MEANING if is_smoke(run.config) else str(run.summary.get("collapsed") or "")
+    for line in (failures_line(run.summary), *(f"inert: {one}" for one in unused_components_of(run)), last):
         if line:
             console.print(line, markup=False, soft_wrap=True)
     console.print(f"{path}: accuracy.csv, rounds.jsonl, summary.json, figures/", markup=False, soft_wrap=True)

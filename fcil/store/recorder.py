@@ -16,7 +16,7 @@ from fcil.federation.observer import Observer, Restored
 from fcil.io.atomic import replacing, writing
 from fcil.metrics import AccuracyRow, Counts, Predictions
 from fcil.store import files
-from fcil.store.activity import of_folder
+from fcil.store.activity import collapsed, of_folder
 from fcil.store.environment import mixed
 from fcil.store.folder import RunFolder
 from fcil.store.memory import forget_peaks, peak_memory
@@ -147,6 +147,8 @@ class RunRecorder(Observer):
         memory = peak_memory()
         cost = {**_cost(records), **({} if memory is None else {"peak_memory_bytes": memory})}
         cost |= of_folder(self.folder, records) | self._mixed() | self._facts
+        if (sentence := collapsed(self.folder)) is not None:
+            cost["collapsed"] = sentence
         if pools := pool_sizes(self.folder):
             cost["synthetic"] = pools
         numbers |= self._task_aware(numbers["tasks"]) | self._clients(numbers["tasks"])

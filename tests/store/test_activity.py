@@ -14,7 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import save_file
-from small_runs import LANDER, play, silently, write_experiment
+from small_runs import LANDER, play, silently, write_experiment, write_strategy
 
 import fcil
 from fcil.compare import compare
@@ -26,8 +26,9 @@ from fcil.methods.files import built_in_files
 from fcil.methods.introspection import declared
 from fcil.methods.loading import StrategySpec
 from fcil.store import load_run
-from fcil.store.activity import activity, explain, unused_components, unused_components_of
+from fcil.store.activity import activity, collapsed, explain, unused_components, unused_components_of
 from fcil.store.declared import parse_declared
+from fcil.store.folder import RunFolder
 from fcil.strategy import Strategy
 
 
@@ -297,7 +298,7 @@ def test_floor_and_ceiling_are_not_offered_where_they_are(tmp_path):
     assert "finetune" not in offer(run, command).split(";")[0]
     (joint,) = play(source, "strategy=joint", out=tmp_path)
     assert offer(run, command) == offer(joint, command) == ""
-    assert compare([run, joint]).hints == []
+    assert not [hint for hint in compare([run, joint]).hints if "(the " in hint]
     assert "no finetune (the floor)" in compare([joint]).hints[0]
 
 
@@ -314,3 +315,60 @@ def test_a_command_is_read_from_a_folder_only_if_its_file_is_there(tmp_path):
         run.folder.env.write_text(json.dumps({**about, "command": words}))
         assert Command.of(run.folder) == found
     assert Command(source, ("seeds=[1]",)).with_seeds([2, 0]).overrides == ("seeds=[0,2]",)
+
+
+# Nets that collapsed ------------------------------------------------------------------------------
+
+
+def answered(folder: Path, *tasks: dict[tuple[int, int], int]) -> str | None:
+    """What is said of a run whose net took samples of a class for others, by task: (true, predicted) -> how many."""
+    folder.mkdir(exist_ok=True)
+    rows = [f"{t},{a},{b},{n}" for t, cells in enumerate(tasks, start=1) for (a, b), n in sorted(cells.items())]
+    (folder / "confusion.csv").write_text("\n".join(["task,true,predicted,n", *rows, ""]))
+    return collapsed(RunFolder(folder))
+
+
+def test_a_net_that_takes_all_for_one_class_is_told_from_the_task_on_where_it_began(tmp_path):
+    fine, later = {(0, 0): 5, (1, 1): 5}, {(n, 3): 5 for n in range(4)}
+    last = {(n, 3): 5 for n in range(6)}
+    assert answered(tmp_path, fine, later, last) == (
+        "the net took all test samples for one class from the end of task 2 on; a smaller optimizer.lr often helps"
+    )
+    assert "at the end of task 2;" in str(answered(tmp_path, fine, later))
+    assert answered(tmp_path, {(0, 1): 5, (1, 1): 5}, {(0, 0): 5, (3, 3): 5}) is None  # it recovered
+    assert answered(tmp_path, fine) is None
+
+
+def test_a_net_that_knows_the_newest_class_alone_has_forgotten_and_not_collapsed(tmp_path):
+    assert answered(tmp_path, {(0, 0): 5}, {(0, 1): 5, (1, 1): 5}, {(n, 2): 5 for n in range(3)}) is None
+    assert collapsed(RunFolder(tmp_path / "empty")) is None
+
+
+ONE_ANSWER = """
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from fcil import Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Strategy):
+    def local_loss(self, client, batch):
+        return {"ce": F.cross_entropy(client.net(batch.x).logits, torch.zeros_like(batch.y))}
+"""
+
+
+def test_a_collapsed_net_is_printed_kept_and_told_of_in_a_comparison(tmp_path):
+    """Of a method that teaches one answer."""
+    own = write_strategy(tmp_path, ONE_ANSWER, "constant")
+    out = io.StringIO()
+    with silently():
+        (run,) = fcil.run(
+            write_experiment(tmp_path, strategy=str(own)), out=tmp_path, console=Console(file=out, width=200)
+        )
+    said = "the net took all test samples for one class from the end of task 1 on; a smaller optimizer.lr often helps"
+    assert run.summary["collapsed"] == said
+    assert said in out.getvalue()
+    assert f"{compare([run]).splits[0].label}: constant: {said}" in compare([run]).hints

@@ -81,7 +81,7 @@ class TrimmedMean(Aggregation):
 
 @dataclass(frozen=True, kw_only=True)
 class Krum(Aggregation):
-    """The update with the least sum of squared distances to the n - f - 2 nearest, of n clients, f of them malicious."""
+    """The update with the least sum of squared distances to its n - f - 2 nearest, f of n clients malicious."""
 
     name = "krum"
 
@@ -117,7 +117,7 @@ class MultiKrum(Krum):
 
 @dataclass(frozen=True, kw_only=True)
 class Bulyan(Aggregation):
-    """Krum's choice again and again, to n - 2 f of them; then of each number the mean of the n - 4 f nearest the median."""
+    """Krum's choice n - 2 f times, then of each number the mean of the n - 4 f nearest the median."""
 
     name = "bulyan"
 

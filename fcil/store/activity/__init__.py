@@ -12,8 +12,9 @@ Lists have an entry for each task; None where there is nothing to tell.
 
 from __future__ import annotations
 
+from fcil.store.activity.collapse import collapsed
 from fcil.store.activity.counted import activity
 from fcil.store.activity.idle import unused_components
 from fcil.store.activity.runs import explain, of_folder, unused_components_of
 
-__all__ = ["activity", "explain", "of_folder", "unused_components", "unused_components_of"]
+__all__ = ["activity", "collapsed", "explain", "of_folder", "unused_components", "unused_components_of"]
