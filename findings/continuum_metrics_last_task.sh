@@ -7,8 +7,8 @@
 # functions cite have 1 and -1 (Chaudhry et al., ECCV 2018, equation 3; Lopez-Paz and Ranzato, NeurIPS 2017; the mean over
 # pairs of Diaz-Rodriguez et al. 2018 is -1 too). `forward_transfer` is the mean accuracy on tasks learnt before, the
 # triangle below the diagonal, where both papers mean tasks not yet learnt: a learner that keeps all and knows nothing of
-# a task beforehand gets 1. The indices of forgetting were corrected in the repository after the release (issue 291 asks
-# for it); programs that `pip install continuum` have the above in their logs.
+# a task beforehand gets 1. The indices of forgetting were corrected in the repository after the release (an open
+# issue asks for another one); programs that `pip install continuum` have the above in their logs.
 #
 # Seen with continuum 1.2.7 on Linux (2026-11), its file of metrics alone, which needs numpy and nothing else of what
 # the package brings. Fails if a number is another one.
