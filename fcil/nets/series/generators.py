@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fcil.nets.backbone import Shape
 from fcil.nets.doubling import merged
 from fcil.nets.generators import NoisyLayers
-from fcil.nets.series.layers import Conv1d, Mask, real
+from fcil.nets.series.layers import Conv1d, draw_convolution
 from fcil.rng import sent
 
 KERNELS = (5, 7, 9)
@@ -92,14 +92,15 @@ class SeriesGenerator(nn.Sequential):
         return cast(Tensor, self(self.noise(count)))
 
 
-class DoublingConv1d(Conv1d):
+class DoublingConv1d(nn.Conv1d):
     """Series (B, I, L) -> (B, O, 2L): steps repeated, then a convolution with an odd kernel (`fcil.nets.doubling`)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, bias=False)
+        draw_convolution(self)
 
-    def forward(self, x: Tensor, mask: Mask = None) -> Tensor:
-        return F.conv_transpose1d(real(x, mask), merged(self.weight), stride=2, padding=self.kernel_size[0] // 2)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose1d(x, merged(self.weight), stride=2, padding=self.kernel_size[0] // 2)
 
 
 class _Crop(nn.Module):

@@ -1,7 +1,7 @@
 """Nets that give one answer to everything.
 
 A step that is too long for a batch may push the inputs of all of a layer's units below zero, where a rectifier lets
-no gradient through; such a net does not recover. It then takes all test samples for one class, and its accuracy is
+no gradient through; such a net seldom recovers. It takes all test samples for one class, and its accuracy is
 that class' share: a number like others in a table, that says nothing of the method.
 """
 
