@@ -29,6 +29,7 @@ from typing import Literal, Self
 import torch
 
 from fcil import Batch, Client, Positive, Server, Strategy, Terms, Update, Weight, weighted_mean
+from fcil.errors import TrainingError
 from fcil.fidelity import Fidelity, resolve
 from fcil.losses import new_class_cross_entropy, quadratic_penalty
 from fcil.nets import Net
@@ -69,6 +70,31 @@ class FedEWC(Strategy):
         return resolve(self, self.fidelity, SIDES)
 
     # Client -----------------------------------------------------------------------------------
+
+    def local_train(self, client: Client) -> Update:
+        """Local epochs on `local_loss`; where they end in no number, say whether the penalty's step was too long."""
+        try:
+            return client.train(self.local_loss, self.trainable(client.net), lend=True)
+        except TrainingError as error:
+            raise TrainingError(f"{error}{self._too_long(client)}") from error
+
+    def _too_long(self, client: Client) -> str:
+        """Return what to change if SGD cannot follow the penalty, or nothing.
+
+        On a quadratic of curvature c, steps of length lr with momentum m end nowhere for lr c > 2 (1 + m); the
+        penalty's is strength F_i. (Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.)
+        """
+        rule, fisher = client.optimizer, client.shared.get("fisher", {})
+        largest = max((float(f.max()) for f in fisher.values()), default=0.0)
+        pace, most = client.lr * self.settled.strength, 2 * (1 + rule.momentum)
+        if rule.name != "sgd" or not pace * largest > most:
+            return ""
+        terms = max(1, client.task.total - 1) if self.settled.over_tasks == "sum" else 1
+        clip = f"{most / 2 / (rule.lr * self.settled.strength * terms):.2g}"
+        return (
+            f" (rate x strength x largest Fisher value is {pace * largest:.2g}; SGD with momentum {rule.momentum:g} "
+            f"follows {most:.2g} at most: strategy.clip={clip} would do)"
+        )
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.classes.start if self.classes == "new" else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tiny_net import golden_net, normal, renamed, tiny_net
 
 from fcil import Batch, Client, Update
 from fcil.config import Where, parse
-from fcil.errors import ConfigError
+from fcil.errors import ConfigError, TrainingError
 from fcil.losses import quadratic_penalty
 from strategies.fedewc import SIDES, FedEWC, fisher_diagonal
 
@@ -157,6 +158,35 @@ def test_a_heavy_penalty_keeps_what_is_old_and_lets_new_rows_learn():
     free, held = trained(0.0), trained(200.0)
     assert held["backbone.conv.weight"].max() < 0.3 * free["backbone.conv.weight"].max()
     assert held["classifier.weight"][2:].max() > 0.5 * free["classifier.weight"][2:].max()
+
+
+def stiff_client(strategy: FedEWC, reported: float) -> Client:
+    """A client of a second task of three, whose Fisher values are what a client reported, and which trains long."""
+    client, _, _ = held_client(strategy=strategy)
+    limited = min(reported, strategy.settled.clip)
+    client.shared["fisher"] = {name: torch.full_like(f, limited) for name, f in client.shared["fisher"].items()}
+    client.task = replace(client.task, total=3)
+    client.local_epochs, client.lr = 200, 0.03
+    client.optimizer = type(client.optimizer)(lr=0.03)
+    return client
+
+
+def test_a_penalty_too_stiff_for_the_step_is_told_with_a_limit_that_helps():
+    strategy = FedEWC(strength=10)
+    with pytest.raises(TrainingError, match=r"largest Fisher value is 9; .* momentum 0\.9 follows 3\.8") as raised:
+        strategy.local_train(stiff_client(strategy, 30.0))
+    clip = float(str(raised.value).partition("strategy.clip=")[2].split()[0])
+    assert clip == pytest.approx(3.8 / 2 / (0.03 * 10 * 2), rel=0.05)
+    limited = FedEWC(strength=10, clip=clip)
+    assert all(w.isfinite().all() for w in limited.local_train(stiff_client(limited, 30.0)).weights.values())
+
+
+def test_a_loss_that_ends_for_another_reason_is_not_laid_to_the_penalty():
+    strategy = FedEWC(strength=10)
+    client = stiff_client(strategy, 0.1)
+    client.shared["optimum"]["classifier.bias"].fill_(torch.nan)
+    with pytest.raises(TrainingError, match="often helps$"):
+        strategy.local_train(client)
 
 
 def test_the_fisher_of_two_images_by_hand():
