@@ -1,4 +1,4 @@
-"""Analytic: a classifier in closed form on frozen features; the floor that every generator has to clear.
+"""Analytic: a classifier in closed form on frozen features; the mark that every generator has to clear.
 
 Method: Guo et al., "STSA: Federated Class-Incremental Learning via Spatial-Temporal Statistics Aggregation", WWW 2026,
 code Yuqin-G/STSA; without training of features it is the federated form of RanPAC (McDonnell et al., NeurIPS 2023,

@@ -185,7 +185,7 @@ def test_a_loss_that_ends_for_another_reason_is_not_laid_to_the_penalty():
     strategy = FedEWC(strength=10)
     client = stiff_client(strategy, 0.1)
     client.shared["optimum"]["classifier.bias"].fill_(torch.nan)
-    with pytest.raises(TrainingError, match="often helps$"):
+    with pytest.raises(TrainingError, match=r"often helps$"):
         strategy.local_train(client)
 
 
