@@ -12,6 +12,9 @@ leaving the old net where the loss is curved.
     task t:  L = CE(z_new, y) + strength/2 sum_i F_i (theta_i - theta*_i)^2     theta* the last global net
     F = sum_k n_k F_k / sum_k n_k,   F_k = 1/n_k sum over images of (d CE(z, y) / d theta)^2
 
+A penalty whose curvature strength F_i is above what the step can follow ends in numbers that are not finite. With
+`clip: stable` no entry of F, summed over tasks, goes beyond half of that bound: 2 (1 + m) / lr for SGD with momentum m.
+
 For the classifier only the rows of old classes are penalised. Where tasks are domains all classes are old: z_new is
 all of z, and all rows are penalised. Diagonals of Fisher matrices leave the clients.
 
@@ -39,7 +42,7 @@ SIDES: dict[str, tuple[object, object]] = {
     # field: (the paper's method, or ours where the paper is silent; the released code)
     "strength": (10.0, 1000.0),  # 1000 belongs to the limit of 1e-4: without it, training diverges
     "gradients": ("sample", "batch"),
-    "clip": (inf, 1e-4),
+    "clip": ("stable", 1e-4),
     "over_tasks": ("sum", "mean"),
 }
 
@@ -52,8 +55,9 @@ class FedEWC(Strategy):
     """Weight of the penalty (`lambda`): 10 (ours; the paper gives none for such data), or 1000 (reference)."""
     gradients: Literal["sample", "batch"] | None = None
     """Squared gradients: one image's in eval mode (paper), or an augmented batch's in train mode (reference)."""
-    clip: Positive | None = None
-    """Largest entry that a client reports: any (paper), or 0.0001 (reference)."""
+    clip: Positive | Literal["stable"] | None = None
+    """Largest entry that a client reports: half of what SGD can follow (`stable`; ours, the paper has none), or 0.0001
+    (reference)."""
     over_tasks: Literal["sum", "mean"] | None = None
     """Fisher of several tasks: their sum (paper), or their mean with K/C for the old of K of C classes (reference); of
     domains (t - 1)/t."""
@@ -76,25 +80,20 @@ class FedEWC(Strategy):
         try:
             return client.train(self.local_loss, self.trainable(client.net), lend=True)
         except TrainingError as error:
-            raise TrainingError(f"{error}{self._too_long(client)}") from error
+            largest = max((float(f.max()) for f in client.shared.get("fisher", {}).values()), default=0.0)
+            bound = stable_curvature(client) / self.settled.strength if self.settled.strength else inf
+            if not largest > bound:
+                raise
+            why = f"the largest Fisher value is {largest:.2g} and SGD follows {bound:.2g} at this rate and strength"
+            raise TrainingError(f"{error} ({why}: strategy.clip=stable keeps it below)") from error
 
-    def _too_long(self, client: Client) -> str:
-        """Return what to change if SGD cannot follow the penalty, or nothing.
-
-        On a quadratic of curvature c, steps of length lr with momentum m end nowhere for lr c > 2 (1 + m); the
-        penalty's is strength F_i. (Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.)
-        """
-        rule, fisher = client.optimizer, client.shared.get("fisher", {})
-        largest = max((float(f.max()) for f in fisher.values()), default=0.0)
-        pace, most = client.lr * self.settled.strength, 2 * (1 + rule.momentum)
-        if rule.name != "sgd" or not pace * largest > most:
-            return ""
-        terms = max(1, client.task.total - 1) if self.settled.over_tasks == "sum" else 1
-        clip = f"{most / 2 / (rule.lr * self.settled.strength * terms):.2g}"
-        return (
-            f" (rate x strength x largest Fisher value is {pace * largest:.2g}; SGD with momentum {rule.momentum:g} "
-            f"follows {most:.2g} at most: strategy.clip={clip} would do)"
-        )
+    def limit(self, client: Client) -> float:
+        """Return the largest Fisher value that this client reports."""
+        own = self.settled
+        if own.clip != "stable":
+            return own.clip
+        terms = max(1, client.task.total - 1) if own.over_tasks == "sum" else 1
+        return stable_curvature(client) / (2 * own.strength * terms) if own.strength else inf
 
     def local_loss(self, client: Client, batch: Batch) -> Terms:
         old = client.task.classes.start if self.classes == "new" else 0
@@ -115,7 +114,7 @@ class FedEWC(Strategy):
             client.net.train()
             batches = client.batches(0)
         fisher = fisher_diagonal(client.net, batches, self.trainable(client.net))
-        return Update({name: f.clamp(max=self.settled.clip) for name, f in fisher.items()}, len(client.shard))
+        return Update({name: f.clamp(max=self.limit(client)) for name, f in fisher.items()}, len(client.shard))
 
     # Server -----------------------------------------------------------------------------------
 
@@ -128,6 +127,16 @@ class FedEWC(Strategy):
             rows = fisher[name][: len(old)]
             rows.copy_(rows + old if self.settled.over_tasks == "sum" else share * old + (1 - share) * rows)
         server.shared |= {"fisher": fisher, "optimum": server.net.weights()}
+
+
+def stable_curvature(client: Client) -> float:
+    """Return the largest curvature that this client's steps can follow, at the rate that a task begins with.
+
+    SGD with momentum m and rate lr: 2 (1 + m) / lr (Polyak, "Some methods of speeding up the convergence of iteration
+    methods", 1964). For other rules infinite: they divide a step by the size of the gradients.
+    """
+    rule = client.optimizer
+    return 2 * (1 + rule.momentum) / rule.lr if rule.name == "sgd" else inf
 
 
 def fisher_diagonal(net: Net, batches: Iterable[Batch], names: Sequence[str]) -> Tensors:

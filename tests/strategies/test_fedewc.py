@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fcil import Batch, Client, Update
 from fcil.config import Where, parse
 from fcil.errors import ConfigError, TrainingError
 from fcil.losses import quadratic_penalty
+from fcil.optimizer import OptimizerSettings
 from strategies.fedewc import SIDES, FedEWC, fisher_diagonal
 
 
@@ -161,24 +163,47 @@ def test_a_heavy_penalty_keeps_what_is_old_and_lets_new_rows_learn():
 
 
 def stiff_client(strategy: FedEWC, reported: float) -> Client:
-    """A client of a second task of three, whose Fisher values are what a client reported, and which trains long."""
+    """A client of the last of three tasks, whose Fisher is what clients reported after the other two, and which trains
+    long."""
     client, _, _ = held_client(strategy=strategy)
-    limited = min(reported, strategy.settled.clip)
-    client.shared["fisher"] = {name: torch.full_like(f, limited) for name, f in client.shared["fisher"].items()}
-    client.task = replace(client.task, total=3)
+    client.task = replace(client.task, number=3, total=3)
     client.local_epochs, client.lr = 200, 0.03
     client.optimizer = type(client.optimizer)(lr=0.03)
+    value = 2 * min(reported, strategy.limit(client))
+    client.shared["fisher"] = {name: torch.full_like(f, value) for name, f in client.shared["fisher"].items()}
     return client
 
 
-def test_a_penalty_too_stiff_for_the_step_is_told_with_a_limit_that_helps():
-    strategy = FedEWC(strength=10)
-    with pytest.raises(TrainingError, match=r"largest Fisher value is 9; .* momentum 0\.9 follows 3\.8") as raised:
+def test_a_penalty_too_stiff_for_the_step_is_told_and_the_limit_keeps_it_in_reach():
+    strategy = FedEWC(strength=10, clip=1e6)
+    with pytest.raises(TrainingError, match=r"largest Fisher value is 60 and SGD follows 13 .*strategy\.clip=stable"):
         strategy.local_train(stiff_client(strategy, 30.0))
-    clip = float(str(raised.value).partition("strategy.clip=")[2].split()[0])
-    assert clip == pytest.approx(3.8 / 2 / (0.03 * 10 * 2), rel=0.05)
-    limited = FedEWC(strength=10, clip=clip)
-    assert all(w.isfinite().all() for w in limited.local_train(stiff_client(limited, 30.0)).weights.values())
+    limited = FedEWC(strength=10)
+    client = stiff_client(limited, 30.0)
+    assert client.shared["fisher"]["classifier.bias"][0] == pytest.approx(3.8 / 2 / (0.03 * 10))
+    assert all(w.isfinite().all() for w in limited.local_train(client).weights.values())
+
+
+def test_the_limit_is_that_of_the_penalty_alone():
+    client, _, _ = held_client()
+    client.task, client.optimizer = replace(client.task, total=6), OptimizerSettings(lr=0.1, momentum=0.5)
+    assert FedEWC(strength=4, clip="stable").limit(client) == pytest.approx(3 / 0.1 / 2 / 4 / 5)
+    assert FedEWC(strength=4, over_tasks="mean").limit(client) == pytest.approx(3 / 0.1 / 2 / 4)
+    assert FedEWC(strength=0).limit(client) == inf
+    assert FedEWC(clip=7.0).limit(client) == 7
+    assert FedEWC(fidelity="reference").limit(client) == 1e-4
+    client.optimizer = OptimizerSettings(name="adam", lr=0.1)
+    assert FedEWC().limit(client) == inf
+
+
+def test_a_client_reports_no_more_than_its_limit():
+    client = client_of(tiny_net(3), shard_of([0, 1, 2, 1]))
+    client.task = replace(client.task, total=5)
+    free = FedEWC(clip=1e6).after_local_task(client).weights["classifier.bias"]
+    strategy = FedEWC(strength=1e3)
+    assert 0 < strategy.limit(client) < free.max()
+    reported = strategy.after_local_task(client).weights["classifier.bias"]
+    assert torch.equal(reported, free.clamp(max=strategy.limit(client)))
 
 
 def test_a_loss_that_ends_for_another_reason_is_not_laid_to_the_penalty():
