@@ -8,7 +8,7 @@ optimizer, so momentum is not carried over, unless the settings say that its sta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import unwrap
 from typing import Annotated, Literal
@@ -45,6 +45,8 @@ class OptimizerSettings:
     state: Literal["fresh", "kept"] = "fresh"
     """Momentum and moments at the beginning of a round: none (`fresh`), as in the field's code, or `kept` by each
     client from its last round; a tensor that has grown since, such as the classifier at a new task, begins anew."""
+    max_norm: Positive | None = None
+    """Largest norm of a step's gradient over all trained parameters; a longer one is scaled down to it. Null: any."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the nets in training and synthesis; weights, losses and statistics stay in fp32."""
 
@@ -75,8 +77,23 @@ def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float
 
 
 def build_optimizer(settings: OptimizerSettings, parameters: Iterable[torch.nn.Parameter], lr: float) -> Optimizer:
-    """Return a new, stateless optimizer for one client and one round, at the rate of that round."""
+    """Return a new, stateless optimizer for one client and one round, at the rate of that round.
+
+    With `max_norm` a step begins by scaling its gradient g, of all parameters together, by min(1, max_norm / |g|)
+    (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1).
+    """
     trained = [p for p in parameters if p.requires_grad]
+    optimizer = _unbounded(settings, trained, lr)
+    if (most := settings.max_norm) is not None:
+        optimizer.register_step_pre_hook(lambda *_: _shorten(trained, most))
+    return optimizer
+
+
+def _shorten(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> None:
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def _unbounded(settings: OptimizerSettings, trained: Sequence[torch.nn.Parameter], lr: float) -> Optimizer:
     decay = settings.weight_decay
     # Fused: one kernel for a parameter, and equal to the bit for any number of threads.
     if settings.name == "sgd":

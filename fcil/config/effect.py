@@ -37,6 +37,7 @@ LATER: dict[str, Any] = {
     "federation.server": "fedavg",
     "net.memory_format": "contiguous",
     "optimizer.state": "fresh",
+    "optimizer.max_norm": None,
     "net.head_start": "kaiming",
     "net.shapelets": None,
     "net.pretrained": None,

@@ -1,6 +1,6 @@
 """Tell in which rounds of the first task a small net's channels close, in clients' training or in the average.
 
-    FCIL_DATA=FOLDER python tests/benchmarks/dying.py [--lr 0.03] [--partition '{dirichlet: 0.1}'] [--seeds 0 1 2 3 4]
+    FCIL_DATA=FOLDER python tests/benchmarks/dying.py [--lr 0.03] [--max-norm 1] [--partition '{dirichlet: 0.1}'] [--seeds 0 1]
 
 Plays `joint` on Split-MNIST (in the first task the same as `finetune`), with three things measured by every client on
 the first 256 of its images, in eval mode: the cross-entropy of the net that it is sent, and of the second batch norm
@@ -62,6 +62,7 @@ def looked_at(net: Net, x: Tensor, y: Tensor) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--max-norm", type=float)
     parser.add_argument("--partition", default="{dirichlet: 0.1}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     chosen = parser.parse_args()
@@ -74,6 +75,7 @@ def main() -> None:
             f"strategy={Path(__file__).resolve()}",
             f"seeds={chosen.seeds}",
             f"optimizer.lr={chosen.lr}",
+            f"optimizer.max_norm={'null' if chosen.max_norm is None else chosen.max_norm}",
             out=out,
             jobs=1,
         )

@@ -205,6 +205,7 @@ class Own(Strategy):
         ("strategy=replay", 'strategy "replay" does not vectorise'),
         ("optimizer.precision=bf16", "optimizer.precision: bf16 does not vectorise"),
         ("optimizer.state=kept", "optimizer.state: kept is of each client alone"),
+        ("optimizer.max_norm=1", "optimizer.max_norm is of each client's gradient alone"),
         ("net.memory_format=channels_last", "net.memory_format: channels_last does not vectorise"),
         ("resources.compile=graphs", "resources.compile: graphs captures the step of one client"),
     ],

@@ -232,3 +232,36 @@ def flatten(state):
         for n, v in s.items()
     }
     return moments | {f"group/{k}": v for group in state["param_groups"] for k, v in group.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_beyond_the_largest_norm_is_scaled_to_it_and_a_shorter_one_is_left(name):
+    """Two parameters count together: 3 and 4 have the norm 5."""
+    for most, factor in ((1.0, 0.2), (5.0, 1.0), (8.0, 1.0), (None, 1.0)):
+        bounded, plain = ([torch.nn.Parameter(torch.ones(1)) for _ in range(2)] for _ in range(2))
+        settings = OptimizerSettings(name=name, weight_decay=0.0, max_norm=most)
+        optimizers = [
+            build_optimizer(settings, bounded, lr=0.1),
+            build_optimizer(OptimizerSettings(name=name, weight_decay=0.0), plain, lr=0.1),
+        ]
+        for p, q, gradient in zip(bounded, plain, (3.0, -4.0), strict=True):
+            p.grad, q.grad = torch.tensor([gradient]), torch.tensor([factor * gradient])
+        for optimizer in optimizers:
+            optimizer.step()
+        for p, q in zip(bounded, plain, strict=True):
+            assert p.grad.item() == pytest.approx(q.grad.item(), rel=1e-5)
+            assert p.item() == pytest.approx(q.item(), rel=1e-6)
+
+
+def test_a_parameter_without_a_gradient_does_not_count_and_stays():
+    reached, other = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = build_optimizer(OptimizerSettings(weight_decay=0.0, max_norm=1.0), [reached, other], lr=0.5)
+    reached.grad = torch.tensor([6.0, 8.0])
+    optimizer.step()
+    assert reached.tolist() == pytest.approx([0.7, 0.6])
+    assert other.tolist() == [1, 1]
+
+
+def test_a_largest_norm_of_zero_is_refused():
+    with pytest.raises(ConfigError, match=r"max_norm: 0 is not allowed"):
+        parse(OptimizerSettings, {"max_norm": 0}, Where("e.yaml"))

@@ -228,6 +228,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "milestones": [0.4],
         "gamma": 0.5,
         "state": "kept",
+        "max_norm": 1.0,
         "precision": "bf16",
     },
     "data": {

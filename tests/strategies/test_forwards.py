@@ -110,9 +110,10 @@ def trained(strategy: Strategy, name: str = "resnet8", **optimizer: Any) -> tupl
     return strategy.local_train(client), client.early  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("max_norm", [None, 0.1])
 @pytest.mark.parametrize(("kind", "watched"), [(LANDER, WatchedLANDER), (TARGET, WatchedTARGET)])
-def test_a_step_in_parts_is_equal_to_the_bit(kind: type[Strategy], watched: type[Strategy]) -> None:
-    (parts, early), (whole, none) = trained(kind()), trained(watched())
+def test_a_step_in_parts_is_equal_to_the_bit(kind: Any, watched: Any, max_norm: float | None) -> None:
+    (parts, early), (whole, none) = trained(kind(), max_norm=max_norm), trained(watched(), max_norm=max_norm)
     assert (early, none) == (3, 0)
     assert parts.metrics == whole.metrics
     assert parts.weights.keys() == whole.weights.keys()
@@ -131,6 +132,16 @@ def test_a_step_in_parts_is_equal_to_the_bit(kind: type[Strategy], watched: type
 )
 def test_where_a_step_in_parts_may_differ_it_is_whole(strategy: LANDER, name: str, precision: str) -> None:
     assert trained(strategy, name, precision=precision)[1] == 0
+
+
+def test_the_largest_norm_holds_for_the_whole_gradient_of_a_step_in_parts() -> None:
+    begin = build_net(NetSettings(name="resnet8", width=4), shape=(3, 8, 8), num_classes=5, text_width=6, key=("net",))
+    plain = {"max_norm": 0.01, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    update, early = trained(LANDER(), **plain)
+    names = [name for name, _ in begin.named_parameters()]
+    moved = torch.cat([(update.weights[name] - begin.state_dict()[name]).flatten() for name in names])
+    assert early == 3
+    assert 0 < moved.norm() <= 3 * 0.01 * 1.001
 
 
 def test_terms_are_whole_where_a_strategy_changes_them() -> None:

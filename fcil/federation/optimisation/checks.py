@@ -49,6 +49,9 @@ def _obstacle(plan: Plan) -> str | None:
             f"the attack {attack.name if attack else ''} changes nets, and clients send control variates too": (
                 attack is not None and attack.forges
             ),
+            "its correction is part of a step's gradient, which optimizer.max_norm would shorten": (
+                plan.optimizer.max_norm is not None
+            ),
             "federation.clients_per_call above 1 trains clients together, and each has a control variate": (
                 federation.clients_per_call > 1
             ),

@@ -40,6 +40,7 @@ def obstacle(plan: Plan, kind: str) -> str | None:
         "net.memory_format: channels_last does not vectorise": plan.net.memory_format != "contiguous",
         "optimizer.precision: bf16 does not vectorise": plan.optimizer.precision != "fp32",
         "optimizer.state: kept is of each client alone": plan.optimizer.state == "kept",
+        "optimizer.max_norm is of each client's gradient alone": plan.optimizer.max_norm is not None,
         "resources.compile: graphs captures the step of one client": plan.resources.compile is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
