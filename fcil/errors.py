@@ -72,6 +72,10 @@ class DownloadError(FCILError):
     """The files of a data set cannot be had; none of them is in its place, though a part may be kept to go on with."""
 
 
+SHORTER_STEPS = "a smaller optimizer.lr or an optimizer.max_norm often helps"
+"""What to try where steps were too long."""
+
+
 class TrainingError(FCILError):
     """Training produced an unusable value; the message names the place and the term."""
 

@@ -15,7 +15,7 @@ from fcil.averaging import Weighting, weighted_mean
 from fcil.data import Augment, Shard
 from fcil.data.augment import batches_ahead
 from fcil.data.scenario import batch_sizes
-from fcil.errors import TrainingError
+from fcil.errors import SHORTER_STEPS, TrainingError
 from fcil.nets import FeaturesAhead, Net, NetSettings
 from fcil.optimizer import OptimizerSettings, StepGradients, build_optimizer, restore_state, state_of
 from fcil.rng import generator, seeded
@@ -377,6 +377,4 @@ def are_samples(kept: Value) -> bool:
 def _check_finite(metrics: dict[str, float]) -> None:
     for name, number in metrics.items():
         if not abs(number) < float("inf"):
-            raise TrainingError(
-                f'loss term "{name.removeprefix("terms/")}" became {number}; a smaller optimizer.lr often helps'
-            )
+            raise TrainingError(f'loss term "{name.removeprefix("terms/")}" became {number}; {SHORTER_STEPS}')

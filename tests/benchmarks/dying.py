@@ -1,6 +1,6 @@
 """Tell in which rounds of the first task a small net's channels close, in clients' training or in the average.
 
-    FCIL_DATA=FOLDER python tests/benchmarks/dying.py [--lr 0.03] [--max-norm 1] [--partition '{dirichlet: 0.1}'] [--seeds 0 1]
+    FCIL_DATA=FOLDER python tests/benchmarks/dying.py [--lr 0.01] [--max-norm 1] [--partition iid] [--seeds 0 1]
 
 Plays `joint` on Split-MNIST (in the first task the same as `finetune`), with three things measured by every client on
 the first 256 of its images, in eval mode: the cross-entropy of the net that it is sent, and of the second batch norm

@@ -22,6 +22,7 @@ from fcil.compare.bounds import Command, offer
 from fcil.compare.protocols import PROTOCOLS, differences
 from fcil.compare.write import markdown
 from fcil.config import Where
+from fcil.errors import SHORTER_STEPS
 from fcil.methods.files import built_in_files
 from fcil.methods.introspection import declared
 from fcil.methods.loading import StrategySpec
@@ -332,7 +333,7 @@ def test_a_net_that_takes_all_for_one_class_is_told_from_the_task_on_where_it_be
     fine, later = {(0, 0): 5, (1, 1): 5}, {(n, 3): 5 for n in range(4)}
     last = {(n, 3): 5 for n in range(6)}
     assert answered(tmp_path, fine, later, last) == (
-        "the net took all test samples for one class from the end of task 2 on; a smaller optimizer.lr often helps"
+        f"the net took all test samples for one class from the end of task 2 on; {SHORTER_STEPS}"
     )
     assert "at the end of task 2;" in str(answered(tmp_path, fine, later))
     assert answered(tmp_path, {(0, 1): 5, (1, 1): 5}, {(0, 0): 5, (3, 3): 5}) is None  # it recovered
@@ -368,7 +369,7 @@ def test_a_collapsed_net_is_printed_kept_and_told_of_in_a_comparison(tmp_path):
         (run,) = fcil.run(
             write_experiment(tmp_path, strategy=str(own)), out=tmp_path, console=Console(file=out, width=200)
         )
-    said = "the net took all test samples for one class from the end of task 1 on; a smaller optimizer.lr often helps"
+    said = f"the net took all test samples for one class from the end of task 1 on; {SHORTER_STEPS}"
     assert run.summary["collapsed"] == said
     assert said in out.getvalue()
     assert f"{compare([run]).splits[0].label}: constant: {said}" in compare([run]).hints

@@ -7,6 +7,7 @@ that class' share: a number like others in a table, that says nothing of the met
 
 from __future__ import annotations
 
+from fcil.errors import SHORTER_STEPS
 from fcil.store import files
 from fcil.store.folder import RunFolder
 
@@ -29,4 +30,4 @@ def collapsed(folder: RunFolder) -> str | None:
     if begin is None:
         return None
     when = f"from the end of task {begin} on" if begin < max(answers) else f"at the end of task {begin}"
-    return f"the net took all test samples for one class {when}; a smaller optimizer.lr often helps"
+    return f"the net took all test samples for one class {when}; {SHORTER_STEPS}"
