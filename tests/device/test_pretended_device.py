@@ -115,6 +115,7 @@ def test_a_run_on_the_device_is_that_of_the_cpu_and_its_loops_do_not_wait(kind: 
         ("sent(torch.ones(2), x)", ""),
         ("torch.zeros(3, device=x.device)", ""),
         ("torch.where(x > 0, x, 0.0)", ""),
+        ("bounded_step(x.detach().requires_grad_())", ""),
     ],
 )
 def test_the_device_refuses_and_counts_what_a_gpu_would(text: str, complaint: str, refusals: dict[str, str]) -> None:
@@ -131,7 +132,13 @@ import json, sys
 import torch
 import torch.nn.functional as F
 from pretended_device import register, watched
+from fcil.optimizer import OptimizerSettings, build_optimizer
 from fcil.rng import sent
+
+def bounded_step(p):
+    (3 * p).sum().backward()
+    build_optimizer(OptimizerSettings(max_norm=1.0), [p], 0.1).step()
+
 device, said = register(), {}
 for text in json.load(sys.stdin):
     with watched() as watch:
