@@ -12,8 +12,8 @@ leaving the old net where the loss is curved.
     task t:  L = CE(z_new, y) + strength/2 sum_i F_i (theta_i - theta*_i)^2     theta* the last global net
     F = sum_k n_k F_k / sum_k n_k,   F_k = 1/n_k sum over images of (d CE(z, y) / d theta)^2
 
-A penalty whose curvature strength F_i is above what the step can follow ends in numbers that are not finite. With
-`clip: stable` no entry of F, summed over tasks, goes beyond half of that bound: 2 (1 + m) / lr for SGD with momentum m.
+SGD with momentum m cannot follow a penalty of curvature strength F_i > 2 (1 + m) / lr, and ends in numbers that are not
+finite. With `clip: stable` strength F_i, summed over tasks, stays within half of that.
 
 For the classifier only the rows of old classes are penalised. Where tasks are domains all classes are old: z_new is
 all of z, and all rows are penalised. Diagonals of Fisher matrices leave the clients.
@@ -113,8 +113,8 @@ class FedEWC(Strategy):
         else:
             client.net.train()
             batches = client.batches(0)
-        fisher = fisher_diagonal(client.net, batches, self.trainable(client.net))
-        return Update({name: f.clamp(max=self.limit(client)) for name, f in fisher.items()}, len(client.shard))
+        fisher, limit = fisher_diagonal(client.net, batches, self.trainable(client.net)), self.limit(client)
+        return Update({name: f.clamp(max=limit) for name, f in fisher.items()}, len(client.shard))
 
     # Server -----------------------------------------------------------------------------------
 

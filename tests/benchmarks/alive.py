@@ -23,6 +23,11 @@ from fcil.store.nets import kept_net
 IMAGES = 1000
 
 
+def living(x: Tensor) -> float:
+    """Return the share of channels of x (B, channels, H, W) above zero anywhere in an image, mean over images."""
+    return float((x.flatten(2).amax(2) > 0).float().mean())
+
+
 def alive(folder: Path) -> tuple[float, list[float]]:
     """Return the final accuracy of a run, and of each layer of batch norm the share."""
     run, kept = load_run(folder), kept_net(folder)
@@ -34,7 +39,7 @@ def alive(folder: Path) -> tuple[float, list[float]]:
     found: list[float] = []
 
     def keep(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> None:
-        found.append(float((out.flatten(2).amax(2) > 0).float().mean()))
+        found.append(living(out))
 
     for layer in kept.net.modules():
         if isinstance(layer, _BatchNorm):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from alive import living
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -48,9 +49,7 @@ def looked_at(net: Net, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the share of living channels behind the last batch norm, and the cross-entropy, for images x (B, ...)."""
     shares: list[float] = []
     layer = [m for m in net.modules() if isinstance(m, _BatchNorm)][-1]
-    hook = layer.register_forward_hook(
-        lambda _, __, out: shares.append(float((out.flatten(2).amax(2) > 0).float().mean()))
-    )
+    hook = layer.register_forward_hook(lambda _, __, out: shares.append(living(out)))
     net.eval()
     with torch.no_grad():
         loss = F.cross_entropy(net(x).logits, y)

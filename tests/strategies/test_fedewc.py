@@ -163,8 +163,7 @@ def test_a_heavy_penalty_keeps_what_is_old_and_lets_new_rows_learn():
 
 
 def stiff_client(strategy: FedEWC, reported: float) -> Client:
-    """A client of the last of three tasks, whose Fisher is what clients reported after the other two, and which trains
-    long."""
+    """A client that trains long in the last of three tasks; its Fisher is what clients reported after two."""
     client, _, _ = held_client(strategy=strategy)
     client.task = replace(client.task, number=3, total=3)
     client.local_epochs, client.lr = 200, 0.03
