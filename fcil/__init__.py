@@ -59,7 +59,7 @@ _HOMES = {
     ],
 }
 _MODULES = ["anchors", "check", "compare", "data", "errors", "evaluation", "losses", "metrics", "nets", "plots"]
-_MODULES += ["report", "store", "synthesis"]
+_MODULES += ["report", "searching", "store", "synthesis"]
 
 __all__ = [
     "Batch",

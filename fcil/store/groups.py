@@ -90,7 +90,7 @@ def _data_label(data: Any) -> str:
     if isinstance(data.get("split"), Mapping):
         words.append(f"split {short(data['split'].get('digest'))}")
     if isinstance(partition, Mapping):
-        words += [f"{short(key)} {short(_telling(value))}" for key, value in list(partition.items())[:4]]
+        words += [f"{short(key)} {short(_telling(value))}".rstrip() for key, value in list(partition.items())[:4]]
     elif partition is not None:
         words.append(short(partition))
     return ", ".join(words)
@@ -107,8 +107,14 @@ def _domains_label(domains: Any) -> str:
 
 
 def _telling(value: Any) -> Any:
-    """Return the digest or the level of clients that the data name, wherever their table lies; else the value."""
-    return value.get("digest") or value.get("level") if isinstance(value, Mapping) else value
+    """Return the digest or the level of clients that the data name, wherever their table lies; else all settings."""
+    if not isinstance(value, Mapping):
+        return value
+    return (
+        value.get("digest")
+        or value.get("level")
+        or " ".join(f"{short(k)} {short(v)}" for k, v in list(value.items())[:4])
+    )
 
 
 def _difference(run: Run, rivals: Sequence[Run]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import tomllib
@@ -64,6 +65,28 @@ def test_every_word_of_the_glossary_is_in_the_code(drawing: ModuleType) -> None:
     places = re.findall(r"`(fcil[\w.]*:[\w.]+)` \|$", (ROOT / "docs/glossary.md").read_text(), flags=re.MULTILINE)
     assert len(places) > 10
     assert [place for place in places if drawing.definition(place) is None] == []
+
+
+def names_in(file: Path) -> set[str]:
+    """Return the names that code reads, writes, defines, takes or imports: no word of a string or a comment."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        for attribute in ("id", "attr", "name", "arg", "module"):
+            value = getattr(node, attribute, None)
+            found |= set(value.split(".")) if isinstance(value, str) else set()
+    return found
+
+
+def test_every_name_of_the_glossary_is_one_in_the_code() -> None:
+    _, words = (ROOT / "docs/glossary.md").read_text().split("## Words of the code")
+    said = [
+        word
+        for row in re.findall(r"^\| ([^|]+) \| [^|]+ \| `fcil", words, flags=re.MULTILINE)
+        for word in row.split(", ")
+    ]
+    known = set().union(*(names_in(file) for part in ("fcil", "strategies") for file in (ROOT / part).rglob("*.py")))
+    assert len(said) > 25
+    assert [word for word in said if word not in known] == []
 
 
 def test_the_list_of_settings_is_complete() -> None:

@@ -246,9 +246,23 @@ def test_labels_stay_short_whatever_a_configuration_says() -> None:
         "tasks": [[k] for k in range(10**4)],
         "partition": {f"k{k}": "\x1b" for k in range(99)},
     }
-    label = split_label({"data": data})
-    assert len(label) < 250
-    assert label.isprintable()
+    for partition in (data["partition"], {"./mine.py": {f"k{k}" * 99: "\x1b" * 99 for k in range(99)}}):
+        label = split_label({"data": {**data, "partition": partition}})
+        assert len(label) < 500
+        assert label.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("partition", "told"),
+    [
+        ({"dirichlet": 0.5}, "digits, dirichlet 0.5"),
+        ({"./ramp.py": {"skew": 2}}, "digits, ./ramp.py skew 2"),
+        ({"./ramp.py": {"skew": 0, "least": 3}}, "digits, ./ramp.py skew 0 least 3"),
+        ({"./ramp.py": {}}, "digits, ./ramp.py"),
+    ],
+)
+def test_a_partition_of_ones_own_is_told_by_its_settings(partition: dict[str, Any], told: str) -> None:
+    assert split_label({"data": {"dataset": "digits", "partition": partition}}) == told
 
 
 def test_folders_within_folders_are_not_searched_for_ever(tmp_path: Path) -> None:
