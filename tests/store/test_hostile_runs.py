@@ -248,7 +248,7 @@ def test_labels_stay_short_whatever_a_configuration_says() -> None:
     }
     for partition in (data["partition"], {"./mine.py": {f"k{k}" * 99: "\x1b" * 99 for k in range(99)}}):
         label = split_label({"data": {**data, "partition": partition}})
-        assert len(label) < 500
+        assert len(label) < 250
         assert label.isprintable()
 
 
