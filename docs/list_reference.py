@@ -38,7 +38,6 @@ PICTURES = {
     "results/strategies_digits_bytes.png": "fcil plot results/strategies-digits --kind bytes",
     "results/strategies_digits_matrix.png": "fcil plot results/strategies-digits --kind matrix",
     "results/strategies_digits_report.png": "fcil report results/strategies-digits",
-    "results/strategies_cifar10_accuracy.png": "fcil run experiments/strategies_cifar10.yaml",
     "results/split_cifar10_accuracy.png": "fcil plot results/split-cifar10 --kind accuracy",
     "results/distill_digits_accuracy.png": "fcil distill experiments/distill/digits_all.yaml",
     "results/japanese_vowels_accuracy.png": "fcil run experiments/series/japanese_vowels.yaml",
